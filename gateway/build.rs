@@ -1,0 +1,14 @@
+//! Compiles `../proto/` with a pure-Rust compiler, so that building needs nothing but cargo.
+
+use std::io;
+
+const PROTOS: [&str; 2] = [
+    "../proto/backscroll/history/v1/history_service.proto",
+    "../proto/backscroll/history/v1/ingest_service.proto",
+];
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=../proto");
+    let descriptors = protox::compile(PROTOS, ["../proto"]).map_err(io::Error::other)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)
+}

@@ -1,0 +1,3 @@
+//! The history service of a Matrix homeserver.
+
+pub mod proto;

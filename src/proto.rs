@@ -1,0 +1,16 @@
+//! The generated side of `proto/`. Stops at the door: only `rpc` and the command line's clients
+//! may use it.
+
+/// Package `backscroll.history.v1`.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::pedantic,
+    reason = "generated; the documentation is in the .proto files"
+)]
+pub mod v1 {
+    tonic::include_proto!("backscroll.history.v1");
+}
+
+/// The compiled descriptors, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
