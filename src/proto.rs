@@ -5,7 +5,9 @@
 #[expect(
     missing_docs,
     unused_qualifications,
-    clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
     reason = "generated; the documentation is in the .proto files"
 )]
 pub mod v1 {
