@@ -1,0 +1,229 @@
+//! Writing: one decision about one room, applied at once or not at all.
+
+use std::{
+    collections::BTreeMap,
+    sync::MutexGuard,
+};
+
+use sled::IVec;
+
+use super::{
+    EventNode, EventNum, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View, body,
+    codec::seal, keys, record, record::Page, view::Records,
+};
+use crate::state::map::Node;
+
+/// A decision being made. Reads see what it has changed so far; the disk sees all of it, at
+/// [`commit`](Self::commit), or nothing. Dropped without a commit, it has never been.
+#[must_use = "nothing is written before commit"]
+pub struct Edit<'s> {
+    /// The room's record; written with the rest.
+    pub room: Room,
+    store: &'s Store,
+    number: RoomNum,
+    changes: BTreeMap<Vec<u8>, Option<IVec>>,
+    pages: BTreeMap<u32, Page>,
+    _guard: MutexGuard<'s, ()>,
+}
+
+impl<'s> Edit<'s> {
+    pub(super) fn new(
+        store: &'s Store,
+        guard: MutexGuard<'s, ()>,
+        (number, room): (RoomNum, Room),
+        is_new: bool,
+    ) -> Self {
+        let (changes, pages) = (BTreeMap::new(), BTreeMap::new());
+        let mut edit = Self { room, store, number, changes, pages, _guard: guard };
+        if is_new {
+            edit.put(keys::room_by_name(&edit.room.room_id), number.0.to_be_bytes().to_vec());
+        }
+        edit
+    }
+
+    /// The room's number.
+    #[must_use]
+    pub fn room_num(&self) -> RoomNum {
+        self.number
+    }
+
+    /// Gives an event the room's next number.
+    pub fn add_event(&mut self, event_id: &str) -> EventNum {
+        let event = self.room.next_event;
+        self.room.next_event = EventNum(event.0 + 1);
+        self.put(keys::event(self.number, event_id), event.0.to_be_bytes().to_vec());
+        event
+    }
+
+    /// Keeps an event's body.
+    pub fn put_body(&mut self, event: EventNum, event_id: &str, pdu: &[u8]) {
+        self.put(keys::body(self.number, event), body::encode(event_id, pdu));
+    }
+
+    /// An event's node as it stands now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
+        let number = event.0 / keys::PAGE_EVENTS;
+        let node = match self.pages.get(&number) {
+            Some(page) => page.get(event).cloned(),
+            None => self.page(self.number, number)?.get(event).cloned(),
+        };
+        node.ok_or_else(|| StoreError::corrupt("event", &keys::page(self.number, number)))
+    }
+
+    /// Writes an event's node, and lists its arrival where that is not its number.
+    ///
+    /// # Errors
+    /// When its page cannot be read.
+    pub fn put_node(&mut self, event: EventNum, node: EventNode) -> Result<(), StoreError> {
+        let page = event.0 / keys::PAGE_EVENTS;
+        if !self.pages.contains_key(&page) {
+            let read = self.page(self.number, page)?;
+            self.pages.insert(page, read);
+        }
+        let Some(changed) = self.pages.get_mut(&page) else { return Ok(()) };
+        let listed = |arrival: i64| Some(arrival).filter(|it| *it != i64::from(event.0));
+        let before = changed.get(event).and_then(|it| listed(it.arrival));
+        let after = listed(node.arrival);
+        changed.set(event, node);
+        if before != after {
+            if let Some(before) = before {
+                self.remove(keys::arrival(self.number, before, event));
+                self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
+            }
+            if let Some(after) = after {
+                self.put(keys::arrival(self.number, after, event), Vec::new());
+                self.room.listed_arrivals += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that `follower` references, at `place` among its predecessors, an event that is not
+    /// placed.
+    pub fn put_missing(&mut self, event_id: &str, follower: EventNum, place: u32) {
+        let key = keys::missing_of(self.number, event_id, follower);
+        self.put(key, record::encode_missing(place, event_id));
+    }
+
+    /// Takes such a note back.
+    pub fn remove_missing(&mut self, event_id: &str, follower: EventNum) {
+        self.remove(keys::missing_of(self.number, event_id, follower));
+    }
+
+    /// Notes that the state of `follower` waits for that of `event`.
+    pub fn put_waiting(&mut self, event: EventNum, follower: EventNum) {
+        self.put(keys::waiting_of(self.number, event, follower), Vec::new());
+    }
+
+    /// Takes such a note back.
+    pub fn remove_waiting(&mut self, event: EventNum, follower: EventNum) {
+        self.remove(keys::waiting_of(self.number, event, follower));
+    }
+
+    /// Notes that the state of an event may be known now.
+    pub fn put_unsettled(&mut self, event: EventNum) {
+        self.put(keys::unsettled(self.number, event), Vec::new());
+    }
+
+    /// Takes such a note back.
+    pub fn remove_unsettled(&mut self, event: EventNum) {
+        self.remove(keys::unsettled(self.number, event));
+    }
+
+    /// Notes a redaction of an event, held or not.
+    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum) {
+        self.put(keys::redaction(self.number, target_id, redaction), Vec::new());
+    }
+
+    /// Keeps the state that came with an event.
+    pub fn put_given_state(&mut self, event: EventNum, state: &[EventNum]) {
+        self.put(keys::given_state(self.number, event), record::encode_events(state));
+    }
+
+    /// The number that the next state will get.
+    #[must_use]
+    pub fn next_state(&self) -> StateNum {
+        self.room.next_state
+    }
+
+    /// Keeps a state's own nodes under the next number.
+    pub fn add_state(&mut self, facts: StateFacts, nodes: &[Node]) -> StateNum {
+        let state = self.room.next_state;
+        self.room.next_state = StateNum(state.0 + 1);
+        self.put(keys::state(self.number, state), record::encode_state(facts, nodes));
+        state
+    }
+
+    /// Applies everything at once. On disk only after [`Store::flush`].
+    ///
+    /// # Errors
+    /// When the disk fails; then nothing was applied.
+    pub fn commit(mut self) -> Result<(), StoreError> {
+        self.put(keys::room(self.number), self.room.encode());
+        for (number, page) in std::mem::take(&mut self.pages) {
+            self.put(keys::page(self.number, number), page.encode(number));
+        }
+        let mut batch = sled::Batch::default();
+        for (key, value) in std::mem::take(&mut self.changes) {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        Ok(self.store.tree.apply_batch(batch)?)
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        let sealed = seal(&key, value);
+        self.changes.insert(key, Some(sealed.into()));
+    }
+
+    fn remove(&mut self, key: Vec<u8>) {
+        self.changes.insert(key, None);
+    }
+}
+
+impl View for Edit<'_> {
+    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+        match self.changes.get(key) {
+            Some(change) => Ok(change.clone()),
+            None => self.store.value(key),
+        }
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        // Of what is on disk, no more can be gone than was changed.
+        let enough = limit.saturating_add(self.changes.len());
+        let mut records: BTreeMap<Vec<u8>, IVec> =
+            self.store.scan(prefix, after, enough)?.into_iter().collect();
+        let changed = self.changes.range(prefix.to_vec()..);
+        for (key, change) in changed.take_while(|(key, _)| key.starts_with(prefix)) {
+            match change {
+                Some(value) if after.is_none_or(|it| key.as_slice() > it) => {
+                    records.insert(key.clone(), value.clone());
+                }
+                Some(_) => {}
+                None => {
+                    records.remove(key);
+                }
+            }
+        }
+        Ok(records.into_iter().take(limit).collect())
+    }
+
+    #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]
+    fn page(&self, room: RoomNum, page: u32) -> Result<Page, StoreError> {
+        match self.pages.get(&page) {
+            Some(changed) if room == self.number => Ok(changed.clone()),
+            _ => self.store.page(room, page),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Every key on disk, and nowhere else. Big-endian and of fixed width up to a last part of any
+//! length, so that keys sort as their parts do. Tags are never given a second meaning.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{EventNum, RoomNum, StateNum};
+
+/// What kind of record a key names: its first byte. The keyspace is drawn in [`super`].
+struct Tag(u8);
+
+impl Tag {
+    const FORMAT: Self = Self(0x00);
+    const ROOM_BY_NAME: Self = Self(0x01);
+    const ROOM: Self = Self(0x02);
+    const EVENT: Self = Self(0x03);
+    const PAGE: Self = Self(0x04);
+    const BODY: Self = Self(0x05);
+    const MISSING: Self = Self(0x06);
+    const WAITING: Self = Self(0x07);
+    const ARRIVAL: Self = Self(0x08);
+    const STATE: Self = Self(0x09);
+    const REDACTION: Self = Self(0x0a);
+    const ERASED_USER: Self = Self(0x0b);
+    const GIVEN_STATE: Self = Self(0x0c);
+    const UNSETTLED: Self = Self(0x0d);
+    const SERVER_KEYS: Self = Self(0x0e);
+}
+
+/// How many events share a page of topology.
+pub(crate) const PAGE_EVENTS: u32 = 32;
+
+/// A half-built key.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn new(tag: Tag) -> Self {
+        let mut key = Vec::with_capacity(32);
+        key.push(tag.0);
+        Self(key)
+    }
+
+    fn of_room(tag: Tag, room: RoomNum) -> Self {
+        Self::new(tag).number(room.0)
+    }
+
+    fn number(mut self, number: u32) -> Self {
+        self.0.extend_from_slice(&number.to_be_bytes());
+        self
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+}
+
+/// An id in a key: half of its SHA-256. Two ids that share it would take 2^64 hashes to find, and
+/// the second of them would be refused as a conflict with the first.
+fn hashed(id: &str) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
+    let mut half = [0; 16];
+    half.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    half
+}
+
+pub(crate) fn format() -> Vec<u8> {
+    Key::new(Tag::FORMAT).0
+}
+
+pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
+    Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
+}
+
+pub(crate) fn rooms() -> Vec<u8> {
+    Key::new(Tag::ROOM).0
+}
+
+pub(crate) fn room(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::ROOM, room).0
+}
+
+pub(crate) fn event(room: RoomNum, event_id: &str) -> Vec<u8> {
+    Key::of_room(Tag::EVENT, room).bytes(&hashed(event_id)).0
+}
+
+pub(crate) fn page(room: RoomNum, page: u32) -> Vec<u8> {
+    Key::of_room(Tag::PAGE, room).number(page).0
+}
+
+pub(crate) fn body(room: RoomNum, event: EventNum) -> Vec<u8> {
+    Key::of_room(Tag::BODY, room).number(event.0).0
+}
+
+/// All events that are referenced in a room but not placed.
+pub(crate) fn all_missing(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::MISSING, room).0
+}
+
+/// The events that reference this one, which is not placed.
+pub(crate) fn missing(room: RoomNum, event_id: &str) -> Vec<u8> {
+    Key::of_room(Tag::MISSING, room).bytes(&hashed(event_id)).0
+}
+
+pub(crate) fn missing_of(room: RoomNum, event_id: &str, follower: EventNum) -> Vec<u8> {
+    Key(missing(room, event_id)).number(follower.0).0
+}
+
+/// The events whose state waits for that of this one.
+pub(crate) fn waiting(room: RoomNum, event: EventNum) -> Vec<u8> {
+    Key::of_room(Tag::WAITING, room).number(event.0).0
+}
+
+pub(crate) fn waiting_of(room: RoomNum, event: EventNum, follower: EventNum) -> Vec<u8> {
+    Key(waiting(room, event)).number(follower.0).0
+}
+
+/// All events of a room whose arrival is not their number.
+pub(crate) fn arrivals(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::ARRIVAL, room).0
+}
+
+pub(crate) fn arrival(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
+    // Flipping the sign bit makes negative numbers sort before positive ones.
+    let ordered = (arrival ^ i64::MIN).to_be_bytes();
+    Key::of_room(Tag::ARRIVAL, room).bytes(&ordered).number(event.0).0
+}
+
+/// The arrival and the event that a key of [`arrival`] names.
+pub(crate) fn arrival_of(key: &[u8]) -> Option<(i64, EventNum)> {
+    let ordered = i64::from_be_bytes(*key.get(5..)?.first_chunk::<8>()?);
+    Some((ordered ^ i64::MIN, EventNum(last_number(key)?)))
+}
+
+pub(crate) fn state(room: RoomNum, state: StateNum) -> Vec<u8> {
+    Key::of_room(Tag::STATE, room).number(state.0).0
+}
+
+/// The redactions of an event.
+pub(crate) fn redactions(room: RoomNum, target_id: &str) -> Vec<u8> {
+    Key::of_room(Tag::REDACTION, room).bytes(&hashed(target_id)).0
+}
+
+pub(crate) fn redaction(room: RoomNum, target_id: &str, redaction: EventNum) -> Vec<u8> {
+    Key(redactions(room, target_id)).number(redaction.0).0
+}
+
+pub(crate) fn erased_users() -> Vec<u8> {
+    Key::new(Tag::ERASED_USER).0
+}
+
+pub(crate) fn erased_user(user_id: &str) -> Vec<u8> {
+    Key::new(Tag::ERASED_USER).bytes(user_id.as_bytes()).0
+}
+
+pub(crate) fn given_state(room: RoomNum, event: EventNum) -> Vec<u8> {
+    Key::of_room(Tag::GIVEN_STATE, room).number(event.0).0
+}
+
+/// All events whose state may have become known, in all rooms.
+pub(crate) fn all_unsettled() -> Vec<u8> {
+    Key::new(Tag::UNSETTLED).0
+}
+
+pub(crate) fn unsettled_in(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::UNSETTLED, room).0
+}
+
+pub(crate) fn unsettled(room: RoomNum, event: EventNum) -> Vec<u8> {
+    Key(unsettled_in(room)).number(event.0).0
+}
+
+pub(crate) fn server_keys(server_name: &str) -> Vec<u8> {
+    Key::new(Tag::SERVER_KEYS).bytes(server_name.as_bytes()).0
+}
+
+/// The number at the end of a key.
+pub(crate) fn last_number(key: &[u8]) -> Option<u32> {
+    key.last_chunk::<4>().map(|it| u32::from_be_bytes(*it))
+}
+
+/// The text after the tag.
+pub(crate) fn text(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(1..)?).ok()
+}
+
+/// The room that a key of a room's record belongs to.
+pub(crate) fn room_of(key: &[u8]) -> Option<RoomNum> {
+    key.get(1..)?.first_chunk::<4>().map(|it| RoomNum(u32::from_be_bytes(*it)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_their_parts(a: (u32, i64, u32), b: (u32, i64, u32)) {
+            let key = |it: (u32, i64, u32)| arrival(RoomNum(it.0), it.1, EventNum(it.2));
+            prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));
+            let key = |it: (u32, i64, u32)| waiting_of(RoomNum(it.0), EventNum(7), EventNum(it.2));
+            prop_assert_eq!((a.0, a.2).cmp(&(b.0, b.2)), key(a).cmp(&key(b)));
+            let key = |it: (u32, i64, u32)| page(RoomNum(it.0), it.2);
+            prop_assert_eq!((a.0, a.2).cmp(&(b.0, b.2)), key(a).cmp(&key(b)));
+        }
+    }
+
+    /// The bytes are a promise to every store ever written.
+    #[test]
+    fn golden_keys() {
+        let (room, event) = (RoomNum(0x0102_0304), EventNum(0x0a0b_0c0d));
+        let hex = |key: Vec<u8>| key.iter().map(|it| format!("{it:02x}")).collect::<String>();
+        assert_eq!(hex(format()), "00");
+        assert_eq!(hex(room_by_name("!a")), "012161");
+        assert_eq!(hex(super::room(room)), "0201020304");
+        assert_eq!(hex(super::event(room, "$a")), "03010203047a0eec4b42ce5350c33d7c9f9859574b");
+        assert_eq!(hex(page(room, 5)), "040102030400000005");
+        assert_eq!(hex(body(room, event)), "05010203040a0b0c0d");
+        assert_eq!(hex(waiting_of(room, event, EventNum(1))), "07010203040a0b0c0d00000001");
+        assert_eq!(hex(arrival(room, -1, event)), "08010203047fffffffffffffff0a0b0c0d");
+        assert_eq!(hex(arrival(room, 1, event)), "080102030480000000000000010a0b0c0d");
+        assert_eq!(hex(state(room, StateNum(9))), "090102030400000009");
+        assert_eq!(hex(erased_user("@a:b")), "0b40613a62");
+        assert_eq!(hex(given_state(room, event)), "0c010203040a0b0c0d");
+        assert_eq!(hex(unsettled(room, event)), "0d010203040a0b0c0d");
+        assert_eq!(hex(server_keys("b")), "0e62");
+    }
+}

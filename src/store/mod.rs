@@ -1,0 +1,370 @@
+//! Memory: the only room that knows sled.
+//!
+//! # The keyspace
+//!
+//! One tree. A key is a tag byte and its parts, big-endian and of fixed width, so that what is
+//! read together lies together. Rooms and events have numbers, given in order of coming; an id is
+//! looked up once, inside its room: an id of another room is simply not there.
+//!
+//! ```text
+//! 00                               format        version of this drawing
+//! 01 room id                       number of the room
+//! 02 room                          Room          version, counters, extremities, current state
+//! 03 room hash(event id)           number of the event
+//! 04 room page                     Page          32 events: depth, arrival, flags, state, edges
+//! 05 room event                    Body          event id, the PDU as it came (compressed)
+//! 06 room hash(event id) follower  an event that is referenced but not placed, and by whom
+//! 07 room event follower           an event whose state waits for that of another
+//! 08 room arrival event            only where arrival is not the event's number
+//! 09 room state                    StateFacts, and the nodes this state has of its own
+//! 0a room hash(target id) event    a redaction of the target
+//! 0b user id                       asked for erasure
+//! 0c room event                    the state that came with the event
+//! 0d room event                    its state may be known now: work still to be done
+//! 0e server name                   the server's signing keys
+//! ```
+//!
+//! Every value ends with a checksum over key and value.
+//!
+//! # Promises
+//!
+//! - One decision is one [`Edit`], one atomic batch. Several trees in one batch would tear in a
+//!   crash; one tree does not.
+//! - What [`Store::flush`] has returned for is on disk. Writers that flush together share one.
+//! - sled 0.34.7, not its alpha: the alpha is four to nine times slower on keys like ours and
+//!   takes several times the memory. Before opening, left-over `*.generating` files are deleted:
+//!   they are snapshots that a crash cut off, and 0.34.7 refuses to open beside one.
+
+mod body;
+mod codec;
+mod edit;
+mod keys;
+mod record;
+mod view;
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Condvar, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+pub use body::Body;
+pub use edit::Edit;
+pub use record::{EventNode, Flags, Room, StateFacts};
+pub use view::{StateNodes, Topology, View};
+
+/// The layout that this build reads and writes.
+const FORMAT: u32 = 1;
+/// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
+const ROOM_LOCKS: usize = 256;
+
+/// Number of a room in this store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RoomNum(pub(crate) u32);
+
+/// Number of an event in its room, in the order in which events came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventNum(pub(crate) u32);
+
+/// Number of a state record in its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StateNum(pub(crate) u32);
+
+/// An edge to a predecessor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrevEvent {
+    /// Held in this room; it may be an outlier.
+    Held(EventNum),
+    /// Not held.
+    Missing,
+}
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, or sled, failed. What was not flushed may or may not be there.
+    #[error("the store failed: {0}")]
+    Sled(#[from] sled::Error),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record is missing, misplaced, or does not say what it should.
+    #[error("the store is damaged: {what} (key {key})")]
+    Corrupt {
+        /// What was to be read.
+        what: &'static str,
+        /// Its key, in hexadecimal.
+        key: String,
+    },
+    /// Another process has the store open.
+    #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]
+    InUse(PathBuf),
+    /// The store was written by a newer build.
+    #[error("the store has format {found}, this build knows {known}; start the newer build")]
+    NewerFormat {
+        /// What the store says.
+        found: u32,
+        /// What this build knows.
+        known: u32,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(what: &'static str, key: &[u8]) -> Self {
+        let key = key.iter().map(|it| format!("{it:02x}")).collect();
+        Self::Corrupt { what, key }
+    }
+}
+
+/// The store. Cheap to share by reference; one process at a time.
+pub struct Store {
+    tree: sled::Db,
+    next_room: AtomicU32,
+    room_locks: Vec<Mutex<()>>,
+    erased_users: RwLock<BTreeSet<String>>,
+    flushes: Flushes,
+    /// Held for as long as the store is open.
+    _lock: File,
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it lies; made if it is not there.
+    pub data_dir: PathBuf,
+    /// Memory for sled's page cache, in bytes.
+    pub cache_bytes: u64,
+}
+
+impl Store {
+    /// Opens the store, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// When another process has it open, when it is damaged, or of a newer format.
+    pub fn open(options: &Options) -> Result<Self, StoreError> {
+        let file_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::File { path, source }
+        };
+        let graph = options.data_dir.join("graph");
+        fs::create_dir_all(&graph).map_err(file_error(&graph))?;
+        let lock_path = options.data_dir.join("LOCK");
+        let lock = File::create(&lock_path).map_err(file_error(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(options.data_dir.clone())),
+            Err(TryLockError::Error(source)) => return Err(file_error(&lock_path)(source)),
+        }
+        for entry in fs::read_dir(&graph).map_err(file_error(&graph))? {
+            let path = entry.map_err(file_error(&graph))?.path();
+            if path.extension().is_some_and(|it| it == "generating") {
+                fs::remove_file(&path).map_err(file_error(&path))?;
+            }
+        }
+        let tree = sled::Config::new()
+            .path(&graph)
+            .cache_capacity(options.cache_bytes)
+            // We flush before each acknowledgement; nothing else needs to be on disk earlier.
+            .flush_every_ms(None)
+            .open()?;
+        let store = Self {
+            tree,
+            next_room: AtomicU32::new(0),
+            room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
+            erased_users: RwLock::default(),
+            flushes: Flushes::default(),
+            _lock: lock,
+        };
+        store.check_format()?;
+        store.load()?;
+        Ok(store)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let key = keys::format();
+        match self.read("format", &key, |bytes| {
+            bytes.first_chunk::<4>().map(|it| u32::from_be_bytes(*it)).ok_or(codec::Malformed)
+        })? {
+            Some(FORMAT) => Ok(()),
+            Some(found) => Err(StoreError::NewerFormat { found, known: FORMAT }),
+            None => {
+                let value = codec::seal(&key, FORMAT.to_be_bytes().to_vec());
+                self.tree.insert(key, value)?;
+                self.flush()
+            }
+        }
+    }
+
+    fn load(&self) -> Result<(), StoreError> {
+        let last = self.tree.scan_prefix(keys::rooms()).keys().next_back().transpose()?;
+        let next = last.and_then(|key| keys::last_number(&key)).map_or(0, |it| it + 1);
+        self.next_room.store(next, Ordering::Relaxed);
+        let users = self.scan(&keys::erased_users(), None, usize::MAX)?;
+        let users = users.iter().filter_map(|(key, _)| keys::text(key)).map(str::to_owned);
+        *self.erased_users.write().unwrap_or_else(PoisonError::into_inner) = users.collect();
+        Ok(())
+    }
+
+    /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
+    /// `None` if the room is not there and no version is given to make it with.
+    ///
+    /// # Errors
+    /// When the room's record cannot be read.
+    pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
+        let bytes = room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+        let Some(lock) = self.room_locks.get(bytes % ROOM_LOCKS) else { return Ok(None) };
+        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (number, room, is_new) = match self.room_num(room_id)? {
+            Some(number) => (number, self.room(number)?, false),
+            None => match make {
+                Some(version) => {
+                    let number = RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
+                    (number, Room::new(room_id, version), true)
+                }
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Edit::new(self, guard, (number, room), is_new)))
+    }
+
+    /// The ids of rooms after a number, in the order in which the rooms came.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn rooms(
+        &self,
+        after: Option<RoomNum>,
+        limit: usize,
+    ) -> Result<Vec<(RoomNum, Room)>, StoreError> {
+        let after = after.map(keys::room);
+        let records = self.scan(&keys::rooms(), after.as_deref(), limit)?;
+        let number = |key: &[u8]| keys::room_of(key).ok_or_else(|| StoreError::corrupt("room", key));
+        records.iter().map(|(key, _)| number(key).and_then(|it| Ok((it, self.room(it)?)))).collect()
+    }
+
+    /// The rooms in which the state of some event may have become known: work that a crash cut
+    /// off.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn unsettled_rooms(&self) -> Result<Vec<Room>, StoreError> {
+        let keys = self.scan(&keys::all_unsettled(), None, usize::MAX)?;
+        let rooms: BTreeSet<RoomNum> =
+            keys.iter().filter_map(|(key, _)| keys::room_of(key)).collect();
+        rooms.into_iter().map(|room| self.room(room)).collect()
+    }
+
+    /// Whether a user asked for erasure.
+    pub fn is_erased(&self, user_id: &str) -> bool {
+        self.erased_users.read().unwrap_or_else(PoisonError::into_inner).contains(user_id)
+    }
+
+    /// All users who asked for erasure, in order.
+    pub fn erased_users(&self) -> Vec<String> {
+        let users = self.erased_users.read().unwrap_or_else(PoisonError::into_inner);
+        users.iter().cloned().collect()
+    }
+
+    /// Marks a user as erased, or takes the mark back; on disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_erased(&self, user_id: &str, erased: bool) -> Result<(), StoreError> {
+        let mut users = self.erased_users.write().unwrap_or_else(PoisonError::into_inner);
+        let key = keys::erased_user(user_id);
+        if erased {
+            let value = codec::seal(&key, Vec::new());
+            self.tree.insert(key, value)?;
+            users.insert(user_id.to_owned());
+        } else {
+            self.tree.remove(key)?;
+            users.remove(user_id);
+        }
+        drop(users);
+        self.flush()
+    }
+
+    /// A server's signing keys, as they were put.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn server_keys(&self, server_name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read("server keys", &keys::server_keys(server_name), |bytes| Ok(bytes.to_vec()))
+    }
+
+    /// Keeps a server's signing keys; on disk when this returns.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_server_keys(&self, server_name: &str, answer: &[u8]) -> Result<(), StoreError> {
+        let key = keys::server_keys(server_name);
+        let value = codec::seal(&key, answer.to_vec());
+        self.tree.insert(key, value)?;
+        self.flush()
+    }
+
+    /// Returns when everything written before the call is on disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.flushes.wait(|| self.tree.flush().map(drop).map_err(StoreError::from))
+    }
+}
+
+/// Group commit: callers that come while a flush is under way share the next one.
+#[derive(Default)]
+struct Flushes {
+    state: Mutex<FlushState>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct FlushState {
+    running: bool,
+    /// Flushes begun and ended well so far.
+    begun: u64,
+    ended: u64,
+}
+
+impl Flushes {
+    fn wait(&self, flush: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only a flush that begins after this call covers what was written before it.
+        let needed = state.begun + 1;
+        loop {
+            if state.ended >= needed {
+                return Ok(());
+            }
+            if !state.running {
+                break;
+            }
+            state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.running = true;
+        state.begun += 1;
+        let this = state.begun;
+        drop(state);
+        let outcome = flush();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.running = false;
+        if outcome.is_ok() {
+            state.ended = this;
+        }
+        self.done.notify_all();
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests;

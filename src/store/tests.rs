@@ -1,0 +1,184 @@
+//! Opening, locking, editing, listing, group commit.
+
+use std::{
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn open(dir: &Path) -> Result<Store, StoreError> {
+    Store::open(&Options { data_dir: dir.to_owned(), cache_bytes: 1 << 20 })
+}
+
+fn node(arrival: i64) -> EventNode {
+    EventNode {
+        depth: 1,
+        arrival,
+        flags: Flags::default(),
+        state_after: None,
+        prev_events: vec![PrevEvent::Missing],
+    }
+}
+
+#[test]
+fn what_was_committed_and_flushed_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
+    let event = edit.add_event("$one");
+    edit.put_body(event, "$one", b"{}");
+    edit.put_node(event, node(0)).unwrap();
+    edit.put_missing("$zero", event, 0);
+    edit.commit().unwrap();
+    store.set_erased("@gone:b", true).unwrap();
+    store.flush().unwrap();
+    drop(store);
+
+    let store = open(dir.path()).unwrap();
+    let room = store.room_num("!a:b").unwrap().unwrap();
+    assert_eq!(store.room(room).unwrap().next_event, EventNum(1));
+    assert_eq!(store.event_num(room, "$one").unwrap(), Some(event));
+    assert_eq!(store.body(room, event).unwrap().pdu, b"{}");
+    assert_eq!(store.topology(room).node(event).unwrap(), Some(node(0)));
+    assert_eq!(store.backward_extremities(room, 9).unwrap(), ["$zero"]);
+    assert!(store.is_erased("@gone:b"));
+    let next = store.edit("!c:d", Some("10")).unwrap().unwrap();
+    assert_ne!(next.room_num(), room);
+}
+
+#[test]
+fn an_edit_that_is_dropped_has_never_been() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
+    let event = edit.add_event("$one");
+    edit.put_body(event, "$one", b"{}");
+    assert_eq!(edit.body(edit.room_num(), event).unwrap().pdu, b"{}");
+    drop(edit);
+    assert_eq!(store.room_num("!a:b").unwrap(), None);
+    assert!(store.edit("!a:b", None).unwrap().is_none());
+}
+
+#[test]
+fn a_second_process_is_turned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::InUse(_))));
+    drop(store);
+    assert!(open(dir.path()).is_ok());
+}
+
+#[test]
+fn a_snapshot_that_a_crash_cut_off_does_not_keep_it_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    let left_over = dir.path().join("graph/snap.00000000DEADBEEF.generating");
+    fs::write(&left_over, b"half a snapshot").unwrap();
+    drop(open(dir.path()).unwrap());
+    assert!(!left_over.exists());
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let value = codec::seal(&keys::format(), 2u32.to_be_bytes().to_vec());
+    store.tree.insert(keys::format(), value).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    assert!(matches!(open(dir.path()), Err(StoreError::NewerFormat { found: 2, known: 1 })));
+}
+
+#[test]
+fn a_damaged_value_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
+    let room = edit.room_num();
+    let event = edit.add_event("$one");
+    edit.put_body(event, "$one", b"{\"some\":\"thing\"}");
+    edit.commit().unwrap();
+    let key = keys::body(room, event);
+    let mut value = store.tree.get(&key).unwrap().unwrap().to_vec();
+    value[7] ^= 1;
+    store.tree.insert(key, value).unwrap();
+    let error = store.body(room, event).unwrap_err();
+    assert_eq!(error.to_string(), "the store is damaged: body (key 050000000000000000)");
+}
+
+#[test]
+fn writers_share_a_flush_and_none_returns_before_one_that_covers_it() {
+    let flushes = Arc::new(Flushes::default());
+    let (written, flushed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let barrier = Arc::new(Barrier::new(8));
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let (flushes, barrier) = (Arc::clone(&flushes), Arc::clone(&barrier));
+            let (written, flushed) = (Arc::clone(&written), Arc::clone(&flushed));
+            thread::spawn(move || {
+                barrier.wait();
+                for _ in 0..200 {
+                    let mine = written.fetch_add(1, Ordering::SeqCst) + 1;
+                    flushes
+                        .wait(|| {
+                            let covers = written.load(Ordering::SeqCst);
+                            thread::yield_now();
+                            flushed.fetch_max(covers, Ordering::SeqCst);
+                            Ok(())
+                        })
+                        .unwrap();
+                    assert!(flushed.load(Ordering::SeqCst) >= mine);
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|it| it.join().unwrap());
+}
+
+#[test]
+fn a_failed_flush_is_everybodys_own() {
+    let flushes = Flushes::default();
+    let failure = || Err(StoreError::Sled(sled::Error::Unsupported("full".into())));
+    assert!(flushes.wait(failure).is_err());
+    assert!(flushes.wait(|| Ok(())).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever arrivals callers give, and however they page, a listing is all events in order.
+    #[test]
+    fn a_listing_is_everything_in_order(
+        given in prop::collection::vec(prop::option::weighted(0.4, -20i64..60), 1..80),
+        limit in 1usize..20,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        let mut expected = Vec::new();
+        for (index, arrival) in given.iter().enumerate() {
+            let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
+            let event = edit.add_event(&format!("${index}"));
+            let arrival = arrival.unwrap_or(edit.room.next_arrival);
+            edit.room.next_arrival = edit.room.next_arrival.max(arrival + 1);
+            edit.put_node(event, node(arrival)).unwrap();
+            edit.commit().unwrap();
+            expected.push((arrival, event));
+        }
+        expected.sort();
+        let room = store.room_num("!a:b").unwrap().unwrap();
+        let record = store.room(room).unwrap();
+        let mut listed: Vec<(i64, EventNum)> = Vec::new();
+        loop {
+            let page = store.by_arrival((room, &record), listed.last().copied(), limit).unwrap();
+            if page.is_empty() { break; }
+            listed.extend(page);
+        }
+        prop_assert_eq!(listed, expected);
+    }
+}

@@ -1,0 +1,334 @@
+//! Reading, in domain words: what is on disk, or what is on disk with an [`Edit`](super::Edit)'s
+//! changes laid over it.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use sled::IVec;
+
+use super::{
+    Body, EventNode, EventNum, Room, RoomNum, StateFacts, StateNum, Store, StoreError, body,
+    codec::{Malformed, unseal},
+    keys, record,
+    record::Page,
+};
+use crate::state::map::{Node, Nodes, Ptr};
+
+/// Keys and sealed values, in order.
+pub(super) type Records = Vec<(Vec<u8>, IVec)>;
+
+/// What can be read from.
+pub trait View {
+    /// A sealed value.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError>;
+
+    /// At most `limit` records whose keys begin with `prefix` and lie behind `after`, in order.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize)
+    -> Result<Records, StoreError>;
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// When the disk fails, or the value is damaged.
+    #[expect(private_bounds, reason = "how a value is laid out stays inside the store")]
+    fn read<T>(
+        &self,
+        what: &'static str,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(value) = self.value(key)? else { return Ok(None) };
+        let decoded = unseal(key, &value).and_then(decode);
+        decoded.map(Some).map_err(|Malformed| StoreError::corrupt(what, key))
+    }
+
+    /// The number of a room.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn room_num(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
+        self.read("room number", &keys::room_by_name(room_id), number).map(|it| it.map(RoomNum))
+    }
+
+    /// The record of a room that has a number.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn room(&self, room: RoomNum) -> Result<Room, StoreError> {
+        let key = keys::room(room);
+        self.read("room", &key, Room::decode)?.ok_or_else(|| StoreError::corrupt("room", &key))
+    }
+
+    /// The number of an event in a room; nothing if it is not held there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn event_num(&self, room: RoomNum, event_id: &str) -> Result<Option<EventNum>, StoreError> {
+        self.read("event number", &keys::event(room, event_id), number).map(|it| it.map(EventNum))
+    }
+
+    /// An event's body.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
+        let key = keys::body(room, event);
+        self.read("body", &key, body::decode)?.ok_or_else(|| StoreError::corrupt("body", &key))
+    }
+
+    /// A page of topology.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]
+    fn page(&self, room: RoomNum, page: u32) -> Result<Page, StoreError> {
+        let read = self.read("page", &keys::page(room, page), |it| Page::decode(page, it));
+        read.map(Option::unwrap_or_default)
+    }
+
+    /// The nodes of a room's graph.
+    fn topology(&self, room: RoomNum) -> Topology<'_, Self>
+    where
+        Self: Sized,
+    {
+        Topology { view: self, room, pages: RefCell::default() }
+    }
+
+    /// The nodes of a room's states.
+    fn states(&self, room: RoomNum) -> StateNodes<'_, Self>
+    where
+        Self: Sized,
+    {
+        StateNodes { view: self, room }
+    }
+
+    /// The facts about a state.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn state_facts(&self, room: RoomNum, state: StateNum) -> Result<StateFacts, StoreError> {
+        let key = keys::state(room, state);
+        let facts = self.read("state", &key, record::decode_state_facts)?;
+        facts.ok_or_else(|| StoreError::corrupt("state", &key))
+    }
+
+    /// The state that came with an event, if any did.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn given_state(
+        &self,
+        room: RoomNum,
+        event: EventNum,
+    ) -> Result<Option<Vec<EventNum>>, StoreError> {
+        self.read("given state", &keys::given_state(room, event), record::decode_events)
+    }
+
+    /// The events that reference an event which is not placed, each with the place of the
+    /// reference among its predecessors.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn followers_of_missing(
+        &self,
+        room: RoomNum,
+        event_id: &str,
+    ) -> Result<Vec<(EventNum, u32)>, StoreError> {
+        let records = self.scan(&keys::missing(room, event_id), None, usize::MAX)?;
+        let follower = |(key, value): &(Vec<u8>, IVec)| {
+            let (place, _) = unseal(key, value).and_then(record::decode_missing).ok()?;
+            Some((EventNum(keys::last_number(key)?), place))
+        };
+        records
+            .iter()
+            .map(|it| follower(it).ok_or_else(|| StoreError::corrupt("missing event", &it.0)))
+            .collect()
+    }
+
+    /// The ids that are referenced in a room but not placed, each once, at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn backward_extremities(
+        &self,
+        room: RoomNum,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut found: Vec<String> = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        while found.len() < limit {
+            let records = self.scan(&keys::all_missing(room), after.as_deref(), 256)?;
+            for (key, value) in &records {
+                let (_, event_id) = unseal(key, value)
+                    .and_then(record::decode_missing)
+                    .map_err(|Malformed| StoreError::corrupt("missing event", key))?;
+                if found.last() != Some(&event_id) {
+                    found.push(event_id);
+                }
+            }
+            match records.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// The events whose state waits for that of another.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn waiting_for(&self, room: RoomNum, event: EventNum) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::waiting(room, event), usize::MAX)
+    }
+
+    /// Events of a room whose state may be known now.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn unsettled(&self, room: RoomNum, limit: usize) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::unsettled_in(room), limit)
+    }
+
+    /// Events in their order of arrival, those that arrived together by number, behind `after`,
+    /// at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn by_arrival(
+        &self,
+        room: (RoomNum, &Room),
+        after: Option<(i64, EventNum)>,
+        limit: usize,
+    ) -> Result<Vec<(i64, EventNum)>, StoreError>
+    where
+        Self: Sized,
+    {
+        let (number, room) = room;
+        let last = after.map(|(arrival, event)| keys::arrival(number, arrival, event));
+        let listed = self.scan(&keys::arrivals(number), last.as_deref(), limit)?;
+        let mut found: Vec<(i64, EventNum)> =
+            listed.iter().filter_map(|(key, _)| keys::arrival_of(key)).collect();
+        // The others arrived as they are numbered.
+        let topology = self.topology(number);
+        let all_listed = room.listed_arrivals >= u64::from(room.next_event.0);
+        let from = after.map_or(0, |(arrival, event)| {
+            if arrival > i64::from(event.0) { arrival } else { arrival.saturating_add(1) }
+        });
+        let from = u32::try_from(from.max(0)).unwrap_or(u32::MAX);
+        let mut others = 0;
+        for event in (from..room.next_event.0).map(EventNum) {
+            if others >= limit || all_listed {
+                break;
+            }
+            let arrival = i64::from(event.0);
+            if topology.node(event)?.is_some_and(|it| it.arrival == arrival) {
+                found.push((arrival, event));
+                others += 1;
+            }
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// The redactions of an event that are held.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn redactions_of(&self, room: RoomNum, target_id: &str) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::redactions(room, target_id), usize::MAX)
+    }
+
+    /// The event numbers at the end of the keys with a prefix.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn last_numbers(&self, prefix: &[u8], limit: usize) -> Result<Vec<EventNum>, StoreError> {
+        let records = self.scan(prefix, None, limit)?;
+        Ok(records.iter().filter_map(|(key, _)| keys::last_number(key)).map(EventNum).collect())
+    }
+}
+
+fn number(bytes: &[u8]) -> Result<u32, Malformed> {
+    bytes.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
+}
+
+impl View for Store {
+    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+        Ok(self.tree.get(key)?)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        let from = match after {
+            // The smallest key behind `after` is `after` with a zero byte added.
+            Some(after) => [after, &[0]].concat(),
+            None => prefix.to_vec(),
+        };
+        self.tree
+            .range(from..)
+            .take_while(|it| it.as_ref().is_ok_and(|(key, _)| key.starts_with(prefix)) || it.is_err())
+            .take(limit)
+            .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), value))?))
+            .collect()
+    }
+}
+
+/// The nodes of a room's graph. Remembers the pages it has read.
+pub struct Topology<'v, V> {
+    view: &'v V,
+    room: RoomNum,
+    pages: RefCell<BTreeMap<u32, Page>>,
+}
+
+impl<V: View> Topology<'_, V> {
+    /// An event's node; nothing if there is no such event.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
+        let page = event.0 / keys::PAGE_EVENTS;
+        if let Some(page) = self.pages.borrow().get(&page) {
+            return Ok(page.get(event).cloned());
+        }
+        let read = self.view.page(self.room, page)?;
+        let node = read.get(event).cloned();
+        self.pages.borrow_mut().insert(page, read);
+        Ok(node)
+    }
+}
+
+/// The nodes of a room's states.
+pub struct StateNodes<'v, V> {
+    view: &'v V,
+    room: RoomNum,
+}
+
+impl<V: View> Nodes for StateNodes<'_, V> {
+    type Error = StoreError;
+
+    fn node(&self, at: Ptr) -> Result<Node, StoreError> {
+        let key = keys::state(self.room, StateNum(at.record));
+        let node = self.view.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
+        node.ok_or_else(|| StoreError::corrupt("state", &key))
+    }
+}
+
+impl StateNum {
+    /// Where the map of this state begins.
+    #[must_use]
+    pub fn root(self) -> Ptr {
+        Ptr { record: self.0, slot: 0 }
+    }
+}
