@@ -269,6 +269,11 @@ impl Store {
         self.erased_users.read().unwrap_or_else(PoisonError::into_inner).contains(user_id)
     }
 
+    /// Whether any user asked for erasure.
+    pub fn has_erased_users(&self) -> bool {
+        !self.erased_users.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// All users who asked for erasure, in order.
     pub fn erased_users(&self) -> Vec<String> {
         let users = self.erased_users.read().unwrap_or_else(PoisonError::into_inner);

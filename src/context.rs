@@ -1,0 +1,63 @@
+//! What a use case is given: the store, and the keys that are known. Plain data, shared by all
+//! requests.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crate::{
+    pdu::ServerKeys,
+    store::{Store, StoreError},
+};
+
+/// What a use case is given.
+pub struct Context {
+    /// Memory.
+    pub store: Store,
+    /// Keys that were looked up, and whether there were any: they change only through
+    /// [`put_server_keys`](Self::put_server_keys).
+    server_keys: RwLock<BTreeMap<String, Option<Arc<ServerKeys>>>>,
+}
+
+/// Servers whose keys are remembered; beyond that the memory is begun anew.
+const REMEMBERED_SERVERS: usize = 10_000;
+
+impl Context {
+    /// Around an open store.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store, server_keys: RwLock::default() }
+    }
+
+    /// The keys of a server, if they are known.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn server_keys(&self, server_name: &str) -> Result<Option<Arc<ServerKeys>>, StoreError> {
+        let remembered = self.server_keys.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = remembered.get(server_name) {
+            return Ok(keys.clone());
+        }
+        drop(remembered);
+        let answer = self.store.server_keys(server_name)?;
+        let keys = answer.and_then(|it| ServerKeys::parse(&it).ok()).map(Arc::new);
+        let mut remembered = self.server_keys.write().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_SERVERS {
+            remembered.clear();
+        }
+        remembered.insert(server_name.to_owned(), keys.clone());
+        Ok(keys)
+    }
+
+    /// Keeps the keys of a server; on disk when this returns. They were checked by the caller.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn put_server_keys(&self, keys: ServerKeys, answer: &[u8]) -> Result<(), StoreError> {
+        let mut remembered = self.server_keys.write().unwrap_or_else(PoisonError::into_inner);
+        self.store.put_server_keys(keys.server_name(), answer)?;
+        remembered.insert(keys.server_name().to_owned(), Some(Arc::new(keys)));
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! What can be checked of an event without looking at its room.
+
+use super::{NewEvent, Refusal};
+use crate::{
+    context::Context,
+    pdu::{Pdu, RoomVersion, SignatureCheck, ServerKeys},
+    store::StoreError,
+};
+
+/// An event that passed, in the form in which it is to be kept.
+pub(super) struct Checked {
+    /// The event.
+    pub(super) pdu: Pdu,
+    /// The bytes to keep.
+    pub(super) bytes: Vec<u8>,
+    /// The version of its room.
+    pub(super) version: RoomVersion,
+    /// Whether the redacted form is kept because the content hash did not match.
+    pub(super) redacted: bool,
+}
+
+/// A refusal, with the event's id if that could be worked out.
+type Refused = (Option<String>, Refusal);
+
+/// Checks an event for a room of a known version, or for a new one.
+pub(super) fn check(
+    cx: &Context,
+    event: &NewEvent<'_>,
+    known_version: Option<&str>,
+) -> Result<Result<Checked, Refused>, StoreError> {
+    let version = match version(event, known_version) {
+        Ok(version) => version,
+        Err(refusal) => return Ok(Err((None, refusal))),
+    };
+    let pdu = match Pdu::parse(event.pdu, version) {
+        Ok(pdu) => pdu,
+        Err(error) => return Ok(Err((None, error.into()))),
+    };
+    let refused = |refusal| Ok(Err((Some(pdu.event_id().to_owned()), refusal)));
+    if !event.event_id.is_empty() && pdu.event_id() != event.event_id {
+        return refused(Refusal::EventIdMismatch {
+            expected: event.event_id.to_owned(),
+            found: pdu.event_id().to_owned(),
+        });
+    }
+    if pdu.room_id() != event.room_id {
+        return refused(Refusal::RoomMismatch {
+            expected: event.room_id.to_owned(),
+            found: pdu.room_id().to_owned(),
+        });
+    }
+    if let Some(fault) = signature_fault(cx, &pdu)? {
+        return refused(Refusal::SignatureInvalid(fault));
+    }
+    if pdu.content_hash_matches() {
+        let bytes = pdu.bytes_as_received().to_vec();
+        return Ok(Ok(Checked { pdu, bytes, version, redacted: false }));
+    }
+    match pdu.redacted() {
+        Ok(redacted) => {
+            let bytes = redacted.canonical_json().into_bytes();
+            Ok(Ok(Checked { pdu: redacted, bytes, version, redacted: true }))
+        }
+        Err(error) => refused(error.into()),
+    }
+}
+
+fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Refusal> {
+    let room_id = event.room_id;
+    if !room_id.starts_with('!') || room_id.len() > 255 {
+        return Err(Refusal::RoomIdInvalid);
+    }
+    let given = Some(event.room_version).filter(|it| !it.is_empty());
+    let name = match (known, given) {
+        (Some(held), Some(given)) if held != given => {
+            let (held, given) = (held.to_owned(), given.to_owned());
+            return Err(Refusal::RoomVersionMismatch { held, given });
+        }
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => return Err(Refusal::RoomVersionMissing),
+    };
+    RoomVersion::parse(name).ok_or_else(|| Refusal::RoomVersionUnknown(name.to_owned()))
+}
+
+/// What is wrong with the event's signatures, as far as the keys that we know can tell.
+fn signature_fault(cx: &Context, pdu: &Pdu) -> Result<Option<String>, StoreError> {
+    let mut known: Vec<std::sync::Arc<ServerKeys>> = Vec::new();
+    for server in pdu.required_signers() {
+        known.extend(cx.server_keys(&server)?);
+    }
+    let keys = |server: &str| known.iter().find(|it| it.server_name() == server).map(AsRef::as_ref);
+    Ok(match pdu.check_signatures(&keys) {
+        SignatureCheck::Valid | SignatureCheck::Unknown => None,
+        SignatureCheck::Invalid(fault) => Some(fault),
+    })
+}

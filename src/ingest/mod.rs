@@ -1,0 +1,162 @@
+//! Writing: from the bytes of an event to a durable place in the graph.
+//!
+//! What happens to an event, in order
+//! (<https://spec.matrix.org/v1.16/server-server-api/#checks-performed-on-receipt-of-a-pdu>):
+//!
+//! 1. It is parsed and its format, size, id and room are checked: [`check`]. A fault refuses it.
+//! 2. Its signatures are checked where the keys are known. A bad one refuses it.
+//! 3. Its content hash is checked. If it does not match, the redacted form is what is kept.
+//! 4. The room is locked. An event that is held already changes nothing; other bytes under its
+//!    id, or another verdict, are refused.
+//! 5. It is placed: edges, extremities, order of arrival, redactions: [`place`].
+//! 6. The state after it is worked out, if that of its predecessors is known, and then that of
+//!    everything that waited for it: [`settle`].
+//!
+//! The authorisation rules are the caller's business: its verdict (outlier, rejected,
+//! soft-failed) is taken as it is.
+//!
+//! Steps 4 to 6 are one atomic batch, except that what waited for the event is settled in batches
+//! of its own; a note on disk makes sure that a crash does not forget it. Nothing is durable
+//! before [`Store::flush`](crate::store::Store::flush): the door acknowledges after that.
+
+mod check;
+mod extremities;
+mod held;
+mod place;
+mod redaction;
+mod refusal;
+mod resolve;
+mod settle;
+mod state;
+
+pub use refusal::Refusal;
+
+use crate::{
+    context::Context,
+    store::{Flags, Store, StoreError, View},
+};
+
+/// What the homeserver decided about an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Held, but not placed in the graph.
+    pub outlier: bool,
+    /// Failed the authorisation rules.
+    pub rejected: bool,
+    /// Failed them against the current state only.
+    pub soft_failed: bool,
+}
+
+impl Verdict {
+    fn flags(self) -> Flags {
+        let Self { outlier, rejected, soft_failed } = self;
+        Flags { outlier, rejected, soft_failed, ..Flags::default() }
+    }
+}
+
+/// An event to append, as the caller gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEvent<'a> {
+    /// The room.
+    pub room_id: &'a str,
+    /// The room's version; may be empty when the room is known.
+    pub room_version: &'a str,
+    /// The event's id; may be empty.
+    pub event_id: &'a str,
+    /// The PDU.
+    pub pdu: &'a [u8],
+    /// The homeserver's verdict.
+    pub verdict: Verdict,
+    /// The ids of all state events after it, where its predecessors are not held.
+    pub state_after: &'a [String],
+    /// Its place in the caller's order of arrival.
+    pub arrival: Option<i64>,
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the graph.
+    Appended {
+        /// Its id.
+        event_id: String,
+        /// It was held before.
+        duplicate: bool,
+        /// Only its redacted form is held, since its content hash did not match.
+        redacted: bool,
+    },
+    /// It was not taken; nothing changed.
+    Refused {
+        /// Its id, if that could be worked out.
+        event_id: Option<String>,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Appends an event.
+///
+/// # Errors
+/// When the store fails. A refusal is not an error.
+pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError> {
+    let known = known_version(&cx.store, event.room_id)?;
+    let checked = match check::check(cx, event, known.as_deref())? {
+        Ok(checked) => checked,
+        Err((event_id, refusal)) => return Ok(Outcome::Refused { event_id, refusal }),
+    };
+    let event_id = checked.pdu.event_id().to_owned();
+    let redacted = checked.redacted;
+    let Some(mut edit) = cx.store.edit(event.room_id, Some(checked.version.as_str()))? else {
+        let refusal = Refusal::RoomVersionMissing;
+        return Ok(Outcome::Refused { event_id: Some(event_id), refusal });
+    };
+    match place::place(&mut edit, &checked, event)? {
+        Ok(place::Placed::Before) => {
+            Ok(Outcome::Appended { event_id, duplicate: true, redacted })
+        }
+        Ok(place::Placed::Now(number)) => {
+            settle::settle(&mut edit, number)?;
+            settle::refresh_current_state(&mut edit)?;
+            edit.commit()?;
+            settle_waiting(&cx.store, event.room_id)?;
+            Ok(Outcome::Appended { event_id, duplicate: false, redacted })
+        }
+        Err(refusal) => Ok(Outcome::Refused { event_id: Some(event_id), refusal }),
+    }
+}
+
+/// How many waiting events are settled in one batch: bounds what a writer holds in memory.
+const SETTLED_AT_ONCE: usize = 64;
+
+/// Works out the states that have become known in a room, until none is left.
+///
+/// # Errors
+/// When the store fails.
+pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
+    loop {
+        let Some(room) = store.room_num(room_id)? else { return Ok(()) };
+        if store.unsettled(room, 1)?.is_empty() {
+            return Ok(());
+        }
+        let Some(mut edit) = store.edit(room_id, None)? else { return Ok(()) };
+        for event in edit.unsettled(room, SETTLED_AT_ONCE)? {
+            edit.remove_unsettled(event);
+            settle::settle(&mut edit, event)?;
+        }
+        settle::refresh_current_state(&mut edit)?;
+        edit.commit()?;
+    }
+}
+
+/// Finishes, in all rooms, what a crash cut off. To be called once, after opening.
+///
+/// # Errors
+/// When the store fails.
+pub fn recover(store: &Store) -> Result<(), StoreError> {
+    store.unsettled_rooms()?.iter().try_for_each(|room| settle_waiting(store, &room.room_id))
+}
+
+fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {
+    let room = store.room_num(room_id)?.map(|it| store.room(it)).transpose()?;
+    Ok(room.map(|it| it.room_version))
+}

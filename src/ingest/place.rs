@@ -1,0 +1,194 @@
+//! Where an event lands: its number, its edges, the extremities, the order of arrival.
+
+use std::collections::BTreeMap;
+
+use super::{
+    NewEvent, Refusal, Verdict, check::Checked, extremities, held::parse_held, redaction,
+};
+use crate::{
+    pdu::Pdu,
+    store::{Edit, EventNode, EventNum, Flags, PrevEvent, StoreError, View},
+};
+
+/// What placing an event came to.
+pub(super) enum Placed {
+    /// It was there before.
+    Before,
+    /// It has been placed, or is held as an outlier.
+    Now(EventNum),
+}
+
+/// Places an event, unless it is there already.
+pub(super) fn place(
+    edit: &mut Edit<'_>,
+    checked: &Checked,
+    event: &NewEvent<'_>,
+) -> Result<Result<Placed, Refusal>, StoreError> {
+    let given_state = match given_state(edit, event.state_after, checked)? {
+        Ok(given) => given,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let event_id = checked.pdu.event_id();
+    let held = match edit.event_num(edit.room_num(), event_id)? {
+        None => None,
+        Some(number) => {
+            let flags = edit.node(number)?.flags;
+            if let Some(conflict) = conflict(edit, number, checked, (flags, event.verdict))? {
+                return Ok(Err(Refusal::Conflict(conflict)));
+            }
+            if !flags.outlier || event.verdict.outlier {
+                return Ok(Ok(Placed::Before));
+            }
+            edit.room.outliers = edit.room.outliers.saturating_sub(1);
+            Some(number)
+        }
+    };
+    let number = match held {
+        Some(number) => number,
+        None => {
+            let number = edit.add_event(event_id);
+            edit.put_body(number, event_id, &checked.bytes);
+            number
+        }
+    };
+    let arrival = event.arrival.unwrap_or(edit.room.next_arrival);
+    edit.room.next_arrival = edit.room.next_arrival.max(arrival.saturating_add(1));
+    count(edit, event.verdict);
+    let mut node = EventNode {
+        depth: checked.pdu.depth(),
+        arrival,
+        flags: event.verdict.flags(),
+        state_after: None,
+        prev_events: Vec::new(),
+    };
+    if event.verdict.outlier {
+        edit.put_node(number, node)?;
+        return Ok(Ok(Placed::Now(number)));
+    }
+    node.prev_events = link(edit, number, &checked.pdu)?;
+    edit.put_node(number, node)?;
+    if let Some((own, mut state)) = given_state {
+        state.extend(own.then_some(number));
+        edit.put_given_state(number, &state);
+    }
+    adopt(edit, number, event_id)?;
+    extremities::place(edit, number)?;
+    redaction::place(edit, number, &checked.pdu)?;
+    Ok(Ok(Placed::Now(number)))
+}
+
+/// What keeps an event from being the one that is held under its id.
+fn conflict(
+    edit: &Edit<'_>,
+    number: EventNum,
+    checked: &Checked,
+    (flags, verdict): (Flags, Verdict),
+) -> Result<Option<&'static str>, StoreError> {
+    let held = edit.body(edit.room_num(), number)?;
+    if held.pdu != checked.bytes {
+        let canonical = Pdu::parse(&held.pdu, checked.version).map(|it| it.canonical_json());
+        if canonical != Ok(checked.pdu.canonical_json()) {
+            return Ok(Some("other bytes are held under this id; the first to come stays"));
+        }
+    }
+    let same = (flags.rejected, flags.soft_failed) == (verdict.rejected, verdict.soft_failed);
+    if !flags.outlier && !verdict.outlier && !same {
+        return Ok(Some("the event is held with another verdict; the first to come stays"));
+    }
+    Ok(None)
+}
+
+fn count(edit: &mut Edit<'_>, verdict: Verdict) {
+    let Verdict { outlier, rejected, soft_failed } = verdict;
+    edit.room.outliers += u64::from(outlier);
+    if !outlier {
+        edit.room.rejected += u64::from(rejected);
+        edit.room.soft_failed += u64::from(soft_failed);
+    }
+}
+
+/// Draws the edges to the event's predecessors, and notes those that are not placed.
+fn link(
+    edit: &mut Edit<'_>,
+    number: EventNum,
+    pdu: &Pdu,
+) -> Result<Vec<PrevEvent>, StoreError> {
+    let mut edges = Vec::new();
+    for (place, prev) in (0u32..).zip(pdu.prev_events()) {
+        if prev.as_str() == pdu.event_id() {
+            // Only room versions 1 and 2, which choose their ids, could do this.
+            edges.push(PrevEvent::Missing);
+            continue;
+        }
+        let held = edit.event_num(edit.room_num(), prev)?;
+        match held {
+            Some(prev) if !edit.node(prev)?.flags.outlier => edges.push(PrevEvent::Held(prev)),
+            _ => {
+                edit.put_missing(prev, number, place);
+                edges.push(PrevEvent::Missing);
+            }
+        }
+    }
+    Ok(edges)
+}
+
+/// Ties an event to those that came before it and reference it. Their states wait for its own.
+fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<(), StoreError> {
+    for (follower, place) in edit.followers_of_missing(edit.room_num(), event_id)? {
+        edit.remove_missing(event_id, follower);
+        let mut node = edit.node(follower)?;
+        let place = usize::try_from(place).ok();
+        if let Some(edge) = place.and_then(|it| node.prev_events.get_mut(it)) {
+            *edge = PrevEvent::Held(number);
+        }
+        let state_known = node.state_after.is_some();
+        edit.put_node(follower, node)?;
+        extremities::followed_by(edit, number, follower)?;
+        if !state_known {
+            edit.put_waiting(number, follower);
+        }
+    }
+    Ok(())
+}
+
+/// The state that came with an event: whether the event itself is part of it, and the others.
+type GivenState = Option<(bool, Vec<EventNum>)>;
+
+/// Looks up the state that came with an event.
+fn given_state(
+    edit: &Edit<'_>,
+    state_after: &[String],
+    checked: &Checked,
+) -> Result<Result<GivenState, Refusal>, StoreError> {
+    if state_after.is_empty() {
+        return Ok(Ok(None));
+    }
+    let refused = |event_id: &str, what| {
+        let event_id = event_id.to_owned();
+        Ok(Err(Refusal::StateInvalid { event_id, what }))
+    };
+    let mut own = false;
+    let mut entries = BTreeMap::new();
+    for event_id in state_after {
+        let (number, entry) = if event_id == checked.pdu.event_id() {
+            own = true;
+            (None, state_entry(&checked.pdu))
+        } else {
+            let Some(held) = edit.event_num(edit.room_num(), event_id)? else {
+                let what = "is not held in this room; append it first, as an outlier if need be";
+                return refused(event_id, what);
+            };
+            let pdu = parse_held(edit, held, checked.version)?;
+            (Some(held), pdu.as_ref().and_then(state_entry))
+        };
+        let Some(entry) = entry else { return refused(event_id, "is not a state event") };
+        if entries.insert(entry, number).is_some() {
+            return refused(event_id, "is the second event for its type and state key");
+        }
+    }
+    Ok(Ok(Some((own, entries.into_values().flatten().collect()))))
+}
+
+fn state_entry(pdu: &Pdu) -> Option<(String, String)> {
+    Some((pdu.event_type().to_owned(), pdu.state_key()?.to_owned()))
+}

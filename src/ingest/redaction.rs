@@ -1,0 +1,133 @@
+//! Redactions, in whichever order they and their targets come.
+//!
+//! A redaction takes effect when it is of the same room, was not rejected, and its sender may
+//! redact the target: room versions 1 and 2 decide that by the authorisation rules, so it is part
+//! of the caller's verdict; later ones ask for the power to redact in the state before the
+//! redaction, or for a sender of the target sender's server
+//! (<https://spec.matrix.org/v1.16/rooms/v3/#handling-redactions>). A create event is never
+//! redacted. While the power cannot be told, the target is hidden.
+
+use ruma::{
+    UserId,
+    room_version_rules::{AuthorizationRules, RoomVersionRules},
+    state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
+};
+
+use super::{
+    held::{parse_held, version_of},
+    resolve::state_event,
+};
+use crate::{
+    pdu::{Pdu, RoomVersion},
+    state::{
+        map::{self, Key, Value},
+        resolution::StateEvent,
+    },
+    store::{Edit, EventNum, StateNum, StoreError, View},
+};
+
+/// Takes a newly placed event into account, as a redaction and as a target.
+pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+    if let Some(target_id) = pdu.redacts()
+        && !edit.node(event)?.flags.rejected
+    {
+        edit.put_redaction(target_id, event);
+        refresh(edit, target_id)?;
+    }
+    refresh(edit, pdu.event_id())
+}
+
+/// The state at an event has become known; if it is a redaction, its power can be told now.
+pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+    match pdu.redacts() {
+        Some(target_id) if !edit.node(event)?.flags.rejected => refresh(edit, target_id),
+        _ => Ok(()),
+    }
+}
+
+/// Works out anew whether an event is redacted.
+fn refresh(edit: &mut Edit<'_>, target_id: &str) -> Result<(), StoreError> {
+    let room = edit.room_num();
+    let redactions = edit.redactions_of(room, target_id)?;
+    if redactions.is_empty() {
+        return Ok(());
+    }
+    let Some(target) = edit.event_num(room, target_id)? else { return Ok(()) };
+    let version = version_of(edit)?;
+    let Some(target_pdu) = parse_held(edit, target, version)? else { return Ok(()) };
+    let (mut redacted, mut pending) = (false, false);
+    for redaction in redactions {
+        match may_redact(edit, redaction, (&target_pdu, version))? {
+            Some(allowed) => redacted |= allowed,
+            None => pending = true,
+        }
+    }
+    let mut node = edit.node(target)?;
+    (node.flags.redacted, node.flags.redaction_pending) = (redacted, pending);
+    edit.put_node(target, node)
+}
+
+/// Whether a redaction takes effect; nothing if that cannot be told yet.
+fn may_redact(
+    edit: &Edit<'_>,
+    redaction: EventNum,
+    (target, version): (&Pdu, RoomVersion),
+) -> Result<Option<bool>, StoreError> {
+    if target.event_type() == "m.room.create" {
+        return Ok(Some(false));
+    }
+    let rules = version.rules();
+    if rules.authorization.special_case_room_redaction {
+        return Ok(Some(true));
+    }
+    let Some(pdu) = parse_held(edit, redaction, version)? else { return Ok(None) };
+    if pdu.sender_server() == target.sender_server() {
+        return Ok(Some(true));
+    }
+    // A redaction is no state event: the state after it is that before it.
+    match edit.node(redaction)?.state_after {
+        Some(state) => has_power(edit, state, (&pdu, rules)),
+        None => Ok(None),
+    }
+}
+
+/// Whether the sender of a redaction has the power to redact, in a state.
+fn has_power(
+    edit: &Edit<'_>,
+    state: StateNum,
+    (redaction, rules): (&Pdu, &RoomVersionRules),
+) -> Result<Option<bool>, StoreError> {
+    let auth = &rules.authorization;
+    let Ok(sender) = <&UserId>::try_from(redaction.sender()) else { return Ok(None) };
+    let Some(create) = state_entry(edit, state, "m.room.create")? else { return Ok(None) };
+    let Ok(creators) = RoomCreateEvent::new(create).creators(auth) else { return Ok(None) };
+    if auth.explicitly_privilege_room_creators && creators.contains(sender) {
+        return Ok(Some(true));
+    }
+    let Some(levels) = state_entry(edit, state, "m.room.power_levels")? else {
+        // Without power levels the creator has 100, everybody else 0, and redacting takes 50.
+        return Ok(Some(creators.contains(sender)));
+    };
+    Ok(compare(&RoomPowerLevelsEvent::new(levels), sender, auth))
+}
+
+fn compare(
+    levels: &RoomPowerLevelsEvent<StateEvent>,
+    sender: &UserId,
+    rules: &AuthorizationRules,
+) -> Option<bool> {
+    let needed = levels.get_as_int_or_default(RoomPowerLevelsIntField::Redact, rules).ok()?;
+    Some(levels.user_power_level(sender, rules).ok()? >= needed)
+}
+
+fn state_entry(
+    edit: &Edit<'_>,
+    state: StateNum,
+    event_type: &str,
+) -> Result<Option<StateEvent>, StoreError> {
+    let nodes = edit.states(edit.room_num());
+    let value = map::get(&nodes, state.root(), Key::of_state(event_type, ""))?;
+    let Some(Value::Event { event, .. }) = value else { return Ok(None) };
+    let pdu = parse_held(edit, EventNum(event), version_of(edit)?)?;
+    Ok(pdu.and_then(|it| state_event(&it, false)))
+}

@@ -1,0 +1,209 @@
+//! Where branches meet: one state from several. Brings the stored states and the events to
+//! [`crate::state::resolution`], and its answer back.
+//!
+//! Only the entries in which the states differ are looked at; finding them costs no more than
+//! their number, since the states share what they have in common.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tracing::warn;
+
+use super::{
+    held::{parse_held, version_of},
+    state::{self, Base, Entry},
+};
+use crate::{
+    pdu::{Pdu, RoomVersion},
+    state::{
+        map::{self, Key, Value},
+        resolution::{self, Conflict, Resolution, StateEvent, StateMap},
+    },
+    store::{Edit, EventNum, StateNum, StoreError, View},
+};
+
+/// Resolves several distinct states. Nothing if they cannot be resolved: then what follows has no
+/// known state, which hides it.
+pub(super) fn merge(
+    edit: &mut Edit<'_>,
+    states: &[StateNum],
+) -> Result<Option<StateNum>, StoreError> {
+    let version = version_of(edit)?;
+    let Some((first, _)) = states.split_first() else { return Ok(None) };
+    let differing = differing(edit, states)?;
+    let events = Events { edit, version, failure: Cell::new(None) };
+    let Some(conflict) = events.conflict(states, &differing)? else { return Ok(None) };
+    let resolved = events.resolve(*first, (&differing, &conflict))?;
+    let Some(Resolution { state, .. }) = resolved else { return Ok(None) };
+    let (mut entries, mut removals) = (Vec::new(), Vec::new());
+    for (event_type, state_key) in conflict.iter().flat_map(StateMap::keys).collect::<BTreeSet<_>>()
+    {
+        match state.get(&(event_type.clone(), state_key.clone())) {
+            None => removals.push(Key::of_state(event_type, state_key)),
+            Some(event_id) => {
+                let Some(event) = edit.event_num(edit.room_num(), event_id.as_str())? else {
+                    return Ok(None);
+                };
+                let Some(pdu) = parse_held(edit, event, version)? else { return Ok(None) };
+                entries.extend(Entry::of(event, &pdu));
+            }
+        }
+    }
+    let base = Base { share: Some(*first), before: None };
+    state::write(edit, base, &entries, &removals).map(Some)
+}
+
+/// For each key in which some of the states differ, the event that each state has there.
+type Differing = BTreeMap<Key, Vec<Option<EventNum>>>;
+
+fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreError> {
+    let nodes = edit.states(edit.room_num());
+    let mut keys: BTreeSet<Key> = BTreeSet::new();
+    let event = |value: Option<Value>| match value {
+        Some(Value::Event { event, .. }) => Some(EventNum(event)),
+        Some(Value::Server { .. }) | None => None,
+    };
+    if let Some((first, others)) = states.split_first() {
+        for other in others {
+            let found = map::diff(&nodes, first.root(), other.root())?;
+            let of_events = found.into_iter().filter(|(_, a, b)| event(*a).or(event(*b)).is_some());
+            keys.extend(of_events.map(|(key, ..)| key));
+        }
+    }
+    let mut differing = Differing::new();
+    for key in keys {
+        let values = states.iter().map(|it| map::get(&nodes, it.root(), key).map(event));
+        differing.insert(key, values.collect::<Result<_, _>>()?);
+    }
+    Ok(differing)
+}
+
+/// The room's events, as resolution asks for them.
+struct Events<'e, 's> {
+    edit: &'e Edit<'s>,
+    version: RoomVersion,
+    /// Resolution knows no failing look-ups: the first failure is kept here.
+    failure: Cell<Option<StoreError>>,
+}
+
+impl Events<'_, '_> {
+    /// The conflicted entries of each state, in resolution's words. Nothing if an event cannot be
+    /// read as a state event of its room.
+    fn conflict(
+        &self,
+        states: &[StateNum],
+        differing: &Differing,
+    ) -> Result<Option<Vec<StateMap>>, StoreError> {
+        let mut maps = vec![StateMap::new(); states.len()];
+        for values in differing.values() {
+            for (map, event) in maps.iter_mut().zip(values) {
+                let Some(event) = event else { continue };
+                let Some(pdu) = parse_held(self.edit, *event, self.version)? else {
+                    return Ok(None);
+                };
+                let (Some(state_key), Ok(event_id)) =
+                    (pdu.state_key(), EventId::parse(pdu.event_id()))
+                else {
+                    return Ok(None);
+                };
+                map.insert((pdu.event_type().to_owned(), state_key.to_owned()), event_id);
+            }
+        }
+        Ok(Some(maps))
+    }
+
+    fn resolve(
+        &self,
+        first: StateNum,
+        (differing, conflict): (&Differing, &[StateMap]),
+    ) -> Result<Option<Resolution>, StoreError> {
+        let nodes = self.edit.states(self.edit.room_num());
+        let fetch = |event_id: &EventId| self.or_note(self.fetch(event_id));
+        let unconflicted = |event_type: &str, state_key: &str| {
+            let key = Key::of_state(event_type, state_key);
+            if differing.contains_key(&key) {
+                return None;
+            }
+            match self.or_note(map::get(&nodes, first.root(), key))? {
+                Value::Event { event, .. } => self.or_note(self.event_id(EventNum(event))),
+                Value::Server { .. } => None,
+            }
+        };
+        let in_unconflicted_chain = |candidates: &BTreeSet<OwnedEventId>| {
+            let all = self.or_note(map::entries(&nodes, first.root(), None, usize::MAX).map(Some));
+            let shared = all.unwrap_or_default().into_iter().filter_map(|(key, value)| {
+                let Value::Event { event, .. } = value else { return None };
+                let shared = !differing.contains_key(&key);
+                shared.then(|| self.or_note(self.event_id(EventNum(event)))).flatten()
+            });
+            resolution::found_in_chains(self.version.rules(), candidates, shared, &fetch)
+        };
+        let question = Conflict {
+            states: conflict,
+            unconflicted: &unconflicted,
+            in_unconflicted_chain: &in_unconflicted_chain,
+        };
+        let answer = resolution::resolve_conflict(self.version.rules(), &question, &fetch);
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        match answer {
+            Ok(resolution) => Ok(Some(resolution)),
+            Err(error) => {
+                let room = &self.edit.room.room_id;
+                warn!(room.id = %room, %error, "states cannot be resolved; what follows is hidden");
+                Ok(None)
+            }
+        }
+    }
+
+    fn or_note<T>(&self, outcome: Result<Option<T>, StoreError>) -> Option<T> {
+        outcome.unwrap_or_else(|failure| {
+            self.failure.set(Some(failure));
+            None
+        })
+    }
+
+    fn event_id(&self, event: EventNum) -> Result<Option<OwnedEventId>, StoreError> {
+        let body = self.edit.body(self.edit.room_num(), event)?;
+        Ok(EventId::parse(body.event_id).ok())
+    }
+
+    fn fetch(&self, event_id: &EventId) -> Result<Option<Arc<StateEvent>>, StoreError> {
+        let held = self.edit.event_num(self.edit.room_num(), event_id.as_str())?;
+        let Some(event) = held else { return Ok(None) };
+        let Some(pdu) = parse_held(self.edit, event, self.version)? else { return Ok(None) };
+        let rejected = self.edit.node(event)?.flags.rejected;
+        Ok(state_event(&pdu, rejected).map(Arc::new))
+    }
+}
+
+/// An event in resolution's words. Nothing if its ids are none.
+pub(super) fn state_event(pdu: &Pdu, rejected: bool) -> Option<StateEvent> {
+    #[derive(Deserialize)]
+    struct Content {
+        content: Box<RawValue>,
+    }
+    let ids = |ids: &[String]| ids.iter().map(|it| EventId::parse(it).ok()).collect();
+    let Content { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
+    Some(StateEvent {
+        event_id: EventId::parse(pdu.event_id()).ok()?,
+        room_id: pdu.room_id().try_into().ok()?,
+        sender: pdu.sender().try_into().ok()?,
+        event_type: pdu.event_type().into(),
+        state_key: pdu.state_key().map(str::to_owned),
+        origin_server_ts: resolution::timestamp(pdu.origin_server_ts()),
+        depth: pdu.depth(),
+        content,
+        prev_events: ids(pdu.prev_events())?,
+        auth_events: ids(pdu.auth_events())?,
+        redacts: None,
+        rejected,
+    })
+}

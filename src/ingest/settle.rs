@@ -1,0 +1,122 @@
+//! The state after an event, as soon as it can be known; and the room's current state.
+//!
+//! A state is known when that of all predecessors is, or when it came with the event. Until then
+//! the event waits, and what is not known hides it. A state once known never changes.
+
+use super::{
+    held::{parse_held, version_of},
+    redaction, resolve,
+    state::{self, Base, Entry},
+};
+use crate::{
+    pdu::Pdu,
+    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, View},
+};
+
+/// Works out the state after an event, if that is possible now, and notes whose state may be
+/// known because of it.
+pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let mut node = edit.node(event)?;
+    if node.flags.outlier || node.state_after.is_some() {
+        return Ok(());
+    }
+    let version = version_of(edit)?;
+    let Some(pdu) = parse_held(edit, event, version)? else { return Ok(()) };
+    let Some(after) = state_after(edit, event, (&node, &pdu))? else {
+        return wait(edit, event, &node);
+    };
+    node.state_after = Some(after);
+    edit.put_node(event, node)?;
+    for follower in edit.waiting_for(edit.room_num(), event)? {
+        edit.remove_waiting(event, follower);
+        edit.put_unsettled(follower);
+    }
+    redaction::settled(edit, event, &pdu)
+}
+
+/// Notes for which predecessors' states an event waits. Those that are not placed are noted
+/// already, as missing.
+fn wait(edit: &mut Edit<'_>, event: EventNum, node: &EventNode) -> Result<(), StoreError> {
+    for edge in &node.prev_events {
+        if let PrevEvent::Held(prev) = *edge
+            && edit.node(prev)?.state_after.is_none()
+        {
+            edit.put_waiting(prev, event);
+        }
+    }
+    Ok(())
+}
+
+fn state_after(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    (node, pdu): (&EventNode, &Pdu),
+) -> Result<Option<StateNum>, StoreError> {
+    if let Some(given) = edit.given_state(edit.room_num(), event)? {
+        return state::adopt_given(edit, &given).map(Some);
+    }
+    let before = if node.prev_events.is_empty() {
+        // Only a room's first event has nothing before it.
+        if pdu.event_type() != "m.room.create" {
+            return Ok(None);
+        }
+        None
+    } else {
+        let mut states = Vec::new();
+        for edge in &node.prev_events {
+            let PrevEvent::Held(prev) = *edge else { return Ok(None) };
+            let Some(state) = edit.node(prev)?.state_after else { return Ok(None) };
+            states.push(state);
+        }
+        let Some(before) = one_of(edit, states)? else { return Ok(None) };
+        Some(before)
+    };
+    let entry = Entry::of(event, pdu).filter(|_| !node.flags.rejected);
+    match (entry, before) {
+        (None, Some(before)) => Ok(Some(before)),
+        (entry, before) => {
+            let base = Base { share: before, before };
+            state::write(edit, base, entry.as_slice(), &[]).map(Some)
+        }
+    }
+}
+
+/// One state from several: the only one, or what they resolve to.
+fn one_of(
+    edit: &mut Edit<'_>,
+    mut states: Vec<StateNum>,
+) -> Result<Option<StateNum>, StoreError> {
+    states.sort_unstable();
+    states.dedup();
+    match states.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(*only)),
+        several if several == edit.room.resolved_from && edit.room.current_state.is_some() => {
+            Ok(edit.room.current_state)
+        }
+        several => resolve::merge(edit, several),
+    }
+}
+
+/// Works out the state over the forward extremities, if they have changed. It is known only when
+/// the states of all of them are.
+pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreError> {
+    let mut states = Vec::new();
+    for event in edit.room.forward_extremities.clone() {
+        match edit.node(event)?.state_after {
+            Some(state) => states.push(state),
+            None => {
+                edit.room.current_state = None;
+                edit.room.resolved_from.clear();
+                return Ok(());
+            }
+        }
+    }
+    states.sort_unstable();
+    states.dedup();
+    if states != edit.room.resolved_from || edit.room.current_state.is_none() {
+        edit.room.current_state = one_of(edit, states.clone())?;
+        edit.room.resolved_from = states;
+    }
+    Ok(())
+}

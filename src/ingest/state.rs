@@ -1,0 +1,186 @@
+//! Writing states: what of a state event the map keeps, and the facts and counts beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::held::{parse_held, version_of};
+use crate::{
+    pdu::Pdu,
+    state::map::{self, Key, Membership, Value},
+    store::{Edit, EventNum, StateFacts, StateNum, StoreError, View},
+    visibility::HistoryVisibility,
+};
+
+/// Makes a state of the events that came as such.
+pub(super) fn adopt_given(edit: &mut Edit<'_>, given: &[EventNum]) -> Result<StateNum, StoreError> {
+    let version = version_of(edit)?;
+    let mut entries = Vec::new();
+    for event in given {
+        if let Some(pdu) = parse_held(edit, *event, version)? {
+            entries.extend(Entry::of(*event, &pdu));
+        }
+    }
+    // Most of it will be what the room's current state has: share that, and take out the rest.
+    let share = edit.room.current_state;
+    let mut removals = Vec::new();
+    if let Some(share) = share {
+        let kept: BTreeSet<Key> = entries.iter().map(Entry::key).collect();
+        let nodes = edit.states(edit.room_num());
+        for (key, value) in map::entries(&nodes, share.root(), None, usize::MAX)? {
+            if matches!(value, Value::Event { .. }) && !kept.contains(&key) {
+                removals.push(key);
+            }
+        }
+    }
+    write(edit, Base { share, before: None }, &entries, &removals)
+}
+
+/// A state event, with what the state map keeps of it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    event: EventNum,
+    event_type: String,
+    state_key: String,
+    membership: Membership,
+    history_visibility: HistoryVisibility,
+}
+
+impl Entry {
+    /// Nothing if the event is no state event.
+    pub(super) fn of(event: EventNum, pdu: &Pdu) -> Option<Self> {
+        let state_key = pdu.state_key()?.to_owned();
+        let text = |member: &str| pdu.content().get(member).and_then(|it| it.as_str());
+        let membership = match (pdu.event_type(), text("membership")) {
+            ("m.room.member", Some("join")) => Membership::Joined,
+            ("m.room.member", Some("invite")) => Membership::Invited,
+            ("m.room.member", _) => Membership::Outside,
+            _ => Membership::NotAMember,
+        };
+        let history_visibility = HistoryVisibility::parse(text("history_visibility"));
+        let event_type = pdu.event_type().to_owned();
+        Some(Self { event, event_type, state_key, membership, history_visibility })
+    }
+
+    fn key(&self) -> Key {
+        Key::of_state(&self.event_type, &self.state_key)
+    }
+
+    fn value(&self) -> Value {
+        Value::Event { event: self.event.0, membership: self.membership }
+    }
+
+    /// The server whose member counts the event changes.
+    fn server(&self) -> Option<&str> {
+        let server = self.state_key.split_once(':').map(|(_, server)| server);
+        server.filter(|_| self.membership != Membership::NotAMember)
+    }
+}
+
+/// What a new state is made from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Base {
+    /// The state to change.
+    pub(super) share: Option<StateNum>,
+    /// The state before, to be kept beside the new one.
+    pub(super) before: Option<StateNum>,
+}
+
+/// Writes a state: that of `base` with some entries set and some taken out. Nothing new is
+/// written when that changes nothing.
+pub(super) fn write(
+    edit: &mut Edit<'_>,
+    base: Base,
+    entries: &[Entry],
+    removals: &[Key],
+) -> Result<StateNum, StoreError> {
+    let room = edit.room_num();
+    let (mut visibility, mut events) = (HistoryVisibility::Shared, 0);
+    if let Some(share) = base.share {
+        let facts = edit.state_facts(room, share)?;
+        (visibility, events) = (facts.history_visibility, facts.events);
+    }
+    let visibility_key = Key::of_state("m.room.history_visibility", "");
+    let mut members = Members::default();
+    let nodes = edit.states(room);
+    let mut changed = map::Edit::new(&nodes, base.share.map(StateNum::root));
+    for key in removals {
+        if let Some(value) = changed.get(*key)? {
+            members.leave(server_of(edit, value)?.as_deref(), value);
+            changed.set(*key, None)?;
+            events -= 1;
+            if *key == visibility_key {
+                visibility = HistoryVisibility::Shared;
+            }
+        }
+    }
+    for entry in entries {
+        match changed.get(entry.key())? {
+            Some(old) => members.leave(entry.server(), old),
+            None => events += 1,
+        }
+        members.enter(entry.server(), entry.value());
+        changed.set(entry.key(), Some(entry.value()))?;
+        if entry.key() == visibility_key {
+            visibility = entry.history_visibility;
+        }
+    }
+    members.apply(&mut changed)?;
+    if let Some(share) = base.share
+        && !changed.is_changed()
+    {
+        return Ok(share);
+    }
+    let written = changed.finish(edit.next_state().0)?;
+    let facts = StateFacts { before: base.before, history_visibility: visibility, events };
+    Ok(edit.add_state(facts, &written))
+}
+
+/// The server whose member counts a held state event has changed.
+fn server_of(edit: &Edit<'_>, value: Value) -> Result<Option<String>, StoreError> {
+    let Value::Event { event, membership } = value else { return Ok(None) };
+    if membership == Membership::NotAMember {
+        return Ok(None);
+    }
+    let pdu = parse_held(edit, EventNum(event), version_of(edit)?)?;
+    Ok(pdu.and_then(|it| Entry::of(EventNum(event), &it)?.server().map(str::to_owned)))
+}
+
+/// How the member counts of servers change.
+#[derive(Default)]
+struct Members(BTreeMap<String, (i64, i64)>);
+
+impl Members {
+    fn enter(&mut self, server: Option<&str>, value: Value) {
+        self.add(server, value, 1);
+    }
+
+    fn leave(&mut self, server: Option<&str>, value: Value) {
+        self.add(server, value, -1);
+    }
+
+    fn add(&mut self, server: Option<&str>, value: Value, by: i64) {
+        let (Some(server), Value::Event { membership, .. }) = (server, value) else { return };
+        let change = self.0.entry(server.to_owned()).or_default();
+        match membership {
+            Membership::Joined => change.0 += by,
+            Membership::Invited => change.1 += by,
+            Membership::Outside | Membership::NotAMember => {}
+        }
+    }
+
+    fn apply<N: map::Nodes>(self, state: &mut map::Edit<'_, N>) -> Result<(), N::Error> {
+        for (server, (joined_by, invited_by)) in self.0 {
+            let key = Key::of_server(&server);
+            let (joined, invited) = match state.get(key)? {
+                Some(Value::Server { joined, invited }) => (joined, invited),
+                Some(Value::Event { .. }) | None => (0, 0),
+            };
+            let moved = |count: u32, by: i64| {
+                u32::try_from(i64::from(count).saturating_add(by)).unwrap_or(0)
+            };
+            let (joined, invited) = (moved(joined, joined_by), moved(invited, invited_by));
+            let value = (joined > 0 || invited > 0).then_some(Value::Server { joined, invited });
+            state.set(key, value)?;
+        }
+        Ok(())
+    }
+}

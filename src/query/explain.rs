@@ -1,0 +1,113 @@
+//! Why a server gets an event whole, redacted, or is refused: the same facts and the same rules
+//! as an answer, put into words for the operator.
+
+use super::{Asker, QueryError, find, may_ask, members, serve::Judge};
+use crate::{
+    access::Refusal,
+    context::Context,
+    store::View,
+    visibility::{Form, Standing},
+};
+
+/// What a server gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The event, as it was signed.
+    Full,
+    /// Its redacted form.
+    Redacted,
+    /// Never this event.
+    NotServed,
+    /// Nothing at all about this room.
+    Refused,
+}
+
+/// An explanation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What the server gets.
+    pub access: Access,
+    /// The rule that decided.
+    pub rule: String,
+    /// The facts it was decided on.
+    pub facts: Vec<String>,
+}
+
+/// Explains what `origin`, asking `destination`, gets of an event.
+///
+/// # Errors
+/// When there is no such room or event, or the store fails.
+pub fn explain_access(
+    cx: &Context,
+    (room_id, event_id): (&str, &str),
+    (origin, destination): (&str, &str),
+) -> Result<Explanation, QueryError> {
+    let store = &cx.store;
+    let found =
+        find(store, room_id)?.ok_or_else(|| QueryError::RoomUnknown(room_id.to_owned()))?;
+    let unknown = || QueryError::EventUnknown(event_id.to_owned());
+    let event = store.event_num(found.number, event_id)?.ok_or_else(unknown)?;
+    let node = store.topology(found.number).node(event)?.ok_or_else(unknown)?;
+    let mut facts = Vec::new();
+    match found.room.current_state {
+        None => facts.push("now: the current state of the room is not known".to_owned()),
+        Some(current) => {
+            for server in [origin, destination] {
+                let (joined, invited) = members(store, found.number, (current, server))?;
+                facts.push(format!("now: {server} has {joined} joined and {invited} invited users"));
+            }
+        }
+    }
+    if let Err(refusal) = may_ask(store, &found, (origin, destination))? {
+        let rule = refusal.to_string();
+        if refusal == Refusal::Acl {
+            facts.push("now: the room has an m.room.server_acl".to_owned());
+        }
+        return Ok(Explanation { access: Access::Refused, rule, facts });
+    }
+    if node.flags.outlier || node.flags.rejected {
+        let rule = if node.flags.outlier {
+            "the event is an outlier: it is held, but not placed in the graph, so never served"
+        } else {
+            "the event was rejected: it is walked through, but never served"
+        };
+        return Ok(Explanation { access: Access::NotServed, rule: rule.to_owned(), facts });
+    }
+    let asker =
+        Asker::Server { origin: origin.to_owned(), destination: destination.to_owned() };
+    let judge = Judge::new(store, &found, &asker);
+    let body = store.body(found.number, event)?;
+    let decided_on = judge.facts(&node, (&body.pdu, origin))?;
+    let (form, rule) = judge.form(&node, &body.pdu)?;
+    if node.flags.redacted {
+        facts.push("at the event: a valid redaction of it is held".to_owned());
+    }
+    if node.flags.redaction_pending {
+        let why = "a redaction of it is held whose validity cannot be told yet";
+        facts.push(format!("at the event: {why}"));
+    }
+    if decided_on.sender_erased {
+        facts.push("the sender asked for erasure".to_owned());
+    }
+    let sides = [("after", decided_on.after), ("before", decided_on.before)];
+    facts.extend(sides.iter().filter_map(|(side, it)| it.map(|it| describe(side, origin, it))));
+    if node.state_after.is_none() {
+        facts.push("at the event: the state is not known".to_owned());
+    }
+    let access = match form {
+        Form::Full => Access::Full,
+        Form::Redacted => Access::Redacted,
+    };
+    Ok(Explanation { access, rule: rule.to_string(), facts })
+}
+
+fn describe(side: &str, origin: &str, standing: Standing) -> String {
+    let Standing { history_visibility, joined, invited } = standing;
+    let users = match (joined, invited) {
+        (true, _) => "a joined user",
+        (false, true) => "an invited user, none joined",
+        (false, false) => "no joined or invited user",
+    };
+    format!("{side} the event: history visibility is {history_visibility}; {origin} has {users}")
+}
+

@@ -1,0 +1,92 @@
+//! The room state after an event, or now. For sister services.
+
+use super::{Asker, QueryError, admit};
+use crate::{
+    context::Context,
+    pdu::Pdu,
+    state::map::{self, Key, Value},
+    store::{EventNum, StoreError, View},
+};
+
+/// Most entries of a page, and how many when the asker does not say.
+const MAX_PAGE: u32 = 10_000;
+const DEFAULT_PAGE: u32 = 1_000;
+
+/// An entry of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateEntry {
+    /// The event's type.
+    pub event_type: String,
+    /// Its state key.
+    pub state_key: String,
+    /// Its id.
+    pub event_id: String,
+}
+
+/// A page of the state.
+#[derive(Clone, Debug)]
+pub struct StatePage {
+    /// In an order of our own.
+    pub entries: Vec<StateEntry>,
+    /// Empty on the last page.
+    pub next_page_token: String,
+}
+
+/// A page of the state after an event; with an empty id, of the current state.
+///
+/// # Errors
+/// When there is no such room or event, when its state is not known, when the token is not ours,
+/// or the store fails.
+pub fn get_state(
+    cx: &Context,
+    (room_id, event_id): (&str, &str),
+    (page_size, page_token): (u32, &str),
+) -> Result<StatePage, QueryError> {
+    let store = &cx.store;
+    let found = admit(store, room_id, &Asker::Sister)?;
+    let state = if event_id.is_empty() {
+        let unknown = "the current state is not known: some forward extremity's is not";
+        found.room.current_state.ok_or(QueryError::StateUnknown(unknown))?
+    } else {
+        let unknown = || QueryError::EventUnknown(event_id.to_owned());
+        let event = store.event_num(found.number, event_id)?.ok_or_else(unknown)?;
+        let node = store.topology(found.number).node(event)?.ok_or_else(unknown)?;
+        let unknown = if node.flags.outlier {
+            "the event is an outlier: it is not placed in the graph, so it has no state"
+        } else {
+            "the state after this event is not known: some predecessor is not held, or its state \
+             is not known"
+        };
+        node.state_after.ok_or(QueryError::StateUnknown(unknown))?
+    };
+    let after = match page_token {
+        "" => None,
+        token => Some(parse_token(token).ok_or(QueryError::PageTokenInvalid)?),
+    };
+    let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let listed = map::entries(&store.states(found.number), state.root(), after, size)?;
+    let mut entries = Vec::new();
+    for (_, value) in &listed {
+        let Value::Event { event, .. } = *value else { continue };
+        let body = store.body(found.number, EventNum(event))?;
+        let damaged = || StoreError::corrupt("state event", body.event_id.as_bytes());
+        let pdu = Pdu::parse(&body.pdu, found.version).map_err(|_| damaged())?;
+        entries.push(StateEntry {
+            event_type: pdu.event_type().to_owned(),
+            state_key: pdu.state_key().ok_or_else(damaged)?.to_owned(),
+            event_id: body.event_id,
+        });
+    }
+    let last = listed.last().filter(|_| listed.len() == size);
+    let next_page_token = last.map(|(key, _)| token(*key)).unwrap_or_default();
+    Ok(StatePage { entries, next_page_token })
+}
+
+fn token(key: Key) -> String {
+    format!("{:032x}", u128::from_be_bytes(key.0))
+}
+
+fn parse_token(token: &str) -> Option<Key> {
+    Some(Key(u128::from_str_radix(token, 16).ok()?.to_be_bytes()))
+}
