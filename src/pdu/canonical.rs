@@ -1,0 +1,92 @@
+//! Writes canonical JSON of objects with odd numbers. All others are written by ruma.
+
+use std::collections::BTreeMap;
+
+use ruma::{CanonicalJsonObject, CanonicalJsonValue};
+
+/// One step on the way from the event to a value inside it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    Member(String),
+    Item(usize),
+}
+
+/// The canonical texts of the numbers that canonical JSON has no form for, by where they stand.
+pub(super) type OddNumbers = BTreeMap<Vec<Step>, String>;
+
+/// The canonical text of `object`, without the top-level members named.
+pub(super) fn write(object: &CanonicalJsonObject, odd: &OddNumbers, without: &[&str]) -> String {
+    let mut writer = Writer { odd, path: Vec::new(), out: String::new() };
+    writer.members(object.iter().filter(|(name, _)| !without.contains(&name.as_str())));
+    writer.out
+}
+
+struct Writer<'o> {
+    odd: &'o OddNumbers,
+    path: Vec<Step>,
+    out: String,
+}
+
+impl Writer<'_> {
+    fn value(&mut self, value: &CanonicalJsonValue) {
+        match value {
+            CanonicalJsonValue::Null => self.out.push_str("null"),
+            CanonicalJsonValue::Bool(true) => self.out.push_str("true"),
+            CanonicalJsonValue::Bool(false) => self.out.push_str("false"),
+            CanonicalJsonValue::Integer(int) => match self.odd.get(&self.path) {
+                Some(canonical) => self.out.push_str(canonical),
+                None => self.out.push_str(&int.to_string()),
+            },
+            CanonicalJsonValue::String(text) => self.string(text),
+            CanonicalJsonValue::Array(items) => {
+                self.out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    self.comma(index);
+                    self.path.push(Step::Item(index));
+                    self.value(item);
+                    self.path.pop();
+                }
+                self.out.push(']');
+            }
+            CanonicalJsonValue::Object(members) => self.members(members.iter()),
+        }
+    }
+
+    fn members<'m>(&mut self, members: impl Iterator<Item = (&'m String, &'m CanonicalJsonValue)>) {
+        self.out.push('{');
+        for (index, (name, value)) in members.enumerate() {
+            self.comma(index);
+            self.string(name);
+            self.out.push(':');
+            self.path.push(Step::Member(name.clone()));
+            self.value(value);
+            self.path.pop();
+        }
+        self.out.push('}');
+    }
+
+    fn comma(&mut self, index: usize) {
+        if index > 0 {
+            self.out.push(',');
+        }
+    }
+
+    /// Escapes what JSON makes one escape, in the shortest way, and nothing else.
+    fn string(&mut self, text: &str) {
+        self.out.push('"');
+        for symbol in text.chars() {
+            match symbol {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\u{8}' => self.out.push_str("\\b"),
+                '\t' => self.out.push_str("\\t"),
+                '\n' => self.out.push_str("\\n"),
+                '\u{c}' => self.out.push_str("\\f"),
+                '\r' => self.out.push_str("\\r"),
+                '\0'..='\u{1f}' => self.out.push_str(&format!("\\u{:04x}", u32::from(symbol))),
+                _ => self.out.push(symbol),
+            }
+        }
+        self.out.push('"');
+    }
+}

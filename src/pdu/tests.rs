@@ -1,0 +1,1 @@
+//! Tests of whole events; what one file does is tested in that file.
