@@ -1,3 +1,4 @@
 //! The history service of a Matrix homeserver.
 
 pub mod proto;
+pub mod state;

@@ -1,0 +1,1 @@
+//! Tests of state resolution: drawn graphs, and every recorded room.
