@@ -22,11 +22,7 @@ type Candidates = BTreeMap<StateKey, Vec<Arc<StateEvent>>>;
 
 const STAGES: [&str; 3] = ["m.room.power_levels", "m.room.join_rules", "m.room.member"];
 
-pub(super) fn resolve(
-    held: &Held<'_>,
-    conflicted: &[StateMap],
-    agreed: &Agreed<'_>,
-) -> StateMap {
+pub(super) fn resolve(held: &Held<'_>, conflicted: &[StateMap], agreed: &Agreed<'_>) -> StateMap {
     let (mut state, values) = take_lone_values(conflicted);
     let candidates: Candidates = values
         .into_iter()
@@ -68,9 +64,7 @@ pub(super) fn resolve(
 }
 
 /// Separates the entries with one value from those with several.
-fn take_lone_values(
-    conflicted: &[StateMap],
-) -> (StateMap, BTreeMap<StateKey, Vec<OwnedEventId>>) {
+fn take_lone_values(conflicted: &[StateMap]) -> (StateMap, BTreeMap<StateKey, Vec<OwnedEventId>>) {
     let mut values: BTreeMap<StateKey, Vec<OwnedEventId>> = BTreeMap::new();
     for (key, id) in conflicted.iter().flatten() {
         let ids = values.entry(key.clone()).or_default();

@@ -90,8 +90,7 @@ pub(super) fn resolve(
         needed_entries(held, full_conflicted_set, agreed)
     };
 
-    let maps: Vec<_> =
-        conflicted.iter().map(|state| ruma_map(state.iter().chain(&base))).collect();
+    let maps: Vec<_> = conflicted.iter().map(|state| ruma_map(state.iter().chain(&base))).collect();
     let resolved = state_res::resolve(
         held.rules,
         algorithm,
@@ -112,12 +111,7 @@ pub(super) fn resolve(
 }
 
 /// The events, beside the conflicted ones, that are in the auth chains of some states only.
-fn auth_difference(
-    held: &Held<'_>,
-    sets: &[Ids],
-    conflicted: &Ids,
-    agreed: &Agreed<'_>,
-) -> Ids {
+fn auth_difference(held: &Held<'_>, sets: &[Ids], conflicted: &Ids, agreed: &Agreed<'_>) -> Ids {
     let Comparison { in_some, in_all } = compare(held, sets);
     // An event that is not held is never honoured: no need to ask where it stands.
     let candidates: BTreeMap<OwnedEventId, Arc<StateEvent>> = in_some

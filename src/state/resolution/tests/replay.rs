@@ -1,32 +1,24 @@
 //! Every recorded room, from its first event to its last: the state after each event must be the
 //! one that the homeserver had, whichever way conflicts are resolved.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{
-    EventId, OwnedEventId,
-    events::StateEventType,
-    room_version_rules::StateResolutionVersion,
-    state_res::{self, utils::event_id_set::EventIdSet},
-};
+use ruma::OwnedEventId;
 
-use super::recorded::{Placed, Room, hash, rooms};
-use crate::state::resolution::{
-    Conflict, StateEvent, StateMap, chains, found_by_citers, found_in_chains, held::Held, resolve,
-    resolve_conflict, split,
+use super::{
+    recorded::{Placed, Room, hash, rooms},
+    ways::{Tally, World, all_ways},
 };
+use crate::state::resolution::StateMap;
 
 #[derive(Default)]
 struct Count {
     events: usize,
-    merges: usize,
-    conflicts: usize,
-    asked: Cell<usize>,
-    looked_up: Cell<usize>,
+    ways: Tally,
+}
+
+fn world(room: &Room) -> World<'_> {
+    World { name: &room.name, rules: &room.rules, events: &room.events }
 }
 
 #[test]
@@ -42,15 +34,11 @@ fn every_recorded_room_has_the_state_of_its_homeserver_after_every_event() {
         wrong.extend(replay(room, &mut count));
     }
     println!(
-        "{} rooms, {} events compared, {} differ; {} merges, {} with a conflict, {} of these asked \
-         for the chains of shared entries; {} entries looked up",
+        "{} rooms, {} events compared, {} differ; {:?}",
         rooms.len(),
         count.events,
         wrong.len(),
-        count.merges,
-        count.conflicts,
-        count.asked.get(),
-        count.looked_up.get(),
+        count.ways,
     );
     assert_eq!(wrong, Vec::<String>::new());
 }
@@ -96,97 +84,10 @@ fn state_after(
     let mut state = match states.as_slice() {
         [] => StateMap::new(),
         [one] => one.clone(),
-        several => merge(room, several, count),
+        several => all_ways(&world(room), several, &mut count.ways),
     };
     if let (Some(key), false) = (event.key(), event.rejected) {
         state.insert(key, event.event_id.clone());
     }
     Some(state)
-}
-
-/// Resolves in every way there is; all must agree.
-fn merge(room: &Room, states: &[StateMap], count: &mut Count) -> StateMap {
-    count.merges += 1;
-    let fetch = |id: &EventId| room.events.get(id).cloned();
-    let whole = resolve(&room.rules, states, &fetch).unwrap();
-    let conflicted = split(states).unwrap();
-    if conflicted.conflicted.iter().any(|it| !it.is_empty()) {
-        count.conflicts += 1;
-    }
-    assert_eq!(whole.missing, BTreeSet::new(), "{}: gaps in the auth chains", room.name);
-
-    let backwards: Vec<_> = states.iter().rev().cloned().collect();
-    assert_eq!(resolve(&room.rules, &backwards, &fetch).unwrap(), whole, "{}", room.name);
-
-    let reduced = merge_conflict_only(room, states, count);
-    assert_eq!(reduced, whole.state, "{}", room.name);
-    if let Some(oracle) = merge_all_by_ruma(room, states) {
-        assert_eq!(oracle, whole.state, "{}", room.name);
-    }
-    reduced
-}
-
-/// As a caller does who keeps large states: passes what differs, answers for the rest.
-fn merge_conflict_only(room: &Room, states: &[StateMap], count: &Count) -> StateMap {
-    let fetch = |id: &EventId| room.events.get(id).cloned();
-    let parts = split(states).unwrap();
-    let shared_ids: BTreeSet<_> = parts.shared.values().cloned().collect();
-    let conflict = Conflict {
-        states: &parts.conflicted,
-        unconflicted: &|event_type, state_key| {
-            count.looked_up.set(count.looked_up.get() + 1);
-            parts.shared.get(&(event_type.to_owned(), state_key.to_owned())).cloned()
-        },
-        in_unconflicted_chain: &|candidates| {
-            count.asked.set(count.asked.get() + 1);
-            let found = found_by_citers(candidates, &|id| citers(room, id), &|id| {
-                shared_ids.contains(id)
-            });
-            let scanned =
-                found_in_chains(&room.rules, candidates, shared_ids.iter().cloned(), &fetch);
-            assert_eq!(found, scanned, "{}", room.name);
-            found
-        },
-    };
-    let mut state = resolve_conflict(&room.rules, &conflict, &fetch).unwrap().state;
-    state.extend(parts.shared.clone());
-    state
-}
-
-fn citers(room: &Room, id: &EventId) -> Vec<OwnedEventId> {
-    let cites = |event: &&Arc<StateEvent>| {
-        event.state_key.is_some() && event.auth_events.iter().any(|it| it == id)
-    };
-    room.events.values().filter(cites).map(|event| event.event_id.clone()).collect()
-}
-
-/// ruma on whole states with whole auth chains: what the shortcuts must not change.
-fn merge_all_by_ruma(room: &Room, states: &[StateMap]) -> Option<StateMap> {
-    let StateResolutionVersion::V2(algorithm) = room.rules.state_res else { return None };
-    let fetch = |id: &EventId| room.events.get(id).cloned();
-    let held = Held::new(&room.rules.authorization, &fetch);
-    let ruma_map = |state: &StateMap| -> state_res::StateMap<OwnedEventId> {
-        let entry = |((event_type, state_key), id): (&(String, String), &OwnedEventId)| {
-            ((StateEventType::from(event_type.as_str()), state_key.clone()), id.clone())
-        };
-        state.iter().map(entry).collect()
-    };
-    let maps: Vec<_> = states.iter().map(ruma_map).collect();
-    let chain = |state: &StateMap| -> EventIdSet<OwnedEventId> {
-        let chain = chains::auth_chain(&held, state.values().cloned(), &BTreeSet::new());
-        chain.into_iter().collect()
-    };
-    let resolved = state_res::resolve(
-        &room.rules.authorization,
-        &algorithm,
-        &maps,
-        states.iter().map(chain).collect(),
-        fetch,
-        |conflicted| {
-            let ids = conflicted.values().flatten().cloned().collect();
-            Some(chains::conflicted_subgraph(&held, &ids).into_iter().collect())
-        },
-    );
-    let resolved = resolved.unwrap().into_iter();
-    Some(resolved.map(|((event_type, key), id)| ((event_type.to_string(), key), id)).collect())
 }
