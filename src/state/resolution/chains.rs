@@ -4,28 +4,32 @@
 //! A chain here includes the events it starts from, as Synapse counts it. An event that is not
 //! held belongs to the chain that names it, and nothing is known behind it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ruma::OwnedEventId;
 
-use super::held::Held;
+use super::{StateEvent, held::Held};
 
 type Ids = BTreeSet<OwnedEventId>;
 
-/// Everything reachable from `roots` along `auth_events`, the roots included. Does not enter
-/// `outside`.
+/// Everything reachable from `roots` along `auth_events`, the roots included.
+///
+/// Neither holds nor looks behind events that are `outside`.
 pub(super) fn auth_chain(
     held: &Held<'_>,
     roots: impl IntoIterator<Item = OwnedEventId>,
-    outside: &Ids,
+    outside: &dyn Fn(&StateEvent) -> bool,
 ) -> Ids {
     let mut chain = Ids::new();
     let mut ahead: Vec<_> = roots.into_iter().collect();
     while let Some(id) = ahead.pop() {
-        if outside.contains(&id) || chain.contains(&id) {
+        if chain.contains(&id) {
             continue;
         }
         if let Some(event) = held.get(&id) {
+            if outside(&event) {
+                continue;
+            }
             ahead.extend(held.authorised_by(&event));
         }
         chain.insert(id);
@@ -33,32 +37,53 @@ pub(super) fn auth_chain(
     chain
 }
 
-/// The full auth chains of the conflicted events of each state set, compared.
-pub(super) struct Comparison {
-    /// In the chain of some sets, but not of all.
-    pub(super) in_some: Ids,
-    /// In the chain of every set. Whatever authorises one of these is here too.
-    pub(super) in_all: Ids,
-}
-
-/// Compares the auth chains of several sets of events.
-pub(super) fn compare(held: &Held<'_>, sets: &[Ids]) -> Comparison {
-    let nothing = Ids::new();
+/// The events that are in the auth chains of some of the sets, but not of all.
+pub(super) fn difference(
+    held: &Held<'_>,
+    sets: &[Ids],
+    outside: &dyn Fn(&StateEvent) -> bool,
+) -> Ids {
     let mut counts: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
     for set in sets {
-        for id in auth_chain(held, set.iter().cloned(), &nothing) {
+        for id in auth_chain(held, set.iter().cloned(), outside) {
             *counts.entry(id).or_default() += 1;
         }
     }
-    let (in_all, in_some): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        counts.into_iter().partition(|(_, count)| *count == sets.len());
-    Comparison { in_some: in_some.into_keys().collect(), in_all: in_all.into_keys().collect() }
+    counts.into_iter().filter(|(_, count)| *count < sets.len()).map(|(id, _)| id).collect()
+}
+
+/// Those of the `sought` that are in the auth chain of some root. Nearest first, and no further
+/// than it takes to find them all.
+pub(super) fn found_behind(
+    held: &Held<'_>,
+    sought: &Ids,
+    roots: impl IntoIterator<Item = OwnedEventId>,
+) -> Ids {
+    let mut found = Ids::new();
+    let mut seen = Ids::new();
+    let mut roots = roots.into_iter();
+    let mut ahead = VecDeque::new();
+    while found.len() < sought.len() {
+        // Roots are taken one at a time: there may be as many as the room has members.
+        let Some(id) = ahead.pop_front().or_else(|| roots.next()) else { break };
+        if seen.contains(&id) {
+            continue;
+        }
+        if let Some(event) = held.get(&id) {
+            ahead.extend(held.authorised_by(&event));
+        }
+        if sought.contains(&id) {
+            found.insert(id.clone());
+        }
+        seen.insert(id);
+    }
+    found
 }
 
 /// The conflicted state subgraph of room version 12: every event on a path along `auth_events`
 /// from one conflicted event to another, both ends included.
 pub(super) fn conflicted_subgraph(held: &Held<'_>, conflicted: &Ids) -> Ids {
-    let reached = auth_chain(held, conflicted.iter().cloned(), &Ids::new());
+    let reached = auth_chain(held, conflicted.iter().cloned(), &|_| false);
     let mut authorises: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
     for id in &reached {
         let Some(event) = held.get(id) else { continue };

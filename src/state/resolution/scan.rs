@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules};
 
-use super::{Fetch, held::Held};
+use super::{Fetch, chains::found_behind, held::Held};
 
 /// Walks from the shared entries back to the candidates.
 ///
@@ -18,28 +18,7 @@ pub fn found_in_chains(
     shared: impl IntoIterator<Item = OwnedEventId>,
     fetch: &Fetch<'_>,
 ) -> BTreeSet<OwnedEventId> {
-    let held = Held::new(&rules.authorization, fetch);
-    let mut found = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    for root in shared {
-        let mut ahead = vec![root];
-        while let Some(id) = ahead.pop() {
-            if found.len() == candidates.len() {
-                return found;
-            }
-            if seen.contains(&id) {
-                continue;
-            }
-            if let Some(event) = held.get(&id) {
-                ahead.extend(held.authorised_by(&event));
-            }
-            if candidates.contains(&id) {
-                found.insert(id.clone());
-            }
-            seen.insert(id);
-        }
-    }
-    found
+    found_behind(&Held::new(&rules.authorization, fetch), candidates, shared)
 }
 
 /// Walks from the candidates forward to the shared entries, along the events that cite them.

@@ -17,16 +17,22 @@
 //!    ⋃(c(Kᵢ) ∪ c(U)) − ⋂(c(Kᵢ) ∪ c(U))  =  (⋃c(Kᵢ) − ⋂c(Kᵢ)) − c(U)
 //!    ```
 //!
-//!    The first bracket costs the chains of the conflicted events. What remains is to ask, of the
-//!    events in it, which are in `c(U)`; and conflicted events need not be asked about, as they are
-//!    in the full conflicted set anyway. First the answers that cost nothing: an event that is
-//!    itself a shared entry, and the chains of the shared entries that replaced or sent the
-//!    candidates. A member who joined, was the only one to speak on one branch, and is still joined
-//!    goes no further. Only what is left, such as an invite answered within one branch, is put to
-//!    [`Conflict::in_unconflicted_chain`].
-//! 3. **Conflicted subgraph** (2.1). A path from conflicted to conflicted event lies in `⋃c(Kᵢ)`.
+//!    The walks for the first bracket stop at every shared entry that they meet. What is behind it
+//!    is in `c(U)`, so it is to be left out anyway; and an event that is not in `c(U)` is behind no
+//!    shared entry, so it is found or not found as before. As events mostly cite what is still in
+//!    force, most walks end after one step, rather than at the creation of the room.
+//!
+//!    What remains is to ask, of the events found, which are in `c(U)`. Conflicted events need not
+//!    be asked about, as they are in the full conflicted set anyway. First come the answers that
+//!    cost little: the chains of the shared entries that replaced or sent the candidates, and of
+//!    those that authorise everybody. A topic set long ago, under older power levels by somebody
+//!    who has a new display name since, goes no further. Only what is left, such as an invite
+//!    answered within one branch, is put to [`Conflict::in_unconflicted_chain`].
+//! 3. **Conflicted subgraph** (2.1). A path from one conflicted event to another lies in `⋃c(Kᵢ)`,
+//!    and may lead through shared entries: here the chains are walked to their ends.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -39,30 +45,42 @@ use ruma::{
 };
 
 use super::{
-    Conflict, ResolveError, StateEvent, StateKey, StateMap,
-    chains::{Comparison, auth_chain, compare, conflicted_subgraph},
+    Conflict, ResolveError, Split, StateEvent, StateKey, StateMap,
+    chains::{conflicted_subgraph, difference, found_behind},
     held::Held,
 };
 
 type Ids = BTreeSet<OwnedEventId>;
 
-/// The entries that all state sets share, whoever holds them.
+/// The entries that all state sets share, whoever holds them. Each is looked up once.
 pub(super) struct Agreed<'a> {
-    pub(super) conflict: &'a Conflict<'a>,
+    conflict: &'a Conflict<'a>,
     /// What the sets differ in; no such entry is ever looked up.
-    pub(super) conflicted: &'a [StateMap],
+    conflicted: &'a [StateMap],
     /// Entries that were given as conflicted and are not.
-    pub(super) shared: &'a StateMap,
+    shared: &'a StateMap,
+    known: RefCell<BTreeMap<StateKey, Option<OwnedEventId>>>,
 }
 
-impl Agreed<'_> {
+impl<'a> Agreed<'a> {
+    pub(super) fn new(conflict: &'a Conflict<'a>, split: &'a Split) -> Self {
+        let Split { shared, conflicted } = split;
+        Self { conflict, conflicted, shared, known: RefCell::default() }
+    }
+
     pub(super) fn get(&self, key: &StateKey) -> Option<OwnedEventId> {
-        if self.conflicted.iter().any(|state| state.contains_key(key)) {
-            return None;
+        if let Some(known) = self.known.borrow().get(key) {
+            return known.clone();
         }
-        let (event_type, state_key) = key;
-        let elsewhere = || (self.conflict.unconflicted)(event_type, state_key);
-        self.shared.get(key).cloned().or_else(elsewhere)
+        let found = if self.conflicted.iter().any(|state| state.contains_key(key)) {
+            None
+        } else {
+            let (event_type, state_key) = key;
+            let elsewhere = || (self.conflict.unconflicted)(event_type, state_key);
+            self.shared.get(key).cloned().or_else(elsewhere)
+        };
+        self.known.borrow_mut().insert(key.clone(), found.clone());
+        found
     }
 }
 
@@ -112,32 +130,34 @@ pub(super) fn resolve(
 
 /// The events, beside the conflicted ones, that are in the auth chains of some states only.
 fn auth_difference(held: &Held<'_>, sets: &[Ids], conflicted: &Ids, agreed: &Agreed<'_>) -> Ids {
-    let Comparison { in_some, in_all } = compare(held, sets);
+    let is_shared = |event: &StateEvent| {
+        event.key().and_then(|key| agreed.get(&key)).as_ref() == Some(&event.event_id)
+    };
     // An event that is not held is never honoured: no need to ask where it stands.
-    let candidates: BTreeMap<OwnedEventId, Arc<StateEvent>> = in_some
-        .into_iter()
-        .filter(|id| !conflicted.contains(id))
-        .filter_map(|id| held.get(&id).map(|event| (id, event)))
+    let candidates: Vec<Arc<StateEvent>> = difference(held, sets, &is_shared)
+        .iter()
+        .filter(|id| !conflicted.contains(*id))
+        .filter_map(|id| held.get(id))
         .collect();
-    if candidates.is_empty() {
-        return Ids::new();
+    let mut open: Ids = candidates.iter().map(|event| event.event_id.clone()).collect();
+    if !open.is_empty() {
+        let near = near_keys(&candidates).into_iter().filter_map(|key| agreed.get(&key));
+        let found = found_behind(held, &open, near);
+        open.retain(|id| !found.contains(id));
     }
-    let near: Ids = near_keys(candidates.values()).iter().filter_map(|it| agreed.get(it)).collect();
-    // What every set rests on leads to no candidate.
-    let near_chain = auth_chain(held, near, &in_all);
-    let open: Ids = candidates.into_keys().filter(|id| !near_chain.contains(id)).collect();
-    if open.is_empty() {
-        return open;
+    if !open.is_empty() {
+        let found = (agreed.conflict.in_unconflicted_chain)(&open);
+        open.retain(|id| !found.contains(id));
+        // Entries that were passed as conflicted, but are shared, are ours to look through.
+        let found = found_behind(held, &open, agreed.shared.values().cloned());
+        open.retain(|id| !found.contains(id));
     }
-    let elsewhere = (agreed.conflict.in_unconflicted_chain)(&open);
-    // Entries that were passed as conflicted, but are shared, are ours to look through.
-    let here = auth_chain(held, agreed.shared.values().cloned(), &in_all);
-    open.into_iter().filter(|id| !elsewhere.contains(id) && !here.contains(id)).collect()
+    open
 }
 
 /// The entries whose chains are likely to hold the candidates: their own, their senders', and
 /// those that authorise everybody.
-fn near_keys<'e>(candidates: impl Iterator<Item = &'e Arc<StateEvent>>) -> BTreeSet<StateKey> {
+fn near_keys(candidates: &[Arc<StateEvent>]) -> BTreeSet<StateKey> {
     let everybody = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
     let mut keys: BTreeSet<StateKey> =
         everybody.into_iter().map(|it| (it.to_owned(), String::new())).collect();

@@ -86,16 +86,17 @@ impl Drawing {
     }
 
     pub(super) fn draft(&mut self, tip: &Tip, draft: Draft<'_>) -> StateEvent {
+        let Draft { name, sender, event_type, state_key, content } = draft;
         self.clock += 1;
         let mut event = StateEvent {
-            event_id: id(draft.name),
+            event_id: id(name),
             room_id: "!create".try_into().unwrap(),
-            sender: draft.sender.try_into().unwrap(),
-            event_type: draft.event_type.into(),
-            state_key: Some(draft.state_key.to_owned()),
+            sender: sender.try_into().unwrap(),
+            event_type: event_type.into(),
+            state_key: Some(state_key.to_owned()),
             origin_server_ts: timestamp(self.clock),
             depth: tip.depth + 1,
-            content: to_raw_value(&draft.content).unwrap(),
+            content: to_raw_value(&content).unwrap(),
             prev_events: Vec::new(),
             auth_events: Vec::new(),
             redacts: None,

@@ -22,7 +22,7 @@ const RULES: [&str; 2] = ["public", "invite"];
 
 fn step() -> impl Strategy<Value = Step> {
     let (branch, by) = (0..6_usize, 0..USERS.len());
-    let at = (branch.clone(), by.clone());
+    let at = (branch.clone(), by);
     prop_oneof![
         3 => at.clone().prop_map(|(branch, by)| Step::Topic { branch, by }),
         6 => (at.clone(), 0..USERS.len(), 0..MEMBERSHIPS.len()).prop_map(

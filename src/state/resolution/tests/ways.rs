@@ -99,7 +99,7 @@ fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap>
     };
     let maps: Vec<_> = states.iter().map(ruma_map).collect();
     let chain = |state: &StateMap| -> EventIdSet<OwnedEventId> {
-        let chain = chains::auth_chain(&held, state.values().cloned(), &BTreeSet::new());
+        let chain = chains::auth_chain(&held, state.values().cloned(), &|_| false);
         chain.into_iter().collect()
     };
     let resolved = state_res::resolve(
