@@ -1,9 +1,10 @@
 //! The events at hand during one resolution: each is asked for once, gaps are remembered.
 //!
 //! ruma gives up on a whole room when one authorising event is missing or one old power level is
-//! written as `50.0`. A history service cannot: rooms have gaps, and rooms of versions 1 to 9 hold
-//! such numbers. So ruma is shown events that name only what is held, with power levels it can
-//! read.
+//! written as `50.0`, and never ends where power levels authorise each other in a circle. A history
+//! service cannot: rooms have gaps, rooms of versions 1 to 9 hold such numbers, and in versions 1
+//! and 2 anyone may choose event ids that close a circle. So ruma is shown events that name only
+//! what is held, with power levels it can read and follow to an end.
 
 use std::{
     cell::RefCell,
@@ -12,7 +13,9 @@ use std::{
 };
 
 use ruma::{
-    EventId, OwnedEventId, events::TimelineEventType, room_version_rules::AuthorizationRules,
+    EventId, OwnedEventId, UserId,
+    events::TimelineEventType,
+    room_version_rules::{AuthorizationRules, EventIdFormatVersion, RoomVersionRules},
 };
 use serde_json::{
     Map, Value,
@@ -32,11 +35,23 @@ pub(super) struct Held<'a> {
     fetch: &'a Fetch<'a>,
     as_sent: Memo,
     for_ruma: Memo,
+    /// Ids are chosen, and the algorithm follows power levels (room version 2 only).
+    circles_hurt: bool,
+    /// Power levels known to lead back to the first of the room.
+    straight: RefCell<BTreeSet<OwnedEventId>>,
 }
 
 impl<'a> Held<'a> {
-    pub(super) fn new(rules: &'a AuthorizationRules, fetch: &'a Fetch<'a>) -> Self {
-        Self { rules, fetch, as_sent: Memo::default(), for_ruma: Memo::default() }
+    pub(super) fn new(rules: &'a RoomVersionRules, fetch: &'a Fetch<'a>) -> Self {
+        Self {
+            rules: &rules.authorization,
+            fetch,
+            as_sent: Memo::default(),
+            for_ruma: Memo::default(),
+            circles_hurt: rules.event_id_format == EventIdFormatVersion::V1
+                && rules.state_res.v2_rules().is_some(),
+            straight: RefCell::default(),
+        }
     }
 
     /// The state event with this id. Anything else, and anything not held, is `None`.
@@ -68,20 +83,44 @@ impl<'a> Held<'a> {
     }
 
     fn made_fit(&self, event: Arc<StateEvent>) -> Arc<StateEvent> {
-        let held: Vec<_> =
-            event.auth_events.iter().filter(|id| self.get(id).is_some()).cloned().collect();
-        let content = (event.event_type == TimelineEventType::RoomPowerLevels
-            && !self.rules.integer_power_levels)
-            .then(|| readable_power_levels(&event.content))
+        let in_circle = self.circles_hurt && self.leads_in_a_circle(&event);
+        let fits = |id: &&OwnedEventId| {
+            self.get(id).is_some_and(|cited| !(in_circle && is_power_levels(&cited)))
+        };
+        let auth_events: Vec<_> = event.auth_events.iter().filter(fits).cloned().collect();
+        let content = is_power_levels(&event)
+            .then(|| readable_power_levels(&event.content, self.rules.integer_power_levels))
             .flatten();
-        if held.len() == event.auth_events.len() && content.is_none() {
+        if auth_events.len() == event.auth_events.len() && content.is_none() {
             return event;
         }
         let mut fit = StateEvent::clone(&event);
-        fit.auth_events = held;
+        fit.auth_events = auth_events;
         fit.content = content.unwrap_or(fit.content);
         Arc::new(fit)
     }
+
+    /// Whether these are power levels from which the mainline never ends.
+    fn leads_in_a_circle(&self, event: &Arc<StateEvent>) -> bool {
+        let mut passed = BTreeSet::new();
+        let mut next = Some(Arc::clone(event)).filter(|event| is_power_levels(event));
+        while let Some(event) = next {
+            if self.straight.borrow().contains(&event.event_id) {
+                break;
+            }
+            if !passed.insert(event.event_id.clone()) {
+                return true;
+            }
+            let cited = event.auth_events.iter().filter_map(|id| self.get(id));
+            next = cited.into_iter().find(|cited| is_power_levels(cited));
+        }
+        self.straight.borrow_mut().extend(passed);
+        false
+    }
+}
+
+fn is_power_levels(event: &StateEvent) -> bool {
+    event.event_type == TimelineEventType::RoomPowerLevels && event.state_key.as_deref() == Some("")
 }
 
 fn remember(
@@ -100,13 +139,23 @@ fn remember(
 
 /// The content with every power level an integer, or `None` if that changes nothing.
 ///
-/// As Synapse reads them: a fraction is cut off, `null` counts as absent.
-fn readable_power_levels(content: &RawValue) -> Option<Box<RawValue>> {
+/// As Synapse reads them: where levels need not be integers, a fraction is cut off and `null`
+/// counts as absent. Levels of users whose id is none (to ruma, which knows better than the
+/// homeserver that accepted the event) are nobody's.
+fn readable_power_levels(content: &RawValue, integers_only: bool) -> Option<Box<RawValue>> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get()).ok()?;
-    let mut changed = make_levels_readable(&mut content);
-    for field in ["users", "events", "notifications"] {
-        if let Some(Value::Object(levels)) = content.get_mut(field) {
-            changed |= make_levels_readable(levels);
+    let mut changed = false;
+    if let Some(Value::Object(users)) = content.get_mut("users") {
+        let before = users.len();
+        users.retain(|user_id, _| <&UserId>::try_from(user_id.as_str()).is_ok());
+        changed = users.len() != before;
+    }
+    if !integers_only {
+        changed |= make_levels_readable(&mut content);
+        for field in ["users", "events", "notifications"] {
+            if let Some(Value::Object(levels)) = content.get_mut(field) {
+                changed |= make_levels_readable(levels);
+            }
         }
     }
     if changed { to_raw_value(&content).ok() } else { None }
@@ -142,7 +191,7 @@ mod tests {
 
     fn readable(json: &str) -> Option<String> {
         let content = RawValue::from_string(json.to_owned()).unwrap();
-        readable_power_levels(&content).map(|it| it.get().to_owned())
+        readable_power_levels(&content, false).map(|it| it.get().to_owned())
     }
 
     #[test]
@@ -158,7 +207,8 @@ mod tests {
             "not JSON that can be read at all: left to the rules to refuse"
         );
         assert_eq!(
-            readable(r#"{"ban":-1.9,"kick":1e40,"users":{"@a:b":50.0,"@c:d":null}}"#).unwrap(),
+            readable(r#"{"ban":-1.9,"kick":1e40,"users":{"@a:b":50.0,"@c:d":null,"e":1}}"#)
+                .unwrap(),
             r#"{"ban":-1,"kick":9007199254740991,"users":{"@a:b":50}}"#
         );
     }

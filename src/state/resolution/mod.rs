@@ -17,6 +17,7 @@
 //!   100,000 members does not touch 100,000 entries. Version 2 also follows the power levels back
 //!   to the room's first, one fetch for each change. The reasoning is in [`v2`].
 
+mod agreed;
 mod chains;
 mod event;
 mod held;
@@ -36,11 +37,11 @@ use ruma::{
     room_version_rules::{RoomVersionRules, StateResolutionVersion},
 };
 
+use self::{agreed::Agreed, held::Held};
 pub use self::{
     event::{StateEvent, timestamp},
     scan::{found_by_citers, found_in_chains},
 };
-use self::{held::Held, v2::Agreed};
 
 /// What an entry of the room state is found by: the `type` and the `state_key`.
 pub type StateKey = (String, String);
@@ -124,7 +125,7 @@ pub fn resolve_conflict(
     fetch: &Fetch<'_>,
 ) -> Result<Resolution, ResolveError> {
     let split = split(conflict.states)?;
-    let held = Held::new(&rules.authorization, fetch);
+    let held = Held::new(rules, fetch);
     let agreed = Agreed::new(conflict, &split);
     let mut state = match rules.state_res {
         StateResolutionVersion::V1 => v1::resolve(&held, &split.conflicted, &agreed),

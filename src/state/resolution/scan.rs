@@ -18,7 +18,7 @@ pub fn found_in_chains(
     shared: impl IntoIterator<Item = OwnedEventId>,
     fetch: &Fetch<'_>,
 ) -> BTreeSet<OwnedEventId> {
-    found_behind(&Held::new(&rules.authorization, fetch), candidates, shared)
+    found_behind(&Held::new(rules, fetch), candidates, shared)
 }
 
 /// Walks from the candidates forward to the shared entries, along the events that cite them.

@@ -14,7 +14,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use ruma::{OwnedEventId, state_res};
 use sha1::{Digest, Sha1};
 
-use super::{StateEvent, StateKey, StateMap, held::Held, v2::Agreed};
+use super::{StateEvent, StateKey, StateMap, agreed::Agreed, held::Held};
 
 /// The events in force while an entry is settled.
 type InForce = BTreeMap<StateKey, Arc<StateEvent>>;
@@ -41,7 +41,7 @@ pub(super) fn resolve(held: &Held<'_>, conflicted: &[StateMap], agreed: &Agreed<
     }
 
     for stage in STAGES {
-        // The third-party power levels of a non-empty state key are no authority: with the rest.
+        // Power levels with a state key are none: they come with the rest.
         let of_stage = |key: &StateKey| key.0 == stage && (stage != STAGES[0] || key.1.is_empty());
         let settled: InForce = open
             .iter()

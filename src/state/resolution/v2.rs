@@ -27,12 +27,11 @@
 //!    cost little: the chains of the shared entries that replaced or sent the candidates, and of
 //!    those that authorise everybody. A topic set long ago, under older power levels by somebody
 //!    who has a new display name since, goes no further. Only what is left, such as an invite
-//!    answered within one branch, is put to [`Conflict::in_unconflicted_chain`].
+//!    answered within one branch, is put to [`Conflict::in_unconflicted_chain`](super::Conflict).
 //! 3. **Conflicted subgraph** (2.1). A path from one conflicted event to another lies in `⋃c(Kᵢ)`,
 //!    and may lead through shared entries: here the chains are walked to their ends.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -45,44 +44,13 @@ use ruma::{
 };
 
 use super::{
-    Conflict, ResolveError, Split, StateEvent, StateKey, StateMap,
+    ResolveError, StateEvent, StateKey, StateMap,
+    agreed::Agreed,
     chains::{conflicted_subgraph, difference, found_behind},
     held::Held,
 };
 
 type Ids = BTreeSet<OwnedEventId>;
-
-/// The entries that all state sets share, whoever holds them. Each is looked up once.
-pub(super) struct Agreed<'a> {
-    conflict: &'a Conflict<'a>,
-    /// What the sets differ in; no such entry is ever looked up.
-    conflicted: &'a [StateMap],
-    /// Entries that were given as conflicted and are not.
-    shared: &'a StateMap,
-    known: RefCell<BTreeMap<StateKey, Option<OwnedEventId>>>,
-}
-
-impl<'a> Agreed<'a> {
-    pub(super) fn new(conflict: &'a Conflict<'a>, split: &'a Split) -> Self {
-        let Split { shared, conflicted } = split;
-        Self { conflict, conflicted, shared, known: RefCell::default() }
-    }
-
-    pub(super) fn get(&self, key: &StateKey) -> Option<OwnedEventId> {
-        if let Some(known) = self.known.borrow().get(key) {
-            return known.clone();
-        }
-        let found = if self.conflicted.iter().any(|state| state.contains_key(key)) {
-            None
-        } else {
-            let (event_type, state_key) = key;
-            let elsewhere = || (self.conflict.unconflicted)(event_type, state_key);
-            self.shared.get(key).cloned().or_else(elsewhere)
-        };
-        self.known.borrow_mut().insert(key.clone(), found.clone());
-        found
-    }
-}
 
 pub(super) fn resolve(
     held: &Held<'_>,
@@ -130,11 +98,8 @@ pub(super) fn resolve(
 
 /// The events, beside the conflicted ones, that are in the auth chains of some states only.
 fn auth_difference(held: &Held<'_>, sets: &[Ids], conflicted: &Ids, agreed: &Agreed<'_>) -> Ids {
-    let is_shared = |event: &StateEvent| {
-        event.key().and_then(|key| agreed.get(&key)).as_ref() == Some(&event.event_id)
-    };
     // An event that is not held is never honoured: no need to ask where it stands.
-    let candidates: Vec<Arc<StateEvent>> = difference(held, sets, &is_shared)
+    let candidates: Vec<Arc<StateEvent>> = difference(held, sets, &|event| agreed.holds(event))
         .iter()
         .filter(|id| !conflicted.contains(*id))
         .filter_map(|id| held.get(id))
@@ -146,11 +111,7 @@ fn auth_difference(held: &Held<'_>, sets: &[Ids], conflicted: &Ids, agreed: &Agr
         open.retain(|id| !found.contains(id));
     }
     if !open.is_empty() {
-        let found = (agreed.conflict.in_unconflicted_chain)(&open);
-        open.retain(|id| !found.contains(id));
-        // Entries that were passed as conflicted, but are shared, are ours to look through.
-        let found = found_behind(held, &open, agreed.shared.values().cloned());
-        open.retain(|id| !found.contains(id));
+        agreed.retain_beyond_all_chains(held, &mut open);
     }
     open
 }

@@ -186,6 +186,23 @@ fn old_power_levels_with_fractions_are_read() {
     }
 }
 
+/// early ─► late ─► early: possible only where ids are chosen, and no reason to go round for ever.
+#[test]
+fn power_levels_that_authorise_each_other_come_to_an_end() {
+    for version in ["1", "2"] {
+        let (mut room, start) = Drawing::new(version);
+        let levels = room.power(50);
+        let mut early = room.draft(&start, power("early", ALICE, levels.clone()));
+        early.auth_events = vec![id("create"), id("late"), id("alice")];
+        let early = room.add(&start, early);
+        let late = room.send(&early, power("late", ALICE, levels));
+        let one = room.send(&late, topic("one", BOB));
+        let other = room.send(&early, topic("other", BOB));
+        let resolution = room.resolve(&[&one, &other, &start]);
+        assert_eq!(resolution.state.len(), start.state.len() + 1, "version {version}");
+    }
+}
+
 #[test]
 fn no_state_sets_is_an_error_and_one_is_the_answer() {
     let (room, start) = Drawing::new("10");

@@ -90,7 +90,7 @@ fn citers(world: &World<'_>, id: &EventId) -> Vec<OwnedEventId> {
 fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap> {
     let StateResolutionVersion::V2(algorithm) = world.rules.state_res else { return None };
     let fetch = |id: &EventId| world.events.get(id).cloned();
-    let held = Held::new(&world.rules.authorization, &fetch);
+    let held = Held::new(world.rules, &fetch);
     let ruma_map = |state: &StateMap| -> state_res::StateMap<OwnedEventId> {
         let entry = |((event_type, state_key), id): (&(String, String), &OwnedEventId)| {
             ((StateEventType::from(event_type.as_str()), state_key.clone()), id.clone())
