@@ -3,3 +3,4 @@
 //! Pure: nothing here reads or writes; callers hand in how events and nodes are fetched.
 
 pub mod map;
+pub mod resolution;

@@ -1,0 +1,118 @@
+//! Resolves the same conflict in every way there is, and insists that all agree.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId,
+    events::StateEventType,
+    room_version_rules::{RoomVersionRules, StateResolutionVersion},
+    state_res::{self, utils::event_id_set::EventIdSet},
+};
+
+use crate::state::resolution::{
+    Conflict, StateEvent, StateMap, chains, found_by_citers, found_in_chains, held::Held, resolve,
+    resolve_conflict, split,
+};
+
+/// A room to resolve in.
+pub(super) struct World<'a> {
+    pub(super) name: &'a str,
+    pub(super) rules: &'a RoomVersionRules,
+    pub(super) events: &'a BTreeMap<OwnedEventId, Arc<StateEvent>>,
+}
+
+/// What it took.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    merges: usize,
+    /// How often `unconflicted` was called.
+    looked_up: Cell<usize>,
+    /// How often `in_unconflicted_chain` was called.
+    asked: Cell<usize>,
+}
+
+/// Resolves in every way there is; all must agree.
+pub(super) fn all_ways(world: &World<'_>, states: &[StateMap], tally: &mut Tally) -> StateMap {
+    tally.merges += 1;
+    let fetch = |id: &EventId| world.events.get(id).cloned();
+    let whole = resolve(world.rules, states, &fetch).unwrap();
+    assert_eq!(whole.missing, BTreeSet::new(), "{}: gaps in the auth chains", world.name);
+
+    let backwards: Vec<_> = states.iter().rev().cloned().collect();
+    assert_eq!(resolve(world.rules, &backwards, &fetch).unwrap(), whole, "{}", world.name);
+
+    let reduced = merge_conflict_only(world, states, tally);
+    assert_eq!(reduced, whole.state, "{}", world.name);
+    if let Some(oracle) = merge_all_by_ruma(world, states) {
+        assert_eq!(oracle, whole.state, "{}", world.name);
+    }
+    reduced
+}
+
+/// As a caller does who keeps large states: passes what differs, answers for the rest.
+fn merge_conflict_only(world: &World<'_>, states: &[StateMap], tally: &Tally) -> StateMap {
+    let fetch = |id: &EventId| world.events.get(id).cloned();
+    let parts = split(states).unwrap();
+    let shared_ids: BTreeSet<_> = parts.shared.values().cloned().collect();
+    let conflict = Conflict {
+        states: &parts.conflicted,
+        unconflicted: &|event_type, state_key| {
+            tally.looked_up.set(tally.looked_up.get() + 1);
+            parts.shared.get(&(event_type.to_owned(), state_key.to_owned())).cloned()
+        },
+        in_unconflicted_chain: &|candidates| {
+            tally.asked.set(tally.asked.get() + 1);
+            let found =
+                found_by_citers(candidates, &|id| citers(world, id), &|id| shared_ids.contains(id));
+            let scanned =
+                found_in_chains(world.rules, candidates, shared_ids.iter().cloned(), &fetch);
+            assert_eq!(found, scanned, "{}", world.name);
+            found
+        },
+    };
+    let mut state = resolve_conflict(world.rules, &conflict, &fetch).unwrap().state;
+    state.extend(parts.shared.clone());
+    state
+}
+
+fn citers(world: &World<'_>, id: &EventId) -> Vec<OwnedEventId> {
+    let cites = |event: &&Arc<StateEvent>| {
+        event.state_key.is_some() && event.auth_events.iter().any(|it| it == id)
+    };
+    world.events.values().filter(cites).map(|event| event.event_id.clone()).collect()
+}
+
+/// ruma on whole states with whole auth chains: what the shortcuts must not change.
+fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap> {
+    let StateResolutionVersion::V2(algorithm) = world.rules.state_res else { return None };
+    let fetch = |id: &EventId| world.events.get(id).cloned();
+    let held = Held::new(world.rules, &fetch);
+    let ruma_map = |state: &StateMap| -> state_res::StateMap<OwnedEventId> {
+        let entry = |((event_type, state_key), id): (&(String, String), &OwnedEventId)| {
+            ((StateEventType::from(event_type.as_str()), state_key.clone()), id.clone())
+        };
+        state.iter().map(entry).collect()
+    };
+    let maps: Vec<_> = states.iter().map(ruma_map).collect();
+    let chain = |state: &StateMap| -> EventIdSet<OwnedEventId> {
+        let chain = chains::auth_chain(&held, state.values().cloned(), &|_| false);
+        chain.into_iter().collect()
+    };
+    let resolved = state_res::resolve(
+        &world.rules.authorization,
+        &algorithm,
+        &maps,
+        states.iter().map(chain).collect(),
+        fetch,
+        |conflicted| {
+            let ids = conflicted.values().flatten().cloned().collect();
+            Some(chains::conflicted_subgraph(&held, &ids).into_iter().collect())
+        },
+    );
+    let resolved = resolved.unwrap().into_iter();
+    Some(resolved.map(|((event_type, key), id)| ((event_type.to_string(), key), id)).collect())
+}
