@@ -56,8 +56,9 @@ impl Context {
     /// When they cannot be written.
     pub fn put_server_keys(&self, keys: ServerKeys, answer: &[u8]) -> Result<(), StoreError> {
         let mut remembered = self.server_keys.write().unwrap_or_else(PoisonError::into_inner);
-        self.store.put_server_keys(keys.server_name(), answer)?;
-        remembered.insert(keys.server_name().to_owned(), Some(Arc::new(keys)));
+        let server_name = keys.server_name().as_str().to_owned();
+        self.store.put_server_keys(&server_name, answer)?;
+        remembered.insert(server_name, Some(Arc::new(keys)));
         Ok(())
     }
 }

@@ -37,6 +37,7 @@ pub mod ingest;
 pub mod pdu;
 pub mod proto;
 pub mod query;
+pub mod room_format;
 pub mod state;
 pub mod store;
 pub mod visibility;

@@ -1,9 +1,11 @@
 //! What can be checked of an event without looking at its room.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use super::{NewEvent, Refusal};
 use crate::{
     context::Context,
-    pdu::{Pdu, RoomVersion, SignatureCheck, ServerKeys},
+    pdu::{Pdu, RoomVersion, ServerKeys, SignatureCheck, required_servers, verify_signatures},
     store::StoreError,
 };
 
@@ -36,17 +38,18 @@ pub(super) fn check(
         Ok(pdu) => pdu,
         Err(error) => return Ok(Err((None, error.into()))),
     };
-    let refused = |refusal| Ok(Err((Some(pdu.event_id().to_owned()), refusal)));
-    if !event.event_id.is_empty() && pdu.event_id() != event.event_id {
+    let event_id = pdu.event_id().as_str().to_owned();
+    let refused = |refusal| Ok(Err((Some(event_id.clone()), refusal)));
+    if !event.event_id.is_empty() && *pdu.event_id() != *event.event_id {
         return refused(Refusal::EventIdMismatch {
             expected: event.event_id.to_owned(),
-            found: pdu.event_id().to_owned(),
+            found: event_id.clone(),
         });
     }
-    if pdu.room_id() != event.room_id {
+    if *pdu.room_id() != *event.room_id {
         return refused(Refusal::RoomMismatch {
             expected: event.room_id.to_owned(),
-            found: pdu.room_id().to_owned(),
+            found: pdu.room_id().as_str().to_owned(),
         });
     }
     if let Some(fault) = signature_fault(cx, &pdu)? {
@@ -57,9 +60,9 @@ pub(super) fn check(
         return Ok(Ok(Checked { pdu, bytes, version, redacted: false }));
     }
     match pdu.redacted() {
-        Ok(redacted) => {
-            let bytes = redacted.canonical_json().into_bytes();
-            Ok(Ok(Checked { pdu: redacted, bytes, version, redacted: true }))
+        Ok(pdu) => {
+            let bytes = pdu.bytes_as_received().to_vec();
+            Ok(Ok(Checked { pdu, bytes, version, redacted: true }))
         }
         Err(error) => refused(error.into()),
     }
@@ -79,18 +82,27 @@ fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Ref
         (Some(name), _) | (None, Some(name)) => name,
         (None, None) => return Err(Refusal::RoomVersionMissing),
     };
-    RoomVersion::parse(name).ok_or_else(|| Refusal::RoomVersionUnknown(name.to_owned()))
+    RoomVersion::parse(name).map_err(|_| Refusal::RoomVersionUnknown(name.to_owned()))
 }
 
 /// What is wrong with the event's signatures, as far as the keys that we know can tell.
 fn signature_fault(cx: &Context, pdu: &Pdu) -> Result<Option<String>, StoreError> {
-    let mut known: Vec<std::sync::Arc<ServerKeys>> = Vec::new();
-    for server in pdu.required_signers() {
-        known.extend(cx.server_keys(&server)?);
+    let servers = match required_servers(pdu) {
+        Ok(servers) => servers,
+        Err(fault) => return Ok(Some(fault.to_string())),
+    };
+    let mut known: BTreeMap<String, Arc<ServerKeys>> = BTreeMap::new();
+    for server in servers {
+        if let Some(keys) = cx.server_keys(server.as_str())? {
+            known.insert(server.as_str().to_owned(), keys);
+        }
     }
-    let keys = |server: &str| known.iter().find(|it| it.server_name() == server).map(AsRef::as_ref);
-    Ok(match pdu.check_signatures(&keys) {
-        SignatureCheck::Valid | SignatureCheck::Unknown => None,
-        SignatureCheck::Invalid(fault) => Some(fault),
+    if known.is_empty() {
+        return Ok(None);
+    }
+    let keys = |server: &str, key_id: &str| known.get(server)?.key(key_id).copied();
+    Ok(match verify_signatures(pdu, &keys) {
+        SignatureCheck::Valid | SignatureCheck::Unknown { .. } => None,
+        SignatureCheck::Invalid { server, reason } => Some(format!("{server}: {reason}")),
     })
 }

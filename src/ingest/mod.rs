@@ -104,7 +104,7 @@ pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError>
         Ok(checked) => checked,
         Err((event_id, refusal)) => return Ok(Outcome::Refused { event_id, refusal }),
     };
-    let event_id = checked.pdu.event_id().to_owned();
+    let event_id = checked.pdu.event_id().as_str().to_owned();
     let redacted = checked.redacted;
     let Some(mut edit) = cx.store.edit(event.room_id, Some(checked.version.as_str()))? else {
         let refusal = Refusal::RoomVersionMissing;

@@ -28,7 +28,7 @@ pub(super) fn place(
         Ok(given) => given,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let event_id = checked.pdu.event_id();
+    let event_id = checked.pdu.event_id().as_str();
     let held = match edit.event_num(edit.room_num(), event_id)? {
         None => None,
         Some(number) => {
@@ -86,8 +86,8 @@ fn conflict(
 ) -> Result<Option<&'static str>, StoreError> {
     let held = edit.body(edit.room_num(), number)?;
     if held.pdu != checked.bytes {
-        let canonical = Pdu::parse(&held.pdu, checked.version).map(|it| it.canonical_json());
-        if canonical != Ok(checked.pdu.canonical_json()) {
+        let held = Pdu::parse(&held.pdu, checked.version).and_then(|it| it.canonical_json());
+        if held != checked.pdu.canonical_json() {
             return Ok(Some("other bytes are held under this id; the first to come stays"));
         }
     }
@@ -115,16 +115,16 @@ fn link(
 ) -> Result<Vec<PrevEvent>, StoreError> {
     let mut edges = Vec::new();
     for (place, prev) in (0u32..).zip(pdu.prev_events()) {
-        if prev.as_str() == pdu.event_id() {
+        if prev == pdu.event_id() {
             // Only room versions 1 and 2, which choose their ids, could do this.
             edges.push(PrevEvent::Missing);
             continue;
         }
-        let held = edit.event_num(edit.room_num(), prev)?;
+        let held = edit.event_num(edit.room_num(), prev.as_str())?;
         match held {
             Some(prev) if !edit.node(prev)?.flags.outlier => edges.push(PrevEvent::Held(prev)),
             _ => {
-                edit.put_missing(prev, number, place);
+                edit.put_missing(prev.as_str(), number, place);
                 edges.push(PrevEvent::Missing);
             }
         }
@@ -170,7 +170,7 @@ fn given_state(
     let mut own = false;
     let mut entries = BTreeMap::new();
     for event_id in state_after {
-        let (number, entry) = if event_id == checked.pdu.event_id() {
+        let (number, entry) = if *checked.pdu.event_id() == **event_id {
             own = true;
             (None, state_entry(&checked.pdu))
         } else {

@@ -31,16 +31,16 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(
     if let Some(target_id) = pdu.redacts()
         && !edit.node(event)?.flags.rejected
     {
-        edit.put_redaction(target_id, event);
-        refresh(edit, target_id)?;
+        edit.put_redaction(target_id.as_str(), event);
+        refresh(edit, target_id.as_str())?;
     }
-    refresh(edit, pdu.event_id())
+    refresh(edit, pdu.event_id().as_str())
 }
 
 /// The state at an event has become known; if it is a redaction, its power can be told now.
 pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
     match pdu.redacts() {
-        Some(target_id) if !edit.node(event)?.flags.rejected => refresh(edit, target_id),
+        Some(target_id) if !edit.node(event)?.flags.rejected => refresh(edit, target_id.as_str()),
         _ => Ok(()),
     }
 }
@@ -98,7 +98,7 @@ fn has_power(
     (redaction, rules): (&Pdu, &RoomVersionRules),
 ) -> Result<Option<bool>, StoreError> {
     let auth = &rules.authorization;
-    let Ok(sender) = <&UserId>::try_from(redaction.sender()) else { return Ok(None) };
+    let Some(sender) = redaction.sender().as_ruma() else { return Ok(None) };
     let Some(create) = state_entry(edit, state, "m.room.create")? else { return Ok(None) };
     let Ok(creators) = RoomCreateEvent::new(create).creators(auth) else { return Ok(None) };
     if auth.explicitly_privilege_room_creators && creators.contains(sender) {

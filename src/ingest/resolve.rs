@@ -20,7 +20,7 @@ use super::{
     state::{self, Base, Entry},
 };
 use crate::{
-    pdu::{Pdu, RoomVersion},
+    pdu::{self, Pdu, RoomVersion},
     state::{
         map::{self, Key, Value},
         resolution::{self, Conflict, Resolution, StateEvent, StateMap},
@@ -108,7 +108,7 @@ impl Events<'_, '_> {
                     return Ok(None);
                 };
                 let (Some(state_key), Ok(event_id)) =
-                    (pdu.state_key(), EventId::parse(pdu.event_id()))
+                    (pdu.state_key(), EventId::parse(pdu.event_id().as_str()))
                 else {
                     return Ok(None);
                 };
@@ -190,12 +190,14 @@ pub(super) fn state_event(pdu: &Pdu, rejected: bool) -> Option<StateEvent> {
     struct Content {
         content: Box<RawValue>,
     }
-    let ids = |ids: &[String]| ids.iter().map(|it| EventId::parse(it).ok()).collect();
-    let Content { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
+    let ids = |ids: &[pdu::EventId]| -> Option<Vec<OwnedEventId>> {
+        ids.iter().map(|it| it.as_ruma().map(ToOwned::to_owned)).collect()
+    };
+    let Content { content } = serde_json::from_str(&pdu.canonical_json().ok()?).ok()?;
     Some(StateEvent {
-        event_id: EventId::parse(pdu.event_id()).ok()?,
-        room_id: pdu.room_id().try_into().ok()?,
-        sender: pdu.sender().try_into().ok()?,
+        event_id: pdu.event_id().as_ruma()?.to_owned(),
+        room_id: pdu.room_id().as_ruma()?.to_owned(),
+        sender: pdu.sender().as_ruma()?.to_owned(),
         event_type: pdu.event_type().into(),
         state_key: pdu.state_key().map(str::to_owned),
         origin_server_ts: resolution::timestamp(pdu.origin_server_ts()),

@@ -6,7 +6,7 @@ use crate::{context::Context, graph, store::View};
 
 /// Most events of an answer. 100 PDUs of 64 KiB are 6.25 MiB: both ends of the gRPC channel allow
 /// for that.
-pub const MAX_EVENTS: u32 = 100;
+pub(super) const MAX_EVENTS: u32 = 100;
 /// Most events to start from; homeservers send up to five.
 const MAX_START: usize = 100;
 /// Looked at beside those of the answer: rejected events that are walked through, and branches

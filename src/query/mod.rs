@@ -155,7 +155,7 @@ fn state_event(
     if node.flags.redacted || node.flags.redaction_pending {
         pdu = pdu.redacted().map_err(|_| damaged())?;
     }
-    Ok(Some(pdu.content().clone().into_iter().map(|(key, it)| (key, it.into())).collect()))
+    serde_json::to_value(pdu.content()).map(Some).map_err(|_| damaged())
 }
 
 /// The numbers of events that are held in a room, of those named; the others are ignored.

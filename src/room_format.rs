@@ -1,0 +1,166 @@
+//! The room format: a room as a file that outlives any store.
+//!
+//! NDJSON, UTF-8. The first line is the header, then one line an event, in the order of arrival:
+//!
+//! ```text
+//! {"room": {"room_id": "!r:example.org", "room_version": "10", "erased_users": ["@gone:example.org"]}}
+//! {"event_id": "$...", "pdu": {...}, "outlier": true, "rejected": true, "soft_failed": true, "state_after": ["$...", ...]}
+//! ```
+//!
+//! `pdu` is the event as servers exchange it, without `unsigned`, its text untouched. The flags
+//! are the homeserver's verdict, absent when false. `state_after` stands where a predecessor is
+//! not in the file: the ids of all state events after this one.
+
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The room's id.
+    pub room_id: String,
+    /// The room's version.
+    pub room_version: String,
+    /// Users of the room who asked for erasure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erased_users: Vec<String>,
+}
+
+/// Any other line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// The event's id.
+    pub event_id: String,
+    /// The event's text.
+    pub pdu: Box<RawValue>,
+    /// Held, but not placed in the graph.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outlier: bool,
+    /// Failed the authorisation rules.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rejected: bool,
+    /// Failed them against the current state only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft_failed: bool,
+    /// The ids of all state events after it, where its predecessors are not in the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state_after: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FirstLine {
+    room: Header,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The file is empty.
+    #[error("line 1: the header is missing; a room begins with {{\"room\": {{…}}}}")]
+    NoHeader,
+    /// A line is not what it should be.
+    #[error("line {line}: {source}")]
+    Line {
+        /// Which, from 1.
+        line: usize,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads a room.
+pub struct Reader<R> {
+    lines: io::Lines<R>,
+    line: usize,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(from: R) -> Result<(Header, Self), FormatError> {
+        let mut lines = from.lines();
+        let first = lines.next().ok_or(FormatError::NoHeader)??;
+        let header: FirstLine =
+            serde_json::from_str(&first).map_err(|source| FormatError::Line { line: 1, source })?;
+        Ok((header.room, Self { lines, line: 1 }))
+    }
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = Result<Line, FormatError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let text = match self.lines.next()? {
+                Ok(text) => text,
+                Err(error) => return Some(Err(error.into())),
+            };
+            self.line += 1;
+            if !text.trim().is_empty() {
+                let line = self.line;
+                let parsed = serde_json::from_str(&text);
+                return Some(parsed.map_err(|source| FormatError::Line { line, source }));
+            }
+        }
+    }
+}
+
+/// Writes the header.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_header(mut to: impl Write, header: &Header) -> io::Result<()> {
+    serde_json::to_writer(&mut to, &FirstLine { room: header.clone() })?;
+    to.write_all(b"\n")
+}
+
+/// Writes an event. Its text is written as it is, but for line breaks, which JSON allows only
+/// between its parts.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_line(mut to: impl Write, line: &Line) -> io::Result<()> {
+    let text = serde_json::to_string(line)?;
+    to.write_all(text.replace(['\n', '\r'], " ").as_bytes())?;
+    to.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: &str = r#"{"room":{"room_id":"!a:b","room_version":"1"}}
+{"event_id":"$1","pdu":{"z":1.50,"a":[]}}
+{"event_id":"$2","pdu":{},"rejected":true,"state_after":["$1","$2"]}
+"#;
+
+    #[test]
+    fn what_was_read_is_written_again() {
+        let (header, lines) = Reader::open(ROOM.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        write_header(&mut out, &header).unwrap();
+        for line in lines {
+            write_line(&mut out, &line.unwrap()).unwrap();
+        }
+        assert_eq!(String::from_utf8(out).unwrap(), ROOM);
+    }
+
+    #[test]
+    fn a_fault_names_its_line() {
+        let fault = |text: &str| match Reader::open(text.as_bytes()) {
+            Err(error) => error.to_string(),
+            Ok((_, lines)) => lines.filter_map(Result::err).map(|it| it.to_string()).collect(),
+        };
+        assert!(fault("").starts_with("line 1: the header is missing"));
+        assert!(fault("{}").starts_with("line 1: missing field `room`"));
+        let text = format!("{ROOM}\nnonsense\n");
+        assert!(fault(&text).starts_with("line 5: "), "{}", fault(&text));
+    }
+}
