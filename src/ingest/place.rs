@@ -1,13 +1,13 @@
 //! Where an event lands: its number, its edges, the extremities, the order of arrival.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::{
     NewEvent, Refusal, Verdict, check::Checked, extremities, held::parse_held, redaction,
 };
 use crate::{
     pdu::Pdu,
-    store::{Edit, EventNode, EventNum, Flags, PrevEvent, StoreError, View},
+    store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
 
 /// What placing an event came to.
@@ -61,6 +61,10 @@ pub(super) fn place(
         state_after: None,
         prev_events: Vec::new(),
     };
+    for follower in edit.wanted_by(edit.room_num(), event_id)? {
+        edit.remove_wanted(event_id, follower);
+        edit.put_unsettled(follower);
+    }
     if event.verdict.outlier {
         edit.put_node(number, node)?;
         return Ok(Ok(Placed::Now(number)));
@@ -68,7 +72,7 @@ pub(super) fn place(
     node.prev_events = link(edit, number, &checked.pdu)?;
     edit.put_node(number, node)?;
     if let Some((own, mut state)) = given_state {
-        state.extend(own.then_some(number));
+        state.extend(own.then_some(GivenEvent::Held(number)));
         edit.put_given_state(number, &state);
     }
     adopt(edit, number, event_id)?;
@@ -152,9 +156,9 @@ fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<(), St
 }
 
 /// The state that came with an event: whether the event itself is part of it, and the others.
-type GivenState = Option<(bool, Vec<EventNum>)>;
+type GivenState = Option<(bool, Vec<GivenEvent>)>;
 
-/// Looks up the state that came with an event.
+/// Looks up the state that came with an event. What is not held yet may still come.
 fn given_state(
     edit: &Edit<'_>,
     state_after: &[String],
@@ -167,26 +171,26 @@ fn given_state(
         let event_id = event_id.to_owned();
         Ok(Err(Refusal::StateInvalid { event_id, what }))
     };
-    let mut own = false;
-    let mut entries = BTreeMap::new();
+    let (mut own, mut given) = (false, Vec::new());
+    let mut entries = BTreeSet::new();
     for event_id in state_after {
-        let (number, entry) = if *checked.pdu.event_id() == **event_id {
+        let held = edit.event_num(edit.room_num(), event_id)?;
+        let entry = if *checked.pdu.event_id() == **event_id {
             own = true;
-            (None, state_entry(&checked.pdu))
+            state_entry(&checked.pdu)
+        } else if let Some(held) = held {
+            given.push(GivenEvent::Held(held));
+            parse_held(edit, held, checked.version)?.as_ref().and_then(state_entry)
         } else {
-            let Some(held) = edit.event_num(edit.room_num(), event_id)? else {
-                let what = "is not held in this room; append it first, as an outlier if need be";
-                return refused(event_id, what);
-            };
-            let pdu = parse_held(edit, held, checked.version)?;
-            (Some(held), pdu.as_ref().and_then(state_entry))
+            given.push(GivenEvent::Named(event_id.clone()));
+            continue;
         };
         let Some(entry) = entry else { return refused(event_id, "is not a state event") };
-        if entries.insert(entry, number).is_some() {
+        if !entries.insert(entry) {
             return refused(event_id, "is the second event for its type and state key");
         }
     }
-    Ok(Ok(Some((own, entries.into_values().flatten().collect()))))
+    Ok(Ok(Some((own, given))))
 }
 
 fn state_entry(pdu: &Pdu) -> Option<(String, String)> {

@@ -6,6 +6,11 @@
 //! redaction, or for a sender of the target sender's server
 //! (<https://spec.matrix.org/v1.16/rooms/v3/#handling-redactions>). A create event is never
 //! redacted. While the power cannot be told, the target is hidden.
+//!
+//! A sender who had lost that power by the time its redaction came must not get it back by placing
+//! the redaction before the loss, as soft failure sees to for other events. So the room's current
+//! state has to grant the power too, as it is when the redaction comes; not where that state is
+//! unknown or the redaction is filled in from before, which can only hide more.
 
 use ruma::{
     UserId,
@@ -28,10 +33,17 @@ use crate::{
 
 /// Takes a newly placed event into account, as a redaction and as a target.
 pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+    let node = edit.node(event)?;
     if let Some(target_id) = pdu.redacts()
-        && !edit.node(event)?.flags.rejected
+        && !node.flags.rejected
     {
-        edit.put_redaction(target_id.as_str(), event);
+        let is_newest = node.arrival.saturating_add(1) >= edit.room.next_arrival;
+        let rules = version_of(edit)?.rules();
+        let powerless = match edit.room.current_state.filter(|_| is_newest) {
+            Some(current) => has_power(edit, current, (pdu, rules))? == Some(false),
+            None => false,
+        };
+        edit.put_redaction(target_id.as_str(), event, powerless);
         refresh(edit, target_id.as_str())?;
     }
     refresh(edit, pdu.event_id().as_str())
@@ -70,7 +82,7 @@ fn refresh(edit: &mut Edit<'_>, target_id: &str) -> Result<(), StoreError> {
 /// Whether a redaction takes effect; nothing if that cannot be told yet.
 fn may_redact(
     edit: &Edit<'_>,
-    redaction: EventNum,
+    (redaction, powerless): (EventNum, bool),
     (target, version): (&Pdu, RoomVersion),
 ) -> Result<Option<bool>, StoreError> {
     if target.event_type() == "m.room.create" {
@@ -83,6 +95,9 @@ fn may_redact(
     let Some(pdu) = parse_held(edit, redaction, version)? else { return Ok(None) };
     if pdu.sender_server() == target.sender_server() {
         return Ok(Some(true));
+    }
+    if powerless {
+        return Ok(Some(false));
     }
     // A redaction is no state event: the state after it is that before it.
     match edit.node(redaction)?.state_after {

@@ -53,7 +53,7 @@ fn state_after(
     (node, pdu): (&EventNode, &Pdu),
 ) -> Result<Option<StateNum>, StoreError> {
     if let Some(given) = edit.given_state(edit.room_num(), event)? {
-        return state::adopt_given(edit, &given).map(Some);
+        return state::adopt_given(edit, event, &given);
     }
     let before = if node.prev_events.is_empty() {
         // Only a room's first event has nothing before it.

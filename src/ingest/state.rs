@@ -6,24 +6,45 @@ use super::held::{parse_held, version_of};
 use crate::{
     pdu::Pdu,
     state::map::{self, Key, Membership, Value},
-    store::{Edit, EventNum, StateFacts, StateNum, StoreError, View},
+    store::{Edit, EventNum, GivenEvent, StateFacts, StateNum, StoreError, View},
     visibility::HistoryVisibility,
 };
 
-/// Makes a state of the events that came as such.
-pub(super) fn adopt_given(edit: &mut Edit<'_>, given: &[EventNum]) -> Result<StateNum, StoreError> {
+/// Makes a state of the events that came with `event` as such. Nothing while one of them is not
+/// held: `event` then waits for it; and nothing if they cannot be a state.
+pub(super) fn adopt_given(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    given: &[GivenEvent],
+) -> Result<Option<StateNum>, StoreError> {
     let version = version_of(edit)?;
-    let mut entries = Vec::new();
-    for event in given {
-        if let Some(pdu) = parse_held(edit, *event, version)? {
-            entries.extend(Entry::of(*event, &pdu));
+    let (mut entries, mut complete) = (Vec::new(), true);
+    for it in given {
+        let held = match it {
+            GivenEvent::Held(held) => Some(*held),
+            GivenEvent::Named(event_id) => edit.event_num(edit.room_num(), event_id)?,
+        };
+        match (held, it) {
+            (Some(held), _) => match parse_held(edit, held, version)?.map(|it| Entry::of(held, &it))
+            {
+                Some(Some(entry)) => entries.push(entry),
+                Some(None) | None => return Ok(None),
+            },
+            (None, GivenEvent::Named(event_id)) => {
+                edit.put_wanted(event_id, event);
+                complete = false;
+            }
+            (None, GivenEvent::Held(_)) => complete = false,
         }
+    }
+    let kept: BTreeSet<Key> = entries.iter().map(Entry::key).collect();
+    if !complete || kept.len() != entries.len() {
+        return Ok(None);
     }
     // Most of it will be what the room's current state has: share that, and take out the rest.
     let share = edit.room.current_state;
     let mut removals = Vec::new();
     if let Some(share) = share {
-        let kept: BTreeSet<Key> = entries.iter().map(Entry::key).collect();
         let nodes = edit.states(edit.room_num());
         for (key, value) in map::entries(&nodes, share.root(), None, usize::MAX)? {
             if matches!(value, Value::Event { .. }) && !kept.contains(&key) {
@@ -31,7 +52,7 @@ pub(super) fn adopt_given(edit: &mut Edit<'_>, given: &[EventNum]) -> Result<Sta
             }
         }
     }
-    write(edit, Base { share, before: None }, &entries, &removals)
+    write(edit, Base { share, before: None }, &entries, &removals).map(Some)
 }
 
 /// A state event, with what the state map keeps of it.

@@ -4,7 +4,7 @@ use super::{Asker, Found, QueryError, admit};
 use crate::{
     context::Context,
     ingest::Verdict,
-    store::{Body, EventNum, Store, StoreError, View},
+    store::{Body, EventNum, GivenEvent, Store, StoreError, View},
 };
 
 /// Most events asked for by id.
@@ -123,7 +123,10 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
     let node = store.topology(found.number).node(event)?;
     let node = node.ok_or_else(|| StoreError::corrupt("event", event_id.as_bytes()))?;
     let given = store.given_state(found.number, event)?.unwrap_or_default();
-    let state_after = given.iter().map(|it| Ok(store.body(found.number, *it)?.event_id));
+    let state_after = given.into_iter().map(|it| match it {
+        GivenEvent::Held(event) => Ok(store.body(found.number, event)?.event_id),
+        GivenEvent::Named(event_id) => Ok(event_id),
+    });
     Ok(RoomEvent {
         state_after: state_after.collect::<Result<_, StoreError>>()?,
         event_id,

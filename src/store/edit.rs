@@ -8,7 +8,7 @@ use std::{
 use sled::IVec;
 
 use super::{
-    EventNode, EventNum, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View, body,
+    EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View, body,
     codec::seal, keys, record, record::Page, view::Records,
 };
 use crate::state::map::Node;
@@ -133,14 +133,26 @@ impl<'s> Edit<'s> {
         self.remove(keys::unsettled(self.number, event));
     }
 
-    /// Notes a redaction of an event, held or not.
-    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum) {
-        self.put(keys::redaction(self.number, target_id, redaction), Vec::new());
+    /// Notes a redaction of an event, held or not, and whether its sender lacked the power to
+    /// redact when it came.
+    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum, powerless: bool) {
+        let key = keys::redaction(self.number, target_id, redaction);
+        self.put(key, vec![u8::from(powerless)]);
     }
 
     /// Keeps the state that came with an event.
-    pub fn put_given_state(&mut self, event: EventNum, state: &[EventNum]) {
-        self.put(keys::given_state(self.number, event), record::encode_events(state));
+    pub fn put_given_state(&mut self, event: EventNum, state: &[GivenEvent]) {
+        self.put(keys::given_state(self.number, event), record::encode_given(state));
+    }
+
+    /// Notes that the state of `follower` needs an event that is not held.
+    pub fn put_wanted(&mut self, event_id: &str, follower: EventNum) {
+        self.put(keys::wanted_by(self.number, event_id, follower), Vec::new());
+    }
+
+    /// Takes such a note back.
+    pub fn remove_wanted(&mut self, event_id: &str, follower: EventNum) {
+        self.remove(keys::wanted_by(self.number, event_id, follower));
     }
 
     /// The number that the next state will get.

@@ -24,6 +24,7 @@ impl Tag {
     const GIVEN_STATE: Self = Self(0x0c);
     const UNSETTLED: Self = Self(0x0d);
     const SERVER_KEYS: Self = Self(0x0e);
+    const WANTED: Self = Self(0x0f);
 }
 
 /// How many events share a page of topology.
@@ -171,6 +172,15 @@ pub(crate) fn unsettled(room: RoomNum, event: EventNum) -> Vec<u8> {
 
 pub(crate) fn server_keys(server_name: &str) -> Vec<u8> {
     Key::new(Tag::SERVER_KEYS).bytes(server_name.as_bytes()).0
+}
+
+/// The events whose given state names this one, which is not held.
+pub(crate) fn wanted(room: RoomNum, event_id: &str) -> Vec<u8> {
+    Key::of_room(Tag::WANTED, room).bytes(&hashed(event_id)).0
+}
+
+pub(crate) fn wanted_by(room: RoomNum, event_id: &str, follower: EventNum) -> Vec<u8> {
+    Key(wanted(room, event_id)).number(follower.0).0
 }
 
 /// The number at the end of a key.

@@ -17,11 +17,12 @@
 //! 07 room event follower           an event whose state waits for that of another
 //! 08 room arrival event            only where arrival is not the event's number
 //! 09 room state                    StateFacts, and the nodes this state has of its own
-//! 0a room hash(target id) event    a redaction of the target
+//! 0a room hash(target id) event    a redaction of the target, and its sender's power as it came
 //! 0b user id                       asked for erasure
 //! 0c room event                    the state that came with the event
 //! 0d room event                    its state may be known now: work still to be done
 //! 0e server name                   the server's signing keys
+//! 0f room hash(event id) event     an event not held that a given state names, and whose state
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -55,7 +56,7 @@ use std::{
 
 pub use body::Body;
 pub use edit::Edit;
-pub use record::{EventNode, Flags, Room, StateFacts};
+pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
 pub use view::{StateNodes, Topology, View};
 
 /// The layout that this build reads and writes.

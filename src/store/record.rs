@@ -392,18 +392,42 @@ fn decode_node(bytes: &[u8]) -> Result<Node, Malformed> {
     Ok(node)
 }
 
-/// A list of event numbers, for the state that came with an event.
-pub(super) fn encode_events(events: &[EventNum]) -> Vec<u8> {
+/// An event of the state that came with another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GivenEvent {
+    /// It was held when the state came.
+    Held(EventNum),
+    /// It was not: this is its id.
+    Named(String),
+}
+
+pub(super) fn encode_given(events: &[GivenEvent]) -> Vec<u8> {
     let mut out = Writer::default();
     out.length(events.len());
-    events.iter().for_each(|it| out.number(it.0.into()));
+    for event in events {
+        match event {
+            GivenEvent::Held(event) => out.number(u64::from(event.0) + 1),
+            GivenEvent::Named(event_id) => {
+                out.number(0);
+                out.text(event_id);
+            }
+        }
+    }
     out.finish()
 }
 
-pub(super) fn decode_events(bytes: &[u8]) -> Result<Vec<EventNum>, Malformed> {
+pub(super) fn decode_given(bytes: &[u8]) -> Result<Vec<GivenEvent>, Malformed> {
     let mut from = Reader(bytes);
     let count = from.length()?;
-    let events = (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?;
+    let mut events = Vec::with_capacity(count);
+    for _ in 0..count {
+        events.push(match from.number()?.checked_sub(1) {
+            Some(event) => {
+                GivenEvent::Held(EventNum(u32::try_from(event).map_err(|_| Malformed)?))
+            }
+            None => GivenEvent::Named(from.text()?.to_owned()),
+        });
+    }
     from.end()?;
     Ok(events)
 }

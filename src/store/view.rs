@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, Room, RoomNum, StateFacts, StateNum, Store, StoreError, body,
+    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, body,
     codec::{Malformed, unseal},
     keys, record,
     record::Page,
@@ -125,8 +125,8 @@ pub trait View {
         &self,
         room: RoomNum,
         event: EventNum,
-    ) -> Result<Option<Vec<EventNum>>, StoreError> {
-        self.read("given state", &keys::given_state(room, event), record::decode_events)
+    ) -> Result<Option<Vec<GivenEvent>>, StoreError> {
+        self.read("given state", &keys::given_state(room, event), record::decode_given)
     }
 
     /// The events that reference an event which is not placed, each with the place of the
@@ -188,6 +188,14 @@ pub trait View {
         self.last_numbers(&keys::waiting(room, event), usize::MAX)
     }
 
+    /// The events whose state needs an event that was not held.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn wanted_by(&self, room: RoomNum, event_id: &str) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::wanted(room, event_id), usize::MAX)
+    }
+
     /// Events of a room whose state may be known now.
     ///
     /// # Errors
@@ -238,12 +246,25 @@ pub trait View {
         Ok(found)
     }
 
-    /// The redactions of an event that are held.
+    /// The redactions of an event that are held, and whether their senders lacked the power to
+    /// redact when they came.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn redactions_of(&self, room: RoomNum, target_id: &str) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::redactions(room, target_id), usize::MAX)
+    fn redactions_of(
+        &self,
+        room: RoomNum,
+        target_id: &str,
+    ) -> Result<Vec<(EventNum, bool)>, StoreError> {
+        let records = self.scan(&keys::redactions(room, target_id), None, usize::MAX)?;
+        let redaction = |(key, value): &(Vec<u8>, IVec)| match unseal(key, value).ok()? {
+            [powerless @ (0 | 1)] => Some((EventNum(keys::last_number(key)?), *powerless == 1)),
+            _ => None,
+        };
+        records
+            .iter()
+            .map(|it| redaction(it).ok_or_else(|| StoreError::corrupt("redaction", &it.0)))
+            .collect()
     }
 
     /// The event numbers at the end of the keys with a prefix.

@@ -70,7 +70,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_without_harm(bytes: Vec<u8>, number: u32) {
-        drop((Page::decode(number, &bytes), Room::decode(&bytes), decode_events(&bytes)));
+        drop((Page::decode(number, &bytes), Room::decode(&bytes), decode_given(&bytes)));
         drop((decode_state_node(&bytes, number), decode_missing(&bytes)));
     }
 }
@@ -119,4 +119,12 @@ fn golden_state() {
     expected.extend([1; 16]);
     expected.extend(b"\x01\x09");
     assert_eq!(encode_state(facts, &nodes), expected);
+}
+
+#[test]
+fn golden_given_state() {
+    let given = vec![GivenEvent::Held(EventNum(4)), GivenEvent::Named("$a".into())];
+    let bytes = encode_given(&given);
+    assert_eq!(bytes, b"\x02\x05\x00\x02$a");
+    assert_eq!(decode_given(&bytes), Ok(given));
 }
