@@ -4,9 +4,10 @@ use std::{env, fs, io, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 2] = [
+const PROTOS: [&str; 3] = [
     "proto/backscroll/history/v1/history_service.proto",
     "proto/backscroll/history/v1/ingest_service.proto",
+    "proto/backscroll/history/v1/key_service.proto",
 ];
 
 fn main() -> io::Result<()> {

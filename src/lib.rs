@@ -38,6 +38,8 @@ pub mod pdu;
 pub mod proto;
 pub mod query;
 pub mod room_format;
+pub mod rpc;
+pub mod server;
 pub mod state;
 pub mod store;
 pub mod visibility;

@@ -1,0 +1,146 @@
+//! One `AppendEvents` stream: what is there is taken together, appended, flushed once, and only
+//! then acknowledged, in the order in which it came.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{blocking, status, wire};
+use crate::{
+    context::Context,
+    ingest::{self, NewEvent, Outcome},
+    proto::v1 as pb,
+    store::StoreError,
+};
+
+/// Most events that share a flush: enough to make flushing cheap, few enough that the first of
+/// them does not wait long.
+const MAX_TOGETHER: usize = 256;
+/// Most bytes of PDUs that are taken together.
+const MAX_BYTES_TOGETHER: usize = 4 << 20;
+/// Acknowledgements that may wait for a slow reader before we stop taking events from it.
+const MAX_UNREAD: usize = 512;
+
+type Acknowledgement = Result<pb::AppendEventsResponse, Status>;
+
+pub(super) fn run(
+    cx: Arc<Context>,
+    requests: Streaming<pb::AppendEventsRequest>,
+    stopping: CancellationToken,
+) -> ReceiverStream<Acknowledgement> {
+    let (to_caller, acknowledgements) = mpsc::channel(MAX_UNREAD);
+    tokio::spawn(async move {
+        if let Err(status) = serve(&cx, requests, (&to_caller, &stopping)).await {
+            // If the caller has gone, there is nobody to tell.
+            drop(to_caller.send(Err(status)).await);
+        }
+    });
+    ReceiverStream::new(acknowledgements)
+}
+
+async fn serve(
+    cx: &Arc<Context>,
+    mut requests: Streaming<pb::AppendEventsRequest>,
+    (to_caller, stopping): (&mpsc::Sender<Acknowledgement>, &CancellationToken),
+) -> Result<(), Status> {
+    loop {
+        let first = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return Err(status::stopping()),
+            first = requests.message() => first?,
+        };
+        let Some(first) = first else { return Ok(()) };
+        let (together, end) = take_what_is_there(first, &mut requests);
+        let cx = Arc::clone(cx);
+        let (outcomes, failure) = blocking(move || append_all(&cx, &together)).await?;
+        for outcome in outcomes {
+            let acknowledgement = wire::append_events_response(outcome);
+            if to_caller.send(Ok(acknowledgement)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(status::of_store(&failure));
+        }
+        match end {
+            End::More => {}
+            End::Closed => return Ok(()),
+            End::Failed(status) => return Err(status),
+        }
+    }
+}
+
+/// What comes after the requests taken together.
+enum End {
+    More,
+    Closed,
+    Failed(Status),
+}
+
+fn take_what_is_there(
+    first: pb::AppendEventsRequest,
+    requests: &mut Streaming<pb::AppendEventsRequest>,
+) -> (Vec<pb::AppendEventsRequest>, End) {
+    let mut bytes = first.pdu.len();
+    let mut together = vec![first];
+    while together.len() < MAX_TOGETHER && bytes < MAX_BYTES_TOGETHER {
+        match requests.message().now_or_never() {
+            None => break,
+            Some(Ok(Some(next))) => {
+                bytes += next.pdu.len();
+                together.push(next);
+            }
+            Some(Ok(None)) => return (together, End::Closed),
+            Some(Err(status)) => return (together, End::Failed(status)),
+        }
+    }
+    (together, End::More)
+}
+
+/// Appends events and flushes. Gives back what is on disk, and what failed after that.
+fn append_all(
+    cx: &Context,
+    requests: &[pb::AppendEventsRequest],
+) -> (Vec<Outcome>, Option<StoreError>) {
+    let mut outcomes = Vec::with_capacity(requests.len());
+    let mut failure = None;
+    for request in requests {
+        match append(cx, request) {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    match cx.store.flush() {
+        Ok(()) => (outcomes, failure),
+        Err(error) => (Vec::new(), Some(error)),
+    }
+}
+
+fn append(cx: &Context, request: &pb::AppendEventsRequest) -> Result<Outcome, StoreError> {
+    let pb::AppendEventsRequest {
+        room_id,
+        room_version,
+        event_id,
+        pdu,
+        verdict,
+        state_after,
+        arrival,
+    } = request;
+    let event = NewEvent {
+        room_id,
+        room_version,
+        event_id,
+        pdu,
+        verdict: wire::verdict(*verdict),
+        state_after,
+        arrival: *arrival,
+    };
+    ingest::append(cx, &event)
+}

@@ -1,0 +1,115 @@
+//! The door of `HistoryService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{blocking, status, wire};
+use crate::{
+    context::Context,
+    proto::v1::{self as pb, history_service_server::HistoryService},
+    query::{self, QueryError},
+};
+
+/// Answers `HistoryService`.
+pub struct HistoryDoor {
+    cx: Arc<Context>,
+}
+
+impl HistoryDoor {
+    /// Over a context.
+    #[must_use]
+    pub fn new(cx: Arc<Context>) -> Self {
+        Self { cx }
+    }
+
+    /// Asks a question off the async threads, and puts the answer or the failure into words.
+    async fn ask<T: Send + 'static, R>(
+        &self,
+        question: impl FnOnce(&Context) -> Result<T, QueryError> + Send + 'static,
+        encode: impl FnOnce(T) -> R,
+    ) -> Result<Response<R>, Status> {
+        let cx = Arc::clone(&self.cx);
+        let answer = blocking(move || question(&cx)).await?;
+        answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
+    }
+}
+
+#[tonic::async_trait]
+impl HistoryService for HistoryDoor {
+    async fn backfill(
+        &self,
+        request: Request<pb::BackfillRequest>,
+    ) -> Result<Response<pb::BackfillResponse>, Status> {
+        let question = wire::backfill(request.into_inner())?;
+        self.ask(move |cx| query::backfill(cx, &question), wire::backfill_response).await
+    }
+
+    async fn get_missing_events(
+        &self,
+        request: Request<pb::GetMissingEventsRequest>,
+    ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
+        let question = wire::missing_events(request.into_inner())?;
+        let ask = move |cx: &Context| query::get_missing_events(cx, &question);
+        self.ask(ask, wire::missing_events_response).await
+    }
+
+    async fn batch_get_events(
+        &self,
+        request: Request<pb::BatchGetEventsRequest>,
+    ) -> Result<Response<pb::BatchGetEventsResponse>, Status> {
+        let pb::BatchGetEventsRequest { room_id, event_ids } = request.into_inner();
+        let ask = move |cx: &Context| query::batch_get_events(cx, &room_id, &event_ids);
+        self.ask(ask, wire::batch_get_events_response).await
+    }
+
+    async fn get_room(
+        &self,
+        request: Request<pb::GetRoomRequest>,
+    ) -> Result<Response<pb::GetRoomResponse>, Status> {
+        let pb::GetRoomRequest { room_id } = request.into_inner();
+        self.ask(move |cx| query::get_room(cx, &room_id), wire::get_room_response).await
+    }
+
+    async fn list_rooms(
+        &self,
+        request: Request<pb::ListRoomsRequest>,
+    ) -> Result<Response<pb::ListRoomsResponse>, Status> {
+        let pb::ListRoomsRequest { page_size, page_token } = request.into_inner();
+        let ask = move |cx: &Context| query::list_rooms(cx, (page_size, &page_token));
+        self.ask(ask, wire::list_rooms_response).await
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let pb::ListEventsRequest { room_id, page_size, page_token } = request.into_inner();
+        let ask = move |cx: &Context| query::list_events(cx, &room_id, (page_size, &page_token));
+        self.ask(ask, wire::list_events_response).await
+    }
+
+    async fn get_state(
+        &self,
+        request: Request<pb::GetStateRequest>,
+    ) -> Result<Response<pb::GetStateResponse>, Status> {
+        let pb::GetStateRequest { room_id, event_id, page_size, page_token } =
+            request.into_inner();
+        let ask = move |cx: &Context| {
+            query::get_state(cx, (&room_id, &event_id), (page_size, &page_token))
+        };
+        self.ask(ask, wire::get_state_response).await
+    }
+
+    async fn explain_access(
+        &self,
+        request: Request<pb::ExplainAccessRequest>,
+    ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
+        let pb::ExplainAccessRequest { room_id, event_id, requester } = request.into_inner();
+        let (origin, destination) = wire::server_names(requester.unwrap_or_default())?;
+        let ask = move |cx: &Context| {
+            query::explain_access(cx, (&room_id, &event_id), (&origin, &destination))
+        };
+        self.ask(ask, wire::explain_access_response).await
+    }
+}

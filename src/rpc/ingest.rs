@@ -1,0 +1,56 @@
+//! The door of `IngestService`.
+
+use std::sync::Arc;
+
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{append, blocking, status};
+use crate::{
+    context::Context,
+    pdu::UserId,
+    proto::v1::{self as pb, ingest_service_server::IngestService},
+};
+
+/// Answers `IngestService`.
+pub struct IngestDoor {
+    cx: Arc<Context>,
+    stopping: CancellationToken,
+}
+
+impl IngestDoor {
+    /// Over a context. When `stopping` is cancelled, open streams end.
+    #[must_use]
+    pub fn new(cx: Arc<Context>, stopping: CancellationToken) -> Self {
+        Self { cx, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl IngestService for IngestDoor {
+    type AppendEventsStream = ReceiverStream<Result<pb::AppendEventsResponse, Status>>;
+
+    async fn append_events(
+        &self,
+        request: Request<Streaming<pb::AppendEventsRequest>>,
+    ) -> Result<Response<Self::AppendEventsStream>, Status> {
+        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
+        Ok(Response::new(append::run(cx, request.into_inner(), stopping)))
+    }
+
+    async fn set_user_erased(
+        &self,
+        request: Request<pb::SetUserErasedRequest>,
+    ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
+        let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
+        if let Err(fault) = UserId::parse(&user_id) {
+            let text = format!("user_id {fault}");
+            return Err(status::invalid("USER_ID_INVALID", &text));
+        }
+        let cx = Arc::clone(&self.cx);
+        let done = blocking(move || cx.store.set_erased(&user_id, erased)).await?;
+        done.map_err(|failure| status::of_store(&failure))?;
+        Ok(Response::new(pb::SetUserErasedResponse {}))
+    }
+}

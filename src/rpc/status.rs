@@ -1,0 +1,74 @@
+//! One table: from every way in which a use case can fail to a gRPC status and its reason.
+//!
+//! Reasons travel as `google.rpc.ErrorInfo` with the package as domain; callers match on them,
+//! never on messages. What went wrong inside is logged here, once, and not told.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use tracing::{debug, error};
+
+use crate::{query::QueryError, store::StoreError};
+
+/// The domain of every reason.
+pub const DOMAIN: &str = "backscroll.history.v1";
+
+pub(super) fn of_query(failure: QueryError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        QueryError::NotAllowed(refusal) => {
+            debug!(%refusal, "a server may not ask");
+            with_reason(Code::PermissionDenied, "NOT_ALLOWED", &text)
+        }
+        QueryError::RoomUnknown(_) => with_reason(Code::NotFound, "ROOM_UNKNOWN", &text),
+        QueryError::EventUnknown(_) => with_reason(Code::NotFound, "EVENT_UNKNOWN", &text),
+        QueryError::StateUnknown(_) => with_reason(Code::FailedPrecondition, "STATE_UNKNOWN", &text),
+        QueryError::EventIdsMissing => {
+            with_reason(Code::InvalidArgument, "EVENT_IDS_MISSING", &text)
+        }
+        QueryError::LimitMissing => with_reason(Code::InvalidArgument, "LIMIT_MISSING", &text),
+        QueryError::LimitInvalid => with_reason(Code::InvalidArgument, "LIMIT_INVALID", &text),
+        QueryError::PageTokenInvalid => {
+            with_reason(Code::InvalidArgument, "PAGE_TOKEN_INVALID", &text)
+        }
+        QueryError::Store(failure) => of_store(&failure),
+    }
+}
+
+pub(super) fn of_store(failure: &StoreError) -> Status {
+    error!(%failure, "the store failed");
+    match failure {
+        StoreError::Corrupt { .. } => {
+            with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged")
+        }
+        StoreError::Sled(_)
+        | StoreError::File { .. }
+        | StoreError::InUse(_)
+        | StoreError::NewerFormat { .. } => {
+            with_reason(Code::Internal, "STORE_FAILED", "the store failed")
+        }
+    }
+}
+
+pub(super) fn invalid(reason: &'static str, message: &str) -> Status {
+    with_reason(Code::InvalidArgument, reason, message)
+}
+
+pub(super) fn not_found(reason: &'static str, message: &str) -> Status {
+    with_reason(Code::NotFound, reason, message)
+}
+
+pub(super) fn stopping() -> Status {
+    let text = "the service is stopping; send what was not acknowledged again";
+    with_reason(Code::Unavailable, "STOPPING", text)
+}
+
+pub(super) fn internal() -> Status {
+    with_reason(Code::Internal, "INTERNAL", "the request failed; the service's log says why")
+}
+
+fn with_reason(code: Code, reason: &str, message: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}

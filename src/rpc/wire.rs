@@ -1,0 +1,203 @@
+//! Between proto and the domain. Requests are taken apart field by field, so that a new field
+//! does not compile until it is thought about.
+
+use bytes::Bytes;
+use tonic::Status;
+
+use super::status;
+use crate::{
+    graph::End,
+    ingest::{Outcome, Refusal, Verdict},
+    pdu::PduError,
+    proto::v1 as pb,
+    query::{
+        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, Page, RoomEvent,
+        RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage,
+    },
+    visibility::Form,
+};
+
+/// The longest server name that the specification allows.
+const MAX_SERVER_NAME: usize = 255;
+
+pub(super) fn backfill(request: pb::BackfillRequest) -> Result<Backfill, Status> {
+    let pb::BackfillRequest { room_id, requester, event_ids, limit } = request;
+    Ok(Backfill { room_id, asker: asker(requester)?, event_ids, limit })
+}
+
+pub(super) fn missing_events(
+    request: pb::GetMissingEventsRequest,
+) -> Result<GetMissingEvents, Status> {
+    let pb::GetMissingEventsRequest {
+        room_id,
+        requester,
+        earliest_events,
+        latest_events,
+        limit,
+        min_depth,
+    } = request;
+    let asker = asker(requester)?;
+    Ok(GetMissingEvents { room_id, asker, earliest_events, latest_events, limit, min_depth })
+}
+
+fn asker(requester: Option<pb::Requester>) -> Result<Asker, Status> {
+    match requester {
+        None => Ok(Asker::Sister),
+        Some(requester) => {
+            let (origin, destination) = server_names(requester)?;
+            Ok(Asker::Server { origin, destination })
+        }
+    }
+}
+
+/// Whoever names itself must do so with a name: an empty one is never a sister by accident.
+pub(super) fn server_names(requester: pb::Requester) -> Result<(String, String), Status> {
+    let pb::Requester { origin, destination } = requester;
+    for (name, member) in [(&origin, "requester.origin"), (&destination, "requester.destination")] {
+        if name.is_empty() || name.len() > MAX_SERVER_NAME {
+            let text = format!("{member} must be a server name of 1 to {MAX_SERVER_NAME} bytes");
+            return Err(status::invalid("SERVER_NAME_INVALID", &text));
+        }
+    }
+    Ok((origin, destination))
+}
+
+pub(super) fn backfill_response(page: Page) -> pb::BackfillResponse {
+    let (events, end_reason, missing_event_ids, visited) = answer(page);
+    pb::BackfillResponse { events, end_reason, missing_event_ids, visited }
+}
+
+pub(super) fn missing_events_response(page: Page) -> pb::GetMissingEventsResponse {
+    let (events, end_reason, missing_event_ids, visited) = answer(page);
+    pb::GetMissingEventsResponse { events, end_reason, missing_event_ids, visited }
+}
+
+fn answer(page: Page) -> (Vec<pb::Event>, i32, Vec<String>, u32) {
+    let Page { events, end, missing_event_ids, visited } = page;
+    let end_reason = match end {
+        End::Exhausted => pb::EndReason::Exhausted,
+        End::Limit => pb::EndReason::Limit,
+        End::Budget => pb::EndReason::Budget,
+    };
+    let event = |it| {
+        let ServedEvent { event_id, pdu, form } = it;
+        let form = match form {
+            Form::Full => pb::EventForm::Full,
+            Form::Redacted => pb::EventForm::Redacted,
+        };
+        pb::Event { event_id, pdu: Bytes::from(pdu), form: form.into() }
+    };
+    (events.into_iter().map(event).collect(), end_reason.into(), missing_event_ids, visited)
+}
+
+pub(super) fn batch_get_events_response(events: RoomEvents) -> pb::BatchGetEventsResponse {
+    let RoomEvents { events, missing_event_ids } = events;
+    let events = events.into_iter().map(room_event).collect();
+    pb::BatchGetEventsResponse { events, missing_event_ids }
+}
+
+pub(super) fn list_events_response(list: EventList) -> pb::ListEventsResponse {
+    let EventList { events, next_page_token } = list;
+    let events = events.into_iter().map(room_event).collect();
+    pb::ListEventsResponse { events, next_page_token }
+}
+
+fn room_event(event: RoomEvent) -> pb::RoomEvent {
+    let RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after } = event;
+    let Verdict { outlier, rejected, soft_failed } = verdict;
+    let verdict = Some(pb::Verdict { outlier, rejected, soft_failed });
+    pb::RoomEvent { event_id, pdu: pdu.into(), arrival, verdict, redacted, state_after }
+}
+
+pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
+    let RoomSummary {
+        room_id,
+        room_version,
+        forward_extremities,
+        backward_extremities,
+        event_count,
+        outlier_count,
+        rejected_count,
+        soft_failed_count,
+        state_count,
+        erased_users,
+    } = room;
+    pb::GetRoomResponse {
+        room_id,
+        room_version,
+        forward_extremities,
+        backward_extremities,
+        event_count,
+        outlier_count,
+        rejected_count,
+        soft_failed_count,
+        current_state_known: state_count.is_some(),
+        state_count: state_count.unwrap_or(0).into(),
+        erased_users,
+    }
+}
+
+pub(super) fn list_rooms_response(rooms: RoomList) -> pb::ListRoomsResponse {
+    let RoomList { room_ids, next_page_token } = rooms;
+    pb::ListRoomsResponse { room_ids, next_page_token }
+}
+
+pub(super) fn get_state_response(page: StatePage) -> pb::GetStateResponse {
+    let StatePage { entries, next_page_token } = page;
+    let entry = |it| {
+        let crate::query::StateEntry { event_type, state_key, event_id } = it;
+        pb::StateEntry { r#type: event_type, state_key, event_id }
+    };
+    pb::GetStateResponse { entries: entries.into_iter().map(entry).collect(), next_page_token }
+}
+
+pub(super) fn explain_access_response(explanation: Explanation) -> pb::ExplainAccessResponse {
+    let Explanation { access, rule, facts } = explanation;
+    let outcome = match access {
+        Access::Full => pb::AccessOutcome::Full,
+        Access::Redacted => pb::AccessOutcome::Redacted,
+        Access::NotServed => pb::AccessOutcome::NotServed,
+        Access::Refused => pb::AccessOutcome::Refused,
+    };
+    pb::ExplainAccessResponse { outcome: outcome.into(), rule, facts }
+}
+
+pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {
+    let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
+    Verdict { outlier, rejected, soft_failed }
+}
+
+pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsResponse {
+    use pb::append_events_response::Outcome as Wire;
+    match outcome {
+        Outcome::Appended { event_id, duplicate, redacted } => {
+            let appended = Wire::Appended(pb::Appended { duplicate, redacted });
+            pb::AppendEventsResponse { event_id, outcome: Some(appended) }
+        }
+        Outcome::Refused { event_id, refusal } => {
+            let reason = refusal_reason(&refusal).into();
+            let refusal = Wire::Refusal(pb::Refusal { reason, message: refusal.to_string() });
+            let event_id = event_id.unwrap_or_default();
+            pb::AppendEventsResponse { event_id, outcome: Some(refusal) }
+        }
+    }
+}
+
+fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
+    use pb::RefusalReason as Reason;
+    match refusal {
+        Refusal::RoomIdInvalid => Reason::RoomIdInvalid,
+        Refusal::RoomVersionMissing => Reason::RoomVersionMissing,
+        Refusal::RoomVersionUnknown(_) => Reason::RoomVersionUnknown,
+        Refusal::RoomVersionMismatch { .. } => Reason::RoomVersionMismatch,
+        Refusal::Pdu(PduError::NotJson { .. }) => Reason::NotJson,
+        Refusal::Pdu(PduError::BadJson(_)) => Reason::BadJson,
+        Refusal::Pdu(PduError::Format { .. }) => Reason::FormatInvalid,
+        Refusal::Pdu(PduError::TooLarge { .. }) => Reason::TooLarge,
+        Refusal::RoomMismatch { .. } => Reason::RoomMismatch,
+        Refusal::EventIdMismatch { .. } => Reason::EventIdMismatch,
+        Refusal::SignatureInvalid(_) => Reason::SignatureInvalid,
+        Refusal::Conflict(_) => Reason::Conflict,
+        Refusal::StateInvalid { .. } => Reason::StateInvalid,
+    }
+}
