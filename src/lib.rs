@@ -31,6 +31,7 @@
 //! - No content and no key is ever logged. The service opens no connection to anywhere.
 
 pub mod access;
+pub mod cli;
 pub mod context;
 pub mod graph;
 pub mod ingest;
@@ -42,4 +43,5 @@ pub mod rpc;
 pub mod server;
 pub mod state;
 pub mod store;
+pub mod telemetry;
 pub mod visibility;

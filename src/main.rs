@@ -1,2 +1,17 @@
-//! placeholder
-fn main() {}
+//! Parse, start logging, do it, say what went wrong.
+
+use std::process::ExitCode;
+
+use backscroll::cli::Cli;
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match Cli::parse().start() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

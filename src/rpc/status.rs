@@ -12,7 +12,7 @@ use tracing::{debug, error};
 use crate::{query::QueryError, store::StoreError};
 
 /// The domain of every reason.
-pub const DOMAIN: &str = "backscroll.history.v1";
+const DOMAIN: &str = "backscroll.history.v1";
 
 pub(super) fn of_query(failure: QueryError) -> Status {
     let text = failure.to_string();

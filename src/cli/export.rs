@@ -1,0 +1,75 @@
+//! `backscroll export`: a room in the room format, over `ListEvents`.
+
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde_json::value::RawValue;
+
+use super::{
+    ServerArgs,
+    client::{connect, told},
+};
+use crate::{
+    proto::v1 as pb,
+    room_format::{Header, Line, write_header, write_line},
+};
+
+/// Events asked for at once.
+const PAGE: u32 = 500;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What comes out can be imported again, here or into another store:
+  backscroll export '!room:example.org' > room.ndjson")]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// The room.
+    #[arg(value_name = "ROOM_ID")]
+    room_id: String,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { server, room_id } = args;
+    let mut history = connect(&server.server).await?.history;
+    let request = pb::GetRoomRequest { room_id: room_id.clone() };
+    let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let pb::GetRoomResponse { room_version, erased_users, event_count, .. } = room;
+    let header = Header { room_id: room_id.clone(), room_version, erased_users };
+    write_header(&mut out, &header)?;
+    let target = if io::stderr().is_terminal() && !io::stdout().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let progress = ProgressBar::with_draw_target(Some(event_count), target);
+    let mut page_token = String::new();
+    loop {
+        let request =
+            pb::ListEventsRequest { room_id: room_id.clone(), page_size: PAGE, page_token };
+        let page = history.list_events(request).await.map_err(|status| told(&status))?;
+        let pb::ListEventsResponse { events, next_page_token } = page.into_inner();
+        for event in events {
+            write_line(&mut out, &line(event)?)?;
+            progress.inc(1);
+        }
+        if next_page_token.is_empty() {
+            break;
+        }
+        page_token = next_page_token;
+    }
+    out.flush()?;
+    progress.finish_and_clear();
+    Ok(())
+}
+
+fn line(event: pb::RoomEvent) -> anyhow::Result<Line> {
+    let pb::RoomEvent { event_id, pdu, verdict, state_after, arrival: _, redacted: _ } = event;
+    let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
+    let pdu = String::from_utf8(pdu.into()).ok().and_then(|it| RawValue::from_string(it).ok());
+    let pdu = pdu.with_context(|| format!("{event_id} is not JSON; is the store damaged?"))?;
+    Ok(Line { event_id, pdu, outlier, rejected, soft_failed, state_after })
+}

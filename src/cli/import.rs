@@ -1,0 +1,181 @@
+//! `backscroll import`: files in the room format, over `AppendEvents`.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, IsTerminal as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, value::RawValue};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    ServerArgs,
+    client::{Clients, connect, told},
+};
+use crate::{
+    proto::v1::{self as pb, append_events_response::Outcome},
+    room_format::{Header, Line, Reader},
+};
+
+/// Events sent ahead of their acknowledgements.
+const IN_FLIGHT: usize = 256;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+An event that is held already changes nothing, so an import that was cut off can be run again.
+Refused events are named on standard error, the others are taken all the same; exit code 1.
+
+The room format is NDJSON: {\"room\": {\"room_id\", \"room_version\", \"erased_users\"}} and then, in
+order of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"state_after\"}.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// Check signatures by these keys: a JSON object of server names and their answers to
+    /// /_matrix/key/v2/server. The service keeps them.
+    #[arg(long, env = "BACKSCROLL_SERVER_KEYS", value_name = "FILE")]
+    server_keys: Option<PathBuf>,
+
+    /// The rooms.
+    #[arg(required = true, value_name = "ROOM.ndjson")]
+    rooms: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    appended: u64,
+    held: u64,
+    redacted: u64,
+    refused: u64,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
+    let Args { server, server_keys, rooms } = args;
+    let mut clients = connect(&server.server).await?;
+    if let Some(path) = server_keys {
+        put_server_keys(&mut clients, &path).await?;
+    }
+    let bytes = rooms.iter().map(|it| fs::metadata(it).map_or(0, |it| it.len())).sum();
+    let progress = progress_bar(bytes);
+    let mut total = Counts::default();
+    for path in &rooms {
+        let counts = import(&mut clients, path, &progress)
+            .await
+            .with_context(|| format!("{}", path.display()))?;
+        total.appended += counts.appended;
+        total.held += counts.held;
+        total.redacted += counts.redacted;
+        total.refused += counts.refused;
+    }
+    progress.finish_and_clear();
+    let Counts { appended, held, redacted, refused } = total;
+    println!("{} rooms: {appended} events appended, {held} held already, {refused} refused", rooms.len());
+    if redacted > 0 {
+        println!("{redacted} of them did not match their content hash: their redacted form is held");
+    }
+    Ok(refused == 0)
+}
+
+fn progress_bar(bytes: u64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = "{wide_bar} {bytes}/{total_bytes} {msg} {eta} left";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(bytes), target).with_style(style)
+}
+
+async fn put_server_keys(clients: &mut Clients, path: &Path) -> anyhow::Result<()> {
+    let file = || format!("{}", path.display());
+    let text = fs::read_to_string(path).with_context(file)?;
+    let answers: std::collections::BTreeMap<String, Box<RawValue>> =
+        serde_json::from_str(&text).with_context(file)?;
+    for (server_name, answer) in answers {
+        let parsed: Value = serde_json::from_str(answer.get()).with_context(file)?;
+        if parsed.get("server_name").and_then(Value::as_str) != Some(&server_name) {
+            bail!("{}: the answer of {server_name} names another server", path.display());
+        }
+        let answer = answer.get().to_owned().into();
+        let put = clients.keys.put_server_keys(pb::PutServerKeysRequest { answer }).await;
+        put.map_err(|status| told(&status)).with_context(|| format!("keys of {server_name}"))?;
+    }
+    Ok(())
+}
+
+async fn import(
+    clients: &mut Clients,
+    path: &Path,
+    progress: &ProgressBar,
+) -> anyhow::Result<Counts> {
+    let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
+    for user_id in &header.erased_users {
+        let request = pb::SetUserErasedRequest { user_id: user_id.clone(), erased: true };
+        let set = clients.ingest.set_user_erased(request).await;
+        set.map_err(|status| told(&status))?;
+    }
+    let (to_service, requests) = mpsc::channel(IN_FLIGHT);
+    let read = progress.clone();
+    let reading = tokio::spawn(async move {
+        for line in lines {
+            let line = line?;
+            read.inc(line.pdu.get().len().try_into()?);
+            if to_service.send(request(&header, line)).await.is_err() {
+                break;
+            }
+        }
+        anyhow::Ok(())
+    });
+    let responses = clients.ingest.append_events(ReceiverStream::new(requests)).await;
+    let mut responses = responses.map_err(|status| told(&status))?.into_inner();
+    let mut counts = Counts::default();
+    while let Some(response) = responses.message().await.map_err(|status| told(&status))? {
+        if let Some(refused) = counts.count(response)? {
+            // The header is line 1, and every event has an answer.
+            let line = counts.appended + counts.held + counts.refused + 1;
+            progress.suspend(|| eprintln!("{}:{line}: {refused}", path.display()));
+        }
+        progress.set_message(format!("{} events", counts.appended + counts.held));
+    }
+    reading.await??;
+    Ok(counts)
+}
+
+impl Counts {
+    /// Counts an answer; gives back what to say of a refusal.
+    fn count(&mut self, response: pb::AppendEventsResponse) -> anyhow::Result<Option<String>> {
+        let pb::AppendEventsResponse { event_id, outcome } = response;
+        match outcome {
+            Some(Outcome::Appended(pb::Appended { duplicate, redacted })) => {
+                self.appended += u64::from(!duplicate);
+                self.held += u64::from(duplicate);
+                self.redacted += u64::from(redacted);
+                Ok(None)
+            }
+            Some(Outcome::Refusal(refusal)) => {
+                self.refused += 1;
+                let reason = refusal.reason().as_str_name();
+                Ok(Some(format!("{event_id} {reason}: {}", refusal.message)))
+            }
+            None => bail!("the service answered without an outcome; is it of another version?"),
+        }
+    }
+}
+
+fn request(header: &Header, line: Line) -> pb::AppendEventsRequest {
+    let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+    pb::AppendEventsRequest {
+        room_id: header.room_id.clone(),
+        room_version: header.room_version.clone(),
+        event_id,
+        pdu: String::from(Box::<str>::from(pdu)).into(),
+        verdict: Some(pb::Verdict { outlier, rejected, soft_failed }),
+        state_after,
+        arrival: None,
+    }
+}

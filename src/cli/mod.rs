@@ -1,0 +1,115 @@
+//! The command line: what can be typed, and which file does it. Kept stable, since scripts call it.
+
+mod client;
+mod explain;
+mod export;
+mod import;
+mod serve;
+mod state;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::{self, LogFormat};
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "backscroll",
+    version,
+    about = "Remembers the history of Matrix rooms, and answers other servers what came before",
+    after_help = "\
+A first look, in three terminals:
+  backscroll serve --data-dir ./data
+  backscroll import tests/rooms/*/room.ndjson
+  backscroll explain '!room:example.org' '$event' other.example.org --destination example.org
+
+Every flag can also be given by an environment variable, named beside it. Exit codes: 0 done,
+1 something was refused or failed (standard error says what), 2 the command line is wrong."
+)]
+pub struct Cli {
+    /// How logs look; they go to standard error.
+    #[arg(long, global = true, env = "BACKSCROLL_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
+
+    /// What is logged: levels, by module if need be, such as `info,backscroll=debug`.
+    #[arg(long, global = true, env = "BACKSCROLL_LOG", default_value = "warn,backscroll=info", value_name = "FILTER")]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves gRPC over the store in a directory.
+    Serve(serve::Args),
+    /// Appends rooms from files in the room format.
+    Import(import::Args),
+    /// Writes a room in the room format to standard output.
+    Export(export::Args),
+    /// Prints the room state after an event, or the current state.
+    State(state::Args),
+    /// Says why a server gets an event whole, redacted, or nothing.
+    Explain(explain::Args),
+}
+
+/// Where the service listens, for the commands that ask it.
+#[derive(Debug, clap::Args)]
+struct ServerArgs {
+    /// The service to ask.
+    #[arg(long, env = "BACKSCROLL_SERVER", default_value = "http://127.0.0.1:8470", value_name = "URL")]
+    server: String,
+}
+
+impl Cli {
+    /// Does what was typed. Whether everything went as asked.
+    ///
+    /// # Errors
+    /// What went wrong, with what to do next.
+    pub fn start(self) -> anyhow::Result<bool> {
+        telemetry::start(self.log_format, &self.log).context("--log")?;
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+        runtime.block_on(self.command.run())
+    }
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<bool> {
+        match self {
+            Self::Serve(args) => serve::run(args).await.map(|()| true),
+            Self::Import(args) => import::run(args).await,
+            Self::Export(args) => export::run(args).await.map(|()| true),
+            Self::State(args) => state::run(args).await.map(|()| true),
+            Self::Explain(args) => explain::run(args).await.map(|()| true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every flag has a variable, every flag and command a sentence.
+    #[test]
+    fn help_teaches() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().filter(|it| it.get_name() != "help") {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                assert!(argument.get_help().is_some(), "{} {id}", command.get_name());
+                let is_flag = argument.get_long().is_some() && id != "help" && id != "version";
+                assert!(!is_flag || argument.get_env().is_some(), "{} {id}", command.get_name());
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `backscroll serve`.
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{server, store::Options};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+SIGTERM or SIGINT stops it: health turns NOT_SERVING, requests under way are finished, everything
+is flushed, exit code 0. It opens no connection to anywhere.")]
+pub(super) struct Args {
+    /// Where the store lies; made if it is not there. One process at a time.
+    #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// The address to serve gRPC on.
+    #[arg(long, env = "BACKSCROLL_LISTEN", default_value = "127.0.0.1:8470", value_name = "ADDR")]
+    listen: SocketAddr,
+
+    /// Memory for the store's page cache, in MiB.
+    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
+    cache_mib: u64,
+
+    /// How long requests under way may take to finish when stopping, in seconds.
+    #[arg(long, env = "BACKSCROLL_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
+    grace_seconds: u64,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { data_dir, listen, cache_mib, grace_seconds } = args;
+    let (mut terminate, mut interrupt) = stop_signals()?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}; give another --listen"))?;
+    let options = Options { data_dir, cache_bytes: cache_mib << 20 };
+    let cx = tokio::task::spawn_blocking(move || server::open(&options)).await??;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server::serve(cx, listener, Duration::from_secs(grace_seconds), stop).await
+}
+
+/// Heard from the start, so that a signal during the opening is not lost.
+fn stop_signals() -> io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}
