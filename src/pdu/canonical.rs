@@ -1,4 +1,4 @@
-//! Writes canonical JSON of objects with odd numbers. All others are written by ruma.
+//! Writes canonical JSON: names in order, nothing optional, odd numbers as Python writes them.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,7 @@ pub(super) fn write(object: &CanonicalJsonObject, odd: &OddNumbers, without: &[&
 
 struct Writer<'o> {
     odd: &'o OddNumbers,
+    /// Where the writer is; kept only where there is an odd number to look for.
     path: Vec<Step>,
     out: String,
 }
@@ -42,9 +43,7 @@ impl Writer<'_> {
                 self.out.push('[');
                 for (index, item) in items.iter().enumerate() {
                     self.comma(index);
-                    self.path.push(Step::Item(index));
-                    self.value(item);
-                    self.path.pop();
+                    self.at(|| Step::Item(index), item);
                 }
                 self.out.push(']');
             }
@@ -58,11 +57,18 @@ impl Writer<'_> {
             self.comma(index);
             self.string(name);
             self.out.push(':');
-            self.path.push(Step::Member(name.clone()));
-            self.value(value);
-            self.path.pop();
+            self.at(|| Step::Member(name.clone()), value);
         }
         self.out.push('}');
+    }
+
+    fn at(&mut self, step: impl FnOnce() -> Step, value: &CanonicalJsonValue) {
+        if self.odd.is_empty() {
+            return self.value(value);
+        }
+        self.path.push(step());
+        self.value(value);
+        self.path.pop();
     }
 
     fn comma(&mut self, index: usize) {
@@ -74,19 +80,31 @@ impl Writer<'_> {
     /// Escapes what JSON makes one escape, in the shortest way, and nothing else.
     fn string(&mut self, text: &str) {
         self.out.push('"');
-        for symbol in text.chars() {
-            match symbol {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\t' => self.out.push_str("\\t"),
-                '\n' => self.out.push_str("\\n"),
-                '\u{c}' => self.out.push_str("\\f"),
-                '\r' => self.out.push_str("\\r"),
-                '\0'..='\u{1f}' => self.out.push_str(&format!("\\u{:04x}", u32::from(symbol))),
-                _ => self.out.push(symbol),
+        for piece in text.split_inclusive(is_escaped) {
+            // Only the last symbol of a piece may be one to escape.
+            let plain = piece.strip_suffix(is_escaped).unwrap_or(piece);
+            self.out.push_str(plain);
+            if plain.len() < piece.len() {
+                piece.chars().next_back().into_iter().for_each(|symbol| self.escape(symbol));
             }
         }
         self.out.push('"');
     }
+
+    fn escape(&mut self, symbol: char) {
+        match symbol {
+            '"' => self.out.push_str("\\\""),
+            '\\' => self.out.push_str("\\\\"),
+            '\u{8}' => self.out.push_str("\\b"),
+            '\t' => self.out.push_str("\\t"),
+            '\n' => self.out.push_str("\\n"),
+            '\u{c}' => self.out.push_str("\\f"),
+            '\r' => self.out.push_str("\\r"),
+            _ => self.out.push_str(&format!("\\u{:04x}", u32::from(symbol))),
+        }
+    }
+}
+
+fn is_escaped(symbol: char) -> bool {
+    matches!(symbol, '"' | '\\' | '\0'..='\u{1f}')
 }

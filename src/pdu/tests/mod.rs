@@ -1,1 +1,3 @@
 //! Tests of whole events; what one file does is tested in that file.
+
+mod recorded;
