@@ -4,71 +4,83 @@ use std::collections::BTreeMap;
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
-/// One step on the way from the event to a value inside it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    Member(String),
-    Item(usize),
+/// The numbers inside a value that canonical JSON has no form for, in their canonical text.
+///
+/// A tree with the shape of the value, cut down to the ways that lead to one: a list of paths would
+/// hold a long name once for every number behind it, and so grow with the square of the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// The value is such a number.
+    Number(String),
+    /// Some items of the array have some.
+    Items(BTreeMap<usize, Odd>),
+    /// Some members of the object have some.
+    Members(OddMembers),
 }
 
-/// The canonical texts of the numbers that canonical JSON has no form for, by where they stand.
-pub(super) type OddNumbers = BTreeMap<Vec<Step>, String>;
+/// The odd numbers inside an object, by its members.
+pub(super) type OddMembers = BTreeMap<String, Odd>;
 
 /// The canonical text of `object`, without the top-level members named.
-pub(super) fn write(object: &CanonicalJsonObject, odd: &OddNumbers, without: &[&str]) -> String {
-    let mut writer = Writer { odd, path: Vec::new(), out: String::new() };
-    writer.members(object.iter().filter(|(name, _)| !without.contains(&name.as_str())));
+pub(super) fn write(object: &CanonicalJsonObject, odd: &OddMembers, without: &[&str]) -> String {
+    let mut writer = Writer { out: String::new() };
+    let members = object.iter().filter(|(name, _)| !without.contains(&name.as_str()));
+    writer.members(members, Some(odd));
     writer.out
 }
 
-struct Writer<'o> {
-    odd: &'o OddNumbers,
-    /// Where the writer is; kept only where there is an odd number to look for.
-    path: Vec<Step>,
+struct Writer {
     out: String,
 }
 
-impl Writer<'_> {
-    fn value(&mut self, value: &CanonicalJsonValue) {
+impl Writer {
+    fn value(&mut self, value: &CanonicalJsonValue, odd: Option<&Odd>) {
         match value {
             CanonicalJsonValue::Null => self.out.push_str("null"),
             CanonicalJsonValue::Bool(true) => self.out.push_str("true"),
             CanonicalJsonValue::Bool(false) => self.out.push_str("false"),
-            CanonicalJsonValue::Integer(int) => match self.odd.get(&self.path) {
-                Some(canonical) => self.out.push_str(canonical),
-                None => self.out.push_str(&int.to_string()),
+            CanonicalJsonValue::Integer(int) => match odd {
+                Some(Odd::Number(canonical)) => self.out.push_str(canonical),
+                _ => self.out.push_str(&int.to_string()),
             },
             CanonicalJsonValue::String(text) => self.string(text),
-            CanonicalJsonValue::Array(items) => {
-                self.out.push('[');
-                for (index, item) in items.iter().enumerate() {
-                    self.comma(index);
-                    self.at(|| Step::Item(index), item);
-                }
-                self.out.push(']');
+            CanonicalJsonValue::Array(items) => self.items(items, odd),
+            CanonicalJsonValue::Object(members) => {
+                let odd = match odd {
+                    Some(Odd::Members(odd)) => Some(odd),
+                    _ => None,
+                };
+                self.members(members.iter(), odd);
             }
-            CanonicalJsonValue::Object(members) => self.members(members.iter()),
         }
     }
 
-    fn members<'m>(&mut self, members: impl Iterator<Item = (&'m String, &'m CanonicalJsonValue)>) {
+    fn items(&mut self, items: &[CanonicalJsonValue], odd: Option<&Odd>) {
+        let odd = match odd {
+            Some(Odd::Items(odd)) => Some(odd),
+            _ => None,
+        };
+        self.out.push('[');
+        for (index, item) in items.iter().enumerate() {
+            self.comma(index);
+            self.value(item, odd.and_then(|odd| odd.get(&index)));
+        }
+        self.out.push(']');
+    }
+
+    fn members<'m>(
+        &mut self,
+        members: impl Iterator<Item = (&'m String, &'m CanonicalJsonValue)>,
+        odd: Option<&OddMembers>,
+    ) {
         self.out.push('{');
         for (index, (name, value)) in members.enumerate() {
             self.comma(index);
             self.string(name);
             self.out.push(':');
-            self.at(|| Step::Member(name.clone()), value);
+            self.value(value, odd.and_then(|odd| odd.get(name)));
         }
         self.out.push('}');
-    }
-
-    fn at(&mut self, step: impl FnOnce() -> Step, value: &CanonicalJsonValue) {
-        if self.odd.is_empty() {
-            return self.value(value);
-        }
-        self.path.push(step());
-        self.value(value);
-        self.path.pop();
     }
 
     fn comma(&mut self, index: usize) {

@@ -11,7 +11,7 @@ use ruma::{
 use serde::de::IgnoredAny;
 
 use super::{
-    canonical::{self, OddNumbers, Step},
+    canonical::{self, Odd, OddMembers},
     error::{BadJson, PduError},
     lenient, strict,
 };
@@ -32,7 +32,7 @@ pub(super) struct Json {
     /// The object; where a number is odd, it holds 0.
     pub(super) object: CanonicalJsonObject,
     /// The odd numbers. None from room version 6 on.
-    pub(super) odd: OddNumbers,
+    pub(super) odd: OddMembers,
 }
 
 /// What was read, and whether a member `unsigned` was passed over.
@@ -46,7 +46,7 @@ impl Json {
     pub(super) fn parse(text: &str, strict: bool) -> Result<Parsed<Self>, PduError> {
         match strict::parse(text) {
             Ok(Parsed { value: object, unsigned }) => {
-                Ok(Parsed { value: Self { object, odd: OddNumbers::default() }, unsigned })
+                Ok(Parsed { value: Self { object, odd: OddMembers::new() }, unsigned })
             }
             // serde has no room for a very long integer either; the lenient reader has.
             Err(PduError::BadJson(
@@ -93,10 +93,10 @@ impl Json {
 
     /// Gives the canonical text of a number at the top level that is odd.
     pub(super) fn odd_member(&self, name: &str) -> Option<&str> {
-        if self.odd.is_empty() {
-            return None;
+        match self.odd.get(name) {
+            Some(Odd::Number(canonical)) => Some(canonical),
+            _ => None,
         }
-        self.odd.get([Step::Member(name.to_owned())].as_slice()).map(String::as_str)
     }
 
     /// From room version 11 redaction keeps `signed` of a `third_party_invite`. One that is no
