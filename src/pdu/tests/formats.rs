@@ -2,10 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    super::{BadJson, MAX_PDU_BYTES, MAX_RECEIVED_BYTES, Pdu, PduError, RoomVersion},
-    message, message_with, parse, shape,
-};
+use super::{message, message_with, parse, shape};
+use crate::pdu::{BadJson, MAX_PDU_BYTES, MAX_RECEIVED_BYTES, Pdu, PduError, RoomVersion};
 use RoomVersion::{V1, V2, V3, V5, V6, V10, V11, V12};
 
 #[test]

@@ -2,14 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    super::{
-        Pdu, RoomVersion,
-        canonical::{self, OddMembers},
-        json::Json,
-        redact_stored,
-    },
-    message_with, object, parse,
+use super::{message_with, object, parse};
+use crate::pdu::{
+    Pdu, RoomVersion,
+    canonical::{self, OddMembers},
+    json::Json,
+    redact_stored,
 };
 use RoomVersion::{V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12};
 

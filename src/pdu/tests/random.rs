@@ -4,15 +4,13 @@ use proptest::prelude::*;
 use ruma::CanonicalJsonObject;
 use serde_json::{Map, Value, json};
 
-use super::{
-    super::{
-        Pdu, RoomVersion,
-        canonical::{self, OddMembers},
-        json::Json,
-        redact_stored,
-        span::cut_member,
-    },
-    message_with, parse,
+use super::{message_with, parse};
+use crate::pdu::{
+    Pdu, RoomVersion,
+    canonical::{self, OddMembers},
+    json::Json,
+    redact_stored,
+    span::cut_member,
 };
 
 fn version() -> impl Strategy<Value = RoomVersion> {
@@ -113,7 +111,7 @@ proptest! {
     fn the_lenient_reader_reads_what_the_strict_one_reads(text in json_text(false)) {
         let text = format!(r#"{{"x":{text},"unsigned":1}}"#);
         let Ok(strict) = Json::parse(&text, true) else { panic!("{text}") };
-        let Ok(lenient) = super::super::lenient::parse(&text) else { panic!("{text}") };
+        let Ok(lenient) = crate::pdu::lenient::parse(&text) else { panic!("{text}") };
         prop_assert_eq!(strict.value, lenient.value);
         prop_assert!(strict.unsigned && lenient.unsigned);
     }

@@ -4,12 +4,10 @@ use ed25519_dalek::{Signer, SigningKey};
 use ruma::serde::{Base64, base64::Standard};
 use serde_json::{Value, json};
 
-use super::{
-    super::{
-        BadSignature, KeyError, KeyRing, Pdu, RoomVersion, ServerKeys, SignatureCheck, VerifyKey,
-        required_servers, verify_signatures,
-    },
-    message_with, object, parse,
+use super::{message_with, object, parse};
+use crate::pdu::{
+    BadSignature, KeyError, KeyRing, Pdu, RoomVersion, ServerKeys, SignatureCheck, VerifyKey,
+    required_servers, verify_signatures,
 };
 use RoomVersion::{V1, V3, V4, V5, V7, V8, V10, V12};
 
@@ -52,11 +50,11 @@ fn forged(server: &str, key_id: &str) -> SignatureCheck {
 }
 
 fn invalid(server: &str, reason: BadSignature) -> SignatureCheck {
-    SignatureCheck::Invalid { server: super::super::ServerName::parse(server).unwrap(), reason }
+    SignatureCheck::Invalid { server: crate::pdu::ServerName::parse(server).unwrap(), reason }
 }
 
 fn unknown(server: &str) -> SignatureCheck {
-    SignatureCheck::Unknown { server: super::super::ServerName::parse(server).unwrap() }
+    SignatureCheck::Unknown { server: crate::pdu::ServerName::parse(server).unwrap() }
 }
 
 #[test]
@@ -190,7 +188,7 @@ fn signatures_are_those_of_the_specification() {
     assert_eq!(verify_signatures(&pdu, &|_, _| Some(verify_key)), SignatureCheck::Valid);
     assert!(pdu.content_hash_matches());
     // The second is no whole event, so it is asked below the door.
-    let json = super::super::json::Json::parse(redactable, true).ok().unwrap().value;
+    let json = crate::pdu::json::Json::parse(redactable, true).ok().unwrap().value;
     let text = json.redacted_signed_text(&V1.rules().redaction).unwrap();
     let signature = object(redactable)["signatures"].as_object().unwrap()["domain"]
         .as_object()
