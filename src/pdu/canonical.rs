@@ -1,66 +1,84 @@
-//! Writes canonical JSON of objects with odd numbers. All others are written by ruma.
+//! Writes canonical JSON: names in order, nothing optional, odd numbers as Python writes them.
 
 use std::collections::BTreeMap;
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
-/// One step on the way from the event to a value inside it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    Member(String),
-    Item(usize),
+/// The numbers inside a value that canonical JSON has no form for, in their canonical text.
+///
+/// A tree with the shape of the value, cut down to the ways that lead to one: a list of paths would
+/// hold a long name once for every number behind it, and so grow with the square of the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// The value is such a number.
+    Number(String),
+    /// Some items of the array have some.
+    Items(BTreeMap<usize, Odd>),
+    /// Some members of the object have some.
+    Members(OddMembers),
 }
 
-/// The canonical texts of the numbers that canonical JSON has no form for, by where they stand.
-pub(super) type OddNumbers = BTreeMap<Vec<Step>, String>;
+/// The odd numbers inside an object, by its members.
+pub(super) type OddMembers = BTreeMap<String, Odd>;
 
 /// The canonical text of `object`, without the top-level members named.
-pub(super) fn write(object: &CanonicalJsonObject, odd: &OddNumbers, without: &[&str]) -> String {
-    let mut writer = Writer { odd, path: Vec::new(), out: String::new() };
-    writer.members(object.iter().filter(|(name, _)| !without.contains(&name.as_str())));
+pub(super) fn write(object: &CanonicalJsonObject, odd: &OddMembers, without: &[&str]) -> String {
+    let mut writer = Writer { out: String::new() };
+    let members = object.iter().filter(|(name, _)| !without.contains(&name.as_str()));
+    writer.members(members, Some(odd));
     writer.out
 }
 
-struct Writer<'o> {
-    odd: &'o OddNumbers,
-    path: Vec<Step>,
+struct Writer {
     out: String,
 }
 
-impl Writer<'_> {
-    fn value(&mut self, value: &CanonicalJsonValue) {
+impl Writer {
+    fn value(&mut self, value: &CanonicalJsonValue, odd: Option<&Odd>) {
         match value {
             CanonicalJsonValue::Null => self.out.push_str("null"),
             CanonicalJsonValue::Bool(true) => self.out.push_str("true"),
             CanonicalJsonValue::Bool(false) => self.out.push_str("false"),
-            CanonicalJsonValue::Integer(int) => match self.odd.get(&self.path) {
-                Some(canonical) => self.out.push_str(canonical),
-                None => self.out.push_str(&int.to_string()),
+            CanonicalJsonValue::Integer(int) => match odd {
+                Some(Odd::Number(canonical)) => self.out.push_str(canonical),
+                _ => self.out.push_str(&int.to_string()),
             },
             CanonicalJsonValue::String(text) => self.string(text),
-            CanonicalJsonValue::Array(items) => {
-                self.out.push('[');
-                for (index, item) in items.iter().enumerate() {
-                    self.comma(index);
-                    self.path.push(Step::Item(index));
-                    self.value(item);
-                    self.path.pop();
-                }
-                self.out.push(']');
+            CanonicalJsonValue::Array(items) => self.items(items, odd),
+            CanonicalJsonValue::Object(members) => {
+                let odd = match odd {
+                    Some(Odd::Members(odd)) => Some(odd),
+                    _ => None,
+                };
+                self.members(members.iter(), odd);
             }
-            CanonicalJsonValue::Object(members) => self.members(members.iter()),
         }
     }
 
-    fn members<'m>(&mut self, members: impl Iterator<Item = (&'m String, &'m CanonicalJsonValue)>) {
+    fn items(&mut self, items: &[CanonicalJsonValue], odd: Option<&Odd>) {
+        let odd = match odd {
+            Some(Odd::Items(odd)) => Some(odd),
+            _ => None,
+        };
+        self.out.push('[');
+        for (index, item) in items.iter().enumerate() {
+            self.comma(index);
+            self.value(item, odd.and_then(|odd| odd.get(&index)));
+        }
+        self.out.push(']');
+    }
+
+    fn members<'m>(
+        &mut self,
+        members: impl Iterator<Item = (&'m String, &'m CanonicalJsonValue)>,
+        odd: Option<&OddMembers>,
+    ) {
         self.out.push('{');
         for (index, (name, value)) in members.enumerate() {
             self.comma(index);
             self.string(name);
             self.out.push(':');
-            self.path.push(Step::Member(name.clone()));
-            self.value(value);
-            self.path.pop();
+            self.value(value, odd.and_then(|odd| odd.get(name)));
         }
         self.out.push('}');
     }
@@ -74,19 +92,31 @@ impl Writer<'_> {
     /// Escapes what JSON makes one escape, in the shortest way, and nothing else.
     fn string(&mut self, text: &str) {
         self.out.push('"');
-        for symbol in text.chars() {
-            match symbol {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\t' => self.out.push_str("\\t"),
-                '\n' => self.out.push_str("\\n"),
-                '\u{c}' => self.out.push_str("\\f"),
-                '\r' => self.out.push_str("\\r"),
-                '\0'..='\u{1f}' => self.out.push_str(&format!("\\u{:04x}", u32::from(symbol))),
-                _ => self.out.push(symbol),
+        for piece in text.split_inclusive(is_escaped) {
+            // Only the last symbol of a piece may be one to escape.
+            let plain = piece.strip_suffix(is_escaped).unwrap_or(piece);
+            self.out.push_str(plain);
+            if plain.len() < piece.len() {
+                piece.chars().next_back().into_iter().for_each(|symbol| self.escape(symbol));
             }
         }
         self.out.push('"');
     }
+
+    fn escape(&mut self, symbol: char) {
+        match symbol {
+            '"' => self.out.push_str("\\\""),
+            '\\' => self.out.push_str("\\\\"),
+            '\u{8}' => self.out.push_str("\\b"),
+            '\t' => self.out.push_str("\\t"),
+            '\n' => self.out.push_str("\\n"),
+            '\u{c}' => self.out.push_str("\\f"),
+            '\r' => self.out.push_str("\\r"),
+            _ => self.out.push_str(&format!("\\u{:04x}", u32::from(symbol))),
+        }
+    }
+}
+
+fn is_escaped(symbol: char) -> bool {
+    matches!(symbol, '"' | '\\' | '\0'..='\u{1f}')
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     error::PduError,
     ids::{EventId, RoomId, ServerName, UserId},
-    json::{Json, Parsed, string},
+    json::{self, Json, Parsed, string},
     members::Members,
     room_version::RoomVersion,
     span,
@@ -29,7 +29,7 @@ pub const MAX_RECEIVED_BYTES: usize = 6 * MAX_PDU_BYTES;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pdu {
     version: RoomVersion,
-    json: Json,
+    pub(super) json: Json,
     members: Members,
     event_id: EventId,
     room_id: RoomId,
@@ -48,7 +48,7 @@ impl Pdu {
         };
         // Only an odd number may grow when it is written in its canonical form.
         if received.len() > MAX_PDU_BYTES || !json.odd.is_empty() {
-            let size = json.canonical()?.len();
+            let size = json.canonical().len();
             if size > MAX_PDU_BYTES {
                 return Err(PduError::TooLarge { size, limit: MAX_PDU_BYTES });
             }
@@ -78,7 +78,7 @@ impl Pdu {
     pub fn redacted(&self) -> Result<Self, PduError> {
         let json = self.json.redacted(&self.version.rules().redaction)?;
         let members = Members::read(&json, self.version)?;
-        let received = json.canonical()?;
+        let received = json.canonical();
         Self::assemble(json, members, received, self.version)
     }
 
@@ -86,14 +86,12 @@ impl Pdu {
     pub fn content_hash_matches(&self) -> bool {
         let claimed = self.object("hashes").and_then(|hashes| string(hashes, "sha256"));
         let claimed = claimed.and_then(|text| Base64::<Standard>::parse(text).ok());
-        let Ok(text) = self.json.hashed_text() else {
-            return false;
-        };
-        claimed.is_some_and(|it| it.as_bytes() == Sha256::digest(text).as_slice())
+        let actual = Sha256::digest(self.json.hashed_text());
+        claimed.is_some_and(|it| it.as_bytes() == actual.as_slice())
     }
 
     /// The canonical form, without `unsigned`.
-    pub fn canonical_json(&self) -> Result<String, PduError> {
+    pub fn canonical_json(&self) -> String {
         self.json.canonical()
     }
 
@@ -202,11 +200,11 @@ impl Pdu {
 /// The redacted canonical form, without `unsigned`, of an event that is held.
 pub fn redact_stored(bytes: &[u8], version: RoomVersion) -> Result<Vec<u8>, PduError> {
     let (_, Parsed { value: json, .. }) = read(bytes, version)?;
-    Ok(json.redacted(&version.rules().redaction)?.canonical()?.into_bytes())
+    Ok(json.redacted(&version.rules().redaction)?.canonical().into_bytes())
 }
 
 fn read(bytes: &[u8], version: RoomVersion) -> Result<(&str, Parsed<Json>), PduError> {
-    let bytes = bytes.trim_ascii();
+    let bytes = json::trim(bytes);
     if bytes.len() > MAX_RECEIVED_BYTES {
         return Err(PduError::TooLarge { size: bytes.len(), limit: MAX_RECEIVED_BYTES });
     }

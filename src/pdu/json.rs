@@ -11,7 +11,7 @@ use ruma::{
 use serde::de::IgnoredAny;
 
 use super::{
-    canonical::{self, OddNumbers, Step},
+    canonical::{self, Odd, OddMembers},
     error::{BadJson, PduError},
     lenient, strict,
 };
@@ -32,7 +32,7 @@ pub(super) struct Json {
     /// The object; where a number is odd, it holds 0.
     pub(super) object: CanonicalJsonObject,
     /// The odd numbers. None from room version 6 on.
-    pub(super) odd: OddNumbers,
+    pub(super) odd: OddMembers,
 }
 
 /// What was read, and whether a member `unsigned` was passed over.
@@ -46,34 +46,35 @@ impl Json {
     pub(super) fn parse(text: &str, strict: bool) -> Result<Parsed<Self>, PduError> {
         match strict::parse(text) {
             Ok(Parsed { value: object, unsigned }) => {
-                Ok(Parsed { value: Self { object, odd: OddNumbers::default() }, unsigned })
+                Ok(Parsed { value: Self { object, odd: OddMembers::new() }, unsigned })
             }
-            Err(PduError::BadJson(BadJson::Number | BadJson::DuplicateMember)) if !strict => {
-                lenient::parse(text)
-            }
+            // serde has no room for a very long integer either; the lenient reader has.
+            Err(PduError::BadJson(
+                BadJson::Number | BadJson::Overflow | BadJson::DuplicateMember,
+            )) if !strict => lenient::parse(text),
             Err(error) => Err(error),
         }
     }
 
     /// The canonical text.
-    pub(super) fn canonical(&self) -> Result<String, PduError> {
-        self.canonical_without(&[])
+    pub(super) fn canonical(&self) -> String {
+        canonical::write(&self.object, &self.odd, &[])
     }
 
     /// What a content hash is made of.
-    pub(super) fn hashed_text(&self) -> Result<String, PduError> {
-        self.canonical_without(UNHASHED_MEMBERS)
+    pub(super) fn hashed_text(&self) -> String {
+        canonical::write(&self.object, &self.odd, UNHASHED_MEMBERS)
     }
 
     /// What a signature of anything but an event covers.
-    pub(super) fn signed_text(&self) -> Result<String, PduError> {
-        self.canonical_without(UNSIGNED_MEMBERS)
+    pub(super) fn signed_text(&self) -> String {
+        canonical::write(&self.object, &self.odd, UNSIGNED_MEMBERS)
     }
 
     /// What a signature and the reference hash of an event cover.
     pub(super) fn redacted_signed_text(&self, rules: &RedactionRules) -> Result<String, PduError> {
         if !self.odd.is_empty() {
-            return self.redacted(rules)?.signed_text();
+            return Ok(self.redacted(rules)?.signed_text());
         }
         RedactingSerializer::new()
             .rules(rules)
@@ -92,20 +93,10 @@ impl Json {
 
     /// Gives the canonical text of a number at the top level that is odd.
     pub(super) fn odd_member(&self, name: &str) -> Option<&str> {
-        if self.odd.is_empty() {
-            return None;
+        match self.odd.get(name) {
+            Some(Odd::Number(canonical)) => Some(canonical),
+            _ => None,
         }
-        self.odd.get([Step::Member(name.to_owned())].as_slice()).map(String::as_str)
-    }
-
-    fn canonical_without(&self, members: &[&str]) -> Result<String, PduError> {
-        if !self.odd.is_empty() {
-            return Ok(canonical::write(&self.object, &self.odd, members));
-        }
-        RedactingSerializer::new()
-            .custom_redacted_root_fields(members)
-            .serialize(&self.object)
-            .map_err(|_| cannot_redact())
     }
 
     /// From room version 11 redaction keeps `signed` of a `third_party_invite`. One that is no
@@ -127,6 +118,14 @@ impl Json {
         }
         Cow::Owned(object)
     }
+}
+
+/// Without the whitespace that JSON allows around a value.
+pub(super) fn trim(bytes: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    let start = bytes.iter().position(|it| !is_space(it)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|it| !is_space(it)).map_or(start, |last| last + 1);
+    bytes.get(start..end).unwrap_or_default()
 }
 
 /// A member that is a string.

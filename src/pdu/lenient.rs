@@ -7,7 +7,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int};
 use serde_json::value::RawValue;
 
 use super::{
-    canonical::{OddNumbers, Step},
+    canonical::{Odd, OddMembers},
     error::{BadJson, PduError},
     json::{Json, MAX_LEVELS, Parsed, syntax_error},
     number::Number,
@@ -24,66 +24,73 @@ pub(super) fn parse(text: &str) -> Result<Parsed<Json>, PduError> {
         }
     };
     let unsigned = members.remove("unsigned").is_some();
-    let mut reader = Reader { path: Vec::new(), odd: OddNumbers::default() };
-    let object = reader.members(members)?;
-    Ok(Parsed { value: Json { object, odd: reader.odd }, unsigned })
+    let (object, odd) = read_members(members, 1)?;
+    Ok(Parsed { value: Json { object, odd }, unsigned })
 }
 
-struct Reader {
-    /// Where in the event the reader is; as long as the nesting is deep.
-    path: Vec<Step>,
-    odd: OddNumbers,
-}
-
-impl Reader {
-    /// Reads one level after the other, so a text is scanned once for every level it is inside.
-    fn value(&mut self, raw: &RawValue) -> Result<CanonicalJsonValue, PduError> {
-        let text = raw.get();
-        if self.path.len() >= MAX_LEVELS && text.starts_with(['{', '[']) {
-            return Err(BadJson::TooDeep.into());
+/// Reads a value on this level. Every level is scanned by itself, so a text is scanned as often as
+/// it stands inside another.
+fn read_value(raw: &RawValue, level: usize) -> Result<(CanonicalJsonValue, Option<Odd>), PduError> {
+    let text = raw.get();
+    if level > MAX_LEVELS && text.starts_with(['{', '[']) {
+        return Err(BadJson::TooDeep.into());
+    }
+    let plain = match text.as_bytes().first() {
+        Some(b'{') => {
+            let (members, odd) = read_members(read(text)?, level)?;
+            let odd = (!odd.is_empty()).then_some(Odd::Members(odd));
+            return Ok((CanonicalJsonValue::Object(members), odd));
         }
-        match text.as_bytes().first() {
-            Some(b'{') => Ok(CanonicalJsonValue::Object(self.members(read(text)?)?)),
-            Some(b'[') => {
-                let items: Vec<&RawValue> = read(text)?;
-                let mut array = Vec::with_capacity(items.len());
-                for (index, item) in items.into_iter().enumerate() {
-                    array.push(self.at(Step::Item(index), item)?);
-                }
-                Ok(CanonicalJsonValue::Array(array))
+        Some(b'[') => {
+            let (items, odd) = read_items(read(text)?, level)?;
+            let odd = (!odd.is_empty()).then_some(Odd::Items(odd));
+            return Ok((CanonicalJsonValue::Array(items), odd));
+        }
+        Some(b'"') => CanonicalJsonValue::String(read(text)?),
+        Some(b't') => CanonicalJsonValue::Bool(true),
+        Some(b'f') => CanonicalJsonValue::Bool(false),
+        Some(b'n') => CanonicalJsonValue::Null,
+        _ => match Number::read(text)? {
+            Number::Plain(int) => CanonicalJsonValue::Integer(int),
+            Number::Odd(canonical) => {
+                let placeholder = CanonicalJsonValue::Integer(Int::default());
+                return Ok((placeholder, Some(Odd::Number(canonical))));
             }
-            Some(b'"') => Ok(CanonicalJsonValue::String(read(text)?)),
-            Some(b't') => Ok(CanonicalJsonValue::Bool(true)),
-            Some(b'f') => Ok(CanonicalJsonValue::Bool(false)),
-            Some(b'n') => Ok(CanonicalJsonValue::Null),
-            _ => match Number::read(text)? {
-                Number::Plain(int) => Ok(CanonicalJsonValue::Integer(int)),
-                Number::Odd(canonical) => {
-                    self.odd.insert(self.path.clone(), canonical);
-                    Ok(CanonicalJsonValue::Integer(Int::default()))
-                }
-            },
-        }
-    }
+        },
+    };
+    Ok((plain, None))
+}
 
-    fn members(
-        &mut self,
-        members: BTreeMap<String, &RawValue>,
-    ) -> Result<CanonicalJsonObject, PduError> {
-        let mut object = CanonicalJsonObject::new();
-        for (name, raw) in members {
-            let value = self.at(Step::Member(name.clone()), raw)?;
-            object.insert(name, value);
+fn read_members(
+    members: BTreeMap<String, &RawValue>,
+    level: usize,
+) -> Result<(CanonicalJsonObject, OddMembers), PduError> {
+    let mut object = CanonicalJsonObject::new();
+    let mut odd = OddMembers::new();
+    for (name, raw) in members {
+        let (value, inside) = read_value(raw, level + 1)?;
+        if let Some(inside) = inside {
+            odd.insert(name.clone(), inside);
         }
-        Ok(object)
+        object.insert(name, value);
     }
+    Ok((object, odd))
+}
 
-    fn at(&mut self, step: Step, raw: &RawValue) -> Result<CanonicalJsonValue, PduError> {
-        self.path.push(step);
-        let value = self.value(raw);
-        self.path.pop();
-        value
+fn read_items(
+    items: Vec<&RawValue>,
+    level: usize,
+) -> Result<(Vec<CanonicalJsonValue>, BTreeMap<usize, Odd>), PduError> {
+    let mut array = Vec::with_capacity(items.len());
+    let mut odd = BTreeMap::new();
+    for (index, raw) in items.into_iter().enumerate() {
+        let (value, inside) = read_value(raw, level + 1)?;
+        if let Some(inside) = inside {
+            odd.insert(index, inside);
+        }
+        array.push(value);
     }
+    Ok((array, odd))
 }
 
 fn read<'t, T: serde::Deserialize<'t>>(text: &'t str) -> Result<T, PduError> {

@@ -39,7 +39,7 @@ impl Number {
 
 /// The shortest digits that read back as `value`, in the layout of Python's `repr`.
 fn repr(value: f64) -> String {
-    let shortest = format!("{value:e}");
+    let shortest = shortest(value);
     let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -56,6 +56,17 @@ fn repr(value: f64) -> String {
         Some((whole, fraction)) if !fraction.is_empty() => format!("{sign}{whole}.{fraction}"),
         _ => format!("{sign}{digits:0<width$}.0", width = places + 1),
     }
+}
+
+/// The shortest digits that read back as `value`, and of these the nearest. Half-way between two,
+/// Rust takes the upper and Python the even one; rounding to a known count of digits is to even.
+fn shortest(value: f64) -> String {
+    let shortest = format!("{value:e}");
+    let mantissa = shortest.split('e').next().unwrap_or_default();
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    let even = format!("{value:.*e}", digits.saturating_sub(1));
+    let is_same = even.parse::<f64>().is_ok_and(|it| it.to_bits() == value.to_bits());
+    if is_same { even } else { shortest }
 }
 
 #[cfg(test)]
@@ -109,6 +120,10 @@ mod tests {
             ("9.5367431640625e-07", "9.5367431640625e-07"),
             ("1e23", "1e+23"),
             ("2e-3", "0.002"),
+            // Half-way between two shortest forms.
+            ("-2096414748820614.25", "-2096414748820614.2"),
+            ("5.6843418860808015e-14", "5.684341886080802e-14"),
+            ("4503599627370498.75", "4503599627370499.0"),
         ] {
             assert_eq!(odd(text), python, "{text}");
         }

@@ -11,7 +11,7 @@ use ruma::{
 use super::{
     error::PduError,
     ids::ServerName,
-    json::{Json, string},
+    json::{Json, string, trim},
     signatures::VerifyKey,
 };
 
@@ -122,8 +122,7 @@ impl KeyRing {
 }
 
 fn parse(bytes: &[u8]) -> Result<Json, KeyError> {
-    let text =
-        str::from_utf8(bytes.trim_ascii()).map_err(|_| PduError::NotJson { line: 0, column: 0 })?;
+    let text = str::from_utf8(trim(bytes)).map_err(|_| PduError::NotJson { line: 0, column: 0 })?;
     Ok(Json::parse(text, true)?.value)
 }
 
@@ -170,7 +169,7 @@ fn check_signed(
     server_name: &ServerName,
     in_use: &BTreeMap<String, VerifyKey>,
 ) -> Result<(), KeyError> {
-    let text = json.signed_text()?;
+    let text = json.signed_text();
     let signatures = json
         .object
         .get("signatures")

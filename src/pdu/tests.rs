@@ -1,1 +1,0 @@
-//! Tests of whole events; what one file does is tested in that file.
