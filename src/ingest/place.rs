@@ -90,8 +90,8 @@ fn conflict(
 ) -> Result<Option<&'static str>, StoreError> {
     let held = edit.body(edit.room_num(), number)?;
     if held.pdu != checked.bytes {
-        let held = Pdu::parse(&held.pdu, checked.version).and_then(|it| it.canonical_json());
-        if held != checked.pdu.canonical_json() {
+        let held = Pdu::parse(&held.pdu, checked.version).map(|it| it.canonical_json());
+        if held != Ok(checked.pdu.canonical_json()) {
             return Ok(Some("other bytes are held under this id; the first to come stays"));
         }
     }

@@ -193,7 +193,7 @@ pub(super) fn state_event(pdu: &Pdu, rejected: bool) -> Option<StateEvent> {
     let ids = |ids: &[pdu::EventId]| -> Option<Vec<OwnedEventId>> {
         ids.iter().map(|it| it.as_ruma().map(ToOwned::to_owned)).collect()
     };
-    let Content { content } = serde_json::from_str(&pdu.canonical_json().ok()?).ok()?;
+    let Content { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
     Some(StateEvent {
         event_id: pdu.event_id().as_ruma()?.to_owned(),
         room_id: pdu.room_id().as_ruma()?.to_owned(),
