@@ -1,11 +1,9 @@
 //! Compiles `../proto/` with a pure-Rust compiler, so that building needs nothing but cargo.
+//! The server side comes along for the tests, which put a fake history service behind the gateway.
 
 use std::io;
 
-const PROTOS: [&str; 2] = [
-    "../proto/backscroll/history/v1/history_service.proto",
-    "../proto/backscroll/history/v1/ingest_service.proto",
-];
+const PROTOS: [&str; 1] = ["../proto/backscroll/history/v1/history_service.proto"];
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=../proto");

@@ -1,1 +1,44 @@
-//! placeholder
+//! The gateway: answers the federation's `/backfill` and `/get_missing_events` over HTTP, from a
+//! Backscroll history service over gRPC. Holds nothing that outlives a request, so any number of
+//! replicas may run.
+//!
+//! ```text
+//!  server ──► router ──► routes/*  ──► x_matrix ──► keys        who asks?
+//!  (sockets,             (one file      (headers,
+//!   stopping)             an endpoint)   signatures)
+//!                            │
+//!                            ├──► body, json                    what do they send?
+//!                            ├──► history ══gRPC══► the graph   what may they have?
+//!                            └──► answer, error                 what do they get?
+//! ```
+//!
+//! What the house promises:
+//!
+//! - The gateway authenticates; the history service decides about access and parameters, in that
+//!   order, so that a banned server hears 403 whatever it asks.
+//! - PDUs pass through as bytes. They are neither parsed nor written again.
+//! - A caller's mistake is never answered with a 5xx: peers would stop talking to us for minutes.
+//! - Every answer to a request, a refusal included, is a JSON object.
+//! - Neither events, nor signatures, nor keys are logged.
+//!
+//! To start it inside another process, see [`server::serve`].
+
+pub mod config;
+pub mod server;
+
+mod context;
+mod observe;
+mod router;
+mod routes;
+
+mod answer;
+mod body;
+mod error;
+mod history;
+mod x_matrix;
+
+pub mod clock;
+mod json;
+pub mod keys;
+pub mod proto;
+pub mod server_name;

@@ -1,0 +1,200 @@
+//! What a caller hears when the answer is no: the one table from the history service's statuses
+//! to HTTP and Matrix error codes, and the refusals of the gateway itself.
+//!
+//! Texts are written here, for strangers. What the history service says about its own troubles
+//! stays in our log.
+
+use std::borrow::Cow;
+
+use axum::{
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{answer, json::JsonError, x_matrix::Unauthenticated};
+
+/// Whose reasons we understand.
+const DOMAIN: &str = "backscroll.history.v1";
+
+/// When the history service does not say how long to wait.
+const DEFAULT_RETRY_AFTER_MS: u64 = 1_000;
+
+/// A refusal, as it goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    errcode: &'static str,
+    message: Cow<'static, str>,
+    retry_after_ms: Option<u64>,
+    detail: Option<String>,
+}
+
+/// What the log tells of a refusal; travels beside the response.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) errcode: &'static str,
+    pub(crate) message: Cow<'static, str>,
+    /// Not for the caller.
+    pub(crate) detail: Option<String>,
+}
+
+impl ApiError {
+    fn new(
+        status: StatusCode,
+        errcode: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let message = message.into();
+        Self { status, errcode, message, retry_after_ms: None, detail: None }
+    }
+
+    pub(crate) fn unknown_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", "There is no such endpoint")
+    }
+
+    pub(crate) fn wrong_method() -> Self {
+        let message = "This endpoint has no such method";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", message)
+    }
+
+    pub(crate) fn body_too_large(limit: usize) -> Self {
+        let message = format!("The body is larger than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
+    }
+
+    pub(crate) fn body_encoded() -> Self {
+        let message = "The body has a Content-Encoding; send it plain";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "M_UNKNOWN", message)
+    }
+
+    pub(crate) fn body_too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "The body did not arrive in time")
+    }
+
+    pub(crate) fn body_broken() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The body broke off")
+    }
+
+    pub(crate) fn bad_json(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)
+    }
+
+    pub(crate) fn bad_room_id() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "The room id is malformed")
+    }
+
+    pub(crate) fn not_ready(why: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", why)
+    }
+
+    pub(crate) fn panicked() -> Self {
+        Self { detail: Some("the handler panicked".to_owned()), ..broken() }
+    }
+}
+
+fn broken() -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "Internal server error")
+}
+
+impl From<JsonError> for ApiError {
+    fn from(error: JsonError) -> Self {
+        let errcode = match error {
+            JsonError::NotJson(_) => "M_NOT_JSON",
+            JsonError::NotCanonical(_) => "M_BAD_JSON",
+        };
+        Self::new(StatusCode::BAD_REQUEST, errcode, format!("The body is {error}"))
+    }
+}
+
+impl From<Unauthenticated> for ApiError {
+    fn from(error: Unauthenticated) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", format!("Unauthorized: {error}"))
+    }
+}
+
+/// The table. A new code or reason must find its row here.
+impl From<Status> for ApiError {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let reason = details.error_info().filter(|info| info.domain == DOMAIN);
+        let reason = reason.map_or("", |info| info.reason.as_str());
+        let mut error = match status.code() {
+            Code::PermissionDenied => Self::new(
+                StatusCode::FORBIDDEN,
+                "M_FORBIDDEN",
+                "Your server is not in this room, or is not allowed to ask",
+            ),
+            Code::InvalidArgument => invalid_argument(reason),
+            // The service says so to sister services only: strangers must not learn which rooms
+            // there are.
+            Code::NotFound => Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "Not found"),
+            Code::ResourceExhausted => {
+                let delay = details.retry_info().and_then(|info| info.retry_delay);
+                let delay = delay.and_then(|delay| u64::try_from(delay.as_millis()).ok());
+                Self {
+                    retry_after_ms: Some(delay.unwrap_or(DEFAULT_RETRY_AFTER_MS)),
+                    ..Self::new(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        "M_LIMIT_EXCEEDED",
+                        "Too many requests",
+                    )
+                }
+            }
+            Code::Unavailable => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "M_UNKNOWN",
+                "The room history is not available at the moment",
+            ),
+            // We never cancel what we wait for: tonic calls a passed `grpc-timeout` that.
+            Code::DeadlineExceeded | Code::Cancelled => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "M_UNKNOWN",
+                "The room history did not answer in time",
+            ),
+            Code::Ok
+            | Code::Unknown
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::DataLoss
+            | Code::Unauthenticated => broken(),
+        };
+        error.detail =
+            Some(format!("history said {:?} {reason}: {}", status.code(), status.message()));
+        error
+    }
+}
+
+fn invalid_argument(reason: &str) -> ApiError {
+    let (errcode, message) = match reason {
+        "EVENT_IDS_MISSING" => ("M_MISSING_PARAM", "`v` is missing: name an event to start from"),
+        "LIMIT_MISSING" => ("M_MISSING_PARAM", "`limit` is missing"),
+        "LIMIT_INVALID" => ("M_INVALID_PARAM", "`limit` is not a positive integer"),
+        "SERVER_NAME_INVALID" => ("M_INVALID_PARAM", "A server name is malformed"),
+        _ => ("M_INVALID_PARAM", "A parameter is malformed"),
+    };
+    ApiError::new(StatusCode::BAD_REQUEST, errcode, message)
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { status, errcode, message, retry_after_ms, detail } = self;
+        let mut body = json!({ "errcode": errcode, "error": message });
+        if let (Some(ms), Some(body)) = (retry_after_ms, body.as_object_mut()) {
+            body.insert("retry_after_ms".to_owned(), ms.into());
+        }
+        let mut response = answer::json(body.to_string().into_bytes());
+        *response.status_mut() = status;
+        if let Some(ms) = retry_after_ms {
+            response.headers_mut().insert(header::RETRY_AFTER, ms.div_ceil(1_000).into());
+        }
+        response.extensions_mut().insert(Refusal { errcode, message, detail });
+        response
+    }
+}

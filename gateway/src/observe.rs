@@ -1,0 +1,77 @@
+//! Around every request: one line in the log, and a 500 instead of a broken connection should a
+//! handler panic. Handlers add what they learn to the current span.
+
+use std::{panic::AssertUnwindSafe, time::Instant};
+
+use axum::{
+    extract::Request,
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use futures_util::FutureExt as _;
+use tracing::{Instrument as _, Span, field, info_span};
+
+use crate::{
+    error::{ApiError, Refusal},
+    server_name::ServerName,
+};
+
+/// The middleware.
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let span = info_span!(
+        "request",
+        method = ?request.method(),
+        endpoint = field::Empty,
+        origin = field::Empty,
+        room = field::Empty,
+        events = field::Empty,
+    );
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+    // Nothing of a request outlives it, so nothing can be left half done.
+    let response = answering.await.unwrap_or_else(|_panic| ApiError::panicked().into_response());
+    span.in_scope(|| log(&response, started));
+    response
+}
+
+fn log(response: &Response, started: Instant) {
+    let status = response.status().as_u16();
+    let ms = started.elapsed().as_millis();
+    if response.extensions().get::<Quiet>().is_some() {
+        tracing::debug!(status, ms, "answered a probe");
+        return;
+    }
+    let Some(refusal) = response.extensions().get::<Refusal>() else {
+        tracing::info!(status, ms, "answered");
+        return;
+    };
+    let Refusal { errcode, message, detail } = refusal;
+    let detail = detail.as_deref();
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(status, ms, errcode, detail, "{message}");
+    } else if response.status().is_server_error() {
+        tracing::warn!(status, ms, errcode, detail, "{message}");
+    } else {
+        tracing::info!(status, ms, errcode, detail, "{message}");
+    }
+}
+
+/// Marks answers that probes get every few seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quiet;
+
+/// Which endpoint this is, for the log.
+pub(crate) fn endpoint(name: &'static str) {
+    Span::current().record("endpoint", name);
+}
+
+/// Who asks about which room, for the log. Escaped: a room id may hold anything.
+pub(crate) fn asked(origin: &ServerName, room_id: &str) {
+    Span::current().record("origin", origin.as_str()).record("room", field::debug(room_id));
+}
+
+/// How many events were answered, for the log.
+pub(crate) fn answered(events: usize) {
+    Span::current().record("events", events);
+}

@@ -1,0 +1,15 @@
+//! The generated side of `../proto/`. Stops at the door: only `history`, `error` and the tests
+//! know it.
+
+/// Package `backscroll.history.v1`.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    reason = "generated; the documentation is in the .proto files"
+)]
+pub mod v1 {
+    tonic::include_proto!("backscroll.history.v1");
+}

@@ -1,0 +1,44 @@
+//! Every path that is answered, on one screen.
+
+use std::sync::Arc;
+
+use axum::{
+    Router, middleware,
+    routing::{get, post},
+};
+
+use crate::{
+    context::Context,
+    error::ApiError,
+    observe,
+    routes::{
+        backfill::backfill,
+        get_missing_events::get_missing_events,
+        health::{healthz, readyz},
+    },
+};
+
+// A trailing slash is accepted: Synapse asks again with one when it hears `M_UNRECOGNIZED`.
+const BACKFILL: [&str; 2] =
+    ["/_matrix/federation/v1/backfill/{room_id}", "/_matrix/federation/v1/backfill/{room_id}/"];
+const GET_MISSING_EVENTS: [&str; 2] = [
+    "/_matrix/federation/v1/get_missing_events/{room_id}",
+    "/_matrix/federation/v1/get_missing_events/{room_id}/",
+];
+
+pub(crate) fn router(context: Arc<Context>) -> Router {
+    let [backfill_path, backfill_slash] = BACKFILL;
+    let [missing_path, missing_slash] = GET_MISSING_EVENTS;
+    Router::new()
+        .route(backfill_path, get(backfill))
+        .route(backfill_slash, get(backfill))
+        .route(missing_path, post(get_missing_events))
+        .route(missing_slash, post(get_missing_events))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(async || ApiError::unknown_path())
+        // The Allow header comes by itself.
+        .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .layer(middleware::from_fn(observe::observe))
+        .with_state(context)
+}

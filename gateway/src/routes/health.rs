@@ -1,0 +1,35 @@
+//! What an orchestrator asks: does the process live, and should it get requests?
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    Extension,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    answer,
+    context::Context,
+    error::ApiError,
+    observe::{self, Quiet},
+};
+
+/// 200 while the process lives.
+pub(crate) async fn healthz() -> impl IntoResponse {
+    observe::endpoint("healthz");
+    (Extension(Quiet), answer::json(br#"{"status":"alive"}"#.to_vec()))
+}
+
+/// 200 while the history service says that it serves, and we have not been asked to stop.
+pub(crate) async fn readyz(State(cx): State<Arc<Context>>) -> Response {
+    observe::endpoint("readyz");
+    let not_ready = |why| (Extension(Quiet), ApiError::not_ready(why)).into_response();
+    if cx.stopping.load(Ordering::Acquire) {
+        not_ready("This gateway is stopping")
+    } else if cx.history.is_serving().await {
+        (Extension(Quiet), answer::json(br#"{"status":"ready"}"#.to_vec())).into_response()
+    } else {
+        not_ready("The history service does not serve")
+    }
+}
