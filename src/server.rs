@@ -6,9 +6,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 use tracing::{info, warn};
 
 use crate::{
@@ -61,6 +60,8 @@ pub async fn serve(
     health.set_serving::<HistoryServiceServer<HistoryDoor>>().await;
     health.set_serving::<IngestServiceServer<IngestDoor>>().await;
     health.set_serving::<KeyServiceServer<KeyDoor>>().await;
+    // Answers are written whole; waiting for more to send would only delay them.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = Server::builder()
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
@@ -69,7 +70,7 @@ pub async fn serve(
         .add_service(history.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(ingest.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(keys)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
     tokio::pin!(server);
     info!(%address, "serving");
     tokio::select! {

@@ -1,69 +1,170 @@
-//! draft
-use std::collections::BTreeMap;
-use backscroll::{context::Context, ingest::{self, NewEvent, Verdict, Outcome}, query::{self, Asker}, store::{Options, Store}};
-use crate::support::rooms;
-use sha2::Digest as _;
+//! Every recorded request, answered as expected: through the real gateway, with real signatures,
+//! over a store fed through the real ingest. And the state after every recorded event.
+//!
+//! `cargo test --release --test it recorded -- --nocapture` prints the counts.
 
-#[test]
-fn draft() {
-    let (mut good, mut bad, mut sgood, mut sbad) = (0, 0, 0, 0);
-    for room in rooms::all() {
+use std::collections::BTreeMap;
+
+use backscroll::{
+    context::Context,
+    query,
+    store::{Options, Store},
+};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::support::{
+    federation::{Federation, Question},
+    load::append_room,
+    rooms::{self, RecordedRoom, Request},
+    services::Services,
+};
+
+/// How many requests were answered as expected, of how many.
+#[derive(Default)]
+struct Tally(BTreeMap<String, (u32, u32)>);
+
+impl Tally {
+    fn count(&mut self, reason: &str, good: bool) {
+        let (as_expected, all) = self.0.entry(reason.to_owned()).or_default();
+        *as_expected += u32::from(good);
+        *all += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_answered_as_expected() {
+    let (rooms, keys) = (rooms::all(), rooms::keys());
+    let federation = Federation::new(&keys.signing);
+    let mut tally = Tally::default();
+    let mut wrong = Vec::new();
+    // The same room as two servers have it cannot lie in one store: one store a server.
+    for (server, rooms) in by_destination(&rooms) {
         let dir = tempfile::tempdir().unwrap();
-        let cx = Context::new(Store::open(&Options { data_dir: dir.path().into(), cache_bytes: 1 << 24 }).unwrap());
-        for line in &room.lines {
-            let out = ingest::append(&cx, &NewEvent { room_id: &room.header.room_id, room_version: &room.header.room_version, event_id: &line.event_id,
-                pdu: line.pdu.get().as_bytes(), verdict: Verdict { outlier: line.outlier, rejected: line.rejected, soft_failed: line.soft_failed }, state_after: &line.state_after, arrival: None }).unwrap();
-            if !matches!(out, Outcome::Appended { duplicate: false, redacted: false, .. }) { println!("{} {:?}", room.name, out); }
+        let services = Services::start(dir.path(), server, &keys.server).await;
+        for room in &rooms {
+            append_room(&services.cx, room);
         }
-        for user in &room.header.erased_users { cx.store.set_erased(user, true).unwrap(); }
-        for (event, hash) in &room.states {
-            match query::get_state(&cx, (&room.header.room_id, event), (10000, "")) {
-                Ok(page) => {
-                    let mut lines: Vec<_> = page.entries.iter().map(|it| (it.event_type.clone(), it.state_key.clone(), it.event_id.clone())).collect();
-                    lines.sort();
-                    let text: String = lines.iter().map(|(a, b, c)| format!("{a}\0{b}\0{c}\n")).collect();
-                    let got: String = sha2::Sha256::digest(text.as_bytes()).iter().map(|it| format!("{it:02x}")).collect();
-                    if got == *hash { sgood += 1 } else { sbad += 1; println!("{} state {event} differs", room.name) }
-                }
-                Err(e) => { sbad += 1; println!("{} state {event} {e}", room.name) }
-            }
-        }
-        let mut shown = 0;
-        for r in &room.requests {
-            let asker = Asker::Server { origin: r.origin.clone(), destination: r.destination.clone() };
-            let page = if r.method == "GET" {
-                let q = r.uri.split_once('?').map(|(_, q)| q).unwrap_or("");
-                let dec = |s: &str| percent_decode(s);
-                let mut v = vec![]; let mut limit = None;
-                for kv in q.split('&') { let (k, val) = kv.split_once('=').unwrap(); if k == "v" { v.push(dec(val)) } else { limit = Some(val.parse().unwrap()) } }
-                query::backfill(&cx, &query::Backfill { room_id: room.header.room_id.clone(), asker, event_ids: v, limit })
-            } else {
-                let c = r.content.clone().unwrap();
-                let list = |m: &str| c[m].as_array().map(|a| a.iter().map(|x| x.as_str().unwrap().to_owned()).collect()).unwrap_or_default();
-                query::get_missing_events(&cx, &query::GetMissingEvents { room_id: room.header.room_id.clone(), asker, earliest_events: list("earliest_events"), latest_events: list("latest_events"), limit: c["limit"].as_i64().map(|x| x.clamp(0, 1000) as u32), min_depth: c["min_depth"].as_i64().unwrap_or(0) })
+        for (room, request) in rooms.iter().flat_map(|it| it.requests.iter().map(move |r| (it, r))) {
+            let question = Question {
+                origin: &request.origin,
+                destination: &request.destination,
+                method: &request.method,
+                uri: &request.uri,
+                content: request.content.as_ref(),
             };
-            let _: BTreeMap<u8, u8> = BTreeMap::new();
-            let (status, events) = match page { Ok(p) => (200, p.events), Err(query::QueryError::NotAllowed(_)) => (403, vec![]), Err(e) => { println!("{e}"); (500, vec![]) } };
-            let mut ok = status == r.expected.status && events.len() == r.expected.events.len();
-            for (e, (id, form, hash)) in events.iter().zip(&r.expected.events) {
-                ok &= e.event_id == *id;
-                let f = if e.form == backscroll::visibility::Form::Full { "full" } else { "redacted" };
-                if form != "either" && form != f { ok = false; println!("FORM {} {id} expected {form} got {f} for {}", room.name, r.origin); }
-                
-                let v: serde_json::Value = serde_json::from_slice(&e.pdu).unwrap();
-                if let Some(hash) = hash && !room.name.starts_with("floats") {
-                    let got: String = sha2::Sha256::digest(serde_json::to_string(&v).unwrap().as_bytes()).iter().map(|it| format!("{it:02x}")).collect();
-                    if got != *hash { ok = false; println!("hash {}", String::from_utf8_lossy(&e.pdu)); }
-                }
+            let answer = federation.ask(services.gateway, question).await;
+            let fault = fault(room, request, answer.status.as_u16(), &answer.body);
+            tally.count("all requests", fault.is_none());
+            for reason in &request.differs {
+                tally.count(&format!("  unlike Synapse: {reason}"), fault.is_none());
             }
-            if ok { good += 1 } else { bad += 1; shown += 1; if shown < 4 { println!("{} {} {} {:?} differs {:?}: expected {} {:?}, got {status} {:?}", room.name, r.origin, r.uri, r.content, r.differs, r.expected.status, r.expected.events.iter().map(|e| (&e.0[..6], &e.1)).collect::<Vec<_>>(), events.iter().map(|e| (&e.event_id[..6], e.form)).collect::<Vec<_>>()); } }
+            if request.differs.is_empty() {
+                tally.count("  as Synapse answered", fault.is_none());
+            }
+            wrong.extend(fault.map(|it| format!("{} {}: {it}", room.name, request.uri)));
+        }
+        services.stop().await;
+    }
+    println!("answered as expected, through the gateway, over {} rooms:", rooms.len());
+    for (reason, (good, all)) in &tally.0 {
+        println!("{good:5} of {all:5} {reason}");
+    }
+    assert!(wrong.is_empty(), "{} differ, such as:\n{}", wrong.len(), first(&wrong));
+}
+
+fn first(lines: &[String]) -> String {
+    lines.iter().take(10).map(|it| format!("{it}\n")).collect()
+}
+
+fn by_destination(rooms: &[RecordedRoom]) -> BTreeMap<&str, Vec<&RecordedRoom>> {
+    let mut servers: BTreeMap<&str, Vec<&RecordedRoom>> = BTreeMap::new();
+    for room in rooms {
+        servers.entry(&room.requests[0].destination).or_default().push(room);
+    }
+    servers
+}
+
+/// What is wrong with an answer.
+fn fault(room: &RecordedRoom, request: &Request, status: u16, body: &[u8]) -> Option<String> {
+    let expected = &request.expected;
+    if status != expected.status {
+        return Some(format!("status {status}, not {}", expected.status));
+    }
+    let answer: Value = serde_json::from_slice(body).unwrap();
+    if let Some(errcode) = &expected.errcode {
+        let given = answer["errcode"].as_str();
+        return (given != Some(errcode)).then(|| format!("errcode {given:?}, not {errcode}"));
+    }
+    let member = if request.method == "GET" { "pdus" } else { "events" };
+    if request.method == "GET" && answer["origin"] != request.destination.as_str() {
+        return Some(format!("origin {}", answer["origin"]));
+    }
+    let hashes: Vec<String> = pdus(room, body, member).iter().map(|it| sha256(it)).collect();
+    if hashes.len() != expected.events.len() {
+        return Some(format!("{} events, not {}", hashes.len(), expected.events.len()));
+    }
+    // The hash says which event it is and in which form.
+    for (place, ((event_id, form, hash), given)) in expected.events.iter().zip(&hashes).enumerate() {
+        if hash.as_ref().is_some_and(|it| it != given) {
+            return Some(format!("event {place} is not {event_id} in form {form}"));
         }
     }
-    println!("requests: {good} good {bad} bad; states {sgood} good {sbad} bad");
-    assert_eq!((bad, sbad), (0, 0));
+    None
 }
-fn percent_decode(s: &str) -> String {
-    let b = s.as_bytes(); let mut out = vec![]; let mut i = 0;
-    while i < b.len() { if b[i] == b'%' { out.push(u8::from_str_radix(&s[i+1..i+3], 16).unwrap()); i += 3 } else { out.push(b[i]); i += 1 } }
-    String::from_utf8(out).unwrap()
+
+/// The PDUs of an answer, each in canonical form.
+fn pdus(room: &RecordedRoom, body: &[u8], member: &str) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow, default)]
+        pdus: Vec<&'a serde_json::value::RawValue>,
+        #[serde(borrow, default)]
+        events: Vec<&'a serde_json::value::RawValue>,
+    }
+    let envelope: Envelope<'_> = serde_json::from_slice(body).unwrap();
+    let raw = if member == "pdus" { envelope.pdus } else { envelope.events };
+    let version = backscroll::pdu::RoomVersion::parse(&room.header.room_version).unwrap();
+    let canonical = |it: &&serde_json::value::RawValue| {
+        assert!(!it.get().contains("\"unsigned\":{"), "`unsigned` is never served");
+        backscroll::pdu::Pdu::parse(it.get().as_bytes(), version).unwrap().canonical_json()
+    };
+    raw.iter().map(canonical).collect()
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|it| format!("{it:02x}")).collect()
+}
+
+#[test]
+fn the_state_after_every_event_is_the_homeservers() {
+    let rooms = rooms::all();
+    let (mut equal, mut wrong) = (0, Vec::new());
+    for room in &rooms {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { data_dir: dir.path().to_owned(), cache_bytes: 16 << 20 };
+        let cx = Context::new(Store::open(&options).unwrap());
+        append_room(&cx, room);
+        for (event_id, hash) in &room.states {
+            if state_hash(&cx, &room.header.room_id, event_id) == *hash {
+                equal += 1;
+            } else {
+                wrong.push(format!("{} {event_id}", room.name));
+            }
+        }
+    }
+    println!("state after the event equal to the homeserver's: {equal} events, {} not", wrong.len());
+    assert!(wrong.is_empty(), "{}", first(&wrong));
+}
+
+fn state_hash(cx: &Context, room_id: &str, event_id: &str) -> String {
+    let page = query::get_state(cx, (room_id, event_id), (10_000, "")).unwrap();
+    assert!(page.next_page_token.is_empty());
+    let mut lines: Vec<String> = page
+        .entries
+        .iter()
+        .map(|it| format!("{}\0{}\0{}\n", it.event_type, it.state_key, it.event_id))
+        .collect();
+    lines.sort();
+    sha256(&lines.concat())
 }

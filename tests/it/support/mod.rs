@@ -1,3 +1,6 @@
 //! What several tests need.
 
-pub mod rooms;
+pub(crate) mod federation;
+pub(crate) mod load;
+pub(crate) mod rooms;
+pub(crate) mod services;

@@ -12,45 +12,45 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// A recorded room.
-pub struct RecordedRoom {
-    pub name: String,
-    pub header: Header,
-    pub lines: Vec<Line>,
-    pub requests: Vec<Request>,
+pub(crate) struct RecordedRoom {
+    pub(crate) name: String,
+    pub(crate) header: Header,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) requests: Vec<Request>,
     /// Event id and hash of the state after it.
-    pub states: Vec<(String, String)>,
+    pub(crate) states: Vec<(String, String)>,
 }
 
 /// A federation request and the answer we must give.
 #[derive(Clone, Deserialize)]
-pub struct Request {
-    pub origin: String,
-    pub destination: String,
-    pub method: String,
-    pub uri: String,
-    pub content: Option<Value>,
-    pub expected: Expected,
-    pub differs: Vec<String>,
+pub(crate) struct Request {
+    pub(crate) origin: String,
+    pub(crate) destination: String,
+    pub(crate) method: String,
+    pub(crate) uri: String,
+    pub(crate) content: Option<Value>,
+    pub(crate) expected: Expected,
+    pub(crate) differs: Vec<String>,
 }
 
 /// The answer.
 #[derive(Clone, Deserialize)]
-pub struct Expected {
-    pub status: u16,
-    pub errcode: Option<String>,
+pub(crate) struct Expected {
+    pub(crate) status: u16,
+    pub(crate) errcode: Option<String>,
     #[serde(default)]
-    pub events: Vec<(String, String, Option<String>)>,
+    pub(crate) events: Vec<(String, String, Option<String>)>,
 }
 
 /// The folder with all recorded rooms, and whether it is the whole set.
-pub fn folder() -> (PathBuf, bool) {
+pub(crate) fn folder() -> (PathBuf, bool) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let whole = root.join("../shared/rooms");
     if whole.is_dir() { (whole, true) } else { (root.join("tests/rooms"), false) }
 }
 
 /// All rooms at hand. Says so when only those of the project are.
-pub fn all() -> Vec<RecordedRoom> {
+pub(crate) fn all() -> Vec<RecordedRoom> {
     let (folder, whole) = folder();
     let rooms = read(&folder);
     if !whole {
@@ -59,8 +59,22 @@ pub fn all() -> Vec<RecordedRoom> {
     rooms
 }
 
+/// The keys of the servers in the rooms.
+pub(crate) struct Keys {
+    /// Server name to its `/_matrix/key/v2/server` answer.
+    pub(crate) server: String,
+    /// Server name to its key id and seed.
+    pub(crate) signing: String,
+}
+
+/// Reads them.
+pub(crate) fn keys() -> Keys {
+    let read = |name: &str| fs::read_to_string(folder().0.join(name)).unwrap();
+    Keys { server: read("server-keys.json"), signing: read("signing-keys.json") }
+}
+
 /// The rooms that come with the project.
-pub fn bundled() -> Vec<RecordedRoom> {
+pub(crate) fn bundled() -> Vec<RecordedRoom> {
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms"))
 }
 

@@ -1,0 +1,57 @@
+//! Both services on real sockets, over a store that is gone afterwards.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use backscroll::{context::Context, server, store::Options};
+use backscroll_gateway::{keys::PinnedKeys, server::Options as GatewayOptions};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+/// A running pair of services.
+pub(crate) struct Services {
+    pub(crate) history: SocketAddr,
+    pub(crate) gateway: SocketAddr,
+    pub(crate) cx: Arc<Context>,
+    stop: Vec<oneshot::Sender<()>>,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Services {
+    /// Starts a gateway named `server_name`, and a history service over `data_dir`.
+    pub(crate) async fn start(data_dir: &Path, server_name: &str, server_keys: &str) -> Self {
+        let options = Options { data_dir: data_dir.to_owned(), cache_bytes: 64 << 20 };
+        let cx = tokio::task::spawn_blocking(move || server::open(&options).unwrap()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let history = listener.local_addr().unwrap();
+        let (stop_history, stopped) = oneshot::channel::<()>();
+        let serving = server::serve(Arc::clone(&cx), listener, Duration::from_secs(5), async {
+            drop(stopped.await);
+        });
+        let serving = tokio::spawn(async { serving.await.unwrap() });
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = listener.local_addr().unwrap();
+        let options = GatewayOptions {
+            keys: PinnedKeys::from_json(server_keys.as_bytes()).unwrap(),
+            ..GatewayOptions::new(
+                server_name.parse().unwrap(),
+                format!("http://{history}").parse().unwrap(),
+            )
+        };
+        let (stop_gateway, stopped) = oneshot::channel::<()>();
+        let gatewaying = tokio::spawn(async {
+            let stopped = async { drop(stopped.await) };
+            backscroll_gateway::server::serve(listener, options, stopped).await.unwrap();
+        });
+        // The gateway first, since it asks the other.
+        let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);
+        Self { history, gateway, cx, stop, running }
+    }
+
+    /// Stops both; the store is closed when this returns.
+    pub(crate) async fn stop(self) {
+        for (stop, running) in self.stop.into_iter().zip(self.running) {
+            drop(stop.send(()));
+            running.await.unwrap();
+        }
+    }
+}
