@@ -128,13 +128,8 @@ async fn ask(
     struct Answer {
         pdus: Vec<Box<RawValue>>,
     }
-    let question = Question {
-        origin: ORIGIN,
-        destination: DESTINATION,
-        method: "GET",
-        uri,
-        content: None,
-    };
+    let question =
+        Question { origin: ORIGIN, destination: DESTINATION, method: "GET", uri, content: None };
     println!("{ORIGIN} asks, signed with its ed25519 key:\n\n  GET {uri}\n");
     let answer = federation.ask(gateway, question).await;
     ensure!(answer.status.is_success(), "{}: {:?}", answer.status, answer.body);

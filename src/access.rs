@@ -84,7 +84,9 @@ pub fn acl_allows(content: &Value, server_name: &str) -> bool {
 /// A server name without its port.
 fn host_of(server_name: &str) -> &str {
     match server_name.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|it| it.is_ascii_digit()) => host,
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|it| it.is_ascii_digit()) => {
+            host
+        }
         _ => server_name,
     }
 }

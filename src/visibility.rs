@@ -177,13 +177,14 @@ mod tests {
     fn an_ordinary_event() {
         let table = [
             //               joined  invited   outside
-            (WorldReadable, [Full,   Full,     Full]),
-            (Shared,        [Full,   Full,     Full]),
-            (Invited,       [Full,   Full,     Redacted]),
-            (Joined,        [Full,   Redacted, Redacted]),
+            (WorldReadable, [Full, Full, Full]),
+            (Shared, [Full, Full, Full]),
+            (Invited, [Full, Full, Redacted]),
+            (Joined, [Full, Redacted, Redacted]),
         ];
         for (visibility, row) in table {
-            for (member, form) in [Member::Joined, Member::Invited, Member::Outside].iter().zip(row) {
+            for (member, form) in [Member::Joined, Member::Invited, Member::Outside].iter().zip(row)
+            {
                 let facts = ordinary(Some(standing(visibility, *member)));
                 assert_eq!(decide(facts).0, form, "{visibility}");
             }
@@ -196,11 +197,11 @@ mod tests {
     fn a_change_of_history_visibility() {
         let table = [
             // before         after          form
-            (Shared,          Joined,        Full),
-            (Joined,          Shared,        Full),
-            (Shared,          WorldReadable, Full),
-            (Joined,          Invited,       Redacted),
-            (Invited,         Joined,        Redacted),
+            (Shared, Joined, Full),
+            (Joined, Shared, Full),
+            (Shared, WorldReadable, Full),
+            (Joined, Invited, Redacted),
+            (Invited, Joined, Redacted),
         ];
         for (before, after, form) in table {
             let outside = |visibility| Some(standing(visibility, Member::Outside));
@@ -213,17 +214,17 @@ mod tests {
     /// before or is after allows it.
     #[test]
     fn a_change_of_its_own_membership() {
-        use Member::{Joined as Join, Invited as Invite, Outside as Out};
+        use Member::{Invited as Invite, Joined as Join, Outside as Out};
         let table = [
             // visibility  before   after    form
-            (Joined,       Out,     Join,    Full),
-            (Joined,       Join,    Out,     Full),
-            (Joined,       Out,     Invite,  Redacted),
-            (Joined,       Invite,  Out,     Redacted),
-            (Invited,      Out,     Invite,  Full),
-            (Invited,      Invite,  Out,     Full),
-            (Invited,      Out,     Out,     Redacted),
-            (Shared,       Out,     Out,     Full),
+            (Joined, Out, Join, Full),
+            (Joined, Join, Out, Full),
+            (Joined, Out, Invite, Redacted),
+            (Joined, Invite, Out, Redacted),
+            (Invited, Out, Invite, Full),
+            (Invited, Invite, Out, Full),
+            (Invited, Out, Out, Redacted),
+            (Shared, Out, Out, Full),
         ];
         for (visibility, before, after, form) in table {
             let facts = Facts {

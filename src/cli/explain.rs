@@ -35,7 +35,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id, event_id, origin, destination } = args;
     let of_room = || room_id.split_once(':').map(|(_, server)| server.to_owned());
     let Some(destination) = destination.or_else(of_room) else {
-        anyhow::bail!("this room's id names no server: give our own server's name as --destination");
+        anyhow::bail!(
+            "this room's id names no server: give our own server's name as --destination"
+        );
     };
     let mut history = connect(&server.server).await?.history;
     let requester = Some(pb::Requester { origin, destination });

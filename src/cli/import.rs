@@ -73,9 +73,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     }
     progress.finish_and_clear();
     let Counts { appended, held, redacted, refused } = total;
-    println!("{} rooms: {appended} events appended, {held} held already, {refused} refused", rooms.len());
+    println!(
+        "{} rooms: {appended} events appended, {held} held already, {refused} refused",
+        rooms.len()
+    );
     if redacted > 0 {
-        println!("{redacted} of them did not match their content hash: their redacted form is held");
+        println!(
+            "{redacted} of them did not match their content hash: their redacted form is held"
+        );
     }
     Ok(refused == 0)
 }
@@ -87,7 +92,8 @@ fn progress_bar(bytes: u64) -> ProgressBar {
         ProgressDrawTarget::hidden()
     };
     let style = "{wide_bar} {bytes}/{total_bytes} {msg} {eta} left";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(bytes), target).with_style(style)
 }
 

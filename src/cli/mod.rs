@@ -29,11 +29,23 @@ Every flag can also be given by an environment variable, named beside it. Exit c
 )]
 pub struct Cli {
     /// How logs look; they go to standard error.
-    #[arg(long, global = true, env = "BACKSCROLL_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "BACKSCROLL_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     log_format: LogFormat,
 
     /// What is logged: levels, by module if need be, such as `info,backscroll=debug`.
-    #[arg(long, global = true, env = "BACKSCROLL_LOG", default_value = "warn,backscroll=info", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "BACKSCROLL_LOG",
+        default_value = "warn,backscroll=info",
+        value_name = "FILTER"
+    )]
     log: String,
 
     #[command(subcommand)]
@@ -58,7 +70,12 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ServerArgs {
     /// The service to ask.
-    #[arg(long, env = "BACKSCROLL_SERVER", default_value = "http://127.0.0.1:8470", value_name = "URL")]
+    #[arg(
+        long,
+        env = "BACKSCROLL_SERVER",
+        default_value = "http://127.0.0.1:8470",
+        value_name = "URL"
+    )]
     server: String,
 }
 

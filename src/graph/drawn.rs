@@ -58,7 +58,12 @@ impl Graph {
 ///  ▲─ C ◄──┘
 /// ```
 fn diamond() -> Graph {
-    Graph::default().with('A', 1, "").with('B', 2, "A").with('C', 2, "A").with('D', 3, "BC").with('E', 4, "D")
+    Graph::default()
+        .with('A', 1, "")
+        .with('B', 2, "A")
+        .with('C', 2, "A")
+        .with('D', 3, "BC")
+        .with('E', 4, "D")
 }
 
 #[test]

@@ -29,8 +29,7 @@ pub fn walk_missing<Id: Copy + Ord, E>(
 ) -> Result<Walk<Id>, E> {
     let Between { earliest, latest, min_depth } = between;
     let mut nodes = Lookups::new(budget, node);
-    let earliest: BTreeSet<Id> = earliest.iter().copied().collect();
-    let mut seen: BTreeSet<Id> = earliest.clone();
+    let mut seen: BTreeSet<Id> = earliest.iter().copied().collect();
     let mut queue = VecDeque::new();
     let mut found = Vec::new();
     let mut gaps = Vec::new();

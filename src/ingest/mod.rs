@@ -111,9 +111,7 @@ pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError>
         return Ok(Outcome::Refused { event_id: Some(event_id), refusal });
     };
     match place::place(&mut edit, &checked, event)? {
-        Ok(place::Placed::Before) => {
-            Ok(Outcome::Appended { event_id, duplicate: true, redacted })
-        }
+        Ok(place::Placed::Before) => Ok(Outcome::Appended { event_id, duplicate: true, redacted }),
         Ok(place::Placed::Now(number)) => {
             settle::settle(&mut edit, number)?;
             settle::refresh_current_state(&mut edit)?;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    NewEvent, Refusal, Verdict, check::Checked, extremities, held::parse_held, redaction,
-};
+use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::parse_held, redaction};
 use crate::{
     pdu::Pdu,
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
@@ -112,11 +110,7 @@ fn count(edit: &mut Edit<'_>, verdict: Verdict) {
 }
 
 /// Draws the edges to the event's predecessors, and notes those that are not placed.
-fn link(
-    edit: &mut Edit<'_>,
-    number: EventNum,
-    pdu: &Pdu,
-) -> Result<Vec<PrevEvent>, StoreError> {
+fn link(edit: &mut Edit<'_>, number: EventNum, pdu: &Pdu) -> Result<Vec<PrevEvent>, StoreError> {
     let mut edges = Vec::new();
     for (place, prev) in (0u32..).zip(pdu.prev_events()) {
         if prev == pdu.event_id() {

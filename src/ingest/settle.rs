@@ -82,10 +82,7 @@ fn state_after(
 }
 
 /// One state from several: the only one, or what they resolve to.
-fn one_of(
-    edit: &mut Edit<'_>,
-    mut states: Vec<StateNum>,
-) -> Result<Option<StateNum>, StoreError> {
+fn one_of(edit: &mut Edit<'_>, mut states: Vec<StateNum>) -> Result<Option<StateNum>, StoreError> {
     states.sort_unstable();
     states.dedup();
     match states.as_slice() {

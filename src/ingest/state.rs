@@ -25,11 +25,12 @@ pub(super) fn adopt_given(
             GivenEvent::Named(event_id) => edit.event_num(edit.room_num(), event_id)?,
         };
         match (held, it) {
-            (Some(held), _) => match parse_held(edit, held, version)?.map(|it| Entry::of(held, &it))
-            {
-                Some(Some(entry)) => entries.push(entry),
-                Some(None) | None => return Ok(None),
-            },
+            (Some(held), _) => {
+                match parse_held(edit, held, version)?.map(|it| Entry::of(held, &it)) {
+                    Some(Some(entry)) => entries.push(entry),
+                    Some(None) | None => return Ok(None),
+                }
+            }
             (None, GivenEvent::Named(event_id)) => {
                 edit.put_wanted(event_id, event);
                 complete = false;

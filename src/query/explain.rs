@@ -43,8 +43,7 @@ pub fn explain_access(
     (origin, destination): (&str, &str),
 ) -> Result<Explanation, QueryError> {
     let store = &cx.store;
-    let found =
-        find(store, room_id)?.ok_or_else(|| QueryError::RoomUnknown(room_id.to_owned()))?;
+    let found = find(store, room_id)?.ok_or_else(|| QueryError::RoomUnknown(room_id.to_owned()))?;
     let unknown = || QueryError::EventUnknown(event_id.to_owned());
     let event = store.event_num(found.number, event_id)?.ok_or_else(unknown)?;
     let node = store.topology(found.number).node(event)?.ok_or_else(unknown)?;
@@ -54,7 +53,8 @@ pub fn explain_access(
         Some(current) => {
             for server in [origin, destination] {
                 let (joined, invited) = members(store, found.number, (current, server))?;
-                facts.push(format!("now: {server} has {joined} joined and {invited} invited users"));
+                facts
+                    .push(format!("now: {server} has {joined} joined and {invited} invited users"));
             }
         }
     }
@@ -73,8 +73,7 @@ pub fn explain_access(
         };
         return Ok(Explanation { access: Access::NotServed, rule: rule.to_owned(), facts });
     }
-    let asker =
-        Asker::Server { origin: origin.to_owned(), destination: destination.to_owned() };
+    let asker = Asker::Server { origin: origin.to_owned(), destination: destination.to_owned() };
     let judge = Judge::new(store, &found, &asker);
     let body = store.body(found.number, event)?;
     let decided_on = judge.facts(&node, (&body.pdu, origin))?;
@@ -110,4 +109,3 @@ fn describe(side: &str, origin: &str, standing: Standing) -> String {
     };
     format!("{side} the event: history visibility is {history_visibility}; {origin} has {users}")
 }
-

@@ -98,5 +98,8 @@ pub fn list_rooms(
     let rooms = cx.store.rooms(after, size)?;
     let last = rooms.last().filter(|_| rooms.len() == size);
     let next_page_token = last.map(|(number, _)| number.0.to_string()).unwrap_or_default();
-    Ok(RoomList { room_ids: rooms.into_iter().map(|(_, it)| it.room_id).collect(), next_page_token })
+    Ok(RoomList {
+        room_ids: rooms.into_iter().map(|(_, it)| it.room_id).collect(),
+        next_page_token,
+    })
 }

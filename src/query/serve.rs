@@ -109,11 +109,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The form of an event, and the rule that decided it.
-    pub(super) fn form(
-        &self,
-        node: &EventNode,
-        pdu: &[u8],
-    ) -> Result<(Form, Rule), StoreError> {
+    pub(super) fn form(&self, node: &EventNode, pdu: &[u8]) -> Result<(Form, Rule), StoreError> {
         let Some(origin) = self.origin else { return Ok((Form::Full, Rule::VisibleAfter)) };
         Ok(visibility::decide(self.facts(node, (pdu, origin))?))
     }
@@ -152,8 +148,7 @@ impl<'a> Judge<'a> {
         let history_visibility =
             self.store.state_facts(self.found.number, state)?.history_visibility;
         let (joined, invited) = members(self.store, self.found.number, (state, origin))?;
-        let standing =
-            Standing { history_visibility, joined: joined > 0, invited: invited > 0 };
+        let standing = Standing { history_visibility, joined: joined > 0, invited: invited > 0 };
         self.standings.borrow_mut().insert(state, standing);
         Ok(standing)
     }

@@ -93,8 +93,7 @@ impl HistoryService for HistoryDoor {
         &self,
         request: Request<pb::GetStateRequest>,
     ) -> Result<Response<pb::GetStateResponse>, Status> {
-        let pb::GetStateRequest { room_id, event_id, page_size, page_token } =
-            request.into_inner();
+        let pb::GetStateRequest { room_id, event_id, page_size, page_token } = request.into_inner();
         let ask = move |cx: &Context| {
             query::get_state(cx, (&room_id, &event_id), (page_size, &page_token))
         };

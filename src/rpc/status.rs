@@ -23,7 +23,9 @@ pub(super) fn of_query(failure: QueryError) -> Status {
         }
         QueryError::RoomUnknown(_) => with_reason(Code::NotFound, "ROOM_UNKNOWN", &text),
         QueryError::EventUnknown(_) => with_reason(Code::NotFound, "EVENT_UNKNOWN", &text),
-        QueryError::StateUnknown(_) => with_reason(Code::FailedPrecondition, "STATE_UNKNOWN", &text),
+        QueryError::StateUnknown(_) => {
+            with_reason(Code::FailedPrecondition, "STATE_UNKNOWN", &text)
+        }
         QueryError::EventIdsMissing => {
             with_reason(Code::InvalidArgument, "EVENT_IDS_MISSING", &text)
         }

@@ -107,6 +107,9 @@ mod tests {
     /// Written by the first build of format 1; must be readable for ever.
     #[test]
     fn golden_plain_body() {
-        assert_eq!(decode(b"\x00\x02$a\x02{}"), Ok(Body { event_id: "$a".into(), pdu: b"{}".into() }));
+        assert_eq!(
+            decode(b"\x00\x02$a\x02{}"),
+            Ok(Body { event_id: "$a".into(), pdu: b"{}".into() })
+        );
     }
 }

@@ -169,6 +169,9 @@ mod tests {
     #[test]
     fn an_overlong_number_is_refused() {
         assert_eq!(Reader(&[0xff; 11]).number(), Err(Malformed));
-        assert_eq!(Reader(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).number(), Err(Malformed));
+        assert_eq!(
+            Reader(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).number(),
+            Err(Malformed)
+        );
     }
 }

@@ -1,15 +1,12 @@
 //! Writing: one decision about one room, applied at once or not at all.
 
-use std::{
-    collections::BTreeMap,
-    sync::MutexGuard,
-};
+use std::{collections::BTreeMap, sync::MutexGuard};
 
 use sled::IVec;
 
 use super::{
-    EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View, body,
-    codec::seal, keys, record, record::Page, view::Records,
+    EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View,
+    body, codec::seal, keys, record, record::Page, view::Records,
 };
 use crate::state::map::Node;
 

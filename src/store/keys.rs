@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::{EventNum, RoomNum, StateNum};
 
 /// What kind of record a key names: its first byte. The keyspace is drawn in [`super`].
+#[derive(Clone, Copy)]
 struct Tag(u8);
 
 impl Tag {

@@ -163,7 +163,9 @@ impl Store {
         let lock = File::create(&lock_path).map_err(file_error(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(options.data_dir.clone())),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse(options.data_dir.clone()));
+            }
             Err(TryLockError::Error(source)) => return Err(file_error(&lock_path)(source)),
         }
         for entry in fs::read_dir(&graph).map_err(file_error(&graph))? {
@@ -222,7 +224,8 @@ impl Store {
     /// # Errors
     /// When the room's record cannot be read.
     pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
-        let bytes = room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+        let bytes =
+            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
         let Some(lock) = self.room_locks.get(bytes % ROOM_LOCKS) else { return Ok(None) };
         let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, room, is_new) = match self.room_num(room_id)? {
@@ -249,7 +252,8 @@ impl Store {
     ) -> Result<Vec<(RoomNum, Room)>, StoreError> {
         let after = after.map(keys::room);
         let records = self.scan(&keys::rooms(), after.as_deref(), limit)?;
-        let number = |key: &[u8]| keys::room_of(key).ok_or_else(|| StoreError::corrupt("room", key));
+        let number =
+            |key: &[u8]| keys::room_of(key).ok_or_else(|| StoreError::corrupt("room", key));
         records.iter().map(|(key, _)| number(key).and_then(|it| Ok((it, self.room(it)?)))).collect()
     }
 

@@ -6,7 +6,8 @@ use std::{cell::RefCell, collections::BTreeMap};
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, body,
+    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
+    body,
     codec::{Malformed, unseal},
     keys, record,
     record::Page,
@@ -28,8 +29,12 @@ pub trait View {
     ///
     /// # Errors
     /// When the disk fails.
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize)
-    -> Result<Records, StoreError>;
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Records, StoreError>;
 
     /// Reads a value.
     ///
@@ -154,11 +159,7 @@ pub trait View {
     ///
     /// # Errors
     /// When they cannot be read.
-    fn backward_extremities(
-        &self,
-        room: RoomNum,
-        limit: usize,
-    ) -> Result<Vec<String>, StoreError> {
+    fn backward_extremities(&self, room: RoomNum, limit: usize) -> Result<Vec<String>, StoreError> {
         let mut found: Vec<String> = Vec::new();
         let mut after: Option<Vec<u8>> = None;
         while found.len() < limit {
@@ -299,7 +300,9 @@ impl View for Store {
         };
         self.tree
             .range(from..)
-            .take_while(|it| it.as_ref().is_ok_and(|(key, _)| key.starts_with(prefix)) || it.is_err())
+            .take_while(|it| {
+                it.as_ref().is_ok_and(|(key, _)| key.starts_with(prefix)) || it.is_err()
+            })
             .take(limit)
             .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), value))?))
             .collect()

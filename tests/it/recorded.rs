@@ -45,7 +45,8 @@ async fn every_request_is_answered_as_expected() {
         for room in &rooms {
             append_room(&services.cx, room);
         }
-        for (room, request) in rooms.iter().flat_map(|it| it.requests.iter().map(move |r| (it, r))) {
+        for (room, request) in rooms.iter().flat_map(|it| it.requests.iter().map(move |r| (it, r)))
+        {
             let question = Question {
                 origin: &request.origin,
                 destination: &request.destination,
@@ -105,7 +106,8 @@ fn fault(room: &RecordedRoom, request: &Request, status: u16, body: &[u8]) -> Op
         return Some(format!("{} events, not {}", hashes.len(), expected.events.len()));
     }
     // The hash says which event it is and in which form.
-    for (place, ((event_id, form, hash), given)) in expected.events.iter().zip(&hashes).enumerate() {
+    for (place, ((event_id, form, hash), given)) in expected.events.iter().zip(&hashes).enumerate()
+    {
         if hash.as_ref().is_some_and(|it| it != given) {
             return Some(format!("event {place} is not {event_id} in form {form}"));
         }
@@ -153,7 +155,10 @@ fn the_state_after_every_event_is_the_homeservers() {
             }
         }
     }
-    println!("state after the event equal to the homeserver's: {equal} events, {} not", wrong.len());
+    println!(
+        "state after the event equal to the homeserver's: {equal} events, {} not",
+        wrong.len()
+    );
     assert!(wrong.is_empty(), "{}", first(&wrong));
 }
 

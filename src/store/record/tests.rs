@@ -3,6 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    state::map::{Key, Membership, Node, Ptr, Value},
+    store::{PrevEvent, keys::PAGE_EVENTS},
+    visibility::HistoryVisibility,
+};
 
 fn node() -> impl Strategy<Value = EventNode> {
     let prev = prop_oneof![
@@ -86,7 +91,10 @@ fn golden_room() {
     room.current_state = Some(StateNum(1));
     room.resolved_from = vec![StateNum(0)];
     let bytes = room.encode();
-    assert_eq!(bytes, b"\x04!a:b\x0210\xac\x02\x02\x01\x00\x00\x00\x01\x02\x07\xab\x02\x02\x01\x00");
+    assert_eq!(
+        bytes,
+        b"\x04!a:b\x0210\xac\x02\x02\x01\x00\x00\x00\x01\x02\x07\xab\x02\x02\x01\x00"
+    );
     assert_eq!(Room::decode(&bytes), Ok(room));
 }
 
@@ -108,11 +116,8 @@ fn golden_page() {
 
 #[test]
 fn golden_state() {
-    let facts = StateFacts {
-        before: None,
-        history_visibility: HistoryVisibility::Joined,
-        events: 1,
-    };
+    let facts =
+        StateFacts { before: None, history_visibility: HistoryVisibility::Joined, events: 1 };
     let value = Value::Event { event: 9, membership: Membership::Joined };
     let nodes = [Node::Leaf(vec![(Key([1; 16]), value)])];
     let mut expected = b"\x00\x03\x01\x01\x00\x00\x00\x14\x00\x01".to_vec();

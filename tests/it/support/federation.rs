@@ -70,12 +70,13 @@ impl Federation {
         let mut object = serde_json::json!({
             "method": method, "uri": uri, "origin": origin, "destination": destination,
         });
-        if let Some(content) = content {
-            object["content"] = content.clone();
+        if let (Some(content), Some(members)) = (content, object.as_object_mut()) {
+            members.insert("content".to_owned(), content.clone());
         }
         let canonical = ruma::canonical_json::to_canonical_value(object).expect("canonical JSON");
         let Key { id, key } = self.keys.get(origin).expect("a server of the test federation");
-        let signature = STANDARD_NO_PAD.encode(key.sign(canonical.to_string().as_bytes()).to_bytes());
+        let signature =
+            STANDARD_NO_PAD.encode(key.sign(canonical.to_string().as_bytes()).to_bytes());
         format!(
             r#"X-Matrix origin="{origin}",destination="{destination}",key="{id}",sig="{signature}""#
         )

@@ -79,7 +79,8 @@ pub(crate) fn bundled() -> Vec<RecordedRoom> {
 }
 
 fn read(folder: &Path) -> Vec<RecordedRoom> {
-    let mut names: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
+    let mut names: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
     names.retain(|it| it.join("room.ndjson").is_file());
     names.sort();
     names.iter().map(|it| RecordedRoom::read(it)).collect()

@@ -19,7 +19,8 @@ impl Services {
     /// Starts a gateway named `server_name`, and a history service over `data_dir`.
     pub(crate) async fn start(data_dir: &Path, server_name: &str, server_keys: &str) -> Self {
         let options = Options { data_dir: data_dir.to_owned(), cache_bytes: 64 << 20 };
-        let cx = tokio::task::spawn_blocking(move || server::open(&options).unwrap()).await.unwrap();
+        let cx =
+            tokio::task::spawn_blocking(move || server::open(&options).unwrap()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let history = listener.local_addr().unwrap();
         let (stop_history, stopped) = oneshot::channel::<()>();

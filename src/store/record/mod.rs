@@ -1,0 +1,180 @@
+//! Every value on disk: how it is laid out, and nothing about what it is for.
+//!
+//! Readers refuse what they do not understand; none of them trusts a length.
+
+mod page;
+mod state;
+
+pub(super) use self::{
+    page::Page,
+    state::{decode_state_facts, decode_state_node, encode_state},
+};
+pub use self::{
+    page::{EventNode, Flags},
+    state::StateFacts,
+};
+use super::{
+    EventNum, StateNum,
+    codec::{Malformed, Reader, Writer},
+};
+
+/// What is known of a room as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its id.
+    pub room_id: String,
+    /// Its version, as the specification names it.
+    pub room_version: String,
+    /// The next event's number; numbers are given in the order in which events come.
+    pub next_event: EventNum,
+    /// The next state record's number.
+    pub next_state: StateNum,
+    /// What the next event's arrival is, if its caller does not say.
+    pub next_arrival: i64,
+    /// Events whose arrival is not their number.
+    pub listed_arrivals: u64,
+    /// Outliers among the events held.
+    pub outliers: u64,
+    /// Rejected events among them.
+    pub rejected: u64,
+    /// Soft-failed events among them.
+    pub soft_failed: u64,
+    /// Accepted events that nothing accepted follows, in ascending order.
+    pub forward_extremities: Vec<EventNum>,
+    /// The state resolved over the forward extremities, when it is known.
+    pub current_state: Option<StateNum>,
+    /// Which states (sorted, distinct) the current state was resolved from.
+    pub resolved_from: Vec<StateNum>,
+}
+
+impl Room {
+    /// A room without events.
+    #[must_use]
+    pub fn new(room_id: &str, room_version: &str) -> Self {
+        Self {
+            room_id: room_id.to_owned(),
+            room_version: room_version.to_owned(),
+            next_event: EventNum(0),
+            next_state: StateNum(0),
+            next_arrival: 0,
+            listed_arrivals: 0,
+            outliers: 0,
+            rejected: 0,
+            soft_failed: 0,
+            forward_extremities: Vec::new(),
+            current_state: None,
+            resolved_from: Vec::new(),
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.text(&self.room_id);
+        out.text(&self.room_version);
+        out.number(self.next_event.0.into());
+        out.number(self.next_state.0.into());
+        out.signed(self.next_arrival);
+        out.number(self.listed_arrivals);
+        out.number(self.outliers);
+        out.number(self.rejected);
+        out.number(self.soft_failed);
+        out.length(self.forward_extremities.len());
+        self.forward_extremities.iter().for_each(|it| out.number(it.0.into()));
+        out.number(self.current_state.map_or(0, |it| u64::from(it.0) + 1));
+        out.length(self.resolved_from.len());
+        self.resolved_from.iter().for_each(|it| out.number(it.0.into()));
+        out.finish()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut from = Reader(bytes);
+        let room = Self {
+            room_id: from.text()?.to_owned(),
+            room_version: from.text()?.to_owned(),
+            next_event: EventNum(from.small()?),
+            next_state: StateNum(from.small()?),
+            next_arrival: from.signed()?,
+            listed_arrivals: from.number()?,
+            outliers: from.number()?,
+            rejected: from.number()?,
+            soft_failed: from.number()?,
+            forward_extremities: {
+                let count = from.length()?;
+                (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?
+            },
+            current_state: optional_state(&mut from)?,
+            resolved_from: {
+                let count = from.length()?;
+                (0..count).map(|_| from.small().map(StateNum)).collect::<Result<_, _>>()?
+            },
+        };
+        from.end()?;
+        Ok(room)
+    }
+}
+
+/// An event of the state that came with another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GivenEvent {
+    /// It was held when the state came.
+    Held(EventNum),
+    /// It was not: this is its id.
+    Named(String),
+}
+
+pub(super) fn encode_given(events: &[GivenEvent]) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.length(events.len());
+    for event in events {
+        match event {
+            GivenEvent::Held(event) => out.number(u64::from(event.0) + 1),
+            GivenEvent::Named(event_id) => {
+                out.number(0);
+                out.text(event_id);
+            }
+        }
+    }
+    out.finish()
+}
+
+pub(super) fn decode_given(bytes: &[u8]) -> Result<Vec<GivenEvent>, Malformed> {
+    let mut from = Reader(bytes);
+    let count = from.length()?;
+    let mut events = Vec::with_capacity(count);
+    for _ in 0..count {
+        events.push(match from.number()?.checked_sub(1) {
+            Some(event) => GivenEvent::Held(EventNum(u32::try_from(event).map_err(|_| Malformed)?)),
+            None => GivenEvent::Named(from.text()?.to_owned()),
+        });
+    }
+    from.end()?;
+    Ok(events)
+}
+
+/// A reference to an event that is not placed: which of the follower's predecessors it is, and
+/// its id.
+pub(super) fn encode_missing(place: u32, event_id: &str) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.number(place.into());
+    out.text(event_id);
+    out.finish()
+}
+
+pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
+    let mut from = Reader(bytes);
+    let missing = (from.small()?, from.text()?.to_owned());
+    from.end()?;
+    Ok(missing)
+}
+
+fn optional_state(from: &mut Reader<'_>) -> Result<Option<StateNum>, Malformed> {
+    let number = from.number()?;
+    number
+        .checked_sub(1)
+        .map(|it| u32::try_from(it).map(StateNum))
+        .transpose()
+        .map_err(|_| Malformed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! States: the nodes that one has of its own, and the facts beside them.
+
+use super::optional_state;
+use crate::{
+    state::map::{Key, Membership, Node, Ptr, Value},
+    store::{
+        StateNum,
+        codec::{Malformed, Reader, Writer},
+    },
+    visibility::HistoryVisibility,
+};
+
+/// What serving needs to know of a state as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateFacts {
+    /// The state that this one was made from: for the state after an event, the state before it.
+    pub before: Option<StateNum>,
+    /// What the room's history visibility is.
+    pub history_visibility: HistoryVisibility,
+    /// How many state events there are.
+    pub events: u32,
+}
+
+/// The nodes that a state has of its own.
+pub(in crate::store) fn encode_state(facts: StateFacts, nodes: &[Node]) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.number(facts.before.map_or(0, |it| u64::from(it.0) + 1));
+    out.byte(match facts.history_visibility {
+        HistoryVisibility::WorldReadable => 0,
+        HistoryVisibility::Shared => 1,
+        HistoryVisibility::Invited => 2,
+        HistoryVisibility::Joined => 3,
+    });
+    out.number(facts.events.into());
+    let nodes: Vec<Vec<u8>> = nodes.iter().map(encode_node).collect();
+    out.length(nodes.len());
+    // Where each node ends, so that one can be read without the others.
+    let mut end = 0u32;
+    for node in &nodes {
+        end = end.saturating_add(u32::try_from(node.len()).unwrap_or(u32::MAX));
+        out.raw(&end.to_be_bytes());
+    }
+    nodes.iter().for_each(|node| out.raw(node));
+    out.finish()
+}
+
+pub(in crate::store) fn decode_state_facts(bytes: &[u8]) -> Result<StateFacts, Malformed> {
+    read_state_facts(&mut Reader(bytes))
+}
+
+fn read_state_facts(from: &mut Reader<'_>) -> Result<StateFacts, Malformed> {
+    Ok(StateFacts {
+        before: optional_state(from)?,
+        history_visibility: match from.byte()? {
+            0 => HistoryVisibility::WorldReadable,
+            1 => HistoryVisibility::Shared,
+            2 => HistoryVisibility::Invited,
+            3 => HistoryVisibility::Joined,
+            _ => return Err(Malformed),
+        },
+        events: from.small()?,
+    })
+}
+
+pub(in crate::store) fn decode_state_node(bytes: &[u8], slot: u32) -> Result<Node, Malformed> {
+    let mut from = Reader(bytes);
+    read_state_facts(&mut from)?;
+    let count = from.length()?;
+    let ends = from.raw(count.checked_mul(4).ok_or(Malformed)?)?;
+    let slot = usize::try_from(slot).map_err(|_| Malformed)?;
+    let end_of = |slot: usize| {
+        let bytes = ends.chunks_exact(4).nth(slot)?.first_chunk::<4>()?;
+        usize::try_from(u32::from_be_bytes(*bytes)).ok()
+    };
+    let end = end_of(slot).ok_or(Malformed)?;
+    let start = match slot.checked_sub(1) {
+        Some(last) => end_of(last).ok_or(Malformed)?,
+        None => 0,
+    };
+    decode_node(from.0.get(start..end).ok_or(Malformed)?)
+}
+
+fn encode_node(node: &Node) -> Vec<u8> {
+    let mut out = Writer::default();
+    match node {
+        Node::Leaf(entries) => {
+            out.byte(0);
+            out.length(entries.len());
+            for (key, value) in entries {
+                out.raw(&key.0);
+                match value {
+                    Value::Event { event, membership } => {
+                        out.byte(match membership {
+                            Membership::NotAMember => 0,
+                            Membership::Joined => 1,
+                            Membership::Invited => 2,
+                            Membership::Outside => 3,
+                        });
+                        out.number((*event).into());
+                    }
+                    Value::Server { joined, invited } => {
+                        out.byte(4);
+                        out.number((*joined).into());
+                        out.number((*invited).into());
+                    }
+                }
+            }
+        }
+        Node::Inner { count, children } => {
+            out.byte(1);
+            out.number((*count).into());
+            out.length(children.len());
+            for (branch, ptr) in children {
+                out.byte(*branch);
+                out.number(ptr.record.into());
+                out.number(ptr.slot.into());
+            }
+        }
+    }
+    out.finish()
+}
+
+fn decode_node(bytes: &[u8]) -> Result<Node, Malformed> {
+    let mut from = Reader(bytes);
+    let node = match from.byte()? {
+        0 => {
+            let count = from.length()?;
+            let mut entries = Vec::with_capacity(count);
+            for _ in 0..count {
+                let key = Key(*from.raw(16)?.first_chunk().ok_or(Malformed)?);
+                let member = |membership, from: &mut Reader<'_>| {
+                    Ok(Value::Event { event: from.small()?, membership })
+                };
+                let value = match from.byte()? {
+                    0 => member(Membership::NotAMember, &mut from)?,
+                    1 => member(Membership::Joined, &mut from)?,
+                    2 => member(Membership::Invited, &mut from)?,
+                    3 => member(Membership::Outside, &mut from)?,
+                    4 => Value::Server { joined: from.small()?, invited: from.small()? },
+                    _ => return Err(Malformed),
+                };
+                entries.push((key, value));
+            }
+            Node::Leaf(entries)
+        }
+        1 => {
+            let count = from.small()?;
+            let branches = from.length()?;
+            let mut children = Vec::with_capacity(branches);
+            for _ in 0..branches {
+                let branch = from.byte()?;
+                children.push((branch, Ptr { record: from.small()?, slot: from.small()? }));
+            }
+            Node::Inner { count, children }
+        }
+        _ => return Err(Malformed),
+    };
+    from.end()?;
+    Ok(node)
+}
