@@ -165,8 +165,7 @@ impl From<Status> for ApiError {
             | Code::DataLoss
             | Code::Unauthenticated => broken(),
         };
-        error.detail =
-            Some(format!("history said {:?} {reason}: {}", status.code(), status.message()));
+        error.detail = Some(format!("gRPC {:?} {reason}: {}", status.code(), status.message()));
         error
     }
 }

@@ -1,5 +1,7 @@
 //! The process: flags, log, socket, signals. Everything else is in the library.
 
+use std::io::{self, IsTerminal as _};
+
 use anyhow::Context as _;
 use backscroll_gateway::{
     config::{Config, LogFormat},
@@ -32,11 +34,11 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut serving = Box::pin(server::serve(listener, options, stop.cancelled()));
     tokio::select! {
-        outcome = &mut serving => return Ok(outcome?),
+        () = &mut serving => return Ok(()),
         () = signals.next() => stop.cancel(),
     }
     tokio::select! {
-        outcome = serving => outcome?,
+        () = serving => {}
         () = signals.next() => tracing::warn!("a second signal: not waiting any longer"),
     }
     tracing::info!("stopped");
@@ -45,10 +47,13 @@ async fn main() -> anyhow::Result<()> {
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log).context("--log")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
     }
     Ok(())
 }

@@ -75,3 +75,28 @@ pub(crate) fn asked(origin: &ServerName, room_id: &str) {
 pub(crate) fn answered(events: usize) {
     Span::current().record("events", events);
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, middleware, routing::get};
+    use http_body_util::BodyExt as _;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_a_500() {
+        async fn faulty() -> Response {
+            panic!("this is part of the test")
+        }
+        let router = Router::new().route("/", get(faulty)).layer(middleware::from_fn(observe));
+        let request = Request::new(Body::empty());
+
+        let response = TowerToHyperService::new(router).call(request).await.unwrap();
+
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&*body, br#"{"errcode":"M_UNKNOWN","error":"Internal server error"}"#);
+    }
+}

@@ -5,7 +5,6 @@
 //! when the drain deadline passes is cut off.
 
 use std::{
-    io,
     pin::pin,
     sync::{
         Arc,
@@ -32,7 +31,8 @@ use crate::{
     server_name::ServerName, x_matrix::Authenticator,
 };
 
-/// More header fields than this, or a longer head, is answered with 431 by hyper.
+/// More header fields than this, or a longer head, is answered with 431 by hyper. The head's limit
+/// is that of a buffer which grows by doubling: somewhat more may fit.
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
@@ -83,16 +83,8 @@ impl Options {
 /// Serves until `shutdown` is ready, then stops; returns when every connection is closed.
 /// Dropped earlier, it closes all connections at once.
 ///
-/// The history service need not be there yet.
-///
-/// # Errors
-///
-/// None that a caller could cause: a listener that accepts nothing is tried again.
-pub async fn serve(
-    listener: TcpListener,
-    options: Options,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+/// The history service need not be there yet, and a listener that fails to accept is tried again.
+pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
     let Options { server_name, history, keys, clock, request_timeout, .. } = options;
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
@@ -113,7 +105,6 @@ pub async fn serve(
     tracing::info!("stopping: not ready any more");
     server.accept_until(time::sleep(options.shutdown_notice)).await;
     server.drain(options.drain_timeout).await;
-    Ok(())
 }
 
 struct Server {

@@ -1,0 +1,83 @@
+//! The table from the history service's statuses to HTTP, row by row.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::support::{Stage, history::refusal};
+
+const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
+
+#[tokio::test]
+async fn every_row() {
+    let stage = Stage::start().await;
+    for (code, reason, status, errcode) in [
+        (Code::PermissionDenied, "NOT_ALLOWED", 403, "M_FORBIDDEN"),
+        (Code::InvalidArgument, "EVENT_IDS_MISSING", 400, "M_MISSING_PARAM"),
+        (Code::InvalidArgument, "LIMIT_MISSING", 400, "M_MISSING_PARAM"),
+        (Code::InvalidArgument, "LIMIT_INVALID", 400, "M_INVALID_PARAM"),
+        (Code::InvalidArgument, "SERVER_NAME_INVALID", 400, "M_INVALID_PARAM"),
+        (Code::InvalidArgument, "SOMETHING_NEW", 400, "M_INVALID_PARAM"),
+        (Code::NotFound, "ROOM_UNKNOWN", 404, "M_NOT_FOUND"),
+        (Code::ResourceExhausted, "BUSY", 429, "M_LIMIT_EXCEEDED"),
+        (Code::Unavailable, "STOPPING", 503, "M_UNKNOWN"),
+        (Code::DeadlineExceeded, "", 504, "M_UNKNOWN"),
+        (Code::Cancelled, "", 504, "M_UNKNOWN"),
+        (Code::Unknown, "", 500, "M_UNKNOWN"),
+        (Code::AlreadyExists, "", 500, "M_UNKNOWN"),
+        (Code::FailedPrecondition, "", 500, "M_UNKNOWN"),
+        (Code::Aborted, "", 500, "M_UNKNOWN"),
+        (Code::OutOfRange, "", 500, "M_UNKNOWN"),
+        (Code::Unimplemented, "", 500, "M_UNKNOWN"),
+        (Code::Internal, "STORE_FAILED", 500, "M_UNKNOWN"),
+        (Code::DataLoss, "STORE_CORRUPT", 500, "M_UNKNOWN"),
+        (Code::Unauthenticated, "", 500, "M_UNKNOWN"),
+    ] {
+        stage.history.respond(move || Err(refusal(code, reason)));
+        let answer = stage.get(TARGET).await;
+        assert_eq!(answer.refusal(), (status, errcode.to_owned()), "{code:?} {reason}");
+        let body = answer.json().to_string();
+        assert!(!body.contains("inner workings"), "{body}");
+        assert_eq!(answer.header("retry-after").is_some(), status == 429);
+    }
+}
+
+#[tokio::test]
+async fn reasons_of_another_domain_are_not_ours() {
+    let stage = Stage::start().await;
+    stage.history.respond(|| {
+        let details = ErrorDetails::with_error_info("LIMIT_MISSING", "else.example", []);
+        Err(Status::with_error_details(Code::InvalidArgument, "", details))
+    });
+    assert_eq!(stage.get(TARGET).await.refusal(), (400, "M_INVALID_PARAM".to_owned()));
+    stage.history.respond(|| Err(Status::invalid_argument("")));
+    assert_eq!(stage.get(TARGET).await.refusal(), (400, "M_INVALID_PARAM".to_owned()));
+}
+
+#[tokio::test]
+async fn how_long_to_wait_is_passed_on() {
+    let stage = Stage::start().await;
+    for (delay, ms, seconds) in
+        [(Some(Duration::from_millis(2_500)), 2_500, "3"), (None, 1_000, "1")]
+    {
+        stage.history.respond(move || {
+            let details = ErrorDetails::with_retry_info(delay);
+            Err(Status::with_error_details(Code::ResourceExhausted, "", details))
+        });
+        let answer = stage.get(TARGET).await;
+        assert_eq!(answer.refusal(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+        assert_eq!(answer.json()["retry_after_ms"], ms);
+        assert_eq!(answer.header("retry-after"), Some(seconds));
+    }
+}
+
+#[tokio::test]
+async fn a_history_service_that_is_away_is_503() {
+    let stage = Stage::start_with(|options| {
+        // Port 1 is nobody's.
+        options.history = "http://127.0.0.1:1".parse().unwrap();
+    })
+    .await;
+    assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));
+}

@@ -1,0 +1,23 @@
+//! The gateway on a real socket, in front of a history service that the tests control, asked by
+//! servers that sign with keys of their own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what must not happen fails the test"
+)]
+
+mod support;
+
+mod backfill;
+mod get_missing_events;
+
+mod errors;
+mod health;
+mod http;
+mod keys;
+mod stopping;
+mod x_matrix;
+
+mod arbitrary;
+mod process;

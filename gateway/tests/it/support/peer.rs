@@ -1,0 +1,66 @@
+//! Another server. Signs by its own reading of the specification, not by the gateway's code.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
+
+use super::{NOW_MS, US};
+
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) key_id: String,
+    pub(crate) key: SigningKey,
+}
+
+impl Peer {
+    pub(crate) fn new(name: &str, seed: u8) -> Self {
+        let key = SigningKey::from_bytes(&[seed; 32]);
+        Self { name: name.to_owned(), key_id: format!("ed25519:k{seed}"), key }
+    }
+
+    /// What it answers to `/_matrix/key/v2/server`.
+    pub(crate) fn key_answer(&self) -> Value {
+        self.sign(json!({
+            "server_name": self.name,
+            "valid_until_ts": NOW_MS,
+            "verify_keys": { &self.key_id: { "key": self.public_key() } },
+            "old_verify_keys": {},
+        }))
+    }
+
+    pub(crate) fn public_key(&self) -> String {
+        STANDARD_NO_PAD.encode(self.key.verifying_key().as_bytes())
+    }
+
+    /// Adds its signature to an object of integers and ASCII text.
+    pub(crate) fn sign(&self, mut object: Value) -> Value {
+        let signature = self.signature(&object);
+        object["signatures"][&self.name][&self.key_id] = signature.into();
+        object
+    }
+
+    /// The base64 of its signature. serde_json's objects are sorted, and written without spaces.
+    pub(crate) fn signature(&self, object: &Value) -> String {
+        let mut object = object.clone();
+        object.as_object_mut().unwrap().remove("signatures");
+        STANDARD_NO_PAD.encode(self.key.sign(object.to_string().as_bytes()).to_bytes())
+    }
+
+    /// The signature of a request to us.
+    pub(crate) fn sig(&self, method: &str, uri: &str, content: Option<Value>) -> String {
+        let mut object = json!({
+            "method": method, "uri": uri, "origin": self.name, "destination": US,
+        });
+        if let Some(content) = content {
+            object["content"] = content;
+        }
+        self.signature(&object)
+    }
+
+    /// An Authorization header with this signature, in the usual form.
+    pub(crate) fn header(&self, sig: &str) -> String {
+        let Self { name, key_id, .. } = self;
+        format!(r#"X-Matrix origin="{name}",destination="{US}",key="{key_id}",sig="{sig}""#)
+    }
+}
