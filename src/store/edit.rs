@@ -1,6 +1,9 @@
 //! Writing: one decision about one room, applied at once or not at all.
 
-use std::{collections::BTreeMap, sync::MutexGuard};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard},
+};
 
 use sled::IVec;
 
@@ -8,7 +11,7 @@ use super::{
     EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View,
     body, codec::seal, keys, record, record::Page, view::Records,
 };
-use crate::state::map::Node;
+use crate::state::map::{Node, Ptr};
 
 /// A decision being made. Reads see what it has changed so far; the disk sees all of it, at
 /// [`commit`](Self::commit), or nothing. Dropped without a commit, it has never been.
@@ -226,6 +229,15 @@ impl View for Edit<'_> {
             }
         }
         Ok(records.into_iter().take(limit).collect())
+    }
+
+    fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
+        let key = keys::state(room, StateNum(at.record));
+        if !self.changes.contains_key(&key) {
+            return self.store.state_node(room, at);
+        }
+        let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
+        node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
     }
 
     #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]

@@ -38,6 +38,7 @@
 
 mod body;
 mod codec;
+mod disk;
 mod edit;
 mod keys;
 mod record;
@@ -65,15 +66,15 @@ const FORMAT: u32 = 1;
 const ROOM_LOCKS: usize = 256;
 
 /// Number of a room in this store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoomNum(pub(crate) u32);
 
 /// Number of an event in its room, in the order in which events came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventNum(pub(crate) u32);
 
 /// Number of a state record in its room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateNum(pub(crate) u32);
 
 /// An edge to a predecessor.
@@ -134,6 +135,7 @@ pub struct Store {
     room_locks: Vec<Mutex<()>>,
     erased_users: RwLock<BTreeSet<String>>,
     flushes: Flushes,
+    caches: disk::Caches,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -143,7 +145,7 @@ pub struct Store {
 pub struct Options {
     /// Where it lies; made if it is not there.
     pub data_dir: PathBuf,
-    /// Memory for sled's page cache, in bytes.
+    /// Memory for caches, in bytes: an eighth of it for states, the rest for sled's pages.
     pub cache_bytes: u64,
 }
 
@@ -176,7 +178,7 @@ impl Store {
         }
         let tree = sled::Config::new()
             .path(&graph)
-            .cache_capacity(options.cache_bytes)
+            .cache_capacity(options.cache_bytes - options.cache_bytes / 8)
             // We flush before each acknowledgement; nothing else needs to be on disk earlier.
             .flush_every_ms(None)
             .open()?;
@@ -186,6 +188,7 @@ impl Store {
             room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
+            caches: disk::Caches::new(options.cache_bytes / 8),
             _lock: lock,
         };
         store.check_format()?;

@@ -1,13 +1,12 @@
 //! Reading, in domain words: what is on disk, or what is on disk with an [`Edit`](super::Edit)'s
 //! changes laid over it.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
-    body,
+    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError, body,
     codec::{Malformed, unseal},
     keys, record,
     record::Page,
@@ -110,6 +109,16 @@ pub trait View {
         Self: Sized,
     {
         StateNodes { view: self, room }
+    }
+
+    /// A node of a state.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
+        let key = keys::state(room, StateNum(at.record));
+        let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
+        node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
     }
 
     /// The facts about a state.
@@ -282,33 +291,6 @@ fn number(bytes: &[u8]) -> Result<u32, Malformed> {
     bytes.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
 }
 
-impl View for Store {
-    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
-        Ok(self.tree.get(key)?)
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Records, StoreError> {
-        let from = match after {
-            // The smallest key behind `after` is `after` with a zero byte added.
-            Some(after) => [after, &[0]].concat(),
-            None => prefix.to_vec(),
-        };
-        self.tree
-            .range(from..)
-            .take_while(|it| {
-                it.as_ref().is_ok_and(|(key, _)| key.starts_with(prefix)) || it.is_err()
-            })
-            .take(limit)
-            .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), value))?))
-            .collect()
-    }
-}
-
 /// The nodes of a room's graph. Remembers the pages it has read.
 pub struct Topology<'v, V> {
     view: &'v V,
@@ -342,10 +324,8 @@ pub struct StateNodes<'v, V> {
 impl<V: View> Nodes for StateNodes<'_, V> {
     type Error = StoreError;
 
-    fn node(&self, at: Ptr) -> Result<Node, StoreError> {
-        let key = keys::state(self.room, StateNum(at.record));
-        let node = self.view.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-        node.ok_or_else(|| StoreError::corrupt("state", &key))
+    fn node(&self, at: Ptr) -> Result<Arc<Node>, StoreError> {
+        self.view.state_node(self.room, at)
     }
 }
 

@@ -72,7 +72,7 @@ impl<'n, N: Nodes> Edit<'n, N> {
         let root = match self.root {
             // A record always has a root of its own, so that it can be named by its number.
             Tree::Stored(ptr) => {
-                out.push(self.nodes.node(ptr)?);
+                out.push(Node::clone(&*self.nodes.node(ptr)?));
                 return Ok(out);
             }
             other => other,
@@ -131,10 +131,10 @@ fn set_below<N: Nodes>(
 /// Replaces a stored node by its content.
 fn load<N: Nodes>(nodes: &N, tree: &mut Tree) -> Result<(), N::Error> {
     if let Tree::Stored(ptr) = tree {
-        *tree = match nodes.node(*ptr)? {
-            Node::Leaf(entries) => Tree::Leaf(entries),
+        *tree = match &*nodes.node(*ptr)? {
+            Node::Leaf(entries) => Tree::Leaf(entries.clone()),
             Node::Inner { children, .. } => Tree::Inner(
-                children.into_iter().map(|(branch, ptr)| (branch, Tree::Stored(ptr))).collect(),
+                children.iter().map(|(branch, ptr)| (*branch, Tree::Stored(*ptr))).collect(),
             ),
         };
     }
@@ -171,8 +171,8 @@ fn collect<N: Nodes>(
     for (_, child) in children {
         match child {
             Tree::Leaf(entries) => all.extend(entries.iter().copied()),
-            Tree::Stored(ptr) => match nodes.node(*ptr)? {
-                Node::Leaf(entries) => all.extend(entries),
+            Tree::Stored(ptr) => match &*nodes.node(*ptr)? {
+                Node::Leaf(entries) => all.extend(entries.iter().copied()),
                 Node::Inner { .. } => return Ok(None),
             },
             Tree::Inner(_) => return Ok(None),
@@ -195,9 +195,9 @@ fn store<N: Nodes>(
     let ptr = Ptr { record, slot: number(out.len()) };
     match tree {
         Tree::Stored(ptr) => {
-            let count = match nodes.node(ptr)? {
+            let count = match &*nodes.node(ptr)? {
                 Node::Leaf(entries) => number(entries.len()),
-                Node::Inner { count, .. } => count,
+                Node::Inner { count, .. } => *count,
             };
             Ok((count, ptr))
         }

@@ -11,7 +11,7 @@
 
 mod edit;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use edit::Edit;
 use sha2::{Digest as _, Sha256};
@@ -122,7 +122,7 @@ pub trait Nodes {
     ///
     /// # Errors
     /// When the node cannot be read.
-    fn node(&self, at: Ptr) -> Result<Node, Self::Error>;
+    fn node(&self, at: Ptr) -> Result<Arc<Node>, Self::Error>;
 }
 
 /// The value of a key.
@@ -142,7 +142,7 @@ fn get_below<N: Nodes>(
 ) -> Result<Option<Value>, N::Error> {
     let mut at = from;
     for depth in from_depth..=MAX_DEPTH {
-        match nodes.node(at)? {
+        match &*nodes.node(at)? {
             Node::Leaf(entries) => {
                 return Ok(entries.iter().find(|(it, _)| *it == key).map(|(_, value)| *value));
             }
@@ -173,13 +173,13 @@ pub fn entries<N: Nodes>(
     // out: `depth` says how far the node's path agrees with it, `None` that it lies behind it.
     let mut stack = vec![(root, after.map(|_| 0))];
     while let Some((at, on_path)) = stack.pop() {
-        match nodes.node(at)? {
+        match &*nodes.node(at)? {
             Node::Leaf(leaf) => {
-                let fresh = leaf.into_iter().filter(|(key, _)| after.is_none_or(|it| *key > it));
+                let fresh = leaf.iter().filter(|(key, _)| after.is_none_or(|it| *key > it));
                 found.extend(fresh);
             }
             Node::Inner { children, .. } => {
-                for (branch, child) in children.into_iter().rev() {
+                for &(branch, child) in children.iter().rev() {
                     match (on_path, after) {
                         (Some(depth), Some(after)) if branch < after.branch(depth) => {}
                         (Some(depth), Some(after)) if branch == after.branch(depth) => {
@@ -212,13 +212,13 @@ pub fn diff<N: Nodes>(nodes: &N, left: Ptr, right: Ptr) -> Result<Vec<Difference
         if left == right {
             continue;
         }
-        match (nodes.node(left)?, nodes.node(right)?) {
+        match (&*nodes.node(left)?, &*nodes.node(right)?) {
             (Node::Inner { children: left, .. }, Node::Inner { children: right, .. }) => {
                 for branch in 0..16 {
                     let child = |of: &[(u8, Ptr)]| {
                         of.iter().find(|(it, _)| *it == branch).map(|(_, child)| *child)
                     };
-                    match (child(&left), child(&right)) {
+                    match (child(left), child(right)) {
                         (Some(left), Some(right)) => stack.push((left, right)),
                         (Some(only), None) => {
                             let all = entries(nodes, only, None, usize::MAX)?;

@@ -7,19 +7,19 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Default)]
-struct Heap(RefCell<BTreeMap<Ptr, Node>>);
+struct Heap(RefCell<BTreeMap<Ptr, Arc<Node>>>);
 
 impl Nodes for Heap {
     type Error = Infallible;
-    fn node(&self, at: Ptr) -> Result<Node, Infallible> {
-        Ok(self.0.borrow()[&at].clone())
+    fn node(&self, at: Ptr) -> Result<Arc<Node>, Infallible> {
+        Ok(Arc::clone(&self.0.borrow()[&at]))
     }
 }
 
 impl Heap {
     fn store(&self, record: u32, nodes: Vec<Node>) -> Ptr {
         for (slot, node) in (0u32..).zip(nodes) {
-            self.0.borrow_mut().insert(Ptr { record, slot }, node);
+            self.0.borrow_mut().insert(Ptr { record, slot }, Arc::new(node));
         }
         Ptr { record, slot: 0 }
     }
@@ -35,7 +35,7 @@ impl Heap {
 
     /// The nodes below a root, without where they lie.
     fn shape(&self, root: Ptr) -> String {
-        match self.node(root).unwrap() {
+        match &*self.node(root).unwrap() {
             Node::Leaf(entries) => format!("{entries:?}"),
             Node::Inner { count, children } => {
                 let below: Vec<_> =
