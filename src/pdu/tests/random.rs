@@ -139,7 +139,8 @@ proptest! {
             let stored = redact_stored(pdu.bytes_as_received(), version).unwrap();
             prop_assert_eq!(stored, redacted.bytes_as_received());
         } else {
-            prop_assert!(content.len() > 2);
+            // The only value so short that a room version refuses.
+            prop_assert!(content.len() > 2 || content == "-0");
         }
     }
 
