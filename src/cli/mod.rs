@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod serve;
 mod state;
+mod verify;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -43,7 +44,7 @@ pub struct Cli {
         long,
         global = true,
         env = "BACKSCROLL_LOG",
-        default_value = "warn,backscroll=info",
+        default_value = "warn,backscroll=info,ruma_state_res=error",
         value_name = "FILTER"
     )]
     log: String,
@@ -62,6 +63,8 @@ enum Command {
     Export(export::Args),
     /// Prints the room state after an event, or the current state.
     State(state::Args),
+    /// Walks a whole store and names everything that is not as it should be.
+    Verify(verify::Args),
     /// Says why a server gets an event whole, redacted, or nothing.
     Explain(explain::Args),
 }
@@ -98,6 +101,7 @@ impl Command {
             Self::Import(args) => import::run(args).await,
             Self::Export(args) => export::run(args).await.map(|()| true),
             Self::State(args) => state::run(args).await.map(|()| true),
+            Self::Verify(args) => verify::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
         }
     }

@@ -33,7 +33,8 @@ pub use refusal::Refusal;
 
 use crate::{
     context::Context,
-    store::{Flags, Store, StoreError, View},
+    pdu::Pdu,
+    store::{Edit, EventNum, Flags, StateNum, Store, StoreError, View},
 };
 
 /// What the homeserver decided about an event.
@@ -152,6 +153,31 @@ pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
 /// When the store fails.
 pub fn recover(store: &Store) -> Result<(), StoreError> {
     store.unsettled_rooms()?.iter().try_for_each(|room| settle_waiting(store, &room.room_id))
+}
+
+/// What follows from the graph alone, worked out anew, for comparison with what is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Derived {
+    /// The state after the event, if it can be known. Written into the edit, under a number of
+    /// its own.
+    pub state_after: Option<StateNum>,
+    /// Whether a valid redaction is held.
+    pub redacted: bool,
+    /// Whether there is a redaction whose validity cannot be told.
+    pub redaction_pending: bool,
+}
+
+/// Derives anew what is known of a placed event. The edit is not to be committed.
+///
+/// # Errors
+/// When the store fails.
+pub fn derive(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<Derived, StoreError> {
+    // Nothing may be taken from what is to be compared.
+    edit.room.resolved_from.clear();
+    let node = edit.node(event)?;
+    let state_after = settle::state_after(edit, event, (&node, pdu))?;
+    let (redacted, redaction_pending) = redaction::derive(edit, event, pdu.event_id().as_str())?;
+    Ok(Derived { state_after, redacted, redaction_pending })
 }
 
 fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {

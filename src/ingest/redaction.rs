@@ -59,24 +59,31 @@ pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result
 
 /// Works out anew whether an event is redacted.
 fn refresh(edit: &mut Edit<'_>, target_id: &str) -> Result<(), StoreError> {
-    let room = edit.room_num();
-    let redactions = edit.redactions_of(room, target_id)?;
-    if redactions.is_empty() {
+    let Some(target) = edit.event_num(edit.room_num(), target_id)? else { return Ok(()) };
+    if edit.redactions_of(edit.room_num(), target_id)?.is_empty() {
         return Ok(());
     }
-    let Some(target) = edit.event_num(room, target_id)? else { return Ok(()) };
+    let mut node = edit.node(target)?;
+    (node.flags.redacted, node.flags.redaction_pending) = derive(edit, target, target_id)?;
+    edit.put_node(target, node)
+}
+
+/// Whether an event is redacted, and whether that cannot be told of some redaction yet.
+pub(super) fn derive(
+    edit: &Edit<'_>,
+    target: EventNum,
+    target_id: &str,
+) -> Result<(bool, bool), StoreError> {
     let version = version_of(edit)?;
-    let Some(target_pdu) = parse_held(edit, target, version)? else { return Ok(()) };
     let (mut redacted, mut pending) = (false, false);
-    for redaction in redactions {
+    let Some(target_pdu) = parse_held(edit, target, version)? else { return Ok((false, false)) };
+    for redaction in edit.redactions_of(edit.room_num(), target_id)? {
         match may_redact(edit, redaction, (&target_pdu, version))? {
             Some(allowed) => redacted |= allowed,
             None => pending = true,
         }
     }
-    let mut node = edit.node(target)?;
-    (node.flags.redacted, node.flags.redaction_pending) = (redacted, pending);
-    edit.put_node(target, node)
+    Ok((redacted, pending))
 }
 
 /// Whether a redaction takes effect; nothing if that cannot be told yet.
@@ -123,6 +130,7 @@ fn has_power(
         // Without power levels the creator has 100, everybody else 0, and redacting takes 50.
         return Ok(Some(creators.contains(sender)));
     };
+    let levels = levels.with_readable_power_levels(auth);
     Ok(compare(&RoomPowerLevelsEvent::new(levels), sender, auth))
 }
 

@@ -47,7 +47,7 @@ fn wait(edit: &mut Edit<'_>, event: EventNum, node: &EventNode) -> Result<(), St
     Ok(())
 }
 
-fn state_after(
+pub(super) fn state_after(
     edit: &mut Edit<'_>,
     event: EventNum,
     (node, pdu): (&EventNode, &Pdu),

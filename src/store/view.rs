@@ -121,6 +121,16 @@ pub trait View {
         node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
     }
 
+    /// All nodes that a state has of its own.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn state_record(&self, room: RoomNum, state: StateNum) -> Result<Vec<Node>, StoreError> {
+        let key = keys::state(room, state);
+        let nodes = self.read("state", &key, record::decode_state_nodes)?;
+        nodes.ok_or_else(|| StoreError::corrupt("state", &key))
+    }
+
     /// The facts about a state.
     ///
     /// # Errors
@@ -188,6 +198,22 @@ pub trait View {
         }
         found.truncate(limit);
         Ok(found)
+    }
+
+    /// How many references to events that are not placed are noted in a room.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn count_missing(&self, room: RoomNum) -> Result<u64, StoreError> {
+        let (mut count, mut after) = (0, None::<Vec<u8>>);
+        loop {
+            let records = self.scan(&keys::all_missing(room), after.as_deref(), 1_024)?;
+            count += u64::try_from(records.len()).unwrap_or(u64::MAX);
+            match records.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(count),
+            }
+        }
     }
 
     /// The events whose state waits for that of another.

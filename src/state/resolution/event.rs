@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::StateKey;
+use super::{StateKey, held::readable_power_levels};
 
 /// One event, as state resolution sees it.
 ///
@@ -51,6 +51,17 @@ impl StateEvent {
     /// The entry of the room state that this event sets, if it is a state event.
     pub fn key(&self) -> Option<StateKey> {
         Some((self.event_type.to_string(), self.state_key.clone()?))
+    }
+
+    /// Power levels with every level in a form that ruma reads; any other event as it is.
+    #[must_use]
+    pub fn with_readable_power_levels(mut self, rules: &AuthorizationRules) -> Self {
+        if self.event_type == TimelineEventType::RoomPowerLevels
+            && let Some(content) = readable_power_levels(&self.content, rules.integer_power_levels)
+        {
+            self.content = content;
+        }
+        self
     }
 
     /// The state entries that the authorisation rules look at to judge this event.

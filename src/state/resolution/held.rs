@@ -142,7 +142,10 @@ fn remember(
 /// As Synapse reads them: where levels need not be integers, a fraction is cut off and `null`
 /// counts as absent. Levels of users whose id is none (to ruma, which knows better than the
 /// homeserver that accepted the event) are nobody's.
-fn readable_power_levels(content: &RawValue, integers_only: bool) -> Option<Box<RawValue>> {
+pub(super) fn readable_power_levels(
+    content: &RawValue,
+    integers_only: bool,
+) -> Option<Box<RawValue>> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get()).ok()?;
     let mut changed = false;
     if let Some(Value::Object(users)) = content.get_mut("users") {

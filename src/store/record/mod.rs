@@ -7,7 +7,7 @@ mod state;
 
 pub(super) use self::{
     page::Page,
-    state::{decode_state_facts, decode_state_node, encode_state},
+    state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 pub use self::{
     page::{EventNode, Flags},

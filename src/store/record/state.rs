@@ -80,6 +80,13 @@ pub(in crate::store) fn decode_state_node(bytes: &[u8], slot: u32) -> Result<Nod
     decode_node(from.0.get(start..end).ok_or(Malformed)?)
 }
 
+pub(in crate::store) fn decode_state_nodes(bytes: &[u8]) -> Result<Vec<Node>, Malformed> {
+    let mut from = Reader(bytes);
+    read_state_facts(&mut from)?;
+    let count = u32::try_from(from.length()?).map_err(|_| Malformed)?;
+    (0..count).map(|slot| decode_state_node(bytes, slot)).collect()
+}
+
 fn encode_node(node: &Node) -> Vec<u8> {
     let mut out = Writer::default();
     match node {

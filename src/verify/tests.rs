@@ -1,0 +1,167 @@
+//! A sound store has no faults, whatever lies in it; each kind of damage is named.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use super::*;
+use crate::{
+    context::Context,
+    ingest::{self, NewEvent, Outcome, Verdict},
+    room_format::{Line, Reader},
+    store::{Edit, EventNum, Options, PrevEvent},
+};
+
+#[derive(Default)]
+struct Found {
+    events: u64,
+    faults: Vec<String>,
+}
+
+impl Watch for Found {
+    fn events(&mut self, count: u32) {
+        self.events += u64::from(count);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.faults.push(fault.what);
+    }
+}
+
+/// A store with a recorded room in it, and the room's id.
+fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { data_dir: dir.path().to_owned(), cache_bytes: 16 << 20 };
+    let cx = Context::new(Store::open(&options).unwrap());
+    let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
+    let file = File::open(rooms.join(room).join("room.ndjson")).unwrap();
+    let (header, lines) = Reader::open(BufReader::new(file)).unwrap();
+    for line in lines {
+        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line.unwrap();
+        let event = NewEvent {
+            room_id: &header.room_id,
+            room_version: &header.room_version,
+            event_id: &event_id,
+            pdu: pdu.get().as_bytes(),
+            verdict: Verdict { outlier, rejected, soft_failed },
+            state_after: &state_after,
+            arrival: None,
+        };
+        assert!(matches!(ingest::append(&cx, &event), Ok(Outcome::Appended { .. })));
+    }
+    (dir, cx, header.room_id)
+}
+
+fn faults(cx: &Context) -> Vec<String> {
+    let mut found = Found::default();
+    verify(&cx.store, &mut found).unwrap();
+    assert_eq!(found.events, extent(&cx.store).unwrap());
+    found.faults
+}
+
+#[test]
+fn a_sound_store_has_no_faults() {
+    let rooms = [
+        "chaos0-v10",
+        "chaos1-v2",
+        "chaos6-v12",
+        "erased-v10",
+        "floats-v1",
+        "forks-v2",
+        "gap-v10-seen-by-hs2",
+        "knock-v12-seen-by-hs2",
+        "redactions-v1",
+        "redactions-v11",
+        "rejected-v10",
+        "wide-v10",
+    ];
+    for room in rooms {
+        let (_dir, cx, _) = store_of(room);
+        assert_eq!(faults(&cx), Vec::<String>::new(), "{room}");
+    }
+}
+
+/// Damages a store through its own writer, so that every checksum fits.
+fn damaged(damage: impl FnOnce(&mut Edit<'_>)) -> Vec<String> {
+    let (_dir, cx, room_id) = store_of("chaos0-v10");
+    let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
+    damage(&mut edit);
+    edit.commit().unwrap();
+    faults(&cx)
+}
+
+fn damaged_node(event: u32, damage: impl FnOnce(&mut crate::store::EventNode)) -> Vec<String> {
+    damaged(|edit| {
+        let mut node = edit.node(EventNum(event)).unwrap();
+        damage(&mut node);
+        edit.put_node(EventNum(event), node).unwrap();
+    })
+}
+
+#[track_caller]
+fn names(faults: &[String], what: &str) {
+    assert!(faults.iter().any(|it| it.contains(what)), "{what}: {faults:?}");
+}
+
+#[test]
+fn a_body_under_anothers_number_is_named() {
+    let found = damaged(|edit| {
+        let body = edit.body(edit.room_num(), EventNum(20)).unwrap();
+        edit.put_body(EventNum(21), &body.event_id, &body.pdu);
+    });
+    names(&found, "the id does not lead to the event");
+}
+
+#[test]
+fn a_changed_body_is_named() {
+    let found = damaged(|edit| {
+        let body = edit.body(edit.room_num(), EventNum(9)).unwrap();
+        let text = String::from_utf8(body.pdu).unwrap().replacen("hs1", "hs2", 1);
+        edit.put_body(EventNum(9), &body.event_id, text.as_bytes());
+    });
+    assert!(!found.is_empty());
+}
+
+#[test]
+fn changed_nodes_are_named() {
+    names(&damaged_node(30, |it| it.depth += 1), "the depth is not that of the body");
+    let elsewhere = |it: &mut crate::store::EventNode| {
+        it.prev_events = vec![PrevEvent::Held(EventNum(1)); it.prev_events.len()];
+    };
+    names(&damaged_node(30, elsewhere), "leads elsewhere");
+    let missing = |it: &mut crate::store::EventNode| {
+        it.prev_events = vec![PrevEvent::Missing; it.prev_events.len()];
+    };
+    names(&damaged_node(30, missing), "is held, but the edge says missing");
+    let states = |it: &mut crate::store::EventNode| it.state_after = None;
+    names(&damaged_node(30, states), "the state after it could be known, but is not held");
+    let first_state = |it: &mut crate::store::EventNode| {
+        it.state_after = Some(crate::store::StateNum(0));
+    };
+    names(&damaged_node(30, first_state), "the state after it does not follow from the graph");
+    let redacted = |it: &mut crate::store::EventNode| it.flags.redacted = !it.flags.redacted;
+    names(&damaged_node(30, redacted), "whether it is redacted does not follow");
+    let followed = |it: &mut crate::store::EventNode| it.flags.followed = !it.flags.followed;
+    names(&damaged_node(30, followed), "whether anything follows it is kept wrongly");
+}
+
+#[test]
+fn a_cycle_is_named() {
+    let found = damaged(|edit| {
+        for (event, prev) in [(30, 31), (31, 30)] {
+            let mut node = edit.node(EventNum(event)).unwrap();
+            node.prev_events = vec![PrevEvent::Held(EventNum(prev))];
+            edit.put_node(EventNum(event), node).unwrap();
+        }
+    });
+    names(&found, "precedes itself");
+}
+
+#[test]
+fn counters_and_extremities_that_do_not_add_up_are_named() {
+    names(&damaged(|edit| edit.room.rejected += 1), "rejected events, its record says");
+    names(&damaged(|edit| edit.room.outliers += 1), "outliers, its record says");
+    names(&damaged(|edit| edit.room.next_arrival = 3), "next arrival is one that has been");
+    let none = |edit: &mut Edit<'_>| edit.room.forward_extremities.clear();
+    names(&damaged(none), "its forward extremities do not follow from the graph");
+    let note = |edit: &mut Edit<'_>| edit.put_missing("$never", EventNum(3), 0);
+    names(&damaged(note), "missing predecessors");
+}
