@@ -24,7 +24,8 @@ use tempfile::TempDir;
 
 const ROOM_ID: &str = "!room:ours.example";
 /// Sizes that run in a moment are enough to see that the program works.
-const SIZES: [usize; 3] = if cfg!(debug_assertions) { [10, 100, 1_000] } else { [10, 1_000, 100_000] };
+const SIZES: [usize; 3] =
+    if cfg!(debug_assertions) { [10, 100, 1_000] } else { [10, 1_000, 100_000] };
 
 /// A room as a straight line of events.
 struct Room {
@@ -131,7 +132,9 @@ fn ratios(rooms: &[(usize, Room)]) {
     let smallest = medians.first().map_or(1.0, Duration::as_secs_f64);
     for ((members, _), time) in rooms.iter().zip(&medians) {
         let ratio = time.as_secs_f64() / smallest;
-        println!("{members:>7} members: {time:>9.1?} a decision, {ratio:.2} of the smallest room's");
+        println!(
+            "{members:>7} members: {time:>9.1?} a decision, {ratio:.2} of the smallest room's"
+        );
     }
 }
 
