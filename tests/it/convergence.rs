@@ -194,3 +194,15 @@ fn a_room_that_comes_in_any_order_and_partly_again_is_the_same_room() {
             .unwrap();
     }
 }
+/// A user left, was invited and joined again; the invitation comes last, as an outlier. Resolved
+/// without it, the user would be gone for good.
+#[test]
+fn states_wait_for_the_events_that_authorise_what_they_hold() {
+    let is_it = |it: &&Reference| it.room.name == "visibility-v10-seen-by-hs2";
+    let reference = REFERENCES.iter().find(is_it).unwrap();
+    let invitation = 22;
+    assert!(reference.room.lines[invitation].outlier);
+    let events = 0..reference.room.lines.len();
+    let others = events.filter(|it| *it != invitation);
+    reference.check(&others.chain([invitation]).collect::<Vec<_>>()).unwrap();
+}
