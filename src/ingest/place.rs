@@ -62,6 +62,7 @@ pub(super) fn place(
     for follower in edit.wanted_by(edit.room_num(), event_id)? {
         edit.remove_wanted(event_id, follower);
         edit.put_unsettled(follower);
+        edit.room.resolved_from.clear();
     }
     if event.verdict.outlier {
         edit.put_node(number, node)?;

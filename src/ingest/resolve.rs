@@ -28,10 +28,12 @@ use crate::{
     store::{Edit, EventNum, StateNum, StoreError, View},
 };
 
-/// Resolves several distinct states. Nothing if they cannot be resolved: then what follows has no
-/// known state, which hides it.
+/// Resolves several distinct states, for `event` to wait if that takes an event that is not held:
+/// without it, the outcome could be another than everywhere else, and would stay so. Nothing if
+/// they cannot be resolved (yet): then what follows has no known state, which hides it.
 pub(super) fn merge(
     edit: &mut Edit<'_>,
+    event: EventNum,
     states: &[StateNum],
 ) -> Result<Option<StateNum>, StoreError> {
     let version = version_of(edit)?;
@@ -40,7 +42,10 @@ pub(super) fn merge(
     let events = Events { edit, version, failure: Cell::new(None) };
     let Some(conflict) = events.conflict(states, &differing)? else { return Ok(None) };
     let resolved = events.resolve(*first, (&differing, &conflict))?;
-    let Some(Resolution { state, .. }) = resolved else { return Ok(None) };
+    let Some(Resolution { state, missing }) = resolved else { return Ok(None) };
+    if is_waiting(edit, event, &missing)? {
+        return Ok(None);
+    }
     let (mut entries, mut removals) = (Vec::new(), Vec::new());
     for (event_type, state_key) in conflict.iter().flat_map(StateMap::keys).collect::<BTreeSet<_>>()
     {
@@ -57,6 +62,23 @@ pub(super) fn merge(
     }
     let base = Base { share: Some(*first), before: None };
     state::write(edit, base, &entries, &removals).map(Some)
+}
+
+/// Notes which of the events that were looked for in vain have to come first. Those that are held
+/// but cannot be read never will.
+fn is_waiting(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    missing: &BTreeSet<OwnedEventId>,
+) -> Result<bool, StoreError> {
+    let mut waits = false;
+    for event_id in missing {
+        if edit.event_num(edit.room_num(), event_id.as_str())?.is_none() {
+            edit.put_wanted(event_id.as_str(), event);
+            waits = true;
+        }
+    }
+    Ok(waits)
 }
 
 /// For each key in which some of the states differ, the event that each state has there.

@@ -68,7 +68,7 @@ pub(super) fn state_after(
             let Some(state) = edit.node(prev)?.state_after else { return Ok(None) };
             states.push(state);
         }
-        let Some(before) = one_of(edit, states)? else { return Ok(None) };
+        let Some(before) = one_of(edit, event, states)? else { return Ok(None) };
         Some(before)
     };
     let entry = Entry::of(event, pdu).filter(|_| !node.flags.rejected);
@@ -81,8 +81,13 @@ pub(super) fn state_after(
     }
 }
 
-/// One state from several: the only one, or what they resolve to.
-fn one_of(edit: &mut Edit<'_>, mut states: Vec<StateNum>) -> Result<Option<StateNum>, StoreError> {
+/// One state from several: the only one, or what they resolve to, for `event` to wait for what
+/// that takes.
+fn one_of(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    mut states: Vec<StateNum>,
+) -> Result<Option<StateNum>, StoreError> {
     states.sort_unstable();
     states.dedup();
     match states.as_slice() {
@@ -91,7 +96,7 @@ fn one_of(edit: &mut Edit<'_>, mut states: Vec<StateNum>) -> Result<Option<State
         several if several == edit.room.resolved_from && edit.room.current_state.is_some() => {
             Ok(edit.room.current_state)
         }
-        several => resolve::merge(edit, several),
+        several => resolve::merge(edit, event, several),
     }
 }
 
@@ -111,8 +116,12 @@ pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreErro
     }
     states.sort_unstable();
     states.dedup();
-    if states != edit.room.resolved_from || edit.room.current_state.is_none() {
-        edit.room.current_state = one_of(edit, states.clone())?;
+    // What could not be resolved is not tried again before an event comes that was looked for.
+    if states != edit.room.resolved_from {
+        edit.room.current_state = match edit.room.forward_extremities.first().copied() {
+            Some(event) => one_of(edit, event, states.clone())?,
+            None => None,
+        };
         edit.room.resolved_from = states;
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! What several tests need.
 
+pub(crate) mod answers;
 pub(crate) mod federation;
 pub(crate) mod load;
+pub(crate) mod memory;
 pub(crate) mod rooms;
 pub(crate) mod services;

@@ -1,0 +1,151 @@
+//! Everything that can be asked of a room, and the answers, in a form that can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backscroll::{
+    context::Context,
+    graph::End,
+    query::{
+        self, Asker, Backfill, GetMissingEvents, Page, QueryError, RoomSummary, ServedEvent,
+        StateEntry,
+    },
+    visibility::Form,
+};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+use super::rooms::Request;
+
+/// A question about a room's history.
+#[derive(Clone, Debug)]
+pub(crate) enum Question {
+    Backfill(Backfill),
+    MissingEvents(GetMissingEvents),
+}
+
+/// An answer; a refusal is its text.
+pub(crate) type Answer = Result<Served, String>;
+
+/// The part of an answer that may not depend on how events came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Served {
+    pub(crate) events: Vec<(String, Form, Vec<u8>)>,
+    pub(crate) end: End,
+    pub(crate) missing_event_ids: Vec<String>,
+    pub(crate) visited: u32,
+}
+
+/// The state at an event, by type and state key; none if it is not known.
+pub(crate) type State = Option<BTreeMap<(String, String), String>>;
+
+impl Question {
+    /// The question of a recorded request.
+    pub(crate) fn recorded(room_id: &str, request: &Request) -> Self {
+        let asker = Asker::Server {
+            origin: request.origin.clone(),
+            destination: request.destination.clone(),
+        };
+        let room_id = room_id.to_owned();
+        let Some(content) = &request.content else {
+            let (event_ids, limit) = backfill_parameters(&request.uri);
+            return Self::Backfill(Backfill { room_id, asker, event_ids, limit });
+        };
+        let ids = |member: &str| {
+            let ids = content[member].as_array().into_iter().flatten().filter_map(Value::as_str);
+            ids.map(str::to_owned).collect()
+        };
+        Self::MissingEvents(GetMissingEvents {
+            room_id,
+            asker,
+            earliest_events: ids("earliest_events"),
+            latest_events: ids("latest_events"),
+            limit: content["limit"].as_i64().map(|it| u32::try_from(it.max(0)).unwrap()),
+            min_depth: content["min_depth"].as_i64().unwrap_or(0),
+        })
+    }
+
+    /// Asks it.
+    pub(crate) fn ask(&self, cx: &Context) -> Answer {
+        let page = match self {
+            Self::Backfill(question) => query::backfill(cx, question),
+            Self::MissingEvents(question) => query::get_missing_events(cx, question),
+        };
+        match page {
+            Ok(Page { events, end, missing_event_ids, visited }) => {
+                let event = |it| {
+                    let ServedEvent { event_id, pdu, form } = it;
+                    (event_id, form, pdu)
+                };
+                let events = events.into_iter().map(event).collect();
+                Ok(Served { events, end, missing_event_ids, visited })
+            }
+            // The reason is for the operator: part of what may not change.
+            Err(QueryError::NotAllowed(reason)) => Err(format!("not allowed: {reason}")),
+            Err(other) => Err(other.to_string()),
+        }
+    }
+}
+
+/// The values of `v` and `limit`.
+fn backfill_parameters(uri: &str) -> (Vec<String>, Option<u32>) {
+    let (mut event_ids, mut limit) = (Vec::new(), None);
+    let (_, parameters) = uri.split_once('?').unwrap_or_default();
+    for (name, value) in parameters.split('&').filter_map(|it| it.split_once('=')) {
+        let value = percent_decode_str(value).decode_utf8().unwrap().into_owned();
+        match name {
+            "v" => event_ids.push(value),
+            "limit" => limit = Some(value.parse().unwrap()),
+            other => panic!("a recorded request has the parameter {other}"),
+        }
+    }
+    (event_ids, limit)
+}
+
+/// The state after an event, or now if the id is empty.
+pub(crate) fn state(cx: &Context, room_id: &str, event_id: &str) -> State {
+    match query::get_state(cx, (room_id, event_id), (10_000, "")) {
+        Ok(page) => {
+            assert_eq!(page.next_page_token, "", "the state fits a page");
+            let entry = |it| {
+                let StateEntry { event_type, state_key, event_id } = it;
+                ((event_type, state_key), event_id)
+            };
+            Some(page.entries.into_iter().map(entry).collect())
+        }
+        Err(QueryError::StateUnknown(_)) => None,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// A room's summary without the order in which it happens to list things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) forward_extremities: BTreeSet<String>,
+    pub(crate) backward_extremities: BTreeSet<String>,
+    pub(crate) erased_users: BTreeSet<String>,
+    /// Of events, outliers, rejected events, soft-failed events.
+    pub(crate) counts: [u64; 4],
+    pub(crate) state_count: Option<u32>,
+}
+
+pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
+    let RoomSummary {
+        room_id: _,
+        room_version: _,
+        forward_extremities,
+        backward_extremities,
+        event_count,
+        outlier_count,
+        rejected_count,
+        soft_failed_count,
+        state_count,
+        erased_users,
+    } = query::get_room(cx, room_id).unwrap();
+    Summary {
+        forward_extremities: forward_extremities.into_iter().collect(),
+        backward_extremities: backward_extremities.into_iter().collect(),
+        erased_users: erased_users.into_iter().collect(),
+        counts: [event_count, outlier_count, rejected_count, soft_failed_count],
+        state_count,
+    }
+}
