@@ -8,7 +8,6 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 /// A running pair of services.
 pub(crate) struct Services {
-    pub(crate) history: SocketAddr,
     pub(crate) gateway: SocketAddr,
     pub(crate) cx: Arc<Context>,
     stop: Vec<oneshot::Sender<()>>,
@@ -45,13 +44,13 @@ impl Services {
         });
         // The gateway first, since it asks the other.
         let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);
-        Self { history, gateway, cx, stop, running }
+        Self { gateway, cx, stop, running }
     }
 
     /// Stops both; the store is closed when this returns.
     pub(crate) async fn stop(self) {
         for (stop, running) in self.stop.into_iter().zip(self.running) {
-            drop(stop.send(()));
+            stop.send(()).unwrap();
             running.await.unwrap();
         }
     }
