@@ -39,25 +39,30 @@ impl Room {
     /// A room with so many members of as many servers, one of them of the server that asks.
     fn with_members(count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let options = Options { data_dir: dir.path().to_owned(), cache_bytes: 1 << 30 };
+        let options = Options { cache_bytes: 1 << 30, ..Options::small(dir.path()) };
         let cx = Context::new(Store::open(&options).expect("a store"));
         let mut room = Self { cx, last: Vec::new(), depth: 0, _dir: dir };
         let creator = "@creator:ours.example";
-        room.append(creator, "m.room.create", Some(""), json!({"creator": creator}));
-        room.append(creator, "m.room.member", Some(creator), json!({"membership": "join"}));
+        room.append(creator, "m.room.create", Some(""), &json!({"creator": creator}));
+        room.append(creator, "m.room.member", Some(creator), &json!({"membership": "join"}));
         let joined = json!({"history_visibility": "joined"});
-        room.append(creator, "m.room.history_visibility", Some(""), joined);
+        room.append(creator, "m.room.history_visibility", Some(""), &joined);
         for number in 2..count {
             let user = format!("@user:server{number}.example");
-            room.append(&user, "m.room.member", Some(&user), json!({"membership": "join"}));
+            room.append(&user, "m.room.member", Some(&user), &json!({"membership": "join"}));
         }
         let asking = "@user:asking.example";
-        room.append(asking, "m.room.member", Some(asking), json!({"membership": "join"}));
-        room.append(creator, "m.room.message", None, json!({"msgtype": "m.text", "body": "hello"}));
+        room.append(asking, "m.room.member", Some(asking), &json!({"membership": "join"}));
+        room.append(
+            creator,
+            "m.room.message",
+            None,
+            &json!({"msgtype": "m.text", "body": "hello"}),
+        );
         room
     }
 
-    fn append(&mut self, sender: &str, kind: &str, state_key: Option<&str>, content: Value) {
+    fn append(&mut self, sender: &str, kind: &str, state_key: Option<&str>, content: &Value) {
         self.depth += 1;
         let mut pdu = json!({
             "room_id": ROOM_ID, "sender": sender, "type": kind, "content": content,

@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
     telemetry::start(LogFormat::Text, "warn")?;
     let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
     let data_dir = tempfile::tempdir()?;
-    let options = Options { data_dir: data_dir.path().to_owned(), cache_bytes: 64 << 20 };
+    let options = Options { cache_bytes: 64 << 20, ..Options::small(data_dir.path()) };
     let cx = server::open(&options)?;
     let header = load(&cx, &rooms.join(ROOM).join("room.ndjson"))?;
 

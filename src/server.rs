@@ -4,11 +4,13 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::{Server, server::TcpIncoming};
-use tracing::{info, warn};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::{error, info, warn};
 
 use crate::{
     context::Context,
@@ -73,14 +75,23 @@ pub async fn serve(
         .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
     tokio::pin!(server);
     info!(%address, "serving");
+    let mut failed = false;
+    let watched = watch(Arc::clone(&cx), health.clone());
+    let shutdown = async {
+        tokio::select! {
+            () = shutdown => false,
+            () = watched => true,
+        }
+    };
     tokio::select! {
         ended = &mut server => ended?,
-        () = shutdown => {
+        store_failed = shutdown => {
+            failed = store_failed;
             info!("stopping");
             health.set_not_serving::<HistoryServiceServer<HistoryDoor>>().await;
             health.set_not_serving::<IngestServiceServer<IngestDoor>>().await;
             health.set_not_serving::<KeyServiceServer<KeyDoor>>().await;
-            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            health.set_service_status("", ServingStatus::NotServing).await;
             stopping.cancel();
             match tokio::time::timeout(grace, server).await {
                 Ok(ended) => ended?,
@@ -89,6 +100,50 @@ pub async fn serve(
         }
     }
     tokio::task::spawn_blocking(move || cx.store.flush()).await??;
+    ensure!(!failed, "a write to the store failed: start again, what was acknowledged is there");
     info!("stopped; everything is on disk");
     Ok(())
 }
+
+/// How often the store is asked how it is.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Takes the ingest service out of service while there is no space to write to. Returns when the
+/// store has failed.
+async fn watch(cx: Arc<Context>, health: HealthReporter) {
+    let mut had_space = true;
+    loop {
+        let asked = Arc::clone(&cx);
+        let space = tokio::task::spawn_blocking(move || asked.store.check_space()).await;
+        let has_space = match space {
+            Ok(Ok(())) => true,
+            Ok(Err(full)) => {
+                if had_space {
+                    error!("{full}");
+                }
+                false
+            }
+            Err(_) => false,
+        };
+        if has_space && !had_space {
+            info!("there is space again: events are taken");
+        }
+        if has_space != had_space {
+            let ingest = |it| health.set_service_status(INGEST, it);
+            if has_space {
+                ingest(ServingStatus::Serving).await;
+            } else {
+                ingest(ServingStatus::NotServing).await;
+            }
+        }
+        had_space = has_space;
+        if cx.store.has_failed() {
+            error!("a write to the store failed; stopping, since only opening it again helps");
+            return;
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// The ingest service's name in health checks.
+const INGEST: &str = <IngestServiceServer<IngestDoor> as NamedService>::NAME;

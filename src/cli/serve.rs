@@ -27,18 +27,24 @@ pub(super) struct Args {
     #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
     cache_mib: u64,
 
+    /// Space on the volume that is never written to, in MiB. With less free, no events are taken,
+    /// reads go on, and the ingest service is NOT_SERVING until there is more.
+    #[arg(long, env = "BACKSCROLL_RESERVED_MIB", default_value_t = 256, value_name = "MIB")]
+    reserved_mib: u64,
+
     /// How long requests under way may take to finish when stopping, in seconds.
     #[arg(long, env = "BACKSCROLL_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     grace_seconds: u64,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { data_dir, listen, cache_mib, grace_seconds } = args;
+    let Args { data_dir, listen, cache_mib, reserved_mib, grace_seconds } = args;
     let (mut terminate, mut interrupt) = stop_signals()?;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}; give another --listen"))?;
-    let options = Options { data_dir, cache_bytes: cache_mib << 20 };
+    let options =
+        Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: reserved_mib << 20 };
     let cx = tokio::task::spawn_blocking(move || server::open(&options)).await??;
     let stop = async move {
         tokio::select! {

@@ -31,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<bool> {
     let Args { data_dir, cache_mib } = args;
     anyhow::ensure!(data_dir.is_dir(), "{} is no directory", data_dir.display());
-    let options = Options { data_dir, cache_bytes: cache_mib << 20 };
+    let options = Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: 0 };
     let store = Store::open(&options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
     let target = if io::stderr().is_terminal() {

@@ -109,7 +109,7 @@ fn append_all(
     let mut outcomes = Vec::with_capacity(requests.len());
     let mut failure = None;
     for request in requests {
-        match append(cx, request) {
+        match cx.store.check_space().and_then(|()| append(cx, request)) {
             Ok(outcome) => outcomes.push(outcome),
             Err(error) => {
                 failure = Some(error);

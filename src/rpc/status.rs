@@ -44,6 +44,9 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         StoreError::Corrupt { .. } => {
             with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged")
         }
+        StoreError::DiskFull { .. } => {
+            with_reason(Code::ResourceExhausted, "DISK_FULL", &failure.to_string())
+        }
         StoreError::Sled(_)
         | StoreError::File { .. }
         | StoreError::InUse(_)

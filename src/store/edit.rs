@@ -185,7 +185,7 @@ impl<'s> Edit<'s> {
                 None => batch.remove(key),
             }
         }
-        Ok(self.store.tree.apply_batch(batch)?)
+        self.store.noted(self.store.tree.apply_batch(batch))
     }
 
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {

@@ -51,7 +51,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Condvar, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -108,6 +108,17 @@ pub enum StoreError {
         /// Its key, in hexadecimal.
         key: String,
     },
+    /// The volume is nearly full. Nothing was written; what is held can still be read.
+    #[error(
+        "the volume of the store has {free} bytes left and {reserved} are kept free for opening \
+         it again: no events are taken until there is more space"
+    )]
+    DiskFull {
+        /// Bytes left.
+        free: u64,
+        /// Bytes that must be left.
+        reserved: u64,
+    },
     /// Another process has the store open.
     #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]
     InUse(PathBuf),
@@ -136,6 +147,10 @@ pub struct Store {
     erased_users: RwLock<BTreeSet<String>>,
     flushes: Flushes,
     caches: disk::Caches,
+    data_dir: PathBuf,
+    reserved_bytes: u64,
+    /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
+    failed: AtomicBool,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -147,6 +162,16 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Memory for caches, in bytes: an eighth of it for states, the rest for sled's pages.
     pub cache_bytes: u64,
+    /// Bytes of the volume that are never written to: sled cannot open a store on a full disk.
+    pub reserved_bytes: u64,
+}
+
+impl Options {
+    /// A store in a directory, with little memory, and nothing kept free.
+    #[must_use]
+    pub fn small(data_dir: &Path) -> Self {
+        Self { data_dir: data_dir.to_owned(), cache_bytes: 16 << 20, reserved_bytes: 0 }
+    }
 }
 
 impl Store {
@@ -189,6 +214,9 @@ impl Store {
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
             caches: disk::Caches::new(options.cache_bytes / 8),
+            data_dir: options.data_dir.clone(),
+            reserved_bytes: options.reserved_bytes,
+            failed: AtomicBool::new(false),
             _lock: lock,
         };
         store.check_format()?;
@@ -297,10 +325,10 @@ impl Store {
         let key = keys::erased_user(user_id);
         if erased {
             let value = codec::seal(&key, Vec::new());
-            self.tree.insert(key, value)?;
+            self.noted(self.tree.insert(key, value))?;
             users.insert(user_id.to_owned());
         } else {
-            self.tree.remove(key)?;
+            self.noted(self.tree.remove(key))?;
             users.remove(user_id);
         }
         drop(users);
@@ -322,7 +350,7 @@ impl Store {
     pub fn put_server_keys(&self, server_name: &str, answer: &[u8]) -> Result<(), StoreError> {
         let key = keys::server_keys(server_name);
         let value = codec::seal(&key, answer.to_vec());
-        self.tree.insert(key, value)?;
+        self.noted(self.tree.insert(key, value))?;
         self.flush()
     }
 
@@ -331,7 +359,36 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.flushes.wait(|| self.tree.flush().map(drop).map_err(StoreError::from))
+        self.flushes.wait(|| self.noted(self.tree.flush().map(drop)))
+    }
+
+    /// Whether there is space to write to.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`] when there is too little, or when the volume cannot be asked.
+    pub fn check_space(&self) -> Result<(), StoreError> {
+        if self.reserved_bytes == 0 {
+            return Ok(());
+        }
+        let path = &self.data_dir;
+        let volume = rustix::fs::statvfs(path)
+            .map_err(|error| StoreError::File { path: path.clone(), source: error.into() })?;
+        let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+        let reserved = self.reserved_bytes;
+        if free < reserved { Err(StoreError::DiskFull { free, reserved }) } else { Ok(()) }
+    }
+
+    /// Whether a write has failed: then nothing can be relied on before the store is opened again.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Remembers a failed write.
+    fn noted<T>(&self, outcome: sled::Result<T>) -> Result<T, StoreError> {
+        if outcome.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        Ok(outcome?)
     }
 }
 

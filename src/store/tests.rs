@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn open(dir: &Path) -> Result<Store, StoreError> {
-    Store::open(&Options { data_dir: dir.to_owned(), cache_bytes: 1 << 20 })
+    Store::open(&Options::small(dir))
 }
 
 fn node(arrival: i64) -> EventNode {

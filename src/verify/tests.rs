@@ -29,8 +29,7 @@ impl Watch for Found {
 /// A store with a recorded room in it, and the room's id.
 fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { data_dir: dir.path().to_owned(), cache_bytes: 16 << 20 };
-    let cx = Context::new(Store::open(&options).unwrap());
+    let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
     let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
     let file = File::open(rooms.join(room).join("room.ndjson")).unwrap();
     let (header, lines) = Reader::open(BufReader::new(file)).unwrap();

@@ -144,7 +144,7 @@ fn the_state_after_every_event_is_the_homeservers() {
     let (mut equal, mut wrong) = (0, Vec::new());
     for room in &rooms {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { data_dir: dir.path().to_owned(), cache_bytes: 16 << 20 };
+        let options = Options { cache_bytes: 16 << 20, ..Options::small(dir.path()) };
         let cx = Context::new(Store::open(&options).unwrap());
         append_room(&cx, room);
         for (event_id, hash) in &room.states {

@@ -16,7 +16,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { data_dir: dir.path().to_owned(), cache_bytes: 16 << 20 };
+        let options = Options::small(dir.path());
         Self { cx: Context::new(Store::open(&options).unwrap()), _dir: dir }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Services {
 impl Services {
     /// Starts a gateway named `server_name`, and a history service over `data_dir`.
     pub(crate) async fn start(data_dir: &Path, server_name: &str, server_keys: &str) -> Self {
-        let options = Options { data_dir: data_dir.to_owned(), cache_bytes: 64 << 20 };
+        let options = Options { cache_bytes: 64 << 20, ..Options::small(data_dir) };
         let cx =
             tokio::task::spawn_blocking(move || server::open(&options).unwrap()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
