@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 /// Random orders of each room. There are three dozen rooms.
-const ORDERS: u32 = 2;
+const ORDERS: u32 = 8;
 
 /// A room, and what is true of it when it comes in order.
 struct Reference {

@@ -8,5 +8,6 @@
 )]
 
 mod convergence;
+mod leaks;
 mod recorded;
 mod support;

@@ -1,8 +1,11 @@
 //! What several tests need.
 
 pub(crate) mod answers;
+pub(crate) mod builder;
 pub(crate) mod federation;
 pub(crate) mod load;
 pub(crate) mod memory;
+pub(crate) mod model;
 pub(crate) mod rooms;
 pub(crate) mod services;
+pub(crate) mod worlds;

@@ -1,0 +1,290 @@
+//! The rules of access and visibility a second time: slow, obvious, and on whole states.
+//!
+//! Nothing here is shared with the service but the resolution of states, on whole maps. Every
+//! question is worked out from the events alone.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use backscroll::{
+    ingest::Verdict,
+    pdu::RoomVersion,
+    state::resolution::{self, StateEvent, StateMap},
+};
+use ruma::EventId;
+use serde_json::{Value, value::to_raw_value};
+
+/// Our own server.
+pub(crate) const HOME: &str = "one.example";
+
+/// An event as it is held.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) pdu: Value,
+    pub(crate) prev: Vec<String>,
+    pub(crate) verdict: Verdict,
+    pub(crate) arrival: i64,
+    /// The state that came with it.
+    given: Vec<String>,
+    /// Whether it redacts and its sender lacked the power to when it came.
+    powerless: bool,
+}
+
+/// What the service should know.
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) version: RoomVersion,
+    room_id: String,
+    pub(crate) held: BTreeMap<String, Held>,
+    pub(crate) erased: BTreeSet<String>,
+    /// States that are known; they stay so.
+    states: RefCell<BTreeMap<String, StateMap>>,
+}
+
+/// An event that comes.
+pub(crate) struct Coming<'a> {
+    pub(crate) event_id: &'a str,
+    pub(crate) pdu: &'a str,
+    pub(crate) verdict: Verdict,
+    pub(crate) given: &'a [String],
+    pub(crate) arrival: i64,
+}
+
+impl Held {
+    fn text(&self, member: &str) -> &str {
+        self.pdu[member].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn depth(&self) -> i64 {
+        self.pdu["depth"].as_i64().unwrap()
+    }
+
+    fn key(&self) -> Option<(String, String)> {
+        Some((self.text("type").to_owned(), self.pdu["state_key"].as_str()?.to_owned()))
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.verdict == Verdict::default()
+    }
+
+    pub(crate) fn redacts(&self) -> Option<&str> {
+        let target = self.pdu["redacts"].as_str().or(self.pdu["content"]["redacts"].as_str());
+        target.filter(|_| self.text("type") == "m.room.redaction")
+    }
+}
+
+pub(crate) fn server_of(user: &str) -> &str {
+    user.split_once(':').map_or("", |(_, server)| server)
+}
+
+impl Model {
+    pub(crate) fn new(version: RoomVersion, room_id: &str) -> Self {
+        let (held, erased, states) = Default::default();
+        Self { version, room_id: room_id.to_owned(), held, erased, states }
+    }
+
+    /// An event comes. What is held already stays, unless it was only an outlier.
+    pub(crate) fn add(&mut self, coming: &Coming<'_>) {
+        let Coming { event_id, pdu, verdict, given, arrival } = *coming;
+        let is_known = |it: &Held| !it.verdict.outlier || verdict.outlier;
+        if self.held.get(event_id).is_some_and(is_known) {
+            return;
+        }
+        let pdu: Value = serde_json::from_str(pdu).unwrap();
+        let id = |it: &Value| it.as_str().or(it[0].as_str()).unwrap().to_owned();
+        let prev = pdu["prev_events"].as_array().unwrap().iter().map(id).collect();
+        let given = given.to_vec();
+        let mut held = Held { pdu, prev, verdict, arrival, given, powerless: false };
+        let is_newest = self.held.values().all(|it| it.arrival <= arrival);
+        if held.redacts().is_some() && !verdict.rejected && !verdict.outlier && is_newest {
+            let current = self.current();
+            held.powerless = current.is_some_and(|it| self.has_power(&it, &held) == Some(false));
+        }
+        self.held.insert(event_id.to_owned(), held);
+    }
+
+    /// Placed in the graph: held, and no outlier.
+    pub(crate) fn placed(&self, event_id: &str) -> Option<&Held> {
+        self.held.get(event_id).filter(|it| !it.verdict.outlier)
+    }
+
+    /// The state before an event, if it is known.
+    pub(crate) fn before(&self, event_id: &str) -> Option<StateMap> {
+        let held = self.placed(event_id).filter(|it| it.given.is_empty())?;
+        if held.prev.is_empty() {
+            return (held.text("type") == "m.room.create").then(StateMap::new);
+        }
+        self.merged(&held.prev)
+    }
+
+    /// The state after an event, if it is known.
+    pub(crate) fn after(&self, event_id: &str) -> Option<StateMap> {
+        if let Some(known) = self.states.borrow().get(event_id) {
+            return Some(known.clone());
+        }
+        let held = self.placed(event_id)?;
+        let mut state = if held.given.is_empty() {
+            self.before(event_id)?
+        } else {
+            self.state_of(&held.given)?
+        };
+        if let Some(key) = held.key().filter(|_| held.given.is_empty() && !held.verdict.rejected) {
+            state.insert(key, EventId::parse(event_id).unwrap());
+        }
+        self.states.borrow_mut().insert(event_id.to_owned(), state.clone());
+        Some(state)
+    }
+
+    fn state_of(&self, given: &[String]) -> Option<StateMap> {
+        let entry = |it: &String| Some((self.held.get(it)?.key()?, EventId::parse(it).ok()?));
+        given.iter().map(entry).collect()
+    }
+
+    /// One state from the states after some events.
+    fn merged(&self, event_ids: &[String]) -> Option<StateMap> {
+        let states: Option<Vec<StateMap>> = event_ids.iter().map(|it| self.after(it)).collect();
+        let states = states?;
+        let first = states.first()?;
+        if states.iter().all(|it| it == first) {
+            return Some(first.clone());
+        }
+        let fetch = |event_id: &EventId| {
+            self.held.get(event_id.as_str()).map(|it| self.resolvable(event_id, it))
+        };
+        let resolution = resolution::resolve(self.version.rules(), &states, &fetch).ok()?;
+        resolution.missing.is_empty().then_some(resolution.state)
+    }
+
+    fn resolvable(&self, event_id: &EventId, held: &Held) -> Arc<StateEvent> {
+        let ids = |member: &str| {
+            let ids = held.pdu[member].as_array().unwrap().iter();
+            ids.map(|it| EventId::parse(it.as_str().or(it[0].as_str()).unwrap()).unwrap()).collect()
+        };
+        Arc::new(StateEvent {
+            event_id: event_id.to_owned(),
+            room_id: self.room_id.as_str().try_into().unwrap(),
+            sender: held.text("sender").try_into().unwrap(),
+            event_type: held.text("type").into(),
+            state_key: held.pdu["state_key"].as_str().map(str::to_owned),
+            origin_server_ts: resolution::timestamp(held.pdu["origin_server_ts"].as_i64().unwrap()),
+            depth: held.depth(),
+            content: to_raw_value(&held.pdu["content"]).unwrap(),
+            prev_events: ids("prev_events"),
+            auth_events: ids("auth_events"),
+            redacts: None,
+            rejected: held.verdict.rejected,
+        })
+    }
+
+    /// The state now: over all accepted events that no accepted event follows, be it through
+    /// events that were not accepted.
+    pub(crate) fn current(&self) -> Option<StateMap> {
+        let mut followed = BTreeSet::new();
+        let mut next: Vec<&String> =
+            self.held.values().filter(|it| it.is_accepted()).flat_map(|it| &it.prev).collect();
+        while let Some(event_id) = next.pop() {
+            if followed.insert(event_id) {
+                let through = self.placed(event_id).filter(|it| !it.is_accepted());
+                next.extend(through.into_iter().flat_map(|it| &it.prev));
+            }
+        }
+        let accepted = self.held.iter().filter(|(_, it)| it.is_accepted());
+        let ends: Vec<String> =
+            accepted.map(|(id, _)| id).filter(|it| !followed.contains(it)).cloned().collect();
+        self.merged(&ends)
+    }
+
+    fn content(&self, state: &StateMap, kind: &str) -> Option<Value> {
+        let event_id = state.get(&(kind.to_owned(), String::new()))?;
+        Some(self.held[event_id.as_str()].pdu["content"].clone())
+    }
+
+    /// Whether the sender of a redaction may redact others' events, in a state.
+    fn has_power(&self, state: &StateMap, redaction: &Held) -> Option<bool> {
+        let sender = redaction.text("sender");
+        let create = state.get(&("m.room.create".to_owned(), String::new()))?;
+        let create = &self.held[create.as_str()];
+        let creator = match self.version {
+            RoomVersion::V11 | RoomVersion::V12 => create.text("sender"),
+            _ => create.pdu["content"]["creator"].as_str()?,
+        };
+        if self.version == RoomVersion::V12 && sender == creator {
+            return Some(true);
+        }
+        let Some(levels) = self.content(state, "m.room.power_levels") else {
+            return Some(sender == creator);
+        };
+        let level = levels["users"][sender].as_i64().or(levels["users_default"].as_i64());
+        Some(level.unwrap_or(0) >= levels["redact"].as_i64().unwrap_or(50))
+    }
+
+    /// Whether an event is redacted, or may be.
+    pub(crate) fn is_redacted(&self, event_id: &str) -> bool {
+        let target = &self.held[event_id];
+        let redactions = self.held.iter().filter(|(_, it)| {
+            it.redacts() == Some(event_id) && !it.verdict.rejected && !it.verdict.outlier
+        });
+        target.text("type") != "m.room.create"
+            && redactions.into_iter().any(|(redaction_id, redaction)| {
+                self.version <= RoomVersion::V2
+                    || server_of(redaction.text("sender")) == server_of(target.text("sender"))
+                    || (!redaction.powerless
+                        && self
+                            .after(redaction_id)
+                            .is_none_or(|state| self.has_power(&state, redaction) != Some(false)))
+            })
+    }
+
+    /// Whether a server has a user of this membership in a state.
+    fn has(&self, state: &StateMap, server: &str, membership: &str) -> bool {
+        state.iter().any(|((kind, user), event_id)| {
+            kind == "m.room.member"
+                && server_of(user) == server
+                && self.held[event_id.as_str()].pdu["content"]["membership"] == membership
+        })
+    }
+
+    fn allows(&self, state: &StateMap, server: &str) -> bool {
+        let content = self.content(state, "m.room.history_visibility").unwrap_or_default();
+        match content["history_visibility"].as_str() {
+            Some("joined") => self.has(state, server, "join"),
+            Some("invited") => self.has(state, server, "join") || self.has(state, server, "invite"),
+            _ => true,
+        }
+    }
+
+    /// Whether a server may have an event whole.
+    pub(crate) fn shows_whole(&self, event_id: &str, server: &str) -> bool {
+        let Some(after) = self.after(event_id) else { return false };
+        let held = &self.held[event_id];
+        let (kind, key) = held.key().unwrap_or_default();
+        let either_side = match kind.as_str() {
+            "m.room.history_visibility" => key.is_empty() && held.key().is_some(),
+            "m.room.member" => server_of(&key) == server,
+            _ => false,
+        };
+        let before = || self.before(event_id).is_some_and(|it| self.allows(&it, server));
+        !self.is_redacted(event_id)
+            && (self.allows(&after, server) || (either_side && before()))
+            && (!self.erased.contains(held.text("sender")) || self.has(&after, server, "join"))
+    }
+
+    /// Whether a server may ask.
+    pub(crate) fn admits(&self, server: &str) -> bool {
+        let Some(current) = self.current() else { return false };
+        let acl = current.get(&("m.room.server_acl".to_owned(), String::new()));
+        let is_listed = acl.is_none_or(|event_id| {
+            // A redacted list is an empty one: it allows nobody.
+            let content = &self.held[event_id.as_str()].pdu["content"];
+            let names = |list: &str| {
+                let names = content[list].as_array().into_iter().flatten();
+                names.filter_map(Value::as_str).any(|it| it == "*" || it == server)
+            };
+            !self.is_redacted(event_id.as_str()) && names("allow") && !names("deny")
+        });
+        is_listed && self.has(&current, server, "join") && self.has(&current, HOME, "join")
+    }
+}

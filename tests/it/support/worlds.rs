@@ -1,0 +1,312 @@
+//! Random rooms: three servers whose members come and go, visibilities and access lists that
+//! change, redactions, forks and merges, gaps, outliers, and events that were not accepted.
+
+use backscroll::{
+    ingest::{NewEvent, Verdict},
+    pdu::RoomVersion,
+};
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
+use serde_json::{Value, json};
+
+use super::{
+    builder::{Draft, Event, Room},
+    model::{Coming, Model},
+};
+
+/// Everybody. The first makes the room.
+pub(crate) const USERS: [&str; 6] = [
+    "@alice:one.example",
+    "@anne:one.example",
+    "@bob:two.example",
+    "@bill:two.example",
+    "@carol:three.example",
+    "@chris:three.example",
+];
+/// Every server, and one that is never in the room.
+pub(crate) const SERVERS: [&str; 4] = ["one.example", "two.example", "three.example", "no.example"];
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Message,
+    Member(usize, &'static str),
+    Visibility(&'static str),
+    /// Who is denied; nobody is beyond the servers.
+    Acl(usize),
+    /// Who may redact, beside the first.
+    Power(usize),
+    /// Of the event so many before.
+    Redaction(usize),
+}
+
+/// What becomes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Accepted,
+    Rejected,
+    SoftFailed,
+    /// It is never sent to us.
+    Lost,
+    /// It comes with the state after it.
+    WithState,
+    /// It is only ever held as an outlier.
+    Outlier,
+    /// It is held as an outlier first.
+    OutlierFirst,
+}
+
+/// One step of a room's history.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    what: What,
+    sender: usize,
+    /// How far back the predecessors stand; 0 is the event before.
+    after: Vec<usize>,
+    fate: Fate,
+}
+
+pub(crate) fn step() -> impl Strategy<Value = Step> {
+    let user = 0..USERS.len();
+    let what = prop_oneof![
+        6 => Just(What::Message),
+        6 => (user.clone(), prop::sample::select(vec!["join", "join", "leave", "ban", "invite"]))
+            .prop_map(|(user, membership)| What::Member(user, membership)),
+        3 => prop::sample::select(vec!["joined", "invited", "shared", "world_readable", "?"])
+            .prop_map(What::Visibility),
+        1 => (1..SERVERS.len()).prop_map(What::Acl),
+        1 => user.clone().prop_map(What::Power),
+        3 => (0usize..8).prop_map(What::Redaction),
+    ];
+    let fate = prop_oneof![
+        24 => Just(Fate::Accepted),
+        2 => Just(Fate::Rejected),
+        2 => Just(Fate::SoftFailed),
+        1 => Just(Fate::Lost),
+        2 => Just(Fate::WithState),
+        1 => Just(Fate::Outlier),
+        1 => Just(Fate::OutlierFirst),
+    ];
+    let after = prop_oneof![
+        6 => Just(vec![0]),
+        2 => (0usize..4).prop_map(|it| vec![it]),
+        3 => (1usize..4).prop_map(|it| vec![0, it]),
+        1 => (1usize..4, 4usize..7).prop_map(|(one, other)| vec![one, 0, other]),
+    ];
+    let sender = prop_oneof![2 => Just(0), 3 => user];
+    (what, sender, after, fate).prop_map(|(what, sender, after, fate)| Step {
+        what,
+        sender,
+        after,
+        fate,
+    })
+}
+
+/// Steps, and who asked for erasure.
+pub(crate) fn history(steps: usize) -> impl Strategy<Value = (Vec<Step>, Vec<usize>)> {
+    let erased = prop_oneof![
+        2 => Just(vec![]),
+        1 => any::<prop::sample::Index>().prop_map(|it| vec![it.index(USERS.len())]),
+    ];
+    (prop::collection::vec(step(), 1..steps), erased)
+}
+
+/// An event as it is sent to us.
+#[derive(Clone)]
+pub(crate) struct Delivery {
+    pub(crate) event: Event,
+    pub(crate) verdict: Verdict,
+    pub(crate) given: Vec<String>,
+    pub(crate) arrival: i64,
+}
+
+impl Delivery {
+    pub(crate) fn coming(&self) -> Coming<'_> {
+        let Self { event, verdict, given, arrival } = self;
+        let Event { event_id, pdu, .. } = event;
+        Coming { event_id, pdu, verdict: *verdict, given, arrival: *arrival }
+    }
+
+    pub(crate) fn new_event<'a>(&'a self, room: &'a Room) -> NewEvent<'a> {
+        NewEvent {
+            verdict: self.verdict,
+            state_after: &self.given,
+            arrival: Some(self.arrival),
+            ..room.accepted(&self.event)
+        }
+    }
+}
+
+/// A room, and what is sent to us of it, in order.
+pub(crate) struct World {
+    pub(crate) room: Room,
+    pub(crate) deliveries: Vec<Delivery>,
+}
+
+impl World {
+    pub(crate) fn new(version: RoomVersion, steps: &[Step]) -> Self {
+        let (room, create) = Room::new(version, USERS[0]);
+        let mut maker = Maker::new(&room, create);
+        for step in steps {
+            maker.step(step);
+        }
+        let deliveries = maker.deliveries();
+        Self { room, deliveries }
+    }
+}
+
+/// Makes a history, knowing all of it: events name what authorises them.
+struct Maker<'r> {
+    room: &'r Room,
+    all: Model,
+    events: Vec<(Event, Fate)>,
+}
+
+impl<'r> Maker<'r> {
+    fn new(room: &'r Room, create: Event) -> Self {
+        let all = Model::new(room.version, &room.room_id);
+        let mut maker = Self { room, all, events: Vec::new() };
+        maker.keep(create, Fate::Accepted);
+        let [alice, _, bob, ..] = USERS;
+        let rules = json!({"join_rule": "public"});
+        let begin = |maker: &mut Self, draft: Draft<'r>, sender, key: Option<&str>| {
+            maker.place(draft, (sender, key), &[0], Fate::Accepted);
+        };
+        begin(&mut maker, room.member(alice, alice, "join"), alice, Some(alice));
+        let levels = maker.levels(bob);
+        begin(&mut maker, room.state(alice, "m.room.power_levels", "", levels), alice, None);
+        begin(&mut maker, room.state(alice, "m.room.join_rules", "", rules), alice, None);
+        begin(&mut maker, room.member(bob, bob, "join"), bob, Some(bob));
+        maker
+    }
+
+    fn levels(&self, user: &str) -> Value {
+        // From room version 12 a creator has no number: it stands above all.
+        let first = (self.room.version != RoomVersion::V12).then_some((USERS[0], 100));
+        let users: serde_json::Map<String, Value> = first
+            .into_iter()
+            .chain([(user, 50)])
+            .map(|(it, level)| (it.into(), level.into()))
+            .collect();
+        json!({"users": users, "state_default": 0, "redact": 50})
+    }
+
+    fn step(&mut self, step: &Step) {
+        let Step { what, sender, after, fate } = step;
+        let mut sender = USERS[*sender];
+        let mut target = None;
+        let draft = match what {
+            What::Message => self.room.message(sender, "what was said"),
+            What::Member(user, membership) => {
+                target = Some(USERS[*user]);
+                // Nobody else can join or be the one who leaves.
+                if matches!(*membership, "join" | "leave") {
+                    sender = USERS[*user];
+                }
+                self.room.member(sender, USERS[*user], membership)
+            }
+            What::Visibility(visibility) => {
+                let content = json!({"history_visibility": visibility});
+                self.room.state(sender, "m.room.history_visibility", "", content)
+            }
+            What::Acl(denied) => {
+                let content = json!({"allow": ["*"], "deny": [SERVERS[*denied]]});
+                self.room.state(sender, "m.room.server_acl", "", content)
+            }
+            What::Power(user) => {
+                sender = USERS[0];
+                self.room.state(sender, "m.room.power_levels", "", self.levels(USERS[*user]))
+            }
+            What::Redaction(back) => {
+                let at = self.events.len().saturating_sub(1 + back);
+                let target = self.events[at].0.event_id.clone();
+                self.room.redaction(sender, &target)
+            }
+        };
+        self.place(draft, (sender, target), after, *fate);
+    }
+
+    fn place(
+        &mut self,
+        draft: Draft<'_>,
+        (sender, target): (&str, Option<&str>),
+        after: &[usize],
+        fate: Fate,
+    ) {
+        let last = self.events.len() - 1;
+        let mut places: Vec<usize> = after.iter().map(|it| last.saturating_sub(*it)).collect();
+        places.dedup();
+        let before: Vec<Event> = places.iter().map(|it| self.events[*it].0.clone()).collect();
+        // The authority lies in the state before; of several predecessors the first will do.
+        let state = self.all.after(&before[0].event_id).unwrap_or_default();
+        let needed = [
+            ("m.room.create", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.member", sender),
+            ("m.room.member", target.unwrap_or(sender)),
+        ];
+        let is_needed = |kind: &str, key: &str| {
+            let is_named = kind == "m.room.create" && self.room.version == RoomVersion::V12;
+            needed.contains(&(kind, key)) && !is_named
+        };
+        let authority = state.iter().filter(|((kind, key), _)| is_needed(kind, key));
+        let draft = draft.after(&before).authorised_by(authority.map(|(_, it)| it.to_string()));
+        self.keep(draft.finish(), fate);
+    }
+
+    fn keep(&mut self, event: Event, fate: Fate) {
+        let arrival = i64::try_from(self.events.len()).unwrap();
+        let coming = Coming {
+            event_id: &event.event_id,
+            pdu: &event.pdu,
+            verdict: verdict(fate),
+            given: &[],
+            arrival,
+        };
+        self.all.add(&coming);
+        self.events.push((event, fate));
+    }
+
+    /// What is sent to us. What a given state names comes at least as an outlier.
+    fn deliveries(mut self) -> Vec<Delivery> {
+        let ids_after = |all: &Model, event: &Event| -> Vec<String> {
+            let state = all.after(&event.event_id).unwrap_or_default();
+            state.values().map(ToString::to_string).collect()
+        };
+        for at in 0..self.events.len() {
+            if self.events[at].1 == Fate::WithState {
+                let given = ids_after(&self.all, &self.events[at].0);
+                for (event, fate) in &mut self.events {
+                    if *fate == Fate::Lost && given.contains(&event.event_id) {
+                        *fate = Fate::Outlier;
+                    }
+                }
+            }
+        }
+        let mut deliveries = Vec::new();
+        for (arrival, (event, fate)) in (0..).zip(&self.events) {
+            let given = if *fate == Fate::WithState { ids_after(&self.all, event) } else { vec![] };
+            let placed = Delivery { event: event.clone(), verdict: verdict(*fate), given, arrival };
+            let outlier = Delivery {
+                verdict: Verdict { outlier: true, ..Verdict::default() },
+                ..placed.clone()
+            };
+            match fate {
+                Fate::Lost => {}
+                Fate::Outlier => deliveries.push(outlier),
+                Fate::OutlierFirst => deliveries.extend([outlier, placed]),
+                _ => deliveries.push(placed),
+            }
+        }
+        deliveries
+    }
+}
+
+/// What the homeserver thinks of the event where it stands in the graph.
+fn verdict(fate: Fate) -> Verdict {
+    Verdict {
+        rejected: fate == Fate::Rejected,
+        soft_failed: fate == Fate::SoftFailed,
+        ..Verdict::default()
+    }
+}
