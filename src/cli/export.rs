@@ -5,13 +5,15 @@ use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::value::RawValue;
+use tonic::transport::Channel;
 
 use super::{
     ServerArgs,
     client::{connect, told},
+    progress_target,
 };
 use crate::{
-    proto::v1 as pb,
+    proto::v1::{self as pb, history_service_client::HistoryServiceClient},
     room_format::{Header, Line, write_header, write_line},
 };
 
@@ -37,33 +39,40 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let request = pb::GetRoomRequest { room_id: room_id.clone() };
     let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
     let mut out = BufWriter::new(io::stdout().lock());
-    let pb::GetRoomResponse { room_version, erased_users, event_count, .. } = room;
-    let header = Header { room_id: room_id.clone(), room_version, erased_users };
-    write_header(&mut out, &header)?;
-    let target = if io::stderr().is_terminal() && !io::stdout().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
+    let event_count = room.event_count;
+    let target =
+        if io::stdout().is_terminal() { ProgressDrawTarget::hidden() } else { progress_target() };
     let progress = ProgressBar::with_draw_target(Some(event_count), target);
-    let mut page_token = String::new();
-    loop {
-        let request =
-            pb::ListEventsRequest { room_id: room_id.clone(), page_size: PAGE, page_token };
-        let page = history.list_events(request).await.map_err(|status| told(&status))?;
-        let pb::ListEventsResponse { events, next_page_token } = page.into_inner();
-        for event in events {
-            write_line(&mut out, &line(event)?)?;
-            progress.inc(1);
-        }
-        if next_page_token.is_empty() {
-            break;
-        }
-        page_token = next_page_token;
-    }
+    write_room(&mut history, room, (&mut out, &progress)).await?;
     out.flush()?;
     progress.finish_and_clear();
     Ok(())
+}
+
+/// Writes a room as it is at one moment, though others may write to it meanwhile.
+pub(super) async fn write_room(
+    history: &mut HistoryServiceClient<Channel>,
+    room: pb::GetRoomResponse,
+    (mut out, progress): (impl io::Write, &ProgressBar),
+) -> anyhow::Result<u64> {
+    let pb::GetRoomResponse { room_id, room_version, erased_users, event_count, .. } = room;
+    write_header(&mut out, &Header { room_id: room_id.clone(), room_version, erased_users })?;
+    let (mut page_token, mut events) = (String::new(), 0);
+    loop {
+        let (room_id, of_first) = (room_id.clone(), event_count);
+        let request = pb::ListEventsRequest { room_id, page_size: PAGE, page_token, of_first };
+        let page = history.list_events(request).await.map_err(|status| told(&status))?;
+        let page = page.into_inner();
+        for event in page.events {
+            write_line(&mut out, &line(event)?)?;
+            progress.inc(1);
+            events += 1;
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(events);
+        }
+        page_token = page.next_page_token;
+    }
 }
 
 fn line(event: pb::RoomEvent) -> anyhow::Result<Line> {

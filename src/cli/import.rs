@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, IsTerminal as _},
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, value::RawValue};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     ServerArgs,
     client::{Clients, connect, told},
+    progress_target,
 };
 use crate::{
     proto::v1::{self as pb, append_events_response::Outcome},
@@ -86,15 +87,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
     let style = "{wide_bar} {bytes}/{total_bytes} {msg} {eta} left";
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(bytes), target).with_style(style)
+    ProgressBar::with_draw_target(Some(bytes), progress_target()).with_style(style)
 }
 
 async fn put_server_keys(clients: &mut Clients, path: &Path) -> anyhow::Result<()> {

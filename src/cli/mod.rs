@@ -1,15 +1,20 @@
 //! The command line: what can be typed, and which file does it. Kept stable, since scripts call it.
 
+mod backup;
 mod client;
 mod explain;
 mod export;
 mod import;
+mod restore;
 mod serve;
 mod state;
 mod verify;
 
+use std::io::{self, IsTerminal as _};
+
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use indicatif::ProgressDrawTarget;
 
 use crate::telemetry::{self, LogFormat};
 
@@ -63,6 +68,10 @@ enum Command {
     Export(export::Args),
     /// Prints the room state after an event, or the current state.
     State(state::Args),
+    /// Writes every room into a folder, while the service serves.
+    Backup(backup::Args),
+    /// Puts a backup into an empty store.
+    Restore(restore::Args),
     /// Walks a whole store and names everything that is not as it should be.
     Verify(verify::Args),
     /// Says why a server gets an event whole, redacted, or nothing.
@@ -80,6 +89,15 @@ struct ServerArgs {
         value_name = "URL"
     )]
     server: String,
+}
+
+/// Where progress is drawn: on standard error, if a person looks at it.
+fn progress_target() -> ProgressDrawTarget {
+    if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    }
 }
 
 impl Cli {
@@ -101,6 +119,8 @@ impl Command {
             Self::Import(args) => import::run(args).await,
             Self::Export(args) => export::run(args).await.map(|()| true),
             Self::State(args) => state::run(args).await.map(|()| true),
+            Self::Backup(args) => backup::run(args).await.map(|()| true),
+            Self::Restore(args) => restore::run(args).map(|()| true),
             Self::Verify(args) => verify::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
         }

@@ -77,13 +77,14 @@ pub fn batch_get_events(
     Ok(answer)
 }
 
-/// A page of a room's events, everything included.
+/// A page of a room's events, everything included; only of the first so many that came, if that is
+/// not zero.
 ///
 /// # Errors
 /// When there is no such room, when the token is not ours, or the store fails.
 pub fn list_events(
     cx: &Context,
-    room_id: &str,
+    (room_id, of_first): (&str, u64),
     (page_size, page_token): (u32, &str),
 ) -> Result<EventList, QueryError> {
     let found = admit(&cx.store, room_id, &Asker::Sister)?;
@@ -95,18 +96,22 @@ pub fn list_events(
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let listed = cx.store.by_arrival((found.number, &found.room), after, size)?;
     let mut answer = EventList::default();
-    let (mut bytes, mut last) = (0, None);
+    let (mut bytes, mut looked_at, mut last) = (0, 0, None);
     for (arrival, event) in &listed {
         if bytes >= MAX_PAGE_BYTES {
             break;
         }
-        let event_read = read(&cx.store, &found, *event)?;
-        bytes += event_read.pdu.len();
-        answer.events.push(event_read);
         last = Some((*arrival, *event));
+        looked_at += 1;
+        if of_first != 0 && u64::from(event.0) >= of_first {
+            continue;
+        }
+        let event = read(&cx.store, &found, *event)?;
+        bytes += event.pdu.len();
+        answer.events.push(event);
     }
     if let Some((arrival, event)) = last
-        && (answer.events.len() == size || answer.events.len() < listed.len())
+        && (looked_at == size || looked_at < listed.len())
     {
         answer.next_page_token = format!("{arrival}.{}", event.0);
     }

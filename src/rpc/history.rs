@@ -84,8 +84,11 @@ impl HistoryService for HistoryDoor {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let pb::ListEventsRequest { room_id, page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context| query::list_events(cx, &room_id, (page_size, &page_token));
+        let pb::ListEventsRequest { room_id, page_size, page_token, of_first } =
+            request.into_inner();
+        let ask = move |cx: &Context| {
+            query::list_events(cx, (&room_id, of_first), (page_size, &page_token))
+        };
         self.ask(ask, wire::list_events_response).await
     }
 

@@ -1,0 +1,300 @@
+//! A backup: a folder of rooms in the room format, with a manifest that says what belongs to it and
+//! what each file's checksum is. It outlives the store, and needs none of it to be read.
+//!
+//! ```text
+//! DIR/manifest.ndjson      {"room": {"room_id", "file", "events", "sha256"}} a line a room,
+//!                          and, last, {"complete": {"rooms", "events"}}
+//! DIR/rooms/000001.ndjson  a room
+//! ```
+//!
+//! While a backup is being made the manifest is `manifest.partial`, so that one which was cut off
+//! is never taken for a whole one, and can be gone on with.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    pdu::{Pdu, RoomVersion},
+    room_format::{FormatError, Header, Line, Reader},
+};
+
+/// The manifest of a whole backup, and of one that is being made.
+const MANIFEST: &str = "manifest.ndjson";
+const PARTIAL: &str = "manifest.partial";
+
+/// A room of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// The room.
+    pub room_id: String,
+    /// Its file, from the folder of the backup.
+    pub file: String,
+    /// Events in it.
+    pub events: u64,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Entry {
+    Room(Room),
+    Complete { rooms: u64, events: u64 },
+}
+
+/// Why a backup is not to be relied on.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no backup, or none that was finished.
+    #[error(
+        "{0} holds no finished backup; if one was cut off, `backscroll backup` goes on with it"
+    )]
+    NotFinished(PathBuf),
+    /// There is one already.
+    #[error("{0} holds a finished backup already; give another directory")]
+    Finished(PathBuf),
+    /// The manifest is damaged.
+    #[error("{path}: line {line} is damaged")]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+    /// A file is not what the manifest says.
+    #[error("{path}: {what}")]
+    Room {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// A backup that is being made.
+pub struct Writer {
+    dir: PathBuf,
+    manifest: File,
+    rooms: Vec<Room>,
+}
+
+impl Writer {
+    /// Begins a backup in an empty or new directory, or goes on with one that was cut off.
+    ///
+    /// # Errors
+    /// When there is a finished one, or the directory cannot be written.
+    pub fn open(dir: &Path) -> Result<Self, BackupError> {
+        if dir.join(MANIFEST).exists() {
+            return Err(BackupError::Finished(dir.to_owned()));
+        }
+        let folder = dir.join("rooms");
+        fs::create_dir_all(&folder).map_err(at(&folder))?;
+        let path = dir.join(PARTIAL);
+        let mut rooms = if path.exists() { read_manifest(&path)?.0 } else { Vec::new() };
+        rooms.retain(|room| sha256_of(&dir.join(&room.file)).is_ok_and(|it| it == room.sha256));
+        // Begun anew, so that half a line at its end does no harm.
+        let mut manifest = File::create(&path).map_err(at(&path))?;
+        for room in &rooms {
+            write_entry(&mut manifest, &Entry::Room(room.clone())).map_err(at(&path))?;
+        }
+        Ok(Self { dir: dir.to_owned(), manifest, rooms })
+    }
+
+    /// Whether a room is in it already.
+    #[must_use]
+    pub fn has(&self, room_id: &str) -> bool {
+        self.rooms.iter().any(|it| it.room_id == room_id)
+    }
+
+    /// A file for the next room.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn begin_room(&self) -> Result<RoomFile, BackupError> {
+        let file = format!("rooms/{:06}.ndjson", self.rooms.len() + 1);
+        let path = self.dir.join(&file);
+        let open = File::create(&path).map_err(at(&path))?;
+        Ok(RoomFile { file, path, open: io::BufWriter::new(open), hash: Sha256::new() })
+    }
+
+    /// Puts a room into the manifest; its file is on disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn end_room(
+        &mut self,
+        room: RoomFile,
+        room_id: &str,
+        events: u64,
+    ) -> Result<(), BackupError> {
+        let RoomFile { file, path, open, hash } = room;
+        let open = open.into_inner().map_err(|error| at(&path)(error.into_error()))?;
+        open.sync_all().map_err(at(&path))?;
+        let room = Room { room_id: room_id.to_owned(), file, events, sha256: hex(hash) };
+        let manifest = self.dir.join(PARTIAL);
+        write_entry(&mut self.manifest, &Entry::Room(room.clone())).map_err(at(&manifest))?;
+        self.rooms.push(room);
+        Ok(())
+    }
+
+    /// Finishes the backup; it is on disk, whole, when this returns. How many rooms and events it
+    /// holds.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(mut self) -> Result<(u64, u64), BackupError> {
+        let (partial, whole) = (self.dir.join(PARTIAL), self.dir.join(MANIFEST));
+        let rooms = u64::try_from(self.rooms.len()).unwrap_or(u64::MAX);
+        let events = self.rooms.iter().map(|it| it.events).sum();
+        write_entry(&mut self.manifest, &Entry::Complete { rooms, events })
+            .map_err(at(&partial))?;
+        fs::rename(&partial, &whole).map_err(at(&whole))?;
+        File::open(&self.dir).and_then(|it| it.sync_all()).map_err(at(&self.dir))?;
+        Ok((rooms, events))
+    }
+}
+
+/// A room's file while it is written.
+pub struct RoomFile {
+    file: String,
+    path: PathBuf,
+    open: io::BufWriter<File>,
+    hash: Sha256,
+}
+
+impl Write for RoomFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.open.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.open.flush()
+    }
+}
+
+/// The rooms of a finished backup.
+///
+/// # Errors
+/// When there is none, or its manifest is damaged.
+pub fn rooms(dir: &Path) -> Result<Vec<Room>, BackupError> {
+    let path = dir.join(MANIFEST);
+    if !path.exists() {
+        return Err(BackupError::NotFinished(dir.to_owned()));
+    }
+    let (rooms, complete) = read_manifest(&path)?;
+    let counted = u64::try_from(rooms.len()).unwrap_or(u64::MAX);
+    let events = rooms.iter().map(|it| it.events).sum();
+    if complete != Some((counted, events)) {
+        return Err(BackupError::NotFinished(dir.to_owned()));
+    }
+    Ok(rooms)
+}
+
+/// Reads a room of a backup whose checksum is right.
+///
+/// # Errors
+/// When the file is not what the manifest says.
+pub fn open_room(
+    dir: &Path,
+    room: &Room,
+) -> Result<(Header, Reader<BufReader<File>>), BackupError> {
+    let path = dir.join(&room.file);
+    let fault = |what: String| BackupError::Room { path: path.clone(), what };
+    if sha256_of(&path).map_err(at(&path))? != room.sha256 {
+        return Err(fault(
+            "the file is not what was backed up: its checksum is another".to_owned(),
+        ));
+    }
+    let file = BufReader::new(File::open(&path).map_err(at(&path))?);
+    let (header, lines) = Reader::open(file).map_err(|error| fault(error.to_string()))?;
+    if header.room_id != room.room_id {
+        return Err(fault(format!("holds the room {}", header.room_id)));
+    }
+    Ok((header, lines))
+}
+
+/// Checks a room of a backup, event by event, without a store: ids, rooms, counts.
+///
+/// # Errors
+/// The first fault found.
+pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
+    let (header, lines) = open_room(dir, room)?;
+    let fault = |what: String| BackupError::Room { path: dir.join(&room.file), what };
+    let version = RoomVersion::parse(&header.room_version).map_err(|it| fault(it.to_string()))?;
+    let mut events = 0;
+    for line in lines {
+        let Line { event_id, pdu, .. } = line.map_err(|it: FormatError| fault(it.to_string()))?;
+        let pdu = Pdu::parse(pdu.get().as_bytes(), version);
+        let pdu = pdu.map_err(|it| fault(format!("{event_id}: {it}")))?;
+        if *pdu.event_id() != *event_id || *pdu.room_id() != *room.room_id {
+            return Err(fault(format!("{event_id} is not the event that stands there")));
+        }
+        events += 1;
+    }
+    if events == room.events {
+        Ok(())
+    } else {
+        Err(fault(format!("holds {events} events, the manifest says {}", room.events)))
+    }
+}
+
+/// The rooms of a manifest, and what its last line says if it is complete. Half a line at the end
+/// of an incomplete one is what a crash leaves.
+#[expect(clippy::type_complexity, reason = "used twice, a few lines away")]
+fn read_manifest(path: &Path) -> Result<(Vec<Room>, Option<(u64, u64)>), BackupError> {
+    let file = BufReader::new(File::open(path).map_err(at(path))?);
+    let (mut rooms, mut complete) = (Vec::new(), None);
+    let lines: Vec<String> = file.lines().collect::<Result<_, _>>().map_err(at(path))?;
+    for (number, text) in (1..).zip(&lines) {
+        match serde_json::from_str(text) {
+            Ok(Entry::Room(room)) => rooms.push(room),
+            Ok(Entry::Complete { rooms, events }) => complete = Some((rooms, events)),
+            Err(_) if number == lines.len() && path.ends_with(PARTIAL) => {}
+            Err(_) => return Err(BackupError::Manifest { path: path.to_owned(), line: number }),
+        }
+    }
+    Ok((rooms, complete))
+}
+
+fn write_entry(manifest: &mut File, entry: &Entry) -> io::Result<()> {
+    let mut line = serde_json::to_vec(entry)?;
+    line.push(b'\n');
+    manifest.write_all(&line)?;
+    manifest.sync_all()
+}
+
+fn sha256_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(hash)),
+            read => hash.update(buffer.get(..read).unwrap_or_default()),
+        }
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|it| format!("{it:02x}")).collect()
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> BackupError {
+    let path = path.to_owned();
+    move |source| BackupError::File { path: path.clone(), source }
+}

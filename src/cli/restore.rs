@@ -1,0 +1,94 @@
+//! `backscroll restore`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use indicatif::ProgressBar;
+
+use super::progress_target;
+use crate::{
+    backup::{self, Room},
+    context::Context,
+    ingest::{self, NewEvent, Outcome, Verdict},
+    room_format::Line,
+    store::{Options, View as _},
+};
+
+/// Events appended between two flushes.
+const AT_ONCE: u64 = 512;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Every file's checksum is checked before anything of it is taken. Cut off, it can be run again. The
+service must not be running on the directory.")]
+pub(super) struct Args {
+    /// The backup.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+
+    /// Where the store is to lie; empty, or begun by a restore of the same backup.
+    #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Memory for the store's caches, in MiB.
+    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
+    cache_mib: u64,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let Args { dir, data_dir, cache_mib } = args;
+    let rooms = backup::rooms(&dir)?;
+    let options = Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: 0 };
+    let cx = crate::server::open(&options)?;
+    for (_, held) in cx.store.rooms(None, usize::MAX)? {
+        if !rooms.iter().any(|it| it.room_id == held.room_id) {
+            let (held, data_dir) = (held.room_id, options.data_dir.display());
+            bail!(
+                "{data_dir} holds {held}, which is not in the backup: restore into an empty store"
+            );
+        }
+    }
+    let events = rooms.iter().map(|it| it.events).sum();
+    let progress = ProgressBar::with_draw_target(Some(events), progress_target());
+    for room in &rooms {
+        restore(&cx, (&dir, room), &progress).with_context(|| room.room_id.clone())?;
+    }
+    cx.store.flush()?;
+    progress.finish_and_clear();
+    println!("{} rooms, {events} events in {}", rooms.len(), options.data_dir.display());
+    Ok(())
+}
+
+fn restore(
+    cx: &Context,
+    (dir, room): (&Path, &Room),
+    progress: &ProgressBar,
+) -> anyhow::Result<()> {
+    let (header, lines) = backup::open_room(dir, room)?;
+    for user_id in &header.erased_users {
+        cx.store.set_erased(user_id, true)?;
+    }
+    for (number, line) in (1..).zip(lines) {
+        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line?;
+        let event = NewEvent {
+            room_id: &header.room_id,
+            room_version: &header.room_version,
+            event_id: &event_id,
+            pdu: pdu.get().as_bytes(),
+            verdict: Verdict { outlier, rejected, soft_failed },
+            state_after: &state_after,
+            arrival: None,
+        };
+        match ingest::append(cx, &event)? {
+            Outcome::Appended { .. } => progress.inc(1),
+            Outcome::Refused { refusal, .. } => bail!("{event_id}: {refusal}"),
+        }
+        if number % AT_ONCE == 0 {
+            cx.store.flush()?;
+        }
+    }
+    let held = cx.store.room_num(&room.room_id)?.map(|it| cx.store.room(it)).transpose()?;
+    let held = held.map_or(0, |it| u64::from(it.next_event.0));
+    anyhow::ensure!(held == room.events, "{held} events are held, the backup has {}", room.events);
+    Ok(())
+}
