@@ -5,6 +5,7 @@ mod client;
 mod explain;
 mod export;
 mod import;
+mod purge;
 mod restore;
 mod serve;
 mod state;
@@ -72,6 +73,10 @@ enum Command {
     Backup(backup::Args),
     /// Puts a backup into an empty store.
     Restore(restore::Args),
+    /// Forgets what came before an event of a room.
+    Purge(purge::PurgeArgs),
+    /// Deletes a room.
+    DeleteRoom(purge::DeleteRoomArgs),
     /// Walks a whole store and names everything that is not as it should be.
     Verify(verify::Args),
     /// Says why a server gets an event whole, redacted, or nothing.
@@ -121,6 +126,8 @@ impl Command {
             Self::State(args) => state::run(args).await.map(|()| true),
             Self::Backup(args) => backup::run(args).await.map(|()| true),
             Self::Restore(args) => restore::run(args).map(|()| true),
+            Self::Purge(args) => purge::purge(args).await.map(|()| true),
+            Self::DeleteRoom(args) => purge::delete_room(args).await.map(|()| true),
             Self::Verify(args) => verify::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
         }

@@ -26,11 +26,11 @@ impl HistoryDoor {
     /// Asks a question off the async threads, and puts the answer or the failure into words.
     async fn ask<T: Send + 'static, R>(
         &self,
-        question: impl FnOnce(&Context) -> Result<T, QueryError> + Send + 'static,
+        question: impl Fn(&Context) -> Result<T, QueryError> + Send + 'static,
         encode: impl FnOnce(T) -> R,
     ) -> Result<Response<R>, Status> {
         let cx = Arc::clone(&self.cx);
-        let answer = blocking(move || question(&cx)).await?;
+        let answer = blocking(move || query::steadily(&cx, question)).await?;
         answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
     }
 }
@@ -90,6 +90,16 @@ impl HistoryService for HistoryDoor {
             query::list_events(cx, (&room_id, of_first), (page_size, &page_token))
         };
         self.ask(ask, wire::list_events_response).await
+    }
+
+    async fn list_purged_events(
+        &self,
+        request: Request<pb::ListPurgedEventsRequest>,
+    ) -> Result<Response<pb::ListPurgedEventsResponse>, Status> {
+        let pb::ListPurgedEventsRequest { room_id, page_size, page_token } = request.into_inner();
+        let ask =
+            move |cx: &Context| query::list_purged_events(cx, &room_id, (page_size, &page_token));
+        self.ask(ask, wire::list_purged_events_response).await
     }
 
     async fn get_state(

@@ -8,6 +8,7 @@ mod append;
 mod history;
 mod ingest;
 mod keys;
+mod purge;
 mod status;
 mod wire;
 

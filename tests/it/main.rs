@@ -8,6 +8,8 @@
 )]
 
 mod convergence;
+mod formats;
 mod leaks;
+mod purge;
 mod recorded;
 mod support;
