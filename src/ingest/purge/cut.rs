@@ -86,10 +86,13 @@ fn detach(
             let nodes = edit.states(edit.room_num());
             let entries = map::entries(&nodes, state.root(), None, usize::MAX)?;
             let events = entries.into_iter().filter_map(|(_, value)| match value {
-                Value::Event { event, .. } => Some(GivenEvent::Held(EventNum(event))),
+                Value::Event { event, .. } => Some(EventNum(event)),
                 Value::Server { .. } => None,
             });
-            edit.put_given_state(follower, &events.collect::<Vec<_>>());
+            let (own, others): (Vec<_>, Vec<_>) = events.partition(|it| *it == follower);
+            // The event itself stands last, as in a state that did come with it.
+            let given: Vec<_> = others.into_iter().chain(own).map(GivenEvent::Held).collect();
+            edit.put_given_state(follower, &given);
         }
         if pdu.state_key().is_some() {
             node.state_after = Some(without_before(edit, state)?);
