@@ -10,6 +10,7 @@
 mod backup;
 mod convergence;
 mod formats;
+mod full_disk;
 mod leaks;
 mod purge;
 mod recorded;
