@@ -127,7 +127,7 @@ impl Clients {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_volume_refuses_events_and_loses_none() {
     let Some(volume) = Volume::mount() else {
         println!("skipped: a tmpfs cannot be mounted here");
