@@ -11,6 +11,7 @@ mod backup;
 mod convergence;
 mod formats;
 mod full_disk;
+mod grafts;
 mod leaks;
 mod purge;
 mod recorded;
