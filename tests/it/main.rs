@@ -7,11 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod append_events;
 mod backup;
 mod convergence;
 mod formats;
 mod full_disk;
 mod grafts;
+mod history_service;
 mod leaks;
 mod purge;
 mod recorded;
