@@ -15,7 +15,7 @@
 //!                  │
 //!                store                                        memory: the only room with sled
 //!                  │
-//!   graph   visibility   access   state   pdu                 knowledge: pure
+//!   graph   visibility   access   state   pdu   picture       knowledge: pure
 //! ```
 //!
 //! Imports point down. Proto types stop at the door, sled types in the store. Knowledge never
@@ -37,6 +37,7 @@ pub mod context;
 pub mod graph;
 pub mod ingest;
 pub mod pdu;
+pub mod picture;
 pub mod proto;
 pub mod query;
 pub mod room_format;

@@ -4,6 +4,7 @@ mod backup;
 mod client;
 mod explain;
 mod export;
+mod graph;
 mod import;
 mod restore;
 mod serve;
@@ -76,6 +77,8 @@ enum Command {
     Verify(verify::Args),
     /// Says why a server gets an event whole, redacted, or nothing.
     Explain(explain::Args),
+    /// Draws a room's event graph.
+    Graph(graph::Args),
 }
 
 /// Where the service listens, for the commands that ask it.
@@ -123,6 +126,7 @@ impl Command {
             Self::Restore(args) => restore::run(args).map(|()| true),
             Self::Verify(args) => verify::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
+            Self::Graph(args) => graph::run(args).await.map(|()| true),
         }
     }
 }

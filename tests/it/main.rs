@@ -8,6 +8,7 @@
 )]
 
 mod convergence;
+mod graph;
 mod leaks;
 mod recorded;
 mod support;
