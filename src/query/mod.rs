@@ -11,6 +11,7 @@ mod missing_events;
 mod room;
 mod serve;
 mod state;
+mod stats;
 
 pub use backfill::{Backfill, backfill};
 pub use events::{EventList, RoomEvent, RoomEvents, batch_get_events, list_events};
@@ -19,6 +20,7 @@ pub use missing_events::{GetMissingEvents, get_missing_events};
 pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
+pub use stats::{Stats, WideRoom, stats};
 
 use crate::{
     access::{self, Refusal, acl_allows},

@@ -10,5 +10,6 @@
 mod convergence;
 mod graph;
 mod leaks;
+mod operations;
 mod recorded;
 mod support;
