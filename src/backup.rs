@@ -5,6 +5,8 @@
 //! DIR/manifest.ndjson      {"room": {"room_id", "file", "events", "sha256"}} a line a room,
 //!                          and, last, {"complete": {"rooms", "events"}}
 //! DIR/rooms/000001.ndjson  a room
+//! DIR/rooms/000001.purged  hashes of the ids of events that were purged from it, if any were:
+//!                          half a SHA-256 a line, in hexadecimal
 //! ```
 //!
 //! While a backup is being made the manifest is `manifest.partial`, so that one which was cut off
@@ -37,6 +39,18 @@ pub struct Room {
     pub file: String,
     /// Events in it.
     pub events: u64,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+    /// Which events were purged from it and must not come back, if any were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<Purged>,
+}
+
+/// The purged events of a room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// The file, from the folder of the backup.
+    pub file: String,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
 }
@@ -105,7 +119,10 @@ impl Writer {
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         let path = dir.join(PARTIAL);
         let mut rooms = if path.exists() { read_manifest(&path)?.0 } else { Vec::new() };
-        rooms.retain(|room| sha256_of(&dir.join(&room.file)).is_ok_and(|it| it == room.sha256));
+        let is_whole = |(file, sha256): (&String, &String)| {
+            sha256_of(&dir.join(file)).is_ok_and(|it| it == *sha256)
+        };
+        rooms.retain(|room| room.files().all(is_whole));
         // Begun anew, so that half a line at its end does no harm.
         let mut manifest = File::create(&path).map_err(at(&path))?;
         for room in &rooms {
@@ -125,7 +142,19 @@ impl Writer {
     /// # Errors
     /// When it cannot be made.
     pub fn begin_room(&self) -> Result<RoomFile, BackupError> {
-        let file = format!("rooms/{:06}.ndjson", self.rooms.len() + 1);
+        self.begin_file("ndjson")
+    }
+
+    /// A file for what was purged from the next room.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn begin_purged(&self) -> Result<RoomFile, BackupError> {
+        self.begin_file("purged")
+    }
+
+    fn begin_file(&self, kind: &str) -> Result<RoomFile, BackupError> {
+        let file = format!("rooms/{:06}.{kind}", self.rooms.len() + 1);
         let path = self.dir.join(&file);
         let open = File::create(&path).map_err(at(&path))?;
         Ok(RoomFile { file, path, open: io::BufWriter::new(open), hash: Sha256::new() })
@@ -137,14 +166,14 @@ impl Writer {
     /// When it cannot be written.
     pub fn end_room(
         &mut self,
-        room: RoomFile,
+        (room, purged): (RoomFile, Option<RoomFile>),
         room_id: &str,
         events: u64,
     ) -> Result<(), BackupError> {
-        let RoomFile { file, path, open, hash } = room;
-        let open = open.into_inner().map_err(|error| at(&path)(error.into_error()))?;
-        open.sync_all().map_err(at(&path))?;
-        let room = Room { room_id: room_id.to_owned(), file, events, sha256: hex(hash) };
+        let (file, sha256) = room.end()?;
+        let purged = purged.map(RoomFile::end).transpose()?;
+        let purged = purged.map(|(file, sha256)| Purged { file, sha256 });
+        let room = Room { room_id: room_id.to_owned(), file, events, sha256, purged };
         let manifest = self.dir.join(PARTIAL);
         write_entry(&mut self.manifest, &Entry::Room(room.clone())).map_err(at(&manifest))?;
         self.rooms.push(room);
@@ -168,12 +197,30 @@ impl Writer {
     }
 }
 
+impl Room {
+    /// Its files and their checksums.
+    fn files(&self) -> impl Iterator<Item = (&String, &String)> {
+        let purged = self.purged.iter().map(|it| (&it.file, &it.sha256));
+        std::iter::once((&self.file, &self.sha256)).chain(purged)
+    }
+}
+
 /// A room's file while it is written.
 pub struct RoomFile {
     file: String,
     path: PathBuf,
     open: io::BufWriter<File>,
     hash: Sha256,
+}
+
+impl RoomFile {
+    /// Puts it on disk. Its name and its checksum.
+    fn end(self) -> Result<(String, String), BackupError> {
+        let Self { file, path, open, hash } = self;
+        let open = open.into_inner().map_err(|error| at(&path)(error.into_error()))?;
+        open.sync_all().map_err(at(&path))?;
+        Ok((file, hex(hash)))
+    }
 }
 
 impl Write for RoomFile {
@@ -229,6 +276,22 @@ pub fn open_room(
     Ok((header, lines))
 }
 
+/// The hashes of the ids of events that were purged from a room of a backup.
+///
+/// # Errors
+/// When the file is not what the manifest says.
+pub fn purged_of(dir: &Path, room: &Room) -> Result<Vec<[u8; 16]>, BackupError> {
+    let Some(Purged { file, sha256 }) = &room.purged else { return Ok(Vec::new()) };
+    let path = dir.join(file);
+    let fault = |what: &str| BackupError::Room { path: path.clone(), what: what.to_owned() };
+    if sha256_of(&path).map_err(at(&path))? != *sha256 {
+        return Err(fault("the file is not what was backed up: its checksum is another"));
+    }
+    let text = fs::read_to_string(&path).map_err(at(&path))?;
+    let hash = |line: &str| u128::from_str_radix(line, 16).map(u128::to_be_bytes);
+    text.lines().map(|line| hash(line).map_err(|_| fault("holds what is no hash"))).collect()
+}
+
 /// Checks a room of a backup, event by event, without a store: ids, rooms, counts.
 ///
 /// # Errors
@@ -248,7 +311,7 @@ pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
         events += 1;
     }
     if events == room.events {
-        Ok(())
+        purged_of(dir, room).map(drop)
     } else {
         Err(fault(format!("holds {events} events, the manifest says {}", room.events)))
     }

@@ -1,8 +1,10 @@
 //! `backscroll backup`.
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
+use anyhow::Context as _;
 use indicatif::ProgressBar;
+use tonic::transport::Channel;
 
 use super::{
     ServerArgs,
@@ -10,7 +12,10 @@ use super::{
     export::write_room,
     progress_target,
 };
-use crate::{backup::Writer, proto::v1 as pb};
+use crate::{
+    backup::{RoomFile, Writer},
+    proto::v1::{self as pb, history_service_client::HistoryServiceClient},
+};
 
 /// Rooms asked for at once.
 const PAGE: u32 = 500;
@@ -49,7 +54,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             let mut file = backup.begin_room()?;
             let events =
                 write_room(&mut history, room.into_inner(), (&mut file, &progress)).await?;
-            backup.end_room(file, &room_id, events)?;
+            let purged = write_purged(&mut history, &backup, &room_id).await?;
+            backup.end_room((file, purged), &room_id, events)?;
         }
         if page.next_page_token.is_empty() {
             break;
@@ -60,4 +66,31 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let (rooms, events) = backup.finish()?;
     println!("{rooms} rooms, {events} events in {}", dir.display());
     Ok(())
+}
+
+/// Writes which events were purged from a room, if any were.
+async fn write_purged(
+    history: &mut HistoryServiceClient<Channel>,
+    backup: &Writer,
+    room_id: &str,
+) -> anyhow::Result<Option<RoomFile>> {
+    let (mut file, mut page_token) = (None, String::new());
+    loop {
+        let room_id = room_id.to_owned();
+        let request = pb::ListPurgedEventsRequest { room_id, page_size: 0, page_token };
+        let page = history.list_purged_events(request).await.map_err(|status| told(&status))?;
+        let page = page.into_inner();
+        for hash in page.event_id_hashes {
+            let out: &mut RoomFile = match &mut file {
+                Some(file) => file,
+                None => file.insert(backup.begin_purged()?),
+            };
+            let hash: [u8; 16] = (*hash).try_into().context("a hash of another length")?;
+            writeln!(out, "{:032x}", u128::from_be_bytes(hash))?;
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(file);
+        }
+        page_token = page.next_page_token;
+    }
 }

@@ -55,11 +55,11 @@ pub(super) async fn write_room(
     room: pb::GetRoomResponse,
     (mut out, progress): (impl io::Write, &ProgressBar),
 ) -> anyhow::Result<u64> {
-    let pb::GetRoomResponse { room_id, room_version, erased_users, event_count, .. } = room;
+    let pb::GetRoomResponse { room_id, room_version, erased_users, appended_count, .. } = room;
     write_header(&mut out, &Header { room_id: room_id.clone(), room_version, erased_users })?;
     let (mut page_token, mut events) = (String::new(), 0);
     loop {
-        let (room_id, of_first) = (room_id.clone(), event_count);
+        let (room_id, of_first) = (room_id.clone(), appended_count);
         let request = pb::ListEventsRequest { room_id, page_size: PAGE, page_token, of_first };
         let page = history.list_events(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();

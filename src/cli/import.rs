@@ -52,6 +52,7 @@ struct Counts {
     held: u64,
     redacted: u64,
     refused: u64,
+    purged: u64,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
@@ -71,9 +72,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
         total.held += counts.held;
         total.redacted += counts.redacted;
         total.refused += counts.refused;
+        total.purged += counts.purged;
     }
     progress.finish_and_clear();
-    let Counts { appended, held, redacted, refused } = total;
+    let Counts { appended, held, redacted, refused, purged } = total;
     println!(
         "{} rooms: {appended} events appended, {held} held already, {refused} refused",
         rooms.len()
@@ -82,6 +84,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
         println!(
             "{redacted} of them did not match their content hash: their redacted form is held"
         );
+    }
+    if purged > 0 {
+        println!("{purged} were purged here, or their room deleted, and stay away");
     }
     Ok(refused == 0)
 }
@@ -139,7 +144,7 @@ async fn import(
     while let Some(response) = responses.message().await.map_err(|status| told(&status))? {
         if let Some(refused) = counts.count(response)? {
             // The header is line 1, and every event has an answer.
-            let line = counts.appended + counts.held + counts.refused + 1;
+            let line = counts.answered() + 1;
             progress.suspend(|| eprintln!("{}:{line}: {refused}", path.display()));
         }
         progress.set_message(format!("{} events", counts.appended + counts.held));
@@ -149,12 +154,17 @@ async fn import(
 }
 
 impl Counts {
+    fn answered(&self) -> u64 {
+        self.appended + self.held + self.refused + self.purged
+    }
+
     /// Counts an answer; gives back what to say of a refusal.
     fn count(&mut self, response: pb::AppendEventsResponse) -> anyhow::Result<Option<String>> {
         let pb::AppendEventsResponse { event_id, outcome } = response;
         match outcome {
-            Some(Outcome::Appended(pb::Appended { duplicate, redacted })) => {
-                self.appended += u64::from(!duplicate);
+            Some(Outcome::Appended(pb::Appended { duplicate, redacted, purged })) => {
+                self.purged += u64::from(purged);
+                self.appended += u64::from(!duplicate && !purged);
                 self.held += u64::from(duplicate);
                 self.redacted += u64::from(redacted);
                 Ok(None)

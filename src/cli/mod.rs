@@ -7,6 +7,7 @@ mod export;
 mod graph;
 mod health;
 mod import;
+mod purge;
 mod restore;
 mod serve;
 mod state;
@@ -75,6 +76,10 @@ enum Command {
     Backup(backup::Args),
     /// Puts a backup into an empty store.
     Restore(restore::Args),
+    /// Forgets what came before an event of a room.
+    Purge(purge::PurgeArgs),
+    /// Deletes a room.
+    DeleteRoom(purge::DeleteRoomArgs),
     /// Walks a whole store and names everything that is not as it should be.
     Verify(verify::Args),
     /// Says why a server gets an event whole, redacted, or nothing.
@@ -143,6 +148,8 @@ impl Command {
             Self::State(args) => state::run(args).await.map(|()| true),
             Self::Backup(args) => backup::run(args).await.map(|()| true),
             Self::Restore(args) => restore::run(args).map(|()| true),
+            Self::Purge(args) => purge::purge(args).await.map(|()| true),
+            Self::DeleteRoom(args) => purge::delete_room(args).await.map(|()| true),
             Self::Verify(args) => verify::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
             Self::Graph(args) => graph::run(args).await.map(|()| true),

@@ -16,6 +16,8 @@ use crate::{
 
 /// Events appended between two flushes.
 const AT_ONCE: u64 = 512;
+/// Purged events noted in one batch.
+const EVENTS_AT_ONCE: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -80,12 +82,17 @@ fn restore(
             arrival: None,
         };
         match ingest::append(cx, &event)? {
-            Outcome::Appended { .. } => progress.inc(1),
+            Outcome::Appended { .. } | Outcome::Purged { .. } => progress.inc(1),
             Outcome::Refused { refusal, .. } => bail!("{event_id}: {refusal}"),
         }
         if number % AT_ONCE == 0 {
             cx.store.flush()?;
         }
+    }
+    for hashes in backup::purged_of(dir, room)?.chunks(EVENTS_AT_ONCE) {
+        let Some(mut edit) = cx.store.edit(&room.room_id, None)? else { break };
+        hashes.iter().try_for_each(|it| edit.bury_hash(*it))?;
+        edit.commit()?;
     }
     let held = cx.store.room_num(&room.room_id)?.map(|it| cx.store.room(it)).transpose()?;
     let held = held.map_or(0, |it| u64::from(it.next_event.0));

@@ -4,12 +4,14 @@
 //! budget allows. What the closure does not give (unknown, in another room, an outlier) is not
 //! walked. Depth is what the sender claims: it orders an answer and proves nothing.
 
+mod before;
 mod missing;
 mod order;
 mod walk_back;
 
 use std::collections::BTreeMap;
 
+pub use before::Outline;
 pub use missing::{Between, walk_missing};
 pub use walk_back::walk_back;
 

@@ -23,12 +23,14 @@ mod check;
 mod extremities;
 mod held;
 mod place;
+mod purge;
 mod redaction;
 mod refusal;
 mod resolve;
 mod settle;
 mod state;
 
+pub use purge::{PurgeError, Purged, purge_history};
 pub use refusal::Refusal;
 
 use crate::{
@@ -86,6 +88,11 @@ pub enum Outcome {
         /// Only its redacted form is held, since its content hash did not match.
         redacted: bool,
     },
+    /// It was purged, or its room deleted: it stays away, and nothing changed.
+    Purged {
+        /// Its id; empty when it could not be worked out.
+        event_id: String,
+    },
     /// It was not taken; nothing changed.
     Refused {
         /// Its id, if that could be worked out.
@@ -100,6 +107,10 @@ pub enum Outcome {
 /// # Errors
 /// When the store fails. A refusal is not an error.
 pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError> {
+    let purged = |event_id: &str| Ok(Outcome::Purged { event_id: event_id.to_owned() });
+    if cx.store.is_deleted(event.room_id)? {
+        return purged(event.event_id);
+    }
     let known = known_version(&cx.store, event.room_id)?;
     let checked = match check::check(cx, event, known.as_deref())? {
         Ok(checked) => checked,
@@ -108,11 +119,12 @@ pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError>
     let event_id = checked.pdu.event_id().as_str().to_owned();
     let redacted = checked.redacted;
     let Some(mut edit) = cx.store.edit(event.room_id, Some(checked.version.as_str()))? else {
-        let refusal = Refusal::RoomVersionMissing;
-        return Ok(Outcome::Refused { event_id: Some(event_id), refusal });
+        // Deleted a moment ago.
+        return purged(&event_id);
     };
     match place::place(&mut edit, &checked, event)? {
         Ok(place::Placed::Before) => Ok(Outcome::Appended { event_id, duplicate: true, redacted }),
+        Ok(place::Placed::Never) => purged(&event_id),
         Ok(place::Placed::Now(number)) => {
             settle::settle(&mut edit, number)?;
             settle::refresh_current_state(&mut edit)?;
@@ -152,6 +164,9 @@ pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
 /// # Errors
 /// When the store fails.
 pub fn recover(store: &Store) -> Result<(), StoreError> {
+    for room in store.deleted_rooms()? {
+        while store.remove_deleted(room)? > 0 {}
+    }
     store.unsettled_rooms()?.iter().try_for_each(|room| settle_waiting(store, &room.room_id))
 }
 

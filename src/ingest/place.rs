@@ -12,6 +12,8 @@ use crate::{
 pub(super) enum Placed {
     /// It was there before.
     Before,
+    /// It was purged.
+    Never,
     /// It has been placed, or is held as an outlier.
     Now(EventNum),
 }
@@ -22,11 +24,14 @@ pub(super) fn place(
     checked: &Checked,
     event: &NewEvent<'_>,
 ) -> Result<Result<Placed, Refusal>, StoreError> {
+    let event_id = checked.pdu.event_id().as_str();
+    if edit.is_purged(edit.room_num(), event_id)? {
+        return Ok(Ok(Placed::Never));
+    }
     let given_state = match given_state(edit, event.state_after, checked)? {
         Ok(given) => given,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let event_id = checked.pdu.event_id().as_str();
     let held = match edit.event_num(edit.room_num(), event_id)? {
         None => None,
         Some(number) => {
@@ -36,6 +41,9 @@ pub(super) fn place(
             }
             if !flags.outlier || event.verdict.outlier {
                 return Ok(Ok(Placed::Before));
+            }
+            if flags.purged {
+                return Ok(Ok(Placed::Never));
             }
             edit.room.outliers = edit.room.outliers.saturating_sub(1);
             Some(number)
@@ -90,7 +98,9 @@ fn conflict(
     let held = edit.body(edit.room_num(), number)?;
     if held.pdu != checked.bytes {
         let held = Pdu::parse(&held.pdu, checked.version).map(|it| it.canonical_json());
-        if held != Ok(checked.pdu.canonical_json()) {
+        // What is held in its redacted form only (its redaction was purged) stays so.
+        let redacted = || checked.pdu.redacted().map(|it| it.canonical_json());
+        if held != Ok(checked.pdu.canonical_json()) && held != redacted() {
             return Ok(Some("other bytes are held under this id; the first to come stays"));
         }
     }

@@ -57,6 +57,27 @@ pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result
     }
 }
 
+/// A redaction is about to be purged. What it hides, or may hide, is kept in its redacted form
+/// only; what it would hide, when that came, never comes.
+pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+    let Some(target_id) = pdu.redacts() else { return Ok(()) };
+    let target_id = target_id.as_str();
+    edit.remove_redaction(target_id, event);
+    let Some(target) = edit.event_num(edit.room_num(), target_id)? else {
+        edit.bury(target_id);
+        return Ok(());
+    };
+    let mut node = edit.node(target)?;
+    if node.flags.redacted || node.flags.redaction_pending {
+        let parsed = parse_held(edit, target, version_of(edit)?)?;
+        if let Some(redacted) = parsed.and_then(|it| it.redacted().ok()) {
+            edit.put_body(target, target_id, redacted.bytes_as_received());
+        }
+    }
+    (node.flags.redacted, node.flags.redaction_pending) = derive(edit, target, target_id)?;
+    edit.put_node(target, node)
+}
+
 /// Works out anew whether an event is redacted.
 fn refresh(edit: &mut Edit<'_>, target_id: &str) -> Result<(), StoreError> {
     let Some(target) = edit.event_num(edit.room_num(), target_id)? else { return Ok(()) };

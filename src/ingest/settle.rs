@@ -16,7 +16,8 @@ use crate::{
 /// Works out the state after an event, if that is possible now, and notes whose state may be
 /// known because of it.
 pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
-    let mut node = edit.node(event)?;
+    // It may have been purged since it was noted.
+    let Some(mut node) = edit.find_node(event)? else { return Ok(()) };
     if node.flags.outlier || node.state_after.is_some() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ mod backfill;
 mod events;
 mod explain;
 mod missing_events;
+mod purged;
 mod room;
 mod serve;
 mod state;
@@ -17,6 +18,7 @@ pub use backfill::{Backfill, backfill};
 pub use events::{EventList, RoomEvent, RoomEvents, batch_get_events, list_events};
 pub use explain::{Access, Explanation, explain_access};
 pub use missing_events::{GetMissingEvents, get_missing_events};
+pub use purged::{PurgedList, list_purged_events};
 pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
@@ -24,11 +26,30 @@ pub use stats::{Stats, WideRoom, stats};
 
 use crate::{
     access::{self, Refusal, acl_allows},
+    context::Context,
     graph,
     pdu::{Pdu, RoomVersion},
     state::map::{self, Key, Value},
     store::{EventNum, PrevEvent, Room, RoomNum, StateNum, Store, StoreError, Topology, View},
 };
+
+/// Asks a question again when what it was about to read was removed meanwhile.
+///
+/// # Errors
+/// Those of the question.
+pub fn steadily<T>(
+    cx: &Context,
+    question: impl Fn(&Context) -> Result<T, QueryError>,
+) -> Result<T, QueryError> {
+    loop {
+        let removals = cx.store.removals();
+        match question(cx) {
+            Err(QueryError::Store(StoreError::Corrupt { .. }))
+                if cx.store.removals() != removals => {}
+            answer => return answer,
+        }
+    }
+}
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,6 +26,8 @@ pub struct RoomSummary {
     pub backward_extremities: Vec<String>,
     /// Events held, outliers included.
     pub event_count: u64,
+    /// Events that ever came, those included that were purged.
+    pub appended_count: u64,
     /// Outliers among them.
     pub outlier_count: u64,
     /// Rejected events among them.
@@ -70,7 +72,8 @@ pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> 
     Ok(RoomSummary {
         forward_extremities,
         backward_extremities: store.backward_extremities(number, MAX_BACKWARD)?,
-        event_count: room.next_event.0.into(),
+        event_count: u64::from(room.next_event.0).saturating_sub(room.purged),
+        appended_count: room.next_event.0.into(),
         outlier_count: room.outliers,
         rejected_count: room.rejected,
         soft_failed_count: room.soft_failed,

@@ -92,6 +92,7 @@ enum End {
 struct Counts {
     appended: u64,
     duplicates: u64,
+    purged: u64,
     refused: u64,
 }
 
@@ -106,6 +107,10 @@ impl Counts {
                 self.appended += 1;
                 metrics.appended(if *redacted { "redacted" } else { "new" });
             }
+            Outcome::Purged { .. } => {
+                self.purged += 1;
+                metrics.appended("purged");
+            }
             Outcome::Refused { refusal, .. } => {
                 self.refused += 1;
                 metrics.refused(wire::refusal_name(refusal));
@@ -116,10 +121,10 @@ impl Counts {
 
 impl Drop for Counts {
     fn drop(&mut self) {
-        let Self { appended, duplicates, refused } = *self;
+        let Self { appended, duplicates, purged, refused } = *self;
         let span = Span::current();
         span.record("appended", appended).record("duplicates", duplicates);
-        span.record("refused", refused);
+        span.record("purged", purged).record("refused", refused);
     }
 }
 

@@ -27,11 +27,12 @@ impl HistoryDoor {
     /// Asks a question off the async threads, and puts the answer or the failure into words.
     async fn ask<T: Send + 'static, R>(
         &self,
-        question: impl FnOnce(&Context) -> Result<T, QueryError> + Send + 'static,
+        question: impl Fn(&Context) -> Result<T, QueryError> + Send + 'static,
         encode: impl FnOnce(T) -> R,
     ) -> Result<Response<R>, Status> {
         let cx = Arc::clone(&self.cx);
-        let answer = blocking(&self.cx.metrics, move || question(&cx)).await?;
+        let ask = move || query::steadily(&cx, question);
+        let answer = blocking(&self.cx.metrics, ask).await?;
         answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
     }
 
@@ -39,13 +40,14 @@ impl HistoryDoor {
     async fn walk(
         &self,
         asked: Asked,
-        question: impl FnOnce(&Context) -> Result<Page, QueryError> + Send + 'static,
+        question: impl Fn(&Context) -> Result<Page, QueryError> + Send + 'static,
     ) -> Result<Page, Status> {
         let Asked { question: name, room_id, origin } = asked;
         observe::asked(origin.as_deref(), &room_id);
         let started = Instant::now();
         let cx = Arc::clone(&self.cx);
-        let answer = blocking(&self.cx.metrics, move || question(&cx)).await?;
+        let ask = move || query::steadily(&cx, question);
+        let answer = blocking(&self.cx.metrics, ask).await?;
         let took = started.elapsed();
         if let Err(QueryError::NotAllowed(refusal)) = &answer {
             self.cx.metrics.question_refused(wire::access_refusal_name(*refusal));
@@ -133,6 +135,16 @@ impl HistoryService for HistoryDoor {
             query::list_events(cx, (&room_id, of_first), (page_size, &page_token))
         };
         self.ask(ask, wire::list_events_response).await
+    }
+
+    async fn list_purged_events(
+        &self,
+        request: Request<pb::ListPurgedEventsRequest>,
+    ) -> Result<Response<pb::ListPurgedEventsResponse>, Status> {
+        let pb::ListPurgedEventsRequest { room_id, page_size, page_token } = request.into_inner();
+        let ask =
+            move |cx: &Context| query::list_purged_events(cx, &room_id, (page_size, &page_token));
+        self.ask(ask, wire::list_purged_events_response).await
     }
 
     async fn get_state(

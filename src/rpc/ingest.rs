@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{append, blocking, status};
+use super::{append, blocking, purge, status};
 use crate::{
     context::Context,
     pdu::UserId,
@@ -37,6 +37,26 @@ impl IngestService for IngestDoor {
     ) -> Result<Response<Self::AppendEventsStream>, Status> {
         let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
         Ok(Response::new(append::run(cx, request.into_inner(), stopping)))
+    }
+
+    type PurgeHistoryStream = ReceiverStream<Result<pb::PurgeHistoryResponse, Status>>;
+
+    async fn purge_history(
+        &self,
+        request: Request<pb::PurgeHistoryRequest>,
+    ) -> Result<Response<Self::PurgeHistoryStream>, Status> {
+        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
+        Ok(Response::new(purge::purge_history(cx, request.into_inner(), stopping)))
+    }
+
+    type DeleteRoomStream = ReceiverStream<Result<pb::DeleteRoomResponse, Status>>;
+
+    async fn delete_room(
+        &self,
+        request: Request<pb::DeleteRoomRequest>,
+    ) -> Result<Response<Self::DeleteRoomStream>, Status> {
+        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
+        Ok(Response::new(purge::delete_room(cx, request.into_inner(), stopping)))
     }
 
     async fn set_user_erased(

@@ -10,6 +10,7 @@ mod history;
 mod ingest;
 mod keys;
 mod observe;
+mod purge;
 mod status;
 mod wire;
 

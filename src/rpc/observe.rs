@@ -128,6 +128,7 @@ fn span(method: &Method) -> Span {
         end = field::Empty,
         appended = field::Empty,
         duplicates = field::Empty,
+        purged = field::Empty,
         refused = field::Empty,
     )
 }

@@ -8,13 +8,13 @@ use super::status;
 use crate::{
     access,
     graph::End,
-    ingest::{Outcome, Refusal, Verdict},
+    ingest::{Outcome, Purged, Refusal, Verdict},
     metrics::Sizes,
     pdu::PduError,
     proto::v1 as pb,
     query::{
-        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, Page, RoomEvent,
-        RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats, WideRoom,
+        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, Page, PurgedList,
+        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats, WideRoom,
     },
     slowest::SlowWalk,
     visibility::Form,
@@ -119,6 +119,7 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         forward_extremities,
         backward_extremities,
         event_count,
+        appended_count,
         outlier_count,
         rejected_count,
         soft_failed_count,
@@ -131,6 +132,7 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         forward_extremities,
         backward_extremities,
         event_count,
+        appended_count,
         outlier_count,
         rejected_count,
         soft_failed_count,
@@ -143,6 +145,22 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
 pub(super) fn list_rooms_response(rooms: RoomList) -> pb::ListRoomsResponse {
     let RoomList { room_ids, next_page_token } = rooms;
     pb::ListRoomsResponse { room_ids, next_page_token }
+}
+
+pub(super) fn list_purged_events_response(list: PurgedList) -> pb::ListPurgedEventsResponse {
+    let PurgedList { event_id_hashes, next_page_token } = list;
+    let event_id_hashes = event_id_hashes.iter().map(|it| it.to_vec().into()).collect();
+    pb::ListPurgedEventsResponse { event_id_hashes, next_page_token }
+}
+
+pub(super) fn purge_history_response(progress: Purged) -> pb::PurgeHistoryResponse {
+    let Purged { to_purge, removed, made_outliers, done } = progress;
+    pb::PurgeHistoryResponse {
+        to_purge_count: to_purge,
+        removed_count: removed,
+        outlier_count: made_outliers,
+        done,
+    }
 }
 
 pub(super) fn get_state_response(page: StatePage) -> pb::GetStateResponse {
@@ -201,8 +219,12 @@ pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsRespon
     use pb::append_events_response::Outcome as Wire;
     match outcome {
         Outcome::Appended { event_id, duplicate, redacted } => {
-            let appended = Wire::Appended(pb::Appended { duplicate, redacted });
+            let appended = Wire::Appended(pb::Appended { duplicate, redacted, purged: false });
             pb::AppendEventsResponse { event_id, outcome: Some(appended) }
+        }
+        Outcome::Purged { event_id } => {
+            let purged = pb::Appended { purged: true, ..pb::Appended::default() };
+            pb::AppendEventsResponse { event_id, outcome: Some(Wire::Appended(purged)) }
         }
         Outcome::Refused { event_id, refusal } => {
             let reason = refusal_reason(&refusal).into();

@@ -9,7 +9,11 @@ use sled::IVec;
 
 use super::{
     EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View,
-    body, codec::seal, keys, record, record::Page, view::Records,
+    body,
+    codec::seal,
+    keys, record,
+    record::Page,
+    view::{Records, number_or_gone},
 };
 use crate::state::map::{Node, Ptr};
 
@@ -63,14 +67,22 @@ impl<'s> Edit<'s> {
     /// An event's node as it stands now.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or there is none.
     pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
+        let page = || keys::page(self.number, event.0 / keys::PAGE_EVENTS);
+        self.find_node(event)?.ok_or_else(|| StoreError::corrupt("event", &page()))
+    }
+
+    /// An event's node as it stands now; nothing if the event was purged, or never was.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn find_node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
         let number = event.0 / keys::PAGE_EVENTS;
-        let node = match self.pages.get(&number) {
+        Ok(match self.pages.get(&number) {
             Some(page) => page.get(event).cloned(),
             None => self.page(self.number, number)?.get(event).cloned(),
-        };
-        node.ok_or_else(|| StoreError::corrupt("event", &keys::page(self.number, number)))
+        })
     }
 
     /// Writes an event's node, and lists its arrival where that is not its number.
@@ -96,6 +108,55 @@ impl<'s> Edit<'s> {
             if let Some(after) = after {
                 self.put(keys::arrival(self.number, after, event), Vec::new());
                 self.room.listed_arrivals += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an event: its node, its body, the state that came with it. What is left is that it
+    /// [was purged](View::is_purged).
+    ///
+    /// # Errors
+    /// When its page cannot be read.
+    pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
+        let node = self.node(event)?;
+        if node.arrival != i64::from(event.0) {
+            self.remove(keys::arrival(self.number, node.arrival, event));
+            self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
+        }
+        let number = event.0 / keys::PAGE_EVENTS;
+        if !self.pages.contains_key(&number) {
+            let read = self.page(self.number, number)?;
+            self.pages.insert(number, read);
+        }
+        if let Some(page) = self.pages.get_mut(&number) {
+            page.remove(event);
+        }
+        self.remove(keys::body(self.number, event));
+        self.remove_given_state(event);
+        self.bury(event_id);
+        self.room.purged += 1;
+        Ok(())
+    }
+
+    /// Sees to it that an event never comes, or never comes back.
+    pub fn bury(&mut self, event_id: &str) {
+        self.put(keys::event(self.number, event_id), Vec::new());
+    }
+
+    /// As [`bury`](Self::bury), by the hash of the id: what is held is marked as purged, if it is
+    /// an outlier, and otherwise left alone.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn bury_hash(&mut self, hash: [u8; 16]) -> Result<(), StoreError> {
+        let key = keys::event_by_hash(self.number, hash);
+        match self.read("event number", &key, number_or_gone)?.flatten() {
+            None => self.put(key, Vec::new()),
+            Some(event) => {
+                let mut node = self.node(EventNum(event))?;
+                node.flags.purged = node.flags.outlier;
+                self.put_node(EventNum(event), node)?;
             }
         }
         Ok(())
@@ -140,9 +201,19 @@ impl<'s> Edit<'s> {
         self.put(key, vec![u8::from(powerless)]);
     }
 
+    /// Takes such a note back.
+    pub fn remove_redaction(&mut self, target_id: &str, redaction: EventNum) {
+        self.remove(keys::redaction(self.number, target_id, redaction));
+    }
+
     /// Keeps the state that came with an event.
     pub fn put_given_state(&mut self, event: EventNum, state: &[GivenEvent]) {
         self.put(keys::given_state(self.number, event), record::encode_given(state));
+    }
+
+    /// Takes it back.
+    pub fn remove_given_state(&mut self, event: EventNum) {
+        self.remove(keys::given_state(self.number, event));
     }
 
     /// Notes that the state of `follower` needs an event that is not held.
@@ -169,6 +240,11 @@ impl<'s> Edit<'s> {
         state
     }
 
+    /// Removes a state that nothing refers to.
+    pub fn remove_state(&mut self, state: StateNum) {
+        self.remove(keys::state(self.number, state));
+    }
+
     /// Applies everything at once. On disk only after [`Store::flush`].
     ///
     /// # Errors
@@ -176,7 +252,8 @@ impl<'s> Edit<'s> {
     pub fn commit(mut self) -> Result<(), StoreError> {
         self.put(keys::room(self.number), self.room.encode());
         for (number, page) in std::mem::take(&mut self.pages) {
-            self.put(keys::page(self.number, number), page.encode(number));
+            let key = keys::page(self.number, number);
+            if page.is_empty() { self.remove(key) } else { self.put(key, page.encode(number)) }
         }
         let mut batch = sled::Batch::default();
         for (key, value) in std::mem::take(&mut self.changes) {

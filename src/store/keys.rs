@@ -26,7 +26,23 @@ impl Tag {
     const UNSETTLED: Self = Self(0x0d);
     const SERVER_KEYS: Self = Self(0x0e);
     const WANTED: Self = Self(0x0f);
+    const DELETED_ROOM: Self = Self(0x10);
 }
+
+/// Every kind of record whose key goes on with the number of a room, but for the room's own.
+const OF_ROOMS: [Tag; 11] = [
+    Tag::EVENT,
+    Tag::PAGE,
+    Tag::BODY,
+    Tag::MISSING,
+    Tag::WAITING,
+    Tag::ARRIVAL,
+    Tag::STATE,
+    Tag::REDACTION,
+    Tag::GIVEN_STATE,
+    Tag::UNSETTLED,
+    Tag::WANTED,
+];
 
 /// How many events share a page of topology.
 pub(crate) const PAGE_EVENTS: u32 = 32;
@@ -83,6 +99,20 @@ pub(crate) fn room(room: RoomNum) -> Vec<u8> {
 
 pub(crate) fn event(room: RoomNum, event_id: &str) -> Vec<u8> {
     Key::of_room(Tag::EVENT, room).bytes(&hashed(event_id)).0
+}
+
+/// All events of a room, by the hash of their ids.
+pub(crate) fn events(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::EVENT, room).0
+}
+
+pub(crate) fn event_by_hash(room: RoomNum, hash: [u8; 16]) -> Vec<u8> {
+    Key::of_room(Tag::EVENT, room).bytes(&hash).0
+}
+
+/// The hash in a key of [`event`].
+pub(crate) fn hash_of(key: &[u8]) -> Option<[u8; 16]> {
+    key.get(5..)?.try_into().ok()
 }
 
 pub(crate) fn page(room: RoomNum, page: u32) -> Vec<u8> {
@@ -143,6 +173,11 @@ pub(crate) fn arrival_of(key: &[u8]) -> Option<(i64, EventNum)> {
     Some((ordered ^ i64::MIN, EventNum(last_number(key)?)))
 }
 
+/// All states of a room.
+pub(crate) fn states(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::STATE, room).0
+}
+
 pub(crate) fn state(room: RoomNum, state: StateNum) -> Vec<u8> {
     Key::of_room(Tag::STATE, room).number(state.0).0
 }
@@ -192,6 +227,20 @@ pub(crate) fn wanted(room: RoomNum, event_id: &str) -> Vec<u8> {
 
 pub(crate) fn wanted_by(room: RoomNum, event_id: &str, follower: EventNum) -> Vec<u8> {
     Key(wanted(room, event_id)).number(follower.0).0
+}
+
+/// The rooms that are deleted but whose records are not all gone.
+pub(crate) fn deleted_rooms() -> Vec<u8> {
+    Key::new(Tag::DELETED_ROOM).0
+}
+
+pub(crate) fn deleted_room(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::DELETED_ROOM, room).0
+}
+
+/// The beginnings of the keys of everything that a room's own record leaves behind.
+pub(crate) fn all_of_room(room: RoomNum) -> impl Iterator<Item = Vec<u8>> {
+    OF_ROOMS.into_iter().map(move |tag| Key::of_room(tag, room).0)
 }
 
 /// The number at the end of a key.

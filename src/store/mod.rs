@@ -8,9 +8,9 @@
 //!
 //! ```text
 //! 00                               format        version of this drawing
-//! 01 room id                       number of the room
+//! 01 room id                       number of the room; empty: deleted, and stays away
 //! 02 room                          Room          version, counters, extremities, current state
-//! 03 room hash(event id)           number of the event
+//! 03 room hash(event id)           number of the event; empty: purged, and stays away
 //! 04 room page                     Page          32 events: depth, arrival, flags, state, edges
 //! 05 room event                    Body          event id, the PDU as it came (compressed)
 //! 06 room hash(event id) follower  an event that is referenced but not placed, and by whom
@@ -23,6 +23,7 @@
 //! 0d room event                    its state may be known now: work still to be done
 //! 0e server name                   the server's signing keys
 //! 0f room hash(event id) event     an event not held that a given state names, and whose state
+//! 10 room                          deleted: what is left of it is to be removed
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -38,8 +39,11 @@
 
 mod body;
 mod codec;
+mod deletion;
 mod disk;
 mod edit;
+mod flush;
+mod format;
 mod keys;
 mod record;
 mod size;
@@ -51,18 +55,18 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Condvar, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
 pub use body::Body;
+pub use deletion::DeletedRoom;
 pub use edit::Edit;
+use flush::Flushes;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
 pub use view::{StateNodes, Topology, View};
 
-/// The layout that this build reads and writes.
-const FORMAT: u32 = 1;
 /// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
 const ROOM_LOCKS: usize = 256;
 
@@ -150,6 +154,10 @@ pub struct Store {
     caches: disk::Caches,
     data_dir: PathBuf,
     reserved_bytes: u64,
+    /// How often something was removed that a reader may have been about to read.
+    removals: AtomicU64,
+    /// One purge at a time.
+    purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
     failed: AtomicBool,
     /// Held for as long as the store is open.
@@ -217,6 +225,8 @@ impl Store {
             caches: disk::Caches::new(options.cache_bytes / 8),
             data_dir: options.data_dir.clone(),
             reserved_bytes: options.reserved_bytes,
+            removals: AtomicU64::new(0),
+            purging: Mutex::default(),
             failed: AtomicBool::new(false),
             _lock: lock,
         };
@@ -225,24 +235,11 @@ impl Store {
         Ok(store)
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
-        let key = keys::format();
-        match self.read("format", &key, |bytes| {
-            bytes.first_chunk::<4>().map(|it| u32::from_be_bytes(*it)).ok_or(codec::Malformed)
-        })? {
-            Some(FORMAT) => Ok(()),
-            Some(found) => Err(StoreError::NewerFormat { found, known: FORMAT }),
-            None => {
-                let value = codec::seal(&key, FORMAT.to_be_bytes().to_vec());
-                self.tree.insert(key, value)?;
-                self.flush()
-            }
-        }
-    }
-
     fn load(&self) -> Result<(), StoreError> {
         let last = self.tree.scan_prefix(keys::rooms()).keys().next_back().transpose()?;
-        let next = last.and_then(|key| keys::last_number(&key)).map_or(0, |it| it + 1);
+        let held = last.and_then(|key| keys::room_of(&key));
+        let deleted = self.deleted_rooms()?.into_iter().map(DeletedRoom::number);
+        let next = deleted.chain(held).max().map_or(0, |it| it.0 + 1);
         self.next_room.store(next, Ordering::Relaxed);
         let users = self.scan(&keys::erased_users(), None, usize::MAX)?;
         let users = users.iter().filter_map(|(key, _)| keys::text(key)).map(str::to_owned);
@@ -251,26 +248,48 @@ impl Store {
     }
 
     /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
-    /// `None` if the room is not there and no version is given to make it with.
+    /// `None` if the room is not there and no version is given to make it with, or if it was
+    /// deleted.
     ///
     /// # Errors
     /// When the room's record cannot be read.
     pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
-        let bytes =
-            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
-        let Some(lock) = self.room_locks.get(bytes % ROOM_LOCKS) else { return Ok(None) };
+        let Some(lock) = self.room_lock(room_id) else { return Ok(None) };
         let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, room, is_new) = match self.room_num(room_id)? {
             Some(number) => (number, self.room(number)?, false),
             None => match make {
-                Some(version) => {
+                Some(version) if !self.is_deleted(room_id)? => {
                     let number = RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
                     (number, Room::new(room_id, version), true)
                 }
-                None => return Ok(None),
+                Some(_) | None => return Ok(None),
             },
         };
         Ok(Some(Edit::new(self, guard, (number, room), is_new)))
+    }
+
+    /// The lock that keeps writers of a room apart.
+    fn room_lock(&self, room_id: &str) -> Option<&Mutex<()>> {
+        let sum =
+            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+        self.room_locks.get(sum % ROOM_LOCKS)
+    }
+
+    /// Counts up whenever something was removed: a reader that finds a record missing, and this
+    /// changed, is to read again.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::SeqCst)
+    }
+
+    /// To be told after a removal was committed.
+    pub fn note_removal(&self) {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits until no other purge is under way, and keeps others from beginning.
+    pub fn purge_alone(&self) -> MutexGuard<'_, ()> {
+        self.purging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The ids of rooms after a number, in the order in which the rooms came.
@@ -298,7 +317,8 @@ impl Store {
         let keys = self.scan(&keys::all_unsettled(), None, usize::MAX)?;
         let rooms: BTreeSet<RoomNum> =
             keys.iter().filter_map(|(key, _)| keys::room_of(key)).collect();
-        rooms.into_iter().map(|room| self.room(room)).collect()
+        let held = |room| self.read("room", &keys::room(room), Room::decode).transpose();
+        rooms.into_iter().filter_map(held).collect()
     }
 
     /// Whether a user asked for erasure.
@@ -387,50 +407,6 @@ impl Store {
             self.failed.store(true, Ordering::Relaxed);
         }
         Ok(outcome?)
-    }
-}
-
-/// Group commit: callers that come while a flush is under way share the next one.
-#[derive(Default)]
-struct Flushes {
-    state: Mutex<FlushState>,
-    done: Condvar,
-}
-
-#[derive(Default)]
-struct FlushState {
-    running: bool,
-    /// Flushes begun and ended well so far.
-    begun: u64,
-    ended: u64,
-}
-
-impl Flushes {
-    fn wait(&self, flush: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only a flush that begins after this call covers what was written before it.
-        let needed = state.begun + 1;
-        loop {
-            if state.ended >= needed {
-                return Ok(());
-            }
-            if !state.running {
-                break;
-            }
-            state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.running = true;
-        state.begun += 1;
-        let this = state.begun;
-        drop(state);
-        let outcome = flush();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.running = false;
-        if outcome.is_ok() {
-            state.ended = this;
-        }
-        self.done.notify_all();
-        outcome
     }
 }
 

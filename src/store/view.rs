@@ -51,12 +51,22 @@ pub trait View {
         decoded.map(Some).map_err(|Malformed| StoreError::corrupt(what, key))
     }
 
-    /// The number of a room.
+    /// The number of a room; nothing if it is not held.
     ///
     /// # Errors
     /// When it cannot be read.
     fn room_num(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
-        self.read("room number", &keys::room_by_name(room_id), number).map(|it| it.map(RoomNum))
+        let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
+        Ok(read.flatten().map(RoomNum))
+    }
+
+    /// Whether a room was deleted, never to come back.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn is_deleted(&self, room_id: &str) -> Result<bool, StoreError> {
+        let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
+        Ok(read == Some(None))
     }
 
     /// The record of a room that has a number.
@@ -73,7 +83,56 @@ pub trait View {
     /// # Errors
     /// When it cannot be read.
     fn event_num(&self, room: RoomNum, event_id: &str) -> Result<Option<EventNum>, StoreError> {
-        self.read("event number", &keys::event(room, event_id), number).map(|it| it.map(EventNum))
+        let read = self.read("event number", &keys::event(room, event_id), number_or_gone)?;
+        Ok(read.flatten().map(EventNum))
+    }
+
+    /// Whether an event was purged without a trace but its id, never to come back.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn is_purged(&self, room: RoomNum, event_id: &str) -> Result<bool, StoreError> {
+        let read = self.read("event number", &keys::event(room, event_id), number_or_gone)?;
+        Ok(read == Some(None))
+    }
+
+    /// The hashes of ids of events that were purged, those that are outliers since then included,
+    /// behind `after` in their own order: at most so many, of at most so many looked at. And where
+    /// to go on, if there may be more.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    #[expect(clippy::type_complexity, reason = "a page and where it ends")]
+    fn purged_events(
+        &self,
+        room: RoomNum,
+        after: Option<[u8; 16]>,
+        (at_most, looked_at): (usize, usize),
+    ) -> Result<(Vec<[u8; 16]>, Option<[u8; 16]>), StoreError>
+    where
+        Self: Sized,
+    {
+        let after = after.map(|it| keys::event_by_hash(room, it));
+        let records = self.scan(&keys::events(room), after.as_deref(), looked_at)?;
+        let (mut found, topology) = (Vec::new(), self.topology(room));
+        for (key, value) in &records {
+            let damaged = || StoreError::corrupt("event number", key);
+            let hash = keys::hash_of(key).ok_or_else(damaged)?;
+            let number = unseal(key, value).and_then(number_or_gone).map_err(|_| damaged())?;
+            let purged = match number {
+                None => true,
+                Some(event) => topology.node(EventNum(event))?.is_some_and(|it| it.flags.purged),
+            };
+            if purged {
+                found.push(hash);
+            }
+            if found.len() >= at_most {
+                return Ok((found, Some(hash)));
+            }
+        }
+        let last = records.last().filter(|_| records.len() >= looked_at);
+        let last = last.and_then(|(key, _)| keys::hash_of(key));
+        Ok((found, last))
     }
 
     /// An event's body.
@@ -83,6 +142,14 @@ pub trait View {
     fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
         let key = keys::body(room, event);
         self.read("body", &key, body::decode)?.ok_or_else(|| StoreError::corrupt("body", &key))
+    }
+
+    /// Whether there is a body for an event.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn has_body(&self, room: RoomNum, event: EventNum) -> Result<bool, StoreError> {
+        Ok(self.value(&keys::body(room, event))?.is_some())
     }
 
     /// A page of topology.
@@ -139,6 +206,21 @@ pub trait View {
         let key = keys::state(room, state);
         let facts = self.read("state", &key, record::decode_state_facts)?;
         facts.ok_or_else(|| StoreError::corrupt("state", &key))
+    }
+
+    /// The numbers of a room's states behind `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn state_nums(
+        &self,
+        room: RoomNum,
+        after: Option<StateNum>,
+        limit: usize,
+    ) -> Result<Vec<StateNum>, StoreError> {
+        let after = after.map(|it| keys::state(room, it));
+        let records = self.scan(&keys::states(room), after.as_deref(), limit)?;
+        Ok(records.iter().filter_map(|(key, _)| keys::last_number(key)).map(StateNum).collect())
     }
 
     /// The state that came with an event, if any did.
@@ -261,7 +343,8 @@ pub trait View {
             listed.iter().filter_map(|(key, _)| keys::arrival_of(key)).collect();
         // The others arrived as they are numbered.
         let topology = self.topology(number);
-        let all_listed = room.listed_arrivals >= u64::from(room.next_event.0);
+        let all_listed =
+            room.listed_arrivals.saturating_add(room.purged) >= u64::from(room.next_event.0);
         let from = after.map_or(0, |(arrival, event)| {
             if arrival > i64::from(event.0) { arrival } else { arrival.saturating_add(1) }
         });
@@ -313,9 +396,16 @@ pub trait View {
     }
 }
 
-fn number(bytes: &[u8]) -> Result<u32, Malformed> {
-    bytes.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
+/// A number, or what is left of one that was taken back for good: no bytes at all.
+pub(super) fn number_or_gone(bytes: &[u8]) -> Result<Option<u32>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    bytes.try_into().map(|it| Some(u32::from_be_bytes(it))).map_err(|_| Malformed)
 }
+
+/// Pages that are remembered at most: more than one answer reads, less than a large room has.
+const REMEMBERED_PAGES: usize = 2_048;
 
 /// The nodes of a room's graph. Remembers the pages it has read.
 pub struct Topology<'v, V> {
@@ -336,7 +426,11 @@ impl<V: View> Topology<'_, V> {
         }
         let read = self.view.page(self.room, page)?;
         let node = read.get(event).cloned();
-        self.pages.borrow_mut().insert(page, read);
+        let mut pages = self.pages.borrow_mut();
+        if pages.len() >= REMEMBERED_PAGES {
+            pages.clear();
+        }
+        pages.insert(page, read);
         Ok(node)
     }
 }

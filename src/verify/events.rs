@@ -22,6 +22,7 @@ struct Sums {
     extremities: Vec<EventNum>,
     /// Edges that should be noted as missing.
     missing: u64,
+    purged: u64,
 }
 
 impl Walk<'_> {
@@ -63,12 +64,18 @@ impl Walk<'_> {
         event: EventNum,
         sums: &mut Sums,
     ) -> Result<(), StoreError> {
+        let Some(node) = edit.find_node(event)? else {
+            sums.purged += 1;
+            if self.store.has_body(self.number, event)? {
+                self.fault("", format!("event {} has a body but no node", event.0));
+            }
+            return Ok(());
+        };
         let body = self.store.body(self.number, event)?;
         let event_id = body.event_id.as_str();
         if self.store.event_num(self.number, event_id)? != Some(event) {
             self.fault(event_id, "the id does not lead to the event");
         }
-        let node = edit.node(event)?;
         sums.add(event, &node);
         let pdu = match Pdu::parse(&body.pdu, self.version) {
             Ok(pdu) => pdu,
@@ -177,6 +184,7 @@ impl Walk<'_> {
             ("outliers", room.outliers, sums.outliers),
             ("rejected events", room.rejected, sums.rejected),
             ("soft-failed events", room.soft_failed, sums.soft_failed),
+            ("purged events", room.purged, sums.purged),
             ("listed arrivals", room.listed_arrivals, sums.listed_arrivals),
         ];
         for (what, held, counted) in counters {

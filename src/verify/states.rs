@@ -10,12 +10,22 @@ use crate::{
     store::{EventNum, Room, StateNum, StoreError, View},
 };
 
+/// State records listed at once.
+const AT_ONCE: usize = 1_000;
+
 impl Walk<'_> {
     /// Every state record.
     pub(super) fn states(&mut self, room: &Room) -> Result<(), StoreError> {
-        for state in (0..room.next_state.0).map(StateNum) {
-            let looked = self.state(room, state);
-            self.tolerate(looked)?;
+        // What has a number but no record was purged; that nothing needs it shows below.
+        let mut last = None;
+        loop {
+            let states = self.store.state_nums(self.number, last, AT_ONCE)?;
+            let Some(end) = states.last() else { break };
+            last = Some(*end);
+            for state in states {
+                let looked = self.state(room, state);
+                self.tolerate(looked)?;
+            }
         }
         match room.current_state {
             Some(current) => {

@@ -127,7 +127,9 @@ fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) ->
         };
         match ingest::append(&memory.cx, &event).unwrap() {
             Outcome::Appended { duplicate, .. } => assert_eq!(duplicate, !came.insert(*at)),
-            refused @ Outcome::Refused { .. } => panic!("{}: {refused:?}", room.name),
+            refused @ (Outcome::Purged { .. } | Outcome::Refused { .. }) => {
+                panic!("{}: {refused:?}", room.name)
+            }
         }
     }
     for user_id in &room.header.erased_users {

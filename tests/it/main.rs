@@ -7,9 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod backup;
 mod convergence;
+mod formats;
+mod full_disk;
 mod graph;
 mod leaks;
 mod operations;
+mod purge;
 mod recorded;
 mod support;

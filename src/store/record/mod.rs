@@ -39,6 +39,8 @@ pub struct Room {
     pub rejected: u64,
     /// Soft-failed events among them.
     pub soft_failed: u64,
+    /// Events that came and were purged without a trace but their ids.
+    pub purged: u64,
     /// Accepted events that nothing accepted follows, in ascending order.
     pub forward_extremities: Vec<EventNum>,
     /// The state resolved over the forward extremities, when it is known.
@@ -61,6 +63,7 @@ impl Room {
             outliers: 0,
             rejected: 0,
             soft_failed: 0,
+            purged: 0,
             forward_extremities: Vec::new(),
             current_state: None,
             resolved_from: Vec::new(),
@@ -78,6 +81,7 @@ impl Room {
         out.number(self.outliers);
         out.number(self.rejected);
         out.number(self.soft_failed);
+        out.number(self.purged);
         out.length(self.forward_extremities.len());
         self.forward_extremities.iter().for_each(|it| out.number(it.0.into()));
         out.number(self.current_state.map_or(0, |it| u64::from(it.0) + 1));
@@ -87,6 +91,15 @@ impl Room {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::read(bytes, true)
+    }
+
+    /// As format 1 had it.
+    pub(super) fn decode_1(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::read(bytes, false)
+    }
+
+    fn read(bytes: &[u8], has_purged: bool) -> Result<Self, Malformed> {
         let mut from = Reader(bytes);
         let room = Self {
             room_id: from.text()?.to_owned(),
@@ -98,6 +111,7 @@ impl Room {
             outliers: from.number()?,
             rejected: from.number()?,
             soft_failed: from.number()?,
+            purged: if has_purged { from.number()? } else { 0 },
             forward_extremities: {
                 let count = from.length()?;
                 (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?

@@ -37,19 +37,23 @@ pub struct Flags {
     pub redaction_pending: bool,
     /// An accepted event follows it, directly or through events that were not accepted.
     pub followed: bool,
+    /// A state event that was purged from the graph: it is an outlier from then on, kept for the
+    /// states that hold it, and never placed again.
+    pub purged: bool,
 }
 
 impl Flags {
     fn bits(self) -> u8 {
-        let Self { outlier, rejected, soft_failed, redacted, redaction_pending, followed } = self;
-        [outlier, rejected, soft_failed, redacted, redaction_pending, followed]
+        let Self { outlier, rejected, soft_failed, redacted, redaction_pending, followed, purged } =
+            self;
+        [outlier, rejected, soft_failed, redacted, redaction_pending, followed, purged]
             .into_iter()
             .rev()
             .fold(0, |bits, flag| (bits << 1) | u8::from(flag))
     }
 
     pub(super) const fn of_bits(bits: u8) -> Option<Self> {
-        if bits & !63 != 0 {
+        if bits & !127 != 0 {
             return None;
         }
         Some(Self {
@@ -59,6 +63,7 @@ impl Flags {
             redacted: bits & 8 != 0,
             redaction_pending: bits & 16 != 0,
             followed: bits & 32 != 0,
+            purged: bits & 64 != 0,
         })
     }
 }
@@ -81,6 +86,16 @@ impl Page {
         if let Some(place) = self.0.get_mut(slot) {
             *place = Some(node);
         }
+    }
+
+    pub(in crate::store) fn remove(&mut self, event: EventNum) {
+        if let Some(place) = self.0.get_mut(Self::slot(event)) {
+            *place = None;
+        }
+    }
+
+    pub(in crate::store) fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
     }
 
     fn slot(event: EventNum) -> usize {

@@ -135,6 +135,7 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         forward_extremities,
         backward_extremities,
         event_count,
+        appended_count: _,
         outlier_count,
         rejected_count,
         soft_failed_count,

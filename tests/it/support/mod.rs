@@ -2,10 +2,12 @@
 
 pub(crate) mod answers;
 pub(crate) mod builder;
+pub(crate) mod faults;
 pub(crate) mod federation;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod model;
+pub(crate) mod process;
 pub(crate) mod rooms;
 pub(crate) mod services;
 pub(crate) mod worlds;

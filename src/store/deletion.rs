@@ -1,0 +1,90 @@
+//! Deleting a room. It is gone with one write, which takes its id away from its number; what it
+//! left behind is then removed bit by bit, after a crash too.
+
+use std::sync::{PoisonError, atomic::Ordering};
+
+use super::{RoomNum, Store, StoreError, View, codec::seal, keys};
+
+/// Records removed in one batch.
+const AT_ONCE: usize = 1_000;
+
+impl Store {
+    /// Deletes a room; its id stays taken, so that nothing of it comes back. On disk when this
+    /// returns. Nothing if there is no such room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn delete_room(&self, room_id: &str) -> Result<Option<DeletedRoom>, StoreError> {
+        let Some(lock) = self.room_lock(room_id) else { return Ok(None) };
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(number) = self.room_num(room_id)? else { return Ok(None) };
+        let mut batch = sled::Batch::default();
+        for key in [keys::room_by_name(room_id), keys::deleted_room(number)] {
+            let value = seal(&key, Vec::new());
+            batch.insert(key, value);
+        }
+        batch.remove(keys::room(number));
+        self.noted(self.tree.apply_batch(batch))?;
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        self.flush()?;
+        Ok(Some(DeletedRoom(number)))
+    }
+
+    /// Lets a deleted room come back, as a room that was never here.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn forget_deleted_room(&self, room_id: &str) -> Result<bool, StoreError> {
+        let Some(lock) = self.room_lock(room_id) else { return Ok(false) };
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_deleted = self.is_deleted(room_id)?;
+        if is_deleted {
+            self.noted(self.tree.remove(keys::room_by_name(room_id)))?;
+            self.flush()?;
+        }
+        Ok(is_deleted)
+    }
+
+    /// The rooms that are deleted but have left something behind.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn deleted_rooms(&self) -> Result<Vec<DeletedRoom>, StoreError> {
+        let records = self.scan(&keys::deleted_rooms(), None, usize::MAX)?;
+        let rooms = records.iter().filter_map(|(key, _)| keys::room_of(key));
+        Ok(rooms.map(DeletedRoom).collect())
+    }
+
+    /// Removes some of what a deleted room has left behind; says how many records, none when it is
+    /// all gone.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn remove_deleted(&self, room: DeletedRoom) -> Result<usize, StoreError> {
+        let DeletedRoom(number) = room;
+        for prefix in keys::all_of_room(number) {
+            let records = self.scan(&prefix, None, AT_ONCE)?;
+            if records.is_empty() {
+                continue;
+            }
+            let mut batch = sled::Batch::default();
+            records.iter().for_each(|(key, _)| batch.remove(key.as_slice()));
+            self.noted(self.tree.apply_batch(batch))?;
+            self.flush()?;
+            return Ok(records.len());
+        }
+        self.noted(self.tree.remove(keys::deleted_room(number)))?;
+        self.flush()?;
+        Ok(0)
+    }
+}
+
+/// A room that is deleted, by the number that it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeletedRoom(RoomNum);
+
+impl DeletedRoom {
+    pub(super) fn number(self) -> RoomNum {
+        self.0
+    }
+}

@@ -1,0 +1,57 @@
+//! Versions of the layout. A store of an older format is brought up to this build's when it is
+//! opened: one function a step, and each step one atomic batch.
+
+use sled::Batch;
+
+use super::{
+    Room, Store, StoreError, View,
+    codec::{self, Malformed},
+    keys,
+};
+
+/// The layout that this build reads and writes.
+pub(super) const FORMAT: u32 = 2;
+
+impl Store {
+    /// Reads the store's format, brings an older one up to ours, and refuses a newer one.
+    pub(super) fn check_format(&self) -> Result<(), StoreError> {
+        let Some(mut format) = self.read("format", &keys::format(), number)? else {
+            return self.put_format(FORMAT, Batch::default());
+        };
+        while format < FORMAT {
+            let changes = match format {
+                1 => self.step_1_to_2()?,
+                _ => return Err(StoreError::corrupt("format", &keys::format())),
+            };
+            format += 1;
+            self.put_format(format, changes)?;
+            tracing::info!(format, "the store was brought up to a newer format");
+        }
+        match format {
+            FORMAT => Ok(()),
+            found => Err(StoreError::NewerFormat { found, known: FORMAT }),
+        }
+    }
+
+    fn put_format(&self, format: u32, mut changes: Batch) -> Result<(), StoreError> {
+        let value = codec::seal(&keys::format(), format.to_be_bytes().to_vec());
+        changes.insert(keys::format(), value);
+        self.noted(self.tree.apply_batch(changes))?;
+        self.flush()
+    }
+
+    /// Rooms got a count of what was purged; nothing was, before.
+    fn step_1_to_2(&self) -> Result<Batch, StoreError> {
+        let mut changes = Batch::default();
+        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
+            let Some(room) = self.read("room", &key, Room::decode_1)? else { continue };
+            let value = codec::seal(&key, room.encode());
+            changes.insert(key, value);
+        }
+        Ok(changes)
+    }
+}
+
+fn number(bytes: &[u8]) -> Result<u32, Malformed> {
+    bytes.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
+}

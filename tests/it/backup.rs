@@ -1,0 +1,88 @@
+//! A backup made while events come in, restored: the same rooms, event by event and state by state,
+//! and what was purged stays away there too.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use crate::support::{
+    process::{self, Process},
+    rooms::{self, RecordedRoom},
+};
+
+fn file(room: &RecordedRoom) -> String {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
+    tests.join(&room.name).join("room.ndjson").to_str().unwrap().to_owned()
+}
+
+fn export(service: &Process, room: &RecordedRoom) -> String {
+    process::stdout(service.command(&["export", &room.header.room_id]))
+}
+
+#[test]
+fn a_backup_under_load_restores_the_same_rooms() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let all = rooms::bundled();
+    let (settled, coming) = all.split_at(all.len() / 2);
+    let service = Process::start(Path::new(&path("first")), &["--reserved-mib", "0"]);
+    for room in settled {
+        process::stdout(service.command(&["import", &file(room)]));
+    }
+    let purged = settled.iter().find(|it| it.name == "forks-v2").unwrap();
+    let middle = &purged.lines[purged.lines.len() / 2].event_id;
+    let said = process::stdout(service.command(&["purge", &purged.header.room_id, middle]));
+    assert!(!said.starts_with("0 events"), "{said}");
+
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for room in coming.iter().cycle() {
+                process::stdout(service.command(&["import", &file(room)]));
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        process::stdout(service.command(&["backup", &path("backup")]));
+        done.store(true, Ordering::Relaxed);
+    });
+    process::stdout(process::run(["verify", "--backup", &path("backup")]));
+    process::stdout(process::run(["restore", &path("backup"), "--data-dir", &path("second")]));
+    let verified = process::stdout(process::run(["verify", "--data-dir", &path("second")]));
+    assert!(verified.ends_with(" 0 faults\n"), "{verified}");
+
+    let restored = Process::start(Path::new(&path("second")), &["--reserved-mib", "0"]);
+    for room in settled {
+        let expected = export(&service, room);
+        assert!(export(&restored, room) == expected, "{}", room.name);
+        for line in expected.lines().skip(1).step_by(5) {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let event_id = line["event_id"].as_str().unwrap();
+            let state = |it: &Process| {
+                let output = it.command(&["state", &room.header.room_id, event_id]);
+                (output.status.code(), output.stdout)
+            };
+            assert_eq!(state(&restored), state(&service), "{} {event_id}", room.name);
+        }
+    }
+    // Rooms that were being written are what they were at one moment.
+    let manifest = fs::read_to_string(dir.path().join("backup/manifest.ndjson")).unwrap();
+    let entries = manifest.lines().map(|it| serde_json::from_str::<serde_json::Value>(it).unwrap());
+    for entry in entries.filter(|it| it.get("room").is_some()) {
+        let backed_up = dir.path().join("backup").join(entry["room"]["file"].as_str().unwrap());
+        let room_id = entry["room"]["room_id"].as_str().unwrap();
+        let exported = process::stdout(restored.command(&["export", room_id]));
+        assert!(exported == fs::read_to_string(backed_up).unwrap(), "{room_id}");
+    }
+    let said = process::stdout(restored.command(&["import", &file(purged)]));
+    assert!(said.contains("stay away"), "{said}");
+    assert!(export(&restored, purged) == export(&service, purged));
+    for service in [service, restored] {
+        let (code, log) = service.stop();
+        assert_eq!(code, Some(0), "{log}");
+    }
+}

@@ -1,0 +1,38 @@
+//! Stores that older builds wrote open here: `tests/stores/format-N` holds one of each.
+
+use std::{fs, path::Path};
+
+use backscroll::{
+    context::Context,
+    query,
+    store::{Options, Store},
+};
+
+use crate::support::{faults, rooms};
+
+/// The rooms that each of them was given.
+const ROOMS: [&str; 3] = ["gap-v10-seen-by-hs2", "erased-v10", "forks-v2"];
+
+#[test]
+fn a_store_of_format_1_is_brought_up_and_holds_what_it_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let graph = dir.path().join("graph");
+    fs::create_dir(&graph).unwrap();
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/format-1");
+    fs::copy(kept.join("conf"), graph.join("conf")).unwrap();
+    let packed = fs::File::open(kept.join("db.zst")).unwrap();
+    fs::write(graph.join("db"), zstd::decode_all(packed).unwrap()).unwrap();
+
+    // The second time there is nothing left to bring up.
+    for _ in 0..2 {
+        let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
+        assert_eq!(faults::of(&cx.store), []);
+        assert_eq!(cx.store.rooms(None, 9).unwrap().len(), ROOMS.len());
+        for room in rooms::bundled().iter().filter(|it| ROOMS.contains(&it.name.as_str())) {
+            let held = query::list_events(&cx, (&room.header.room_id, 0), (1_000, "")).unwrap();
+            let ids: Vec<&str> = held.events.iter().map(|it| it.event_id.as_str()).collect();
+            let expected: Vec<&str> = room.lines.iter().map(|it| it.event_id.as_str()).collect();
+            assert_eq!(ids, expected, "{}", room.name);
+        }
+    }
+}

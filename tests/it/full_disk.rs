@@ -1,0 +1,195 @@
+//! A volume of 64 MiB that an import fills up: the refusal, the reads that go on, health, the
+//! restart on a volume without a free byte, the recovery; and nothing that was acknowledged is
+//! lost. Needs to be allowed to mount a tmpfs; says so where it is not.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use backscroll::{
+    pdu::RoomVersion,
+    proto::v1::{
+        self as pb, append_events_response::Outcome, history_service_client::HistoryServiceClient,
+        ingest_service_client::IngestServiceClient,
+    },
+};
+use sha2::{Digest as _, Sha256};
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt as _;
+
+use crate::support::{
+    builder::{Event, Room},
+    process::{self, Process},
+};
+
+/// What an operator's other files take of the volume, and give back.
+const BALLAST_BYTES: usize = 16 << 20;
+/// About so much of each event does not compress.
+const EVENT_BYTES: usize = 48 << 10;
+const ENOUGH_EVENTS: u32 = 2_000;
+const FLAGS: [&str; 4] = ["--reserved-mib", "12", "--cache-mib", "16"];
+
+/// A mounted tmpfs, unmounted when dropped.
+struct Volume(tempfile::TempDir);
+
+impl Volume {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(dir.path());
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|it| it.success());
+        mounted.then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+/// Text that does not compress, told by its number.
+fn noise(number: u32) -> String {
+    let mut hash = Sha256::digest(number.to_be_bytes());
+    let mut text = String::with_capacity(EVENT_BYTES);
+    while text.len() < EVENT_BYTES {
+        text.extend(hash.iter().map(|it| char::from(b'!' + 1 + it % 57)));
+        hash = Sha256::digest(hash);
+    }
+    text
+}
+
+struct Clients {
+    history: HistoryServiceClient<Channel>,
+    ingest: IngestServiceClient<Channel>,
+    health: HealthClient<Channel>,
+}
+
+impl Clients {
+    async fn connect(service: &Process) -> Self {
+        let channel = Channel::from_shared(service.url.clone()).unwrap().connect().await.unwrap();
+        Self {
+            history: HistoryServiceClient::new(channel.clone()),
+            ingest: IngestServiceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
+        }
+    }
+
+    async fn append(&mut self, room: &Room, event: &Event) -> Result<(), tonic::Status> {
+        let request = pb::AppendEventsRequest {
+            room_id: room.room_id.clone(),
+            room_version: room.version.as_str().to_owned(),
+            pdu: event.pdu.clone().into(),
+            ..pb::AppendEventsRequest::default()
+        };
+        let requests = tokio_stream::once(request);
+        let mut answers = self.ingest.append_events(requests).await?.into_inner();
+        let answer = answers.message().await?.unwrap();
+        assert!(matches!(answer.outcome, Some(Outcome::Appended(_))), "{answer:?}");
+        Ok(())
+    }
+
+    async fn health(&mut self, service: &str) -> ServingStatus {
+        let service = format!("backscroll.history.v1.{service}");
+        self.health.check(HealthCheckRequest { service }).await.unwrap().into_inner().status()
+    }
+
+    /// Waits for a status, as an orchestrator does: by asking again.
+    async fn wait_for(&mut self, service: &str, status: ServingStatus) {
+        let wait = async {
+            while self.health(service).await != status {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
+    }
+
+    async fn held(&mut self, room: &Room, event_ids: &[String]) -> usize {
+        let mut held = 0;
+        for some in event_ids.chunks(16) {
+            let request = pb::BatchGetEventsRequest {
+                room_id: room.room_id.clone(),
+                event_ids: some.to_vec(),
+            };
+            held += self.history.batch_get_events(request).await.unwrap().into_inner().events.len();
+        }
+        held
+    }
+}
+
+#[tokio::test]
+async fn a_full_volume_refuses_events_and_loses_none() {
+    let Some(volume) = Volume::mount() else {
+        println!("skipped: a tmpfs cannot be mounted here");
+        return;
+    };
+    let data_dir = volume.path().join("data");
+    let ballast = volume.path().join("ballast");
+    fs::write(&ballast, vec![1; BALLAST_BYTES]).unwrap();
+    let service = Process::start(&data_dir, &FLAGS);
+    let mut clients = Clients::connect(&service).await;
+    let user = "@alice:one.example";
+    let (room, create) = Room::new(RoomVersion::V10, user);
+    clients.append(&room, &create).await.unwrap();
+
+    // The import that fills it up.
+    let (mut last, mut acknowledged) = (create, Vec::new());
+    let refusal = loop {
+        let number = u32::try_from(acknowledged.len()).unwrap();
+        assert!(number < ENOUGH_EVENTS, "the volume does not fill up");
+        let next = room.message(user, &noise(number)).after([&last]).finish();
+        match clients.append(&room, &next).await {
+            Ok(()) => acknowledged.push(next.event_id.clone()),
+            Err(status) => break status,
+        }
+        last = next;
+    };
+    assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
+    assert_eq!(refusal.get_details_error_info().unwrap().reason, "DISK_FULL");
+    assert!(refusal.message().contains("kept free"), "{}", refusal.message());
+
+    // Reads go on; only the ingest service is out of service.
+    clients.wait_for("IngestService", ServingStatus::NotServing).await;
+    assert_eq!(clients.health("HistoryService").await, ServingStatus::Serving);
+    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+
+    // Stopped and started again as it is, it opens, since space was kept for that.
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let service = Process::start(&data_dir, &FLAGS);
+    let mut clients = Clients::connect(&service).await;
+    clients.wait_for("IngestService", ServingStatus::NotServing).await;
+    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+
+    // Others take the very last byte: reads still go on.
+    let filler = volume.path().join("filler");
+    let filled = fs::write(&filler, vec![2; 64 << 20]);
+    assert!(filled.is_err(), "the volume is full");
+    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+    assert!(clients.append(&room, &last).await.is_err());
+
+    // With space back, it goes on by itself.
+    fs::remove_file(&filler).unwrap();
+    fs::remove_file(&ballast).unwrap();
+    clients.wait_for("IngestService", ServingStatus::Serving).await;
+    clients.append(&room, &last).await.unwrap();
+    acknowledged.push(last.event_id.clone());
+    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+    println!("{} events of {EVENT_BYTES} bytes acknowledged, 0 lost", acknowledged.len());
+
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let data_dir = data_dir.to_str().unwrap();
+    let verified = process::stdout(process::run(["verify", "--data-dir", data_dir]));
+    assert!(verified.ends_with(" 0 faults\n"), "{verified}");
+}

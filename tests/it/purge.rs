@@ -1,0 +1,188 @@
+//! What was purged is gone and stays away, and nothing else changes: on random rooms, with
+//! everything delivered again afterwards. And the deletion of whole rooms.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
+
+use backscroll::{
+    ingest::{self, Outcome, Purged},
+    pdu::RoomVersion,
+    query::{self, Asker, Backfill, QueryError},
+    store::View as _,
+    visibility::Form,
+};
+use proptest::{
+    prelude::{Strategy, any, prop_assert, prop_assert_eq},
+    sample::Index,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+
+use crate::support::{
+    answers::{self, Question, State, Summary},
+    faults,
+    memory::Memory,
+    model::HOME,
+    worlds::{self, SERVERS, Step, World},
+};
+
+const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V10, RoomVersion::V12];
+const CASES: u32 = 16;
+const STEPS: usize = 24;
+
+/// What everybody may see of a room, and what is known of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Picture {
+    /// For each server and event, the form and the bytes.
+    served: BTreeMap<(String, String), (Form, Vec<u8>)>,
+    states: BTreeMap<String, State>,
+    summary: Summary,
+}
+
+fn deliver(memory: &Memory, world: &World) -> Vec<Outcome> {
+    let events = world.deliveries.iter().map(|it| it.new_event(&world.room));
+    events.map(|it| ingest::append(&memory.cx, &it).unwrap()).collect()
+}
+
+fn picture(memory: &Memory, world: &World) -> Picture {
+    let ids: Vec<String> = world.deliveries.iter().map(|it| it.event.event_id.clone()).collect();
+    let room_id = &world.room.room_id;
+    let mut served = BTreeMap::new();
+    let sister = [(Asker::Sister, "")];
+    let servers = SERVERS.map(|origin| {
+        let asker = Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() };
+        (asker, origin)
+    });
+    for (asker, origin) in sister.into_iter().chain(servers) {
+        for event_id in &ids {
+            let question = Question::Backfill(Backfill {
+                room_id: room_id.clone(),
+                asker: asker.clone(),
+                event_ids: vec![event_id.clone()],
+                limit: Some(100),
+            });
+            let answer = question.ask(&memory.cx).ok();
+            for (event_id, form, pdu) in answer.into_iter().flat_map(|it| it.events) {
+                served.insert((origin.to_owned(), event_id), (form, pdu));
+            }
+        }
+    }
+    let placed: BTreeSet<&String> = served.keys().map(|(_, event_id)| event_id).collect();
+    let state = |it: &&String| ((*it).clone(), answers::state(&memory.cx, room_id, it));
+    let states = placed.iter().map(state).collect();
+    Picture { served, states, summary: answers::summary(&memory.cx, room_id) }
+}
+
+fn purge(memory: &Memory, world: &World, event_id: &str) -> Purged {
+    let at = (world.room.room_id.as_str(), event_id);
+    ingest::purge_history(&memory.cx.store, at, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCaseError> {
+    let world = World::new(version, steps);
+    let memory = Memory::new();
+    deliver(&memory, &world);
+    prop_assert_eq!(faults::of(&memory.cx.store), []);
+    let placed: Vec<_> = world.deliveries.iter().filter(|it| !it.verdict.outlier).collect();
+    let chosen = &pick.get(&placed).event;
+    let before = picture(&memory, &world);
+
+    let progress = purge(&memory, &world, &chosen.event_id);
+    prop_assert_eq!(progress.removed + progress.made_outliers, progress.to_purge);
+    prop_assert!(progress.done);
+    prop_assert_eq!(faults::of(&memory.cx.store), []);
+    let after = picture(&memory, &world);
+    let list = query::list_purged_events(&memory.cx, &world.room.room_id, (0, "")).unwrap();
+    // Targets of redactions that never came may stay away with them.
+    prop_assert!(list.event_id_hashes.len() >= usize::try_from(progress.to_purge).unwrap());
+
+    let extremities = &before.summary.forward_extremities;
+    prop_assert_eq!(&after.summary.forward_extremities, extremities);
+    prop_assert_eq!(after.summary.state_count, before.summary.state_count);
+    for (of, (form, pdu)) in &after.served {
+        let (form_before, pdu_before) = &before.served[of];
+        // An event whose state before is gone may be hidden; one whose redaction is gone is kept
+        // in its redacted form, to its own service too. Nobody sees more.
+        let is_hidden = *form == Form::Redacted || of.0.is_empty();
+        prop_assert!(pdu == pdu_before || is_hidden, "{:?}", of);
+        prop_assert!(pdu.len() <= pdu_before.len(), "{:?}", of);
+        prop_assert!(form == form_before || pdu == pdu_before || *form == Form::Redacted);
+    }
+    for (event_id, state) in &after.states {
+        prop_assert_eq!(state, &before.states[event_id], "state after {}", event_id);
+    }
+    // What the event follows is gone, whatever depth it claims.
+    let mut behind: Vec<&str> = prev_events(&world, &chosen.event_id);
+    let mut seen = BTreeSet::new();
+    while let Some(event_id) = behind.pop() {
+        if seen.insert(event_id) && !extremities.contains(event_id) {
+            prop_assert!(!after.states.contains_key(event_id), "{} is still here", event_id);
+            behind.extend(prev_events(&world, event_id));
+        }
+    }
+
+    for (outcome, delivery) in deliver(&memory, &world).iter().zip(&world.deliveries) {
+        let came_back = match outcome {
+            Outcome::Appended { duplicate, .. } => !duplicate,
+            Outcome::Purged { .. } => false,
+            Outcome::Refused { .. } => true,
+        };
+        prop_assert!(!came_back, "{} came back", delivery.event.event_id);
+    }
+    prop_assert_eq!(picture(&memory, &world), after);
+    prop_assert_eq!(faults::of(&memory.cx.store), []);
+    prop_assert_eq!(purge(&memory, &world, &chosen.event_id).to_purge, 0);
+    Ok(())
+}
+
+fn prev_events<'w>(world: &'w World, event_id: &str) -> Vec<&'w str> {
+    let placed = world.deliveries.iter().filter(|it| !it.verdict.outlier);
+    let by_id: BTreeMap<&str, &str> =
+        placed.map(|it| (it.event.event_id.as_str(), it.event.pdu.as_str())).collect();
+    let Some(pdu) = by_id.get(event_id) else { return Vec::new() };
+    let version = world.room.version;
+    let pdu = backscroll::pdu::Pdu::parse(pdu.as_bytes(), version).unwrap();
+    let prev = pdu.prev_events().iter().map(|it| it.as_str().to_owned());
+    prev.filter_map(|it| by_id.get_key_value(it.as_str()).map(|it| *it.0)).collect()
+}
+
+#[test]
+fn what_was_purged_is_gone_and_stays_away() {
+    for version in VERSIONS {
+        let config = Config {
+            cases: CASES,
+            max_shrink_iters: 600,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let strategy = (worlds::history(STEPS), any::<Index>()).prop_map(|it| (it.0.0, it.1));
+        TestRunner::new(config).run(&strategy, |(steps, pick)| run(version, &steps, pick)).unwrap();
+    }
+}
+
+#[test]
+fn a_deleted_room_stays_away_until_it_may_return() {
+    let memory = Memory::new();
+    let world = World::new(RoomVersion::V10, &[]);
+    let room_id = &world.room.room_id;
+    let store = &memory.cx.store;
+    deliver(&memory, &world);
+    let before = picture(&memory, &world);
+
+    let deleted = store.delete_room(room_id).unwrap().unwrap();
+    assert!(matches!(query::get_room(&memory.cx, room_id), Err(QueryError::RoomUnknown(_))));
+    let purged = |it: &Outcome| matches!(it, Outcome::Purged { .. });
+    assert!(deliver(&memory, &world).iter().all(purged));
+    while store.remove_deleted(deleted).unwrap() > 0 {}
+    assert_eq!(store.deleted_rooms().unwrap(), []);
+    assert!(deliver(&memory, &world).iter().all(purged));
+    assert_eq!(store.delete_room(room_id).unwrap(), None);
+    assert_eq!(store.rooms(None, 9).unwrap(), []);
+
+    assert!(store.forget_deleted_room(room_id).unwrap());
+    deliver(&memory, &world);
+    assert_eq!(picture(&memory, &world), before);
+    assert_eq!(faults::of(&memory.cx.store), []);
+    assert!(!store.is_deleted(room_id).unwrap());
+}
