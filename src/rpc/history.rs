@@ -1,14 +1,15 @@
 //! The door of `HistoryService`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tonic::{Request, Response, Status};
 
-use super::{blocking, status, wire};
+use super::{blocking, observe, status, wire};
 use crate::{
     context::Context,
     proto::v1::{self as pb, history_service_server::HistoryService},
-    query::{self, QueryError},
+    query::{self, Asker, Page, QueryError},
+    slowest::SlowWalk,
 };
 
 /// Answers `HistoryService`.
@@ -30,8 +31,49 @@ impl HistoryDoor {
         encode: impl FnOnce(T) -> R,
     ) -> Result<Response<R>, Status> {
         let cx = Arc::clone(&self.cx);
-        let answer = blocking(move || query::steadily(&cx, question)).await?;
+        let ask = move || query::steadily(&cx, question);
+        let answer = blocking(&self.cx.metrics, ask).await?;
         answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
+    }
+
+    /// Asks a question of another server, and takes note of what came of it.
+    async fn walk(
+        &self,
+        asked: Asked,
+        question: impl Fn(&Context) -> Result<Page, QueryError> + Send + 'static,
+    ) -> Result<Page, Status> {
+        let Asked { question: name, room_id, origin } = asked;
+        observe::asked(origin.as_deref(), &room_id);
+        let started = Instant::now();
+        let cx = Arc::clone(&self.cx);
+        let ask = move || query::steadily(&cx, question);
+        let answer = blocking(&self.cx.metrics, ask).await?;
+        let took = started.elapsed();
+        if let Err(QueryError::NotAllowed(refusal)) = &answer {
+            self.cx.metrics.question_refused(wire::access_refusal_name(*refusal));
+        }
+        let page = answer.map_err(status::of_query)?;
+        observe::Walked { question: name, page: &page }.note(&self.cx.metrics);
+        let visited = page.visited;
+        self.cx.slowest.note(SlowWalk { room_id, question: name, origin, visited, took });
+        Ok(page)
+    }
+}
+
+/// Who asks what about which room.
+struct Asked {
+    question: &'static str,
+    room_id: String,
+    origin: Option<String>,
+}
+
+impl Asked {
+    fn new(question: &'static str, room_id: &str, asker: &Asker) -> Self {
+        let origin = match asker {
+            Asker::Sister => None,
+            Asker::Server { origin, .. } => Some(origin.clone()),
+        };
+        Self { question, room_id: room_id.to_owned(), origin }
     }
 }
 
@@ -42,7 +84,9 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
         let question = wire::backfill(request.into_inner())?;
-        self.ask(move |cx| query::backfill(cx, &question), wire::backfill_response).await
+        let asked = Asked::new("backfill", &question.room_id, &question.asker);
+        let page = self.walk(asked, move |cx| query::backfill(cx, &question)).await?;
+        Ok(Response::new(wire::backfill_response(page)))
     }
 
     async fn get_missing_events(
@@ -50,8 +94,9 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
         let question = wire::missing_events(request.into_inner())?;
-        let ask = move |cx: &Context| query::get_missing_events(cx, &question);
-        self.ask(ask, wire::missing_events_response).await
+        let asked = Asked::new("get_missing_events", &question.room_id, &question.asker);
+        let page = self.walk(asked, move |cx| query::get_missing_events(cx, &question)).await?;
+        Ok(Response::new(wire::missing_events_response(page)))
     }
 
     async fn batch_get_events(

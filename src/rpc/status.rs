@@ -69,6 +69,13 @@ pub(super) fn stopping() -> Status {
     with_reason(Code::Unavailable, "STOPPING", text)
 }
 
+/// Of calls that come before the store is open.
+#[must_use]
+pub fn opening() -> Status {
+    let text = "the service is opening its store; ask again in a moment";
+    with_reason(Code::Unavailable, "OPENING", text)
+}
+
 pub(super) fn internal() -> Status {
     with_reason(Code::Internal, "INTERNAL", "the request failed; the service's log says why")
 }
