@@ -11,6 +11,7 @@ mod keys;
 mod purge;
 mod status;
 mod wire;
+mod work;
 
 use tonic::Status;
 use tracing::{Span, error};

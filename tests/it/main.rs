@@ -9,6 +9,7 @@
 
 mod backup;
 mod convergence;
+mod deadlines;
 mod formats;
 mod full_disk;
 mod leaks;
