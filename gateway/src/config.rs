@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use axum::http::{Uri, uri::Scheme};
 use clap::{Parser, ValueEnum};
 
-use crate::{clock::Clock, keys::PinnedKeys, server::Options, server_name::ServerName};
+use crate::{
+    clock::Clock, keys::PinnedKeys, limits::LimitOptions, server::Options, server_name::ServerName,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +65,8 @@ pub struct Config {
     #[arg(long, env = "BACKSCROLL_GATEWAY_PINNED_KEYS", value_name = "FILE")]
     pub pinned_keys: Option<PathBuf>,
 
-    /// How long the history service may take for an answer; peers give up after 60
+    /// How long an answer may take once the request has come whole, waiting included; peers give up
+    /// after 60
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_REQUEST_TIMEOUT",
@@ -72,6 +75,10 @@ pub struct Config {
         value_parser = seconds
     )]
     pub request_timeout: Duration,
+
+    /// How much at once, and for whom
+    #[command(flatten)]
+    pub limits: LimitOptions,
 
     /// How long to go on accepting after a signal, while /readyz says 503
     #[arg(
@@ -144,6 +151,7 @@ impl Config {
             keys,
             clock,
             request_timeout: self.request_timeout,
+            limits: self.limits,
             shutdown_notice: self.shutdown_notice,
             drain_timeout: self.drain_timeout,
             ..Options::new(self.server_name, self.history)
@@ -162,7 +170,7 @@ fn history_url(text: &str) -> Result<Uri, String> {
     Ok(url)
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>().map(Duration::try_from_secs_f64) {
         // Longer than a day is a mistake, and may not fit a timer.
         Ok(Ok(duration)) if duration <= Duration::from_hours(24) => Ok(duration),

@@ -16,6 +16,7 @@ mod errors;
 mod health;
 mod http;
 mod keys;
+mod limits;
 mod stopping;
 mod x_matrix;
 

@@ -1,9 +1,12 @@
 //! The history service, as a client sees it. Every call has a deadline, which the service is
 //! told; the connection is made when it is first needed, and again when it breaks.
 
-use std::time::Duration;
+mod single_flight;
 
-use tokio::time;
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use tokio::time::{self, Instant};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Uri},
@@ -12,6 +15,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use self::single_flight::SingleFlight;
 use crate::proto::v1::{
     BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
     history_service_client::HistoryServiceClient,
@@ -33,16 +37,20 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The client.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct History {
     history: HistoryServiceClient<Channel>,
     health: HealthClient<Channel>,
-    request_timeout: Duration,
+    backfills: SingleFlight<Answer<BackfillResponse>>,
+    missing_events: SingleFlight<Answer<GetMissingEventsResponse>>,
 }
+
+/// What everybody who asked the same is given.
+type Answer<A> = Result<Arc<A>, Status>;
 
 impl History {
     /// Connects to nothing yet.
-    pub(crate) fn new(address: Uri, request_timeout: Duration) -> Self {
+    pub(crate) fn new(address: Uri) -> Self {
         let channel = Endpoint::from(address)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -53,32 +61,34 @@ impl History {
             history: HistoryServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_ANSWER_BYTES),
             health: HealthClient::new(channel),
-            request_timeout,
+            backfills: SingleFlight::default(),
+            missing_events: SingleFlight::default(),
         }
     }
 
     pub(crate) async fn backfill(
         &self,
         request: BackfillRequest,
-    ) -> Result<BackfillResponse, Status> {
+        deadline: Instant,
+    ) -> Answer<BackfillResponse> {
         let mut history = self.history.clone();
-        within(
-            self.request_timeout,
-            request,
-            |request| async move { history.backfill(request).await },
-        )
-        .await
+        let key = request.encode_to_vec();
+        let call =
+            move || within(deadline, request, |it| async move { history.backfill(it).await });
+        self.backfills.run(key, call).await
     }
 
     pub(crate) async fn get_missing_events(
         &self,
         request: GetMissingEventsRequest,
-    ) -> Result<GetMissingEventsResponse, Status> {
+        deadline: Instant,
+    ) -> Answer<GetMissingEventsResponse> {
         let mut history = self.history.clone();
-        within(self.request_timeout, request, |request| async move {
-            history.get_missing_events(request).await
-        })
-        .await
+        let key = request.encode_to_vec();
+        let call = move || {
+            within(deadline, request, |it| async move { history.get_missing_events(it).await })
+        };
+        self.missing_events.run(key, call).await
     }
 
     /// Whether the service says of itself that it answers.
@@ -86,25 +96,29 @@ impl History {
         let mut health = self.health.clone();
         let request = HealthCheckRequest { service: HISTORY_SERVICE.to_owned() };
         let answer =
-            within(HEALTH_TIMEOUT, request, |request| async move { health.check(request).await })
-                .await;
+            within(
+                Instant::now() + HEALTH_TIMEOUT,
+                request,
+                |it| async move { health.check(it).await },
+            )
+            .await;
         answer.is_ok_and(|answer| answer.status() == ServingStatus::Serving)
     }
 }
 
 /// Calls with a deadline that both ends keep: the service may be too far gone to keep it.
 async fn within<Q, A, F>(
-    deadline: Duration,
+    deadline: Instant,
     message: Q,
     call: impl FnOnce(Request<Q>) -> F,
-) -> Result<A, Status>
+) -> Answer<A>
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
     let mut request = Request::new(message);
-    request.set_timeout(deadline);
-    match time::timeout(deadline, call(request)).await {
-        Ok(answer) => answer.map(Response::into_inner),
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    match time::timeout_at(deadline, call(request)).await {
+        Ok(answer) => answer.map(|it| Arc::new(it.into_inner())),
         Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),
     }
 }
