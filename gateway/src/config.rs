@@ -3,11 +3,12 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use axum::http::{Uri, uri::Scheme};
+use axum::http::Uri;
 use clap::{Parser, ValueEnum};
 
 use crate::{
-    clock::Clock, keys::PinnedKeys, limits::LimitOptions, server::Options, server_name::ServerName,
+    clock::Clock, history::HistoryFlags, keys::PinnedKeys, limits::LimitOptions, server::Options,
+    server_name::ServerName,
 };
 
 const EXAMPLES: &str = "\
@@ -47,9 +48,9 @@ pub struct Config {
     #[arg(long, env = "BACKSCROLL_GATEWAY_SERVER_NAME", value_name = "NAME")]
     pub server_name: ServerName,
 
-    /// Where the history service is: http://HOST:PORT
-    #[arg(long, env = "BACKSCROLL_GATEWAY_HISTORY", value_name = "URL", value_parser = history_url)]
-    pub history: Uri,
+    /// Where the history services are, and how we show them who we are
+    #[command(flatten)]
+    pub history: HistoryFlags,
 
     /// Where to listen, plain HTTP/1.1: put a proxy that speaks TLS before it
     #[arg(
@@ -154,20 +155,10 @@ impl Config {
             limits: self.limits,
             shutdown_notice: self.shutdown_notice,
             drain_timeout: self.drain_timeout,
-            ..Options::new(self.server_name, self.history)
+            history: self.history.into_options()?,
+            ..Options::new(self.server_name, Uri::default())
         })
     }
-}
-
-fn history_url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    if url.scheme() != Some(&Scheme::HTTP) || url.host().is_none_or(str::is_empty) {
-        return Err("expected http://HOST:PORT".to_owned());
-    }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        return Err("expected http://HOST:PORT, without a path".to_owned());
-    }
-    Ok(url)
 }
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
@@ -201,11 +192,16 @@ mod tests {
 
     #[test]
     fn the_history_service_is_a_plain_address() {
-        for good in ["http://127.0.0.1:8470", "http://history:8470/", "http://[::1]:8470"] {
+        for good in [
+            "http://127.0.0.1:8470",
+            "http://history:8470/",
+            "http://[::1]:8470",
+            "https://history",
+        ] {
             assert!(read(&["--history", good]).is_ok(), "{good}");
         }
         for bad in
-            ["history:8470", "https://history", "http://", "/x", "", "http://h/x", "http://h?x"]
+            ["history:8470", "ftp://history", "http://", "/x", "", "http://h/x", "http://h?x"]
         {
             assert!(read(&["--history", bad]).is_err(), "{bad}");
         }

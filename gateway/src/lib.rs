@@ -35,7 +35,7 @@ mod routes;
 mod answer;
 mod body;
 mod error;
-mod history;
+pub mod history;
 pub mod limits;
 mod x_matrix;
 

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     context::Context,
-    history::History,
+    history::{History, HistoryOptions},
     keys::PinnedKeys,
     limits::{LimitOptions, Limits, Peer},
     router::router,
@@ -49,8 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Our own name: the destination of every request, the origin of every answer.
     pub server_name: ServerName,
-    /// Where the history service is: `http://host:port`.
-    pub history: Uri,
+    /// Where the history services are, and how we show them who we are.
+    pub history: HistoryOptions,
     /// Who can be authenticated.
     pub keys: PinnedKeys,
     /// The time.
@@ -71,7 +71,7 @@ impl Options {
     pub fn new(server_name: ServerName, history: Uri) -> Self {
         Self {
             server_name,
-            history,
+            history: history.into(),
             keys: PinnedKeys::default(),
             clock: Clock::system(),
             request_timeout: Duration::from_secs(30),

@@ -1,21 +1,18 @@
-//! The history service, as a client sees it. Every call has a deadline, which the service is
-//! told; the connection is made when it is first needed, and again when it breaks.
+//! The history service, as a client sees it: one or several. Every call has a deadline, which the
+//! service is told; connections are made when they are first needed, and again when they break.
 
+mod options;
+mod pool;
 mod single_flight;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use prost::Message;
 use tokio::time::{self, Instant};
-use tonic::{
-    Request, Response, Status,
-    transport::{Channel, Endpoint, Uri},
-};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
-use self::single_flight::SingleFlight;
+pub use self::options::{HistoryFlags, HistoryOptions};
+use self::{pool::Pool, single_flight::SingleFlight};
 use crate::proto::v1::{
     BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
     history_service_client::HistoryServiceClient,
@@ -29,18 +26,10 @@ const MAX_PDU_BYTES: usize = 65_536;
 const SLACK_BYTES: usize = 2 * 1024 * 1024;
 const MAX_ANSWER_BYTES: usize = MAX_PDUS * MAX_PDU_BYTES + SLACK_BYTES;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that has lost its other end is noticed after the sum of the two.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Shorter than a prober's patience.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The client.
 #[derive(Debug)]
 pub(crate) struct History {
-    history: HistoryServiceClient<Channel>,
-    health: HealthClient<Channel>,
+    services: Services,
     backfills: SingleFlight<Answer<BackfillResponse>>,
     missing_events: SingleFlight<Answer<GetMissingEventsResponse>>,
 }
@@ -48,19 +37,23 @@ pub(crate) struct History {
 /// What everybody who asked the same is given.
 type Answer<A> = Result<Arc<A>, Status>;
 
+#[derive(Clone, Debug)]
+struct Services {
+    pool: Arc<Pool>,
+    options: HistoryOptions,
+}
+
 impl History {
-    /// Connects to nothing yet.
-    pub(crate) fn new(address: Uri) -> Self {
-        let channel = Endpoint::from(address)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .tcp_nodelay(true)
-            .connect_lazy();
+    /// Connects to nothing yet. Needs a runtime.
+    pub(crate) fn new(options: HistoryOptions) -> Self {
+        if let Some(tls) = &options.tls {
+            tls.watch();
+        }
+        if let Some(token) = &options.token {
+            token.watch();
+        }
         Self {
-            history: HistoryServiceClient::new(channel.clone())
-                .max_decoding_message_size(MAX_ANSWER_BYTES),
-            health: HealthClient::new(channel),
+            services: Services { pool: Pool::start(options.clone()), options },
             backfills: SingleFlight::default(),
             missing_events: SingleFlight::default(),
         }
@@ -71,11 +64,11 @@ impl History {
         request: BackfillRequest,
         deadline: Instant,
     ) -> Answer<BackfillResponse> {
-        let mut history = self.history.clone();
+        let services = self.services.clone();
+        let call = async |channel, request| client(channel).backfill(request).await;
         let key = request.encode_to_vec();
-        let call =
-            move || within(deadline, request, |it| async move { history.backfill(it).await });
-        self.backfills.run(key, call).await
+        let ask = || async move { services.ask(deadline, request, call).await };
+        self.backfills.run(key, ask).await
     }
 
     pub(crate) async fn get_missing_events(
@@ -83,42 +76,65 @@ impl History {
         request: GetMissingEventsRequest,
         deadline: Instant,
     ) -> Answer<GetMissingEventsResponse> {
-        let mut history = self.history.clone();
+        let services = self.services.clone();
+        let call = async |channel, request| client(channel).get_missing_events(request).await;
         let key = request.encode_to_vec();
-        let call = move || {
-            within(deadline, request, |it| async move { history.get_missing_events(it).await })
-        };
-        self.missing_events.run(key, call).await
+        let ask = || async move { services.ask(deadline, request, call).await };
+        self.missing_events.run(key, ask).await
     }
 
-    /// Whether the service says of itself that it answers.
+    /// Whether any service says of itself that it answers.
     pub(crate) async fn is_serving(&self) -> bool {
-        let mut health = self.health.clone();
-        let request = HealthCheckRequest { service: HISTORY_SERVICE.to_owned() };
-        let answer =
-            within(
-                Instant::now() + HEALTH_TIMEOUT,
-                request,
-                |it| async move { health.check(it).await },
-            )
-            .await;
-        answer.is_ok_and(|answer| answer.status() == ServingStatus::Serving)
+        self.services.pool.is_serving().await
     }
 }
 
-/// Calls with a deadline that both ends keep: the service may be too far gone to keep it.
-async fn within<Q, A, F>(
-    deadline: Instant,
-    message: Q,
-    call: impl FnOnce(Request<Q>) -> F,
-) -> Answer<A>
-where
-    F: Future<Output = Result<Response<A>, Status>>,
-{
-    let mut request = Request::new(message);
-    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-    match time::timeout_at(deadline, call(request)).await {
-        Ok(answer) => answer.map(|it| Arc::new(it.into_inner())),
-        Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),
+fn client(channel: Channel) -> HistoryServiceClient<Channel> {
+    HistoryServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+impl Services {
+    /// Asks one service; if it is away, another one, once. Questions change nothing, so asking
+    /// twice does no harm.
+    async fn ask<Q: Clone, A, F>(
+        &self,
+        deadline: Instant,
+        message: Q,
+        call: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Answer<A>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let asking = async {
+            let first = self.pool.choose(None).await?;
+            let request = self.request(message.clone(), deadline)?;
+            let answer = call(first.channel(), request).await;
+            match answer {
+                Err(status) if status.code() == Code::Unavailable => {
+                    first.is_away();
+                    let second = self.pool.choose(Some(&first)).await?;
+                    call(second.channel(), self.request(message, deadline)?).await
+                }
+                answer => answer,
+            }
+        };
+        // Both ends keep the deadline: the service may be too far gone to do so.
+        match time::timeout_at(deadline, asking).await {
+            Ok(answer) => answer.map(|it| Arc::new(it.into_inner())),
+            Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),
+        }
+    }
+
+    fn request<Q>(&self, message: Q, deadline: Instant) -> Result<Request<Q>, Status> {
+        let mut request = Request::new(message);
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        if let Some(token) = &self.options.token {
+            let shown = token.get().header().parse();
+            let mut shown: tonic::metadata::AsciiMetadataValue =
+                shown.map_err(|_| Status::internal("the token cannot be sent"))?;
+            shown.set_sensitive(true);
+            request.metadata_mut().insert("authorization", shown);
+        }
+        Ok(request)
     }
 }

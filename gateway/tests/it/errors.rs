@@ -77,7 +77,7 @@ async fn how_long_to_wait_is_passed_on() {
 async fn a_history_service_that_is_away_is_503() {
     let stage = Stage::start_with(|options| {
         // Port 1 is nobody's.
-        options.history = "http://127.0.0.1:1".parse().unwrap();
+        options.history = "http://127.0.0.1:1".parse::<axum::http::Uri>().unwrap().into();
     })
     .await;
     assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));
