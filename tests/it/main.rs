@@ -10,6 +10,7 @@
 mod append_events;
 mod backup;
 mod convergence;
+mod deadlines;
 mod formats;
 mod full_disk;
 mod grafts;
