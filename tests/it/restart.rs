@@ -204,9 +204,14 @@ async fn round(
     table.faults += u64::try_from(found.len()).unwrap();
 }
 
+/// How a run is made longer, or repeated.
+#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|it| it.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_event_is_lost_when_the_service_is_killed() {
-    let number = |name: &str| env::var(name).ok().map(|it| it.parse::<u64>().unwrap());
     let rounds = number("BACKSCROLL_CRASH_ROUNDS").unwrap_or(ROUNDS);
     let seed = number("BACKSCROLL_CRASH_SEED").unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
