@@ -36,6 +36,7 @@ pub mod cli;
 pub mod context;
 pub mod deadline;
 pub mod graph;
+mod incoming;
 pub mod ingest;
 pub mod pdu;
 pub mod proto;

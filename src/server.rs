@@ -5,6 +5,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use backscroll_tls::{ServerConfig, Watched};
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -14,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     context::Context,
-    ingest,
+    incoming, ingest,
     proto::{
         DESCRIPTORS,
         v1::{
@@ -22,7 +24,7 @@ use crate::{
             ingest_service_server::IngestServiceServer, key_service_server::KeyServiceServer,
         },
     },
-    rpc::{HistoryDoor, IngestDoor, KeyDoor, MAX_REQUEST_BYTES},
+    rpc::{HistoryDoor, IngestDoor, KeyDoor, MAX_REQUEST_BYTES, Require},
     store::{Options, Store},
 };
 
@@ -37,14 +39,37 @@ pub fn open(options: &Options) -> anyhow::Result<Arc<Context>> {
     Ok(Arc::new(Context::new(store)))
 }
 
-/// Serves on a bound listener until `shutdown` resolves, then for at most `grace` longer. When
-/// this returns, everything is on disk.
+/// Who may call, and how connections are protected. By default everybody, and not at all: then the
+/// network must see to both.
+#[derive(Clone, Debug, Default)]
+pub struct Callers {
+    /// Certificate and key, and who signs those of callers.
+    pub tls: Option<Arc<Watched<ServerConfig>>>,
+    /// What callers must show.
+    pub require: Require,
+}
+
+/// [`serve_callers`], to everybody.
 ///
 /// # Errors
 /// When the socket or the disk fails.
 pub async fn serve(
     cx: Arc<Context>,
     listener: TcpListener,
+    grace: Duration,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    serve_callers(cx, (listener, Callers::default()), grace, shutdown).await
+}
+
+/// Serves on a bound listener until `shutdown` resolves, then for at most `grace` longer. When
+/// this returns, everything is on disk.
+///
+/// # Errors
+/// When the socket or the disk fails.
+pub async fn serve_callers(
+    cx: Arc<Context>,
+    (listener, callers): (TcpListener, Callers),
     grace: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
@@ -62,18 +87,23 @@ pub async fn serve(
     health.set_serving::<HistoryServiceServer<HistoryDoor>>().await;
     health.set_serving::<IngestServiceServer<IngestDoor>>().await;
     health.set_serving::<KeyServiceServer<KeyDoor>>().await;
-    // Answers are written whole; waiting for more to send would only delay them.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder()
+    let router = Server::builder()
+        .layer(callers.require)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         // What most clients in the field still ask for.
         .add_service(reflection().build_v1alpha()?)
         .add_service(history.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(ingest.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(keys)
-        .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
-    tokio::pin!(server);
+        .add_service(keys);
+    let stopped = stopping.clone().cancelled_owned();
+    let mut server = if let Some(tls) = callers.tls {
+        router.serve_with_incoming_shutdown(incoming::with_tls(listener, tls), stopped).boxed()
+    } else {
+        // Answers are written whole; waiting for more to send would only delay them.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        router.serve_with_incoming_shutdown(incoming, stopped).boxed()
+    };
     info!(%address, "serving");
     let mut failed = false;
     let watched = watch(Arc::clone(&cx), health.clone());

@@ -9,6 +9,7 @@ mod history;
 mod ingest;
 mod keys;
 mod purge;
+mod require;
 mod status;
 mod wire;
 mod work;
@@ -19,6 +20,7 @@ use tracing::{Span, error};
 pub use history::HistoryDoor;
 pub use ingest::IngestDoor;
 pub use keys::KeyDoor;
+pub use require::{Guarded, Require};
 
 /// Largest message that is taken. A join in a room of 100,000 members brings the ids of as many
 /// state events.

@@ -70,6 +70,10 @@ pub(super) fn stopping() -> Status {
     with_reason(Code::Unavailable, "STOPPING", text)
 }
 
+pub(super) fn unauthenticated(reason: &'static str, message: &str) -> Status {
+    with_reason(Code::Unauthenticated, reason, message)
+}
+
 /// Nothing was wrong but the time.
 pub(super) fn deadline_exceeded() -> Status {
     with_reason(

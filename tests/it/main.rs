@@ -8,6 +8,7 @@
 )]
 
 mod backup;
+mod callers;
 mod convergence;
 mod deadlines;
 mod formats;
