@@ -15,6 +15,7 @@ mod get_missing_events;
 mod errors;
 mod health;
 mod histories;
+mod hostile;
 mod http;
 mod keys;
 mod limits;
