@@ -14,6 +14,7 @@ mod get_missing_events;
 mod errors;
 mod health;
 mod histories;
+mod hostile;
 mod http;
 mod keys;
 mod limits;
