@@ -152,7 +152,8 @@ impl CallGuard {
         let after = started.elapsed();
         metrics.handled(&method, name(code), after);
         let _entered = span.enter();
-        let (code, ms) = (name(code), after.as_millis());
+        // As a number: wider ones are logged as text.
+        let (code, ms) = (name(code), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         if method.grpc_service.starts_with(QUIET) {
             tracing::debug!(code, ms, "answered");
         } else {
