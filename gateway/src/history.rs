@@ -1,11 +1,11 @@
 //! The history service, as a client sees it. Every call has a deadline, which the service is
 //! told; the connection is made when it is first needed, and again when it breaks.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use tokio::time;
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     transport::{Channel, Endpoint, Uri},
 };
 use tonic_health::pb::{
@@ -104,7 +104,18 @@ where
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     match time::timeout(deadline, call(request)).await {
-        Ok(answer) => answer.map(Response::into_inner),
+        Ok(answer) => answer.map(Response::into_inner).map_err(lost),
         Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),
+    }
+}
+
+/// A connection that broke in the middle, as when the service is stopped: tonic knows no code for
+/// it. Whoever asked may ask again.
+fn lost(status: Status) -> Status {
+    let is_ours = status.source().is_some_and(|it| it.is::<tonic::transport::Error>());
+    if status.code() == Code::Unknown && is_ours {
+        Status::unavailable("the connection broke")
+    } else {
+        status
     }
 }

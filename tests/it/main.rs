@@ -7,11 +7,14 @@
     reason = "a test fails by panicking"
 )]
 
+mod append_events;
 mod backup;
 mod convergence;
 mod formats;
 mod full_disk;
+mod grafts;
 mod graph;
+mod history_service;
 mod leaks;
 mod operations;
 mod purge;

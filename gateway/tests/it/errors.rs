@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -41,6 +42,22 @@ async fn every_row() {
         assert!(!body.contains("inner workings"), "{body}");
         assert_eq!(answer.header("retry-after").is_some(), status == 429);
     }
+}
+
+/// The history service was stopped in the middle: peers are to ask again, not to think us broken.
+#[tokio::test]
+async fn a_connection_that_breaks_is_no_fault_of_ours() {
+    let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let history = format!("http://{}", breaking.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = breaking.accept().await.unwrap();
+            // The preface, the settings, and the beginning of a question.
+            stream.read_exact(&mut [0; 150]).await.unwrap();
+        }
+    });
+    let stage = Stage::start_with(|options| options.history = history).await;
+    assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use backscroll_gateway::proto::v1::{
     BackfillRequest, BackfillResponse, BatchGetEventsRequest, BatchGetEventsResponse, EndReason,
     Event, EventForm, ExplainAccessRequest, ExplainAccessResponse, GetMissingEventsRequest,
     GetMissingEventsResponse, GetRoomRequest, GetRoomResponse, GetStateRequest, GetStateResponse,
-    ListEventsRequest, ListEventsResponse, ListRoomsRequest, ListRoomsResponse,
+    ListEventsRequest, ListEventsResponse, ListPurgedEventsRequest, ListPurgedEventsResponse,
+    ListRoomsRequest, ListRoomsResponse,
     history_service_server::{HistoryService, HistoryServiceServer},
 };
 use tokio::{net::TcpListener, sync::Notify};
@@ -200,6 +201,13 @@ impl HistoryService for Inner {
         &self,
         _request: Request<ListEventsRequest>,
     ) -> Result<Response<ListEventsResponse>, Status> {
+        panic!("the gateway does not ask this")
+    }
+
+    async fn list_purged_events(
+        &self,
+        _request: Request<ListPurgedEventsRequest>,
+    ) -> Result<Response<ListPurgedEventsResponse>, Status> {
         panic!("the gateway does not ask this")
     }
 
