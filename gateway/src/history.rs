@@ -1,7 +1,7 @@
 //! The history service, as a client sees it. Every call has a deadline, which the service is
 //! told; the connection is made when it is first needed, and again when it breaks.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error, time::Duration};
 
 use tokio::time;
 use tonic::{
@@ -112,7 +112,7 @@ where
 /// A connection that broke in the middle, as when the service is stopped: tonic knows no code for
 /// it. Whoever asked may ask again.
 fn lost(status: Status) -> Status {
-    let is_ours = status.source().is_some_and(|it| it.is::<tonic::transport::Error>());
+    let is_ours = status.source().is_some_and(<dyn Error>::is::<tonic::transport::Error>);
     if status.code() == Code::Unknown && is_ours {
         Status::unavailable("the connection broke")
     } else {

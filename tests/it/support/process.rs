@@ -83,8 +83,8 @@ fn address(log: &mut BufReader<ChildStderr>) -> String {
         let start = read.len();
         assert_ne!(log.read_line(&mut read).unwrap(), 0, "it does not serve:\n{read}");
         let line: Value = serde_json::from_str(&read[start..]).unwrap_or_default();
-        if line["fields"]["message"] == "serving" {
-            return line["fields"]["address"].as_str().unwrap().to_owned();
+        if line["message"] == "serving" {
+            return line["address"].as_str().unwrap().to_owned();
         }
     }
 }
