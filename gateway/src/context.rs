@@ -2,12 +2,13 @@
 
 use std::{sync::atomic::AtomicBool, time::Duration};
 
-use crate::{history::History, x_matrix::Authenticator};
+use crate::{history::History, metrics::Metrics, x_matrix::Authenticator};
 
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) authenticator: Authenticator,
     pub(crate) history: History,
+    pub(crate) metrics: Metrics,
     pub(crate) body_timeout: Duration,
     /// Set once, when we are asked to stop.
     pub(crate) stopping: AtomicBool,

@@ -1,17 +1,20 @@
 //! The history service, as a client sees it. Every call has a deadline, which the service is
 //! told; the connection is made when it is first needed, and again when it breaks.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, mem, time::Duration};
 
-use tokio::time;
+use backscroll_telemetry::trace;
+use tokio::time::{self, Instant};
 use tonic::{
     Code, Request, Response, Status,
+    metadata::MetadataMap,
     transport::{Channel, Endpoint, Uri},
 };
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use crate::metrics::Metrics;
 use crate::proto::v1::{
     BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
     history_service_client::HistoryServiceClient,
@@ -38,11 +41,12 @@ pub(crate) struct History {
     history: HistoryServiceClient<Channel>,
     health: HealthClient<Channel>,
     request_timeout: Duration,
+    metrics: Metrics,
 }
 
 impl History {
     /// Connects to nothing yet.
-    pub(crate) fn new(address: Uri, request_timeout: Duration) -> Self {
+    pub(crate) fn new(address: Uri, request_timeout: Duration, metrics: Metrics) -> Self {
         let channel = Endpoint::from(address)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -54,6 +58,7 @@ impl History {
                 .max_decoding_message_size(MAX_ANSWER_BYTES),
             health: HealthClient::new(channel),
             request_timeout,
+            metrics,
         }
     }
 
@@ -62,12 +67,8 @@ impl History {
         request: BackfillRequest,
     ) -> Result<BackfillResponse, Status> {
         let mut history = self.history.clone();
-        within(
-            self.request_timeout,
-            request,
-            |request| async move { history.backfill(request).await },
-        )
-        .await
+        let call = |request| async move { history.backfill(request).await };
+        self.counted("Backfill", within(self.request_timeout, request, call)).await
     }
 
     pub(crate) async fn get_missing_events(
@@ -75,10 +76,20 @@ impl History {
         request: GetMissingEventsRequest,
     ) -> Result<GetMissingEventsResponse, Status> {
         let mut history = self.history.clone();
-        within(self.request_timeout, request, |request| async move {
-            history.get_missing_events(request).await
-        })
-        .await
+        let call = |request| async move { history.get_missing_events(request).await };
+        self.counted("GetMissingEvents", within(self.request_timeout, request, call)).await
+    }
+
+    async fn counted<A>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<A, Status>>,
+    ) -> Result<A, Status> {
+        let started = Instant::now();
+        let answer = call.await;
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.metrics.called(method, code, started.elapsed());
+        answer
     }
 
     /// Whether the service says of itself that it answers.
@@ -103,6 +114,9 @@ where
 {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
+    let mut headers = mem::take(request.metadata_mut()).into_headers();
+    trace::write(&mut headers);
+    *request.metadata_mut() = MetadataMap::from_headers(headers);
     match time::timeout(deadline, call(request)).await {
         Ok(answer) => answer.map(Response::into_inner).map_err(lost),
         Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),

@@ -27,8 +27,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Clock, context::Context, history::History, keys::PinnedKeys, router::router,
-    server_name::ServerName, x_matrix::Authenticator,
+    clock::Clock, context::Context, history::History, keys::PinnedKeys, metrics::Metrics,
+    router::router, server_name::ServerName, x_matrix::Authenticator,
 };
 
 /// More header fields than this, or a longer head, is answered with 431 by hyper. The head's limit
@@ -50,6 +50,8 @@ pub struct Options {
     pub keys: PinnedKeys,
     /// The time.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
     /// How long the history service may take for an answer.
     pub request_timeout: Duration,
     /// How long the head of a request may take, an idle connection's wait for it included.
@@ -71,6 +73,7 @@ impl Options {
             history,
             keys: PinnedKeys::default(),
             clock: Clock::system(),
+            metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
@@ -85,10 +88,11 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, clock, request_timeout, .. } = options;
+    let Options { server_name, history, keys, clock, request_timeout, metrics, .. } = options;
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
-        history: History::new(history, request_timeout),
+        history: History::new(history, request_timeout, metrics.clone()),
+        metrics,
         body_timeout: options.body_timeout,
         stopping: AtomicBool::new(false),
     });

@@ -36,9 +36,9 @@ pub(crate) async fn backfill(
     let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
         cx.history.backfill(question).await?;
 
-    observe::answered(events.len());
     let us = &cx.authenticator;
-    Ok(answer::backfill(&us.server_name, us.clock.now_ms(), &events))
+    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), &events);
+    Ok(observe::answered(events.len(), answer))
 }
 
 /// What the query says, faults included: the history service answers those, after it has decided
