@@ -175,5 +175,5 @@ async fn the_deadline_is_told_and_kept() {
     let answer = stage.get(&format!("{PATH}/!r:us.example?v=$a&limit=1")).await;
     assert_eq!(answer.refusal(), (504, "M_UNKNOWN".to_owned()));
     // tonic writes nanoseconds.
-    assert_eq!(stage.history.deadlines(), [Some("50000000n".to_owned())]);
+    assert_eq!(stage.history.heard("grpc-timeout"), [Some("50000000n".to_owned())]);
 }

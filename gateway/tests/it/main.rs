@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "what must not happen fails the test"
 )]
 
@@ -16,6 +15,7 @@ mod errors;
 mod health;
 mod http;
 mod keys;
+mod observed;
 mod stopping;
 mod x_matrix;
 
