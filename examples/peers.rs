@@ -86,8 +86,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let room = std::fs::File::open(&args.room).with_context(|| args.room.display().to_string())?;
     let (header, lines) = Reader::open(std::io::BufReader::new(room))?;
     let lines = lines.collect::<Result<Vec<_>, _>>()?;
-    let placed = lines.iter().filter(|it| !it.outlier && !it.rejected);
-    let last = placed.last().context("the room is empty")?;
+    let mut placed = lines.iter().filter(|it| !it.outlier && !it.rejected);
+    let last = placed.next_back().context("the room is empty")?;
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let uri = format!(
         "/_matrix/federation/v1/backfill/{}?v={}&limit=100",

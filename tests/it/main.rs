@@ -10,6 +10,7 @@
 mod append_events;
 mod backup;
 mod convergence;
+mod dashboards;
 mod formats;
 mod full_disk;
 mod grafts;
@@ -18,5 +19,6 @@ mod history_service;
 mod leaks;
 mod operations;
 mod purge;
+mod readme;
 mod recorded;
 mod support;
