@@ -15,7 +15,7 @@
 //!                  │
 //!                store                                        memory: the only room with sled
 //!                  │
-//!   graph   visibility   access   state   pdu   picture       knowledge: pure
+//!   graph  visibility  access  state  pdu  picture  deadline  knowledge: pure
 //! ```
 //!
 //! Imports point down. Proto types stop at the door, sled types in the store. Knowledge never
@@ -34,6 +34,7 @@ pub mod access;
 pub mod backup;
 pub mod cli;
 pub mod context;
+pub mod deadline;
 pub mod graph;
 pub mod ingest;
 pub mod metrics;

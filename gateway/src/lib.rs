@@ -7,6 +7,7 @@
 //!  (sockets,             (one file      (headers,
 //!   stopping)             an endpoint)   signatures)
 //!                            │
+//!                            ├──► limits                        is there room for it?
 //!                            ├──► body, json                    what do they send?
 //!                            ├──► history ══gRPC══► the graph   what may they have?
 //!                            └──► answer, error                 what do they get?
@@ -34,7 +35,8 @@ mod routes;
 mod answer;
 mod body;
 mod error;
-mod history;
+pub mod history;
+pub mod limits;
 mod x_matrix;
 
 pub mod clock;

@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     }
     tracing::info!(
         server_name = %options.server_name,
-        history = %options.history,
+        history = ?options.history.urls,
         pinned_servers = options.keys.len(),
         "listening on {}", listener.local_addr()?
     );

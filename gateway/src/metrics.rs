@@ -24,6 +24,7 @@ pub struct Metrics {
     durations: Family<Endpoint, Histogram>,
     in_flight: Gauge,
     events: Family<Endpoint, Counter>,
+    limited: Family<Limiter, Counter>,
     calls: Family<Call, Counter>,
     call_durations: Family<Method, Histogram>,
     panics: Counter,
@@ -39,6 +40,11 @@ struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Endpoint {
     endpoint: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limiter {
+    limiter: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +81,7 @@ impl Metrics {
             durations: Family::new_with_constructor(seconds),
             in_flight: Gauge::default(),
             events: Family::default(),
+            limited: Family::default(),
             calls: Family::default(),
             call_durations: Family::new_with_constructor(seconds),
             panics: Counter::default(),
@@ -97,6 +104,8 @@ impl Metrics {
         let help = "Requests being answered now";
         to.register("backscroll_gateway_in_flight", help, it.in_flight);
         to.register("backscroll_gateway_events", "Events answered", it.events);
+        let help = "Requests and connections refused for the sake of others, by the bound they met";
+        to.register("backscroll_gateway_limited", help, it.limited);
         let help = "Calls to the history service that ended, by their status code";
         to.register("grpc_client_handled", help, it.calls);
         let help = "From a call to the history service to its answer";
@@ -133,6 +142,11 @@ impl Metrics {
     pub(crate) fn events(&self, endpoint: &'static str, events: usize) {
         let events = u64::try_from(events).unwrap_or(u64::MAX);
         self.events.get_or_create(&Endpoint { endpoint }).inc_by(events);
+    }
+
+    /// A request, or a connection, met a bound.
+    pub(crate) fn limited(&self, limiter: &'static str) {
+        self.limited.get_or_create(&Limiter { limiter }).inc();
     }
 
     /// A call to the history service ended.

@@ -51,7 +51,11 @@ pub(crate) async fn observe(
         ApiError::panicked().into_response()
     });
     drop(in_flight);
-    let errcode = response.extensions().get::<Refusal>().map(|it| it.errcode);
+    let refusal = response.extensions().get::<Refusal>();
+    if let Some(limiter) = refusal.and_then(|it| it.limiter) {
+        metrics.limited(limiter);
+    }
+    let errcode = refusal.map(|it| it.errcode);
     metrics.answered(endpoint, (response.status().as_u16(), errcode), started.elapsed());
     if let Some(Events(events)) = response.extensions().get() {
         metrics.events(endpoint, *events);
@@ -81,14 +85,14 @@ fn log(response: &Response, started: Instant) {
         tracing::info!(status, ms, "answered");
         return;
     };
-    let Refusal { errcode, message, detail } = refusal;
+    let Refusal { errcode, message, limiter, detail } = refusal;
     let detail = detail.as_deref();
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(status, ms, errcode, detail, "{message}");
+        tracing::error!(status, ms, errcode, limiter, detail, "{message}");
     } else if response.status().is_server_error() {
-        tracing::warn!(status, ms, errcode, detail, "{message}");
+        tracing::warn!(status, ms, errcode, limiter, detail, "{message}");
     } else {
-        tracing::info!(status, ms, errcode, detail, "{message}");
+        tracing::info!(status, ms, errcode, limiter, detail, "{message}");
     }
 }
 

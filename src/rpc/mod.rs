@@ -13,6 +13,7 @@ mod observe;
 mod purge;
 mod status;
 mod wire;
+mod work;
 
 use tonic::Status;
 use tracing::{Span, error};

@@ -30,14 +30,16 @@ pub(crate) async fn backfill(
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 
+    let deadline = cx.deadline();
+    let _place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
     let question = BackfillRequest { room_id, requester, event_ids, limit };
-    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
-        cx.history.backfill(question).await?;
+    let answer = cx.history.backfill(question, deadline).await?;
+    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } = &*answer;
 
     let us = &cx.authenticator;
-    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), &events);
+    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), events);
     Ok(observe::answered(events.len(), answer))
 }
 

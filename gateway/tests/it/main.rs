@@ -13,8 +13,10 @@ mod get_missing_events;
 
 mod errors;
 mod health;
+mod histories;
 mod http;
 mod keys;
+mod limits;
 mod observed;
 mod stopping;
 mod x_matrix;
