@@ -4,7 +4,8 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use axum::http::Uri;
-use clap::{Parser, ValueEnum};
+use backscroll_telemetry::LogFormat;
+use clap::Parser;
 
 use crate::{
     clock::Clock, history::HistoryFlags, keys::PinnedKeys, limits::LimitOptions, server::Options,
@@ -101,6 +102,14 @@ pub struct Config {
     )]
     pub drain_timeout: Duration,
 
+    /// Where to serve metrics, as /metrics over HTTP; left out, none are
+    #[arg(long, env = "BACKSCROLL_GATEWAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Send traces to this collector, OTLP over gRPC: http://HOST:4317
+    #[arg(long, env = "BACKSCROLL_GATEWAY_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// What to log: a level, or a filter such as "info,backscroll_gateway=debug"
     #[arg(long, env = "BACKSCROLL_GATEWAY_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -113,15 +122,6 @@ pub struct Config {
         default_value = "text"
     )]
     pub log_format: LogFormat,
-}
-
-/// The shape of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 impl Config {

@@ -42,5 +42,6 @@ mod x_matrix;
 pub mod clock;
 mod json;
 pub mod keys;
+pub mod metrics;
 pub mod proto;
 pub mod server_name;

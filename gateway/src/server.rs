@@ -33,6 +33,7 @@ use crate::{
     history::{History, HistoryOptions},
     keys::PinnedKeys,
     limits::{LimitOptions, Limits, Peer},
+    metrics::Metrics,
     router::router,
     server_name::ServerName,
     x_matrix::Authenticator,
@@ -55,6 +56,8 @@ pub struct Options {
     pub keys: PinnedKeys,
     /// The time.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
     /// How long an answer may take once the request has come whole.
     pub request_timeout: Duration,
     /// How much at once, and for whom.
@@ -74,6 +77,7 @@ impl Options {
             history: history.into(),
             keys: PinnedKeys::default(),
             clock: Clock::system(),
+            metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
             limits: LimitOptions::default(),
             shutdown_notice: Duration::ZERO,
@@ -87,13 +91,15 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, clock, request_timeout, limits, .. } = options;
+    let Options { server_name, history, keys, clock, request_timeout, limits, metrics, .. } =
+        options;
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
-        history: History::new(history),
+        history: History::new(history, metrics.clone()),
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,
+        metrics,
         limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
@@ -145,7 +151,10 @@ impl Server {
     }
 
     fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
-        let Some(counted) = self.cx.limits.connection(peer) else { return };
+        let Some(counted) = self.cx.limits.connection(peer) else {
+            self.cx.metrics.limited("connections");
+            return;
+        };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");

@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod keys;
 mod limits;
+mod observed;
 mod stopping;
 mod x_matrix;
 
