@@ -15,9 +15,11 @@ mod errors;
 mod health;
 mod histories;
 mod http;
+mod http2;
 mod keys;
 mod limits;
 mod stopping;
+mod tls;
 mod x_matrix;
 
 mod arbitrary;
