@@ -16,10 +16,12 @@ mod health;
 mod histories;
 mod hostile;
 mod http;
+mod http2;
 mod keys;
 mod limits;
 mod observed;
 mod stopping;
+mod tls;
 mod x_matrix;
 
 mod arbitrary;
