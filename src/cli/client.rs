@@ -16,8 +16,8 @@ use tower::service_fn;
 
 use super::ServerArgs;
 use crate::proto::v1::{
-    history_service_client::HistoryServiceClient, ingest_service_client::IngestServiceClient,
-    key_service_client::KeyServiceClient,
+    admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
+    ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
 };
 
 /// Largest answer that is taken: a page of events, or of a large room's state.
@@ -27,6 +27,7 @@ pub(super) struct Clients {
     pub(super) history: HistoryServiceClient<Channel>,
     pub(super) ingest: IngestServiceClient<Channel>,
     pub(super) keys: KeyServiceClient<Channel>,
+    pub(super) admin: AdminServiceClient<Channel>,
 }
 
 /// A connection that shows who we are.
@@ -51,7 +52,8 @@ pub(super) async fn connect(server: &ServerArgs) -> anyhow::Result<Clients> {
         history: HistoryServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES),
         ingest: IngestServiceClient::new(channel.clone()),
-        keys: KeyServiceClient::new(channel),
+        keys: KeyServiceClient::new(channel.clone()),
+        admin: AdminServiceClient::new(channel),
     })
 }
 

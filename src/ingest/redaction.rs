@@ -9,8 +9,9 @@
 //!
 //! A sender who had lost that power by the time its redaction came must not get it back by placing
 //! the redaction before the loss, as soft failure sees to for other events. So the room's current
-//! state has to grant the power too, as it is when the redaction comes; not where that state is
-//! unknown or the redaction is filled in from before, which can only hide more.
+//! state has to grant the power too, as it is when the redaction comes; not where that state or the
+//! one before the redaction is not known yet (what grants the power may still be under way), or the
+//! redaction is filled in from before: that can only hide more.
 
 use ruma::{
     UserId,
@@ -28,7 +29,7 @@ use crate::{
         map::{self, Key, Value},
         resolution::StateEvent,
     },
-    store::{Edit, EventNum, StateNum, StoreError, View},
+    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, View},
 };
 
 /// Takes a newly placed event into account, as a redaction and as a target.
@@ -39,7 +40,8 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(
     {
         let is_newest = node.arrival.saturating_add(1) >= edit.room.next_arrival;
         let rules = version_of(edit)?.rules();
-        let powerless = match edit.room.current_state.filter(|_| is_newest) {
+        let is_told = is_newest && is_known_before(edit, &node)?;
+        let powerless = match edit.room.current_state.filter(|_| is_told) {
             Some(current) => has_power(edit, current, (pdu, rules))? == Some(false),
             None => false,
         };
@@ -47,6 +49,17 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(
         refresh(edit, target_id.as_str())?;
     }
     refresh(edit, pdu.event_id().as_str())
+}
+
+/// Whether the states of all of an event's predecessors are known.
+fn is_known_before(edit: &Edit<'_>, node: &EventNode) -> Result<bool, StoreError> {
+    for edge in &node.prev_events {
+        match *edge {
+            PrevEvent::Held(prev) if edit.node(prev)?.state_after.is_some() => {}
+            PrevEvent::Held(_) | PrevEvent::Missing => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// The state at an event has become known; if it is a redaction, its power can be told now.

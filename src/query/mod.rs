@@ -12,6 +12,7 @@ mod purged;
 mod room;
 mod serve;
 mod state;
+mod stats;
 
 pub use backfill::{Backfill, backfill};
 pub use events::{EventList, RoomEvent, RoomEvents, batch_get_events, list_events};
@@ -21,6 +22,7 @@ pub use purged::{PurgedList, list_purged_events};
 pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
+pub use stats::{Stats, WideRoom, stats};
 
 use crate::{
     access::{self, Refusal, acl_allows},

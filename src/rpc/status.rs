@@ -91,6 +91,13 @@ pub(super) fn busy() -> Status {
     Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
+/// Of calls that come before the store is open.
+#[must_use]
+pub fn opening() -> Status {
+    let text = "the service is opening its store; ask again in a moment";
+    with_reason(Code::Unavailable, "OPENING", text)
+}
+
 pub(super) fn internal() -> Status {
     with_reason(Code::Internal, "INTERNAL", "the request failed; the service's log says why")
 }

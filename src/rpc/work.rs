@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, metadata::MetadataMap};
 
 use super::{blocking, status};
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, metrics::Metrics};
 
 /// Questions answered at the same time, for each core: some of them wait for the disk.
 const PLACES_PER_CORE: usize = 4;
@@ -27,19 +27,21 @@ const FOR_THE_WAY_BACK: Duration = Duration::from_millis(10);
 
 /// The places.
 pub(super) struct Work {
+    metrics: Metrics,
     places: Arc<Semaphore>,
     /// As many as have a place or may wait for one.
     admitted: Semaphore,
 }
 
 impl Work {
-    pub(super) fn new() -> Self {
-        Self::with(PLACES_PER_CORE * available_parallelism().map_or(1, NonZero::get), MAX_WAITING)
+    pub(super) fn new(metrics: Metrics) -> Self {
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        Self::with(metrics, PLACES_PER_CORE * cores, MAX_WAITING)
     }
 
-    fn with(places: usize, waiting: usize) -> Self {
+    fn with(metrics: Metrics, places: usize, waiting: usize) -> Self {
         let admitted = Semaphore::new(places.saturating_add(waiting));
-        Self { places: Arc::new(Semaphore::new(places)), admitted }
+        Self { metrics, places: Arc::new(Semaphore::new(places)), admitted }
     }
 
     /// Does a piece of work when there is a place, unless nobody waits for it any more by then.
@@ -61,7 +63,7 @@ impl Work {
         let _left = gone.clone().drop_guard();
         let passed = move || gone.is_cancelled() || until.is_some_and(|it| Instant::now() >= it);
         let deadline = Deadline::new(passed);
-        let done = blocking(move || {
+        let done = blocking(&self.metrics, move || {
             let _place = place;
             deadline.check().map(|()| work(&deadline))
         });
@@ -138,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_past_its_deadline_is_not_begun() {
-        let work = Arc::new(Work::with(1, 10));
+        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
         let (go_on, running) = occupied(&work);
         while work.places.available_permits() > 0 {
             tokio::task::yield_now().await;
@@ -157,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_all_places_to_wait_taken_is_told_at_once() {
-        let work = Arc::new(Work::with(1, 1));
+        let work = Arc::new(Work::with(Metrics::new(), 1, 1));
         let (go_on, running) = occupied(&work);
         while work.places.available_permits() > 0 {
             tokio::task::yield_now().await;
@@ -173,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_ends_when_its_caller_leaves_and_keeps_its_place_until_then() {
-        let work = Arc::new(Work::with(1, 10));
+        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
         let (has_begun, begun) = tokio::sync::oneshot::channel();
         let mut asking = Box::pin(work.run(None, move |deadline| {
             has_begun.send(()).unwrap();

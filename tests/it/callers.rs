@@ -11,7 +11,7 @@ use std::{
 use backscroll::{
     proto::v1::{ListRoomsRequest, history_service_client::HistoryServiceClient},
     rpc::Require,
-    server::{self, Callers},
+    server::{self, Callers, Stopping},
     store::Options,
 };
 use backscroll_gateway::{history::HistoryFlags, server::Options as GatewayOptions};
@@ -83,7 +83,11 @@ impl Service {
         let grace = Duration::from_secs(5);
         let serving = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            server::serve_callers(cx, (listener, callers), grace, stopped).await.unwrap();
+            let metrics = cx.metrics.clone();
+            let stopping = Stopping { notice: Duration::ZERO, grace };
+            let opening = async { Ok(cx) };
+            let signals = (stopped, std::future::pending());
+            server::run((listener, callers, metrics), opening, stopping, signals).await.unwrap();
         });
         Self { port, _dir: dir, stop, serving }
     }

@@ -11,20 +11,15 @@ use std::{
 
 use backscroll::{
     pdu::RoomVersion,
-    proto::v1::{
-        self as pb, append_events_response::Outcome, history_service_client::HistoryServiceClient,
-        ingest_service_client::IngestServiceClient,
-    },
+    proto::v1::{self as pb, append_events_response::Outcome},
 };
 use sha2::{Digest as _, Sha256};
-use tonic::{Code, transport::Channel};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
-use tonic_types::StatusExt as _;
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
     builder::{Event, Room},
+    clients::{Clients, reason, request},
     process::{self, Process},
 };
 
@@ -69,62 +64,33 @@ fn noise(number: u32) -> String {
     text
 }
 
-struct Clients {
-    history: HistoryServiceClient<Channel>,
-    ingest: IngestServiceClient<Channel>,
-    health: HealthClient<Channel>,
+/// Appends an event, acknowledged or not.
+async fn append(clients: &mut Clients, room: &Room, event: &Event) -> Result<(), Status> {
+    let answers = clients.append(vec![request(room, &event.pdu)]).await?;
+    assert!(matches!(answers[0].outcome, Some(Outcome::Appended(_))), "{answers:?}");
+    Ok(())
 }
 
-impl Clients {
-    async fn connect(service: &Process) -> Self {
-        let channel = Channel::from_shared(service.url.clone()).unwrap().connect().await.unwrap();
-        Self {
-            history: HistoryServiceClient::new(channel.clone()),
-            ingest: IngestServiceClient::new(channel.clone()),
-            health: HealthClient::new(channel),
+/// Waits for a status of the ingest service, as an orchestrator does: by asking again.
+async fn wait_for(clients: &mut Clients, status: ServingStatus) {
+    let wait = async {
+        while clients.health("IngestService").await != status {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
+}
 
-    async fn append(&mut self, room: &Room, event: &Event) -> Result<(), tonic::Status> {
-        let request = pb::AppendEventsRequest {
-            room_id: room.room_id.clone(),
-            room_version: room.version.as_str().to_owned(),
-            pdu: event.pdu.clone().into(),
-            ..pb::AppendEventsRequest::default()
-        };
-        let requests = tokio_stream::once(request);
-        let mut answers = self.ingest.append_events(requests).await?.into_inner();
-        let answer = answers.message().await?.unwrap();
-        assert!(matches!(answer.outcome, Some(Outcome::Appended(_))), "{answer:?}");
-        Ok(())
+/// How many of these events can be read.
+async fn held(clients: &mut Clients, room: &Room, event_ids: &[String]) -> usize {
+    let mut held = 0;
+    for some in event_ids.chunks(16) {
+        let (room_id, event_ids) = (room.room_id.clone(), some.to_vec());
+        let request = pb::BatchGetEventsRequest { room_id, event_ids };
+        let answer = clients.history.batch_get_events(request).await.unwrap();
+        held += answer.into_inner().events.len();
     }
-
-    async fn health(&mut self, service: &str) -> ServingStatus {
-        let service = format!("backscroll.history.v1.{service}");
-        self.health.check(HealthCheckRequest { service }).await.unwrap().into_inner().status()
-    }
-
-    /// Waits for a status, as an orchestrator does: by asking again.
-    async fn wait_for(&mut self, service: &str, status: ServingStatus) {
-        let wait = async {
-            while self.health(service).await != status {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
-    }
-
-    async fn held(&mut self, room: &Room, event_ids: &[String]) -> usize {
-        let mut held = 0;
-        for some in event_ids.chunks(16) {
-            let request = pb::BatchGetEventsRequest {
-                room_id: room.room_id.clone(),
-                event_ids: some.to_vec(),
-            };
-            held += self.history.batch_get_events(request).await.unwrap().into_inner().events.len();
-        }
-        held
-    }
+    held
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +106,7 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     let mut clients = Clients::connect(&service).await;
     let user = "@alice:one.example";
     let (room, create) = Room::new(RoomVersion::V10, user);
-    clients.append(&room, &create).await.unwrap();
+    append(&mut clients, &room, &create).await.unwrap();
 
     // The import that fills it up.
     let (mut last, mut acknowledged) = (create, Vec::new());
@@ -148,43 +114,42 @@ async fn a_full_volume_refuses_events_and_loses_none() {
         let number = u32::try_from(acknowledged.len()).unwrap();
         assert!(number < ENOUGH_EVENTS, "the volume does not fill up");
         let next = room.message(user, &noise(number)).after([&last]).finish();
-        match clients.append(&room, &next).await {
+        match append(&mut clients, &room, &next).await {
             Ok(()) => acknowledged.push(next.event_id.clone()),
             Err(status) => break status,
         }
         last = next;
     };
-    assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
-    assert_eq!(refusal.get_details_error_info().unwrap().reason, "DISK_FULL");
+    assert_eq!(reason(&refusal), (Code::ResourceExhausted, "DISK_FULL".to_owned()));
     assert!(refusal.message().contains("kept free"), "{}", refusal.message());
 
     // Reads go on; only the ingest service is out of service.
-    clients.wait_for("IngestService", ServingStatus::NotServing).await;
+    wait_for(&mut clients, ServingStatus::NotServing).await;
     assert_eq!(clients.health("HistoryService").await, ServingStatus::Serving);
-    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+    assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
 
     // Stopped and started again as it is, it opens, since space was kept for that.
     let (code, log) = service.stop();
     assert_eq!(code, Some(0), "{log}");
     let service = Process::start(&data_dir, &FLAGS);
     let mut clients = Clients::connect(&service).await;
-    clients.wait_for("IngestService", ServingStatus::NotServing).await;
-    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+    wait_for(&mut clients, ServingStatus::NotServing).await;
+    assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
 
     // Others take the very last byte: reads still go on.
     let filler = volume.path().join("filler");
     let filled = fs::write(&filler, vec![2; 64 << 20]);
     assert!(filled.is_err(), "the volume is full");
-    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
-    assert!(clients.append(&room, &last).await.is_err());
+    assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
+    assert!(append(&mut clients, &room, &last).await.is_err());
 
     // With space back, it goes on by itself.
     fs::remove_file(&filler).unwrap();
     fs::remove_file(&ballast).unwrap();
-    clients.wait_for("IngestService", ServingStatus::Serving).await;
-    clients.append(&room, &last).await.unwrap();
+    wait_for(&mut clients, ServingStatus::Serving).await;
+    append(&mut clients, &room, &last).await.unwrap();
     acknowledged.push(last.event_id.clone());
-    assert_eq!(clients.held(&room, &acknowledged).await, acknowledged.len());
+    assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
     println!("{} events of {EVENT_BYTES} bytes acknowledged, 0 lost", acknowledged.len());
 
     let (code, log) = service.stop();

@@ -7,13 +7,18 @@
     reason = "a test fails by panicking"
 )]
 
+mod append_events;
 mod backup;
 mod callers;
 mod convergence;
 mod deadlines;
 mod formats;
 mod full_disk;
+mod grafts;
+mod graph;
+mod history_service;
 mod leaks;
+mod operations;
 mod purge;
 mod recorded;
 mod support;

@@ -2,6 +2,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod builder;
+pub(crate) mod clients;
 pub(crate) mod faults;
 pub(crate) mod federation;
 pub(crate) mod load;

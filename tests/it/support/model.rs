@@ -30,7 +30,7 @@ pub(crate) struct Held {
     /// The state that came with it.
     given: Vec<String>,
     /// Whether it redacts and its sender lacked the power to when it came.
-    powerless: bool,
+    pub(crate) powerless: bool,
 }
 
 /// What the service should know.
@@ -99,7 +99,8 @@ impl Model {
         let given = given.to_vec();
         let mut held = Held { pdu, prev, verdict, arrival, given, powerless: false };
         let is_newest = self.held.values().all(|it| it.arrival <= arrival);
-        if held.redacts().is_some() && !verdict.rejected && !verdict.outlier && is_newest {
+        let is_told = is_newest && held.prev.iter().all(|it| self.after(it).is_some());
+        if held.redacts().is_some() && !verdict.rejected && !verdict.outlier && is_told {
             let current = self.current();
             held.powerless = current.is_some_and(|it| self.has_power(&it, &held) == Some(false));
         }

@@ -1,0 +1,239 @@
+//! No answer holds an event of another room, wherever another room's events are named: as
+//! predecessors, authorisation, given state, targets of redactions, and in the questions. A room
+//! in a store with others is the room that it is alone.
+//!
+//! In room version 1 servers choose the ids of their events: here, the same ones in both rooms.
+
+use std::collections::BTreeSet;
+
+use backscroll::{
+    ingest::{self, NewEvent, Outcome, Verdict},
+    pdu::RoomVersion,
+    query::{self, Asker, Backfill, GetMissingEvents},
+};
+use proptest::{
+    prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq},
+    sample::Index,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    answers::{self, Answer, Question, State, Summary},
+    builder::{Event, Room},
+    memory::Memory,
+};
+
+const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V6, RoomVersion::V12];
+const CASES: u32 = 24;
+const ALICE: &str = "@alice:one.example";
+
+/// An event to be made. Every index picks among all events made so far, in both rooms.
+#[derive(Clone, Debug)]
+struct Step {
+    /// In the second room.
+    second: bool,
+    /// 0 a message, 1 a state event, 2 a redaction.
+    kind: u8,
+    after: Vec<Index>,
+    authorised_by: Vec<Index>,
+    target: Index,
+    state_after: Vec<Index>,
+    verdict: (bool, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let picks = |most| prop::collection::vec(any::<Index>(), 0..most);
+    let some = prop::bool::weighted(0.15);
+    (any::<bool>(), 0u8..3, picks(4), picks(3), any::<Index>(), picks(4), (some, some)).prop_map(
+        |(second, kind, after, authorised_by, target, given, verdict)| {
+            let state_after = if given.len() < 3 { vec![] } else { given };
+            Step { second, kind, after, authorised_by, target, state_after, verdict }
+        },
+    )
+}
+
+/// An event of one of the rooms, as it is sent to us.
+struct Coming {
+    second: bool,
+    event: Event,
+    verdict: Verdict,
+    state_after: Vec<String>,
+}
+
+struct Rooms {
+    rooms: [Room; 2],
+    coming: Vec<Coming>,
+}
+
+impl Rooms {
+    fn new(version: RoomVersion, steps: &[Step]) -> Self {
+        let (first, create_first) = Room::named(version, ALICE, "first");
+        let (second, create_second) = Room::named(version, ALICE, "second");
+        let mut it = Self { rooms: [first, second], coming: Vec::new() };
+        for (second, create) in [(false, create_first), (true, create_second)] {
+            let joined = it.room(second).member(ALICE, ALICE, "join").after([&create]);
+            // From room version 12 the create event authorises without being named.
+            let named = (version != RoomVersion::V12).then(|| create.event_id.clone());
+            let joined = joined.authorised_by(named).finish();
+            it.add(second, create);
+            it.add(second, joined);
+        }
+        steps.iter().for_each(|step| it.step(step));
+        it
+    }
+
+    fn room(&self, second: bool) -> &Room {
+        &self.rooms[usize::from(second)]
+    }
+
+    fn add(&mut self, second: bool, event: Event) {
+        let (verdict, state_after) = (Verdict::default(), vec![]);
+        self.coming.push(Coming { second, event, verdict, state_after });
+    }
+
+    fn step(&mut self, step: &Step) {
+        let Step { second, kind, after, authorised_by, target, state_after, verdict } = step;
+        let id = |it: &Index| it.get(&self.coming).event.event_id.clone();
+        let room = self.room(*second);
+        let draft = match kind {
+            0 => room.message(ALICE, "what was said"),
+            1 => room.state(ALICE, "m.room.topic", "", json!({"topic": "a topic"})),
+            _ => room.redaction(ALICE, &id(target)),
+        };
+        let own = self.coming.iter().rev().find(|it| it.second == *second).unwrap();
+        let ids: BTreeSet<String> = after.iter().map(id).collect();
+        // Predecessors by their ids alone, after one of its own that gives the depth.
+        let named = ids.into_iter().filter(|it| *it != own.event.event_id);
+        let draft = named.fold(draft.after([&own.event]), |draft, it| draft.after_id(&it));
+        let own_create = room.room_id.replacen('!', "$", 1);
+        let authorised_by = authorised_by.iter().map(id).filter(|it| *it != own_create);
+        let event = draft.authorised_by(authorised_by).finish();
+        let given: BTreeSet<String> = state_after.iter().map(id).collect();
+        let (outlier, rejected) = *verdict;
+        let verdict = Verdict { outlier, rejected, soft_failed: false };
+        let state_after = given.into_iter().collect();
+        self.coming.push(Coming { second: *second, event, verdict, state_after });
+    }
+
+    /// Appends what comes, of one room or of both. What is refused (a state that names two events
+    /// for one key, say) is given back.
+    fn deliver(&self, memory: &Memory, order: &[usize], only: Option<bool>) -> Vec<(bool, String)> {
+        let mut refused = Vec::new();
+        for at in order {
+            let Coming { second, event, verdict, state_after } = &self.coming[*at];
+            if only.is_some_and(|it| it != *second) {
+                continue;
+            }
+            let arrival = Some(i64::try_from(*at).unwrap());
+            let accepted = self.room(*second).accepted(event);
+            let event = NewEvent { verdict: *verdict, state_after, arrival, ..accepted };
+            match ingest::append(&memory.cx, &event).unwrap() {
+                Outcome::Appended { .. } => {}
+                other => refused.push((*second, format!("{other:?}"))),
+            }
+        }
+        refused
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.coming.iter().map(|it| it.event.event_id.clone()).collect()
+    }
+}
+
+/// Everything that can be asked about a room.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    answers: Vec<Answer>,
+    states: Vec<Option<State>>,
+    summary: Summary,
+    events: Vec<(String, Vec<u8>)>,
+}
+
+fn picture(memory: &Memory, rooms: &Rooms, second: bool) -> Picture {
+    let room_id = rooms.room(second).room_id.clone();
+    let (ids, cx) = (rooms.ids(), &memory.cx);
+    let server = "one.example".to_owned();
+    let askers =
+        [Asker::Sister, Asker::Server { origin: server.clone(), destination: server.clone() }];
+    let mut answers = Vec::new();
+    for asker in askers {
+        for some in ids.chunks(3) {
+            answers.push(Question::Backfill(Backfill {
+                room_id: room_id.clone(),
+                asker: asker.clone(),
+                event_ids: some.to_vec(),
+                limit: Some(100),
+            }));
+            answers.push(Question::MissingEvents(GetMissingEvents {
+                room_id: room_id.clone(),
+                asker: asker.clone(),
+                earliest_events: ids.iter().take(2).cloned().collect(),
+                latest_events: some.to_vec(),
+                limit: Some(20),
+                min_depth: 0,
+            }));
+        }
+    }
+    let state = |it: &String| match query::get_state(cx, (&room_id, it), (9, "")) {
+        Ok(_) => Some(answers::state(cx, &room_id, it)),
+        Err(_) => None,
+    };
+    let listed = query::list_events(cx, (&room_id, 0), (1_000, "")).unwrap().events;
+    let asked = query::batch_get_events(cx, &room_id, &ids).unwrap().events;
+    let explained = ids.iter().map(|it| {
+        let asked = query::explain_access(cx, (&room_id, it), (&server, &server));
+        (it.clone(), format!("{:?}", asked.ok()).into_bytes())
+    });
+    let events = listed.into_iter().chain(asked).map(|it| (it.event_id, it.pdu));
+    Picture {
+        answers: answers.iter().map(|it| it.ask(cx)).collect(),
+        states: ids.iter().map(state).collect(),
+        summary: answers::summary(cx, &room_id),
+        events: events.chain(explained).collect(),
+    }
+}
+
+fn check(version: RoomVersion, steps: &[Step], order: &[usize]) -> Result<(), TestCaseError> {
+    let rooms = Rooms::new(version, steps);
+    let together = Memory::new();
+    let mut refused = rooms.deliver(&together, order, None);
+    for second in [false, true] {
+        let alone = Memory::new();
+        let refused_alone = rooms.deliver(&alone, order, Some(second));
+        let of_this = refused.extract_if(.., |it| it.0 == second).collect::<Vec<_>>();
+        prop_assert_eq!(of_this, refused_alone);
+        let found = picture(&together, &rooms, second);
+        prop_assert_eq!(&found, &picture(&alone, &rooms, second));
+        let room_id = &rooms.room(second).room_id;
+        for (event_id, _, pdu) in found.answers.iter().flatten().flat_map(|it| &it.events) {
+            let pdu: Value = serde_json::from_slice(pdu).unwrap();
+            // From room version 12 the create event is what the room's id is made from.
+            let of = pdu["room_id"].as_str().map_or(event_id.replacen('$', "!", 1), Into::into);
+            prop_assert_eq!(&of, room_id);
+        }
+        let served = found.answers.iter().flatten().any(|it| !it.events.is_empty());
+        prop_assert!(served, "there is something to serve");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_room_among_others_is_the_room_alone() {
+    for version in VERSIONS {
+        let config = Config {
+            cases: CASES,
+            max_shrink_iters: 400,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let strategy = prop::collection::vec(step(), 1..14).prop_flat_map(|steps| {
+            // The create events and the joins stand before the steps.
+            let order: Vec<usize> = (0..steps.len() + 4).collect();
+            (Just(steps), Just(order).prop_shuffle())
+        });
+        TestRunner::new(config)
+            .run(&strategy, |(steps, order)| check(version, &steps, &order))
+            .unwrap();
+    }
+}

@@ -1,0 +1,94 @@
+//! Clients of a running service.
+
+use backscroll::proto::v1::{
+    self as pb, history_service_client::HistoryServiceClient,
+    ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
+};
+use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt as _;
+
+use super::{builder::Room, process::Process};
+
+#[derive(Clone)]
+pub(crate) struct Clients {
+    pub(crate) history: HistoryServiceClient<Channel>,
+    pub(crate) ingest: IngestServiceClient<Channel>,
+    pub(crate) keys: KeyServiceClient<Channel>,
+    health: HealthClient<Channel>,
+}
+
+impl Clients {
+    pub(crate) async fn connect(service: &Process) -> Self {
+        let channel = Channel::from_shared(service.url.clone()).unwrap().connect().await.unwrap();
+        Self {
+            history: HistoryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20),
+            ingest: IngestServiceClient::new(channel.clone()),
+            keys: KeyServiceClient::new(channel.clone()),
+            health: HealthClient::new(channel),
+        }
+    }
+
+    /// Sends events on one stream, and gives back all answers.
+    pub(crate) async fn append(
+        &mut self,
+        requests: Vec<pb::AppendEventsRequest>,
+    ) -> Result<Vec<pb::AppendEventsResponse>, Status> {
+        let requests = tokio_stream::iter(requests);
+        let mut stream = self.ingest.append_events(requests).await?.into_inner();
+        let mut answers = Vec::new();
+        while let Some(answer) = stream.message().await? {
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// The health of a service of ours; of the whole process for no name.
+    pub(crate) async fn health(&mut self, service: &str) -> ServingStatus {
+        let service = match service {
+            "" => String::new(),
+            name => format!("backscroll.history.v1.{name}"),
+        };
+        self.health.check(HealthCheckRequest { service }).await.unwrap().into_inner().status()
+    }
+
+    /// Everything that is held of a room.
+    pub(crate) async fn room(
+        &mut self,
+        room_id: &str,
+    ) -> Result<(pb::GetRoomResponse, Vec<pb::RoomEvent>), Status> {
+        let room_id = room_id.to_owned();
+        let room = self.history.get_room(pb::GetRoomRequest { room_id: room_id.clone() }).await?;
+        let (mut events, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let room_id = room_id.clone();
+            let request =
+                pb::ListEventsRequest { room_id, page_size: 1_000, page_token, of_first: 0 };
+            let page = self.history.list_events(request).await?.into_inner();
+            events.extend(page.events);
+            if page.next_page_token.is_empty() {
+                return Ok((room.into_inner(), events));
+            }
+            page_token = page.next_page_token;
+        }
+    }
+}
+
+/// An event of a room, to be appended as accepted.
+pub(crate) fn request(room: &Room, pdu: &str) -> pb::AppendEventsRequest {
+    pb::AppendEventsRequest {
+        room_id: room.room_id.clone(),
+        room_version: room.version.as_str().to_owned(),
+        pdu: pdu.to_owned().into(),
+        ..pb::AppendEventsRequest::default()
+    }
+}
+
+/// The code of a status, and the reason that travels with it.
+pub(crate) fn reason(status: &Status) -> (Code, String) {
+    let info = status.get_details_error_info();
+    assert!(info.as_ref().is_none_or(|it| it.domain == "backscroll.history.v1"));
+    (status.code(), info.map(|it| it.reason).unwrap_or_default())
+}
