@@ -63,7 +63,8 @@ struct Counts {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    telemetry::start("overload", Logs { format: LogFormat::Text, filter: "error" }, None)?;
+    let _traces =
+        telemetry::start("overload", Logs { format: LogFormat::Text, filter: "error" }, None)?;
     let seconds = std::env::args().nth(1).map_or(Ok(10), |it| it.parse())?;
     let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
     let data_dir = tempfile::tempdir()?;
@@ -72,7 +73,12 @@ async fn main() -> anyhow::Result<()> {
     let (room_id, event_ids) = load(&cx, &rooms.join(ROOM).join("room.ndjson"))?;
     let gateway = start(&cx, &fs::read(rooms.join("server-keys.json"))?).await?;
     let signing_keys = fs::read_to_string(rooms.join("signing-keys.json"))?;
-    let requests = Arc::new(requests(&signing_keys, &room_id, &event_ids));
+    let federation = Federation::new(&signing_keys);
+    let questions = questions(&room_id, &event_ids);
+    let first = question(questions.first().context("the room has events")?);
+    let answer = federation.ask(gateway, first).await;
+    ensure!(answer.status.is_success(), "{}: {:?}", answer.status, answer.body);
+    let requests = Arc::new(signed(&federation, &questions));
 
     ask(gateway, &requests, (CLOSED, None), Duration::from_secs(1)).await;
     let part = Duration::from_secs(seconds);
@@ -137,24 +143,30 @@ async fn start(cx: &Arc<Context>, server_keys: &[u8]) -> anyhow::Result<SocketAd
     Ok(address)
 }
 
-/// Requests as bytes, each about other events, so that few are the same at the same time.
-fn requests(signing_keys: &str, room_id: &str, event_ids: &[String]) -> Vec<String> {
-    let federation = Federation::new(signing_keys);
+/// What is asked, each about other events, so that few are the same at the same time.
+fn questions(room_id: &str, event_ids: &[String]) -> Vec<String> {
     let room = utf8_percent_encode(room_id, NON_ALPHANUMERIC).to_string();
-    let mut requests = Vec::new();
-    for limit in 1..=40 {
-        for event_id in event_ids {
-            let event = utf8_percent_encode(event_id, NON_ALPHANUMERIC);
-            let uri = format!("/_matrix/federation/v1/backfill/{room}?v={event}&limit={limit}");
-            let (origin, destination, method) = (ORIGIN, DESTINATION, "GET");
-            let question = Question { origin, destination, method, uri: &uri, content: None };
-            let authorization = federation.authorization(question);
-            requests.push(format!(
-                "GET {uri} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\n\r\n"
-            ));
-        }
-    }
-    requests
+    let uri = |limit, event_id: &String| {
+        let event = utf8_percent_encode(event_id, NON_ALPHANUMERIC);
+        format!("/_matrix/federation/v1/backfill/{room}?v={event}&limit={limit}")
+    };
+    (1..=40)
+        .flat_map(|limit| event_ids.iter().map(move |it| (limit, it)))
+        .map(|(limit, it)| uri(limit, it))
+        .collect()
+}
+
+fn question(uri: &str) -> Question<'_> {
+    Question { origin: ORIGIN, destination: DESTINATION, method: "GET", uri, content: None }
+}
+
+/// The requests as bytes.
+fn signed(federation: &Federation, questions: &[String]) -> Vec<String> {
+    let sign = |uri: &String| {
+        let authorization = federation.authorization(question(uri));
+        format!("GET {uri} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\n\r\n")
+    };
+    questions.iter().map(sign).collect()
 }
 
 /// Asks on so many connections for so long: each as soon as it has its answer, or all together so

@@ -22,4 +22,5 @@ mod leaks;
 mod operations;
 mod purge;
 mod recorded;
+mod restart;
 mod support;
