@@ -38,6 +38,7 @@ mod history;
 mod x_matrix;
 
 pub mod clock;
+pub mod discovery;
 mod json;
 pub mod keys;
 pub mod proto;
