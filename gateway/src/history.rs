@@ -15,7 +15,7 @@ use tonic_health::pb::{
 use crate::proto::v1::{
     BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
     history_service_client::HistoryServiceClient,
-    history_service_server::SERVICE_NAME as HISTORY_SERVICE,
+    history_service_server::SERVICE_NAME as HISTORY_SERVICE, key_service_client::KeyServiceClient,
 };
 
 /// What one answer may hold: the most PDUs, each of the most bytes, and room for ids and framing.
@@ -37,6 +37,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct History {
     history: HistoryServiceClient<Channel>,
     health: HealthClient<Channel>,
+    keys: KeyServiceClient<Channel>,
     request_timeout: Duration,
 }
 
@@ -52,7 +53,8 @@ impl History {
         Self {
             history: HistoryServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_ANSWER_BYTES),
-            health: HealthClient::new(channel),
+            health: HealthClient::new(channel.clone()),
+            keys: KeyServiceClient::new(channel),
             request_timeout,
         }
     }
@@ -79,6 +81,11 @@ impl History {
             history.get_missing_events(request).await
         })
         .await
+    }
+
+    /// What it remembers of other servers' keys. Its deadlines are the caller's.
+    pub(crate) fn keys(&self) -> KeyServiceClient<Channel> {
+        self.keys.clone()
     }
 
     /// Whether the service says of itself that it answers.

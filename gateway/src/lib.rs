@@ -32,6 +32,7 @@ mod router;
 mod routes;
 
 mod answer;
+mod back_off;
 mod body;
 mod error;
 mod history;

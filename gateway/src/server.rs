@@ -27,8 +27,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Clock, context::Context, history::History, keys::PinnedKeys, router::router,
-    server_name::ServerName, x_matrix::Authenticator,
+    clock::Clock,
+    context::Context,
+    history::History,
+    keys::{Fetching, Keys, PinnedKeys},
+    router::router,
+    server_name::ServerName,
+    x_matrix::Authenticator,
 };
 
 /// More header fields than this, or a longer head, is answered with 431 by hyper. The head's limit
@@ -46,8 +51,10 @@ pub struct Options {
     pub server_name: ServerName,
     /// Where the history service is: `http://host:port`.
     pub history: Uri,
-    /// Who can be authenticated.
+    /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
+    /// How the keys of others are got. `None`: nobody else can be authenticated.
+    pub fetching: Option<Fetching>,
     /// The time.
     pub clock: Clock,
     /// How long the history service may take for an answer.
@@ -70,6 +77,7 @@ impl Options {
             server_name,
             history,
             keys: PinnedKeys::default(),
+            fetching: None,
             clock: Clock::system(),
             request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(30),
@@ -85,10 +93,12 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, clock, request_timeout, .. } = options;
+    let Options { server_name, history, keys, fetching, clock, request_timeout, .. } = options;
+    let history = History::new(history, request_timeout);
+    let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
-        history: History::new(history, request_timeout),
+        history,
         body_timeout: options.body_timeout,
         stopping: AtomicBool::new(false),
     });

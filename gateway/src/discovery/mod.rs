@@ -16,14 +16,14 @@ use std::time::Duration;
 use axum::{body::Bytes, http::Method};
 use quick_cache::sync::Cache;
 
-pub use self::network::{Dial, Network};
 pub(crate) use self::network::Unreachable;
+pub use self::network::{Dial, Network};
 use self::{
     https::{Question, within},
     network::Connector,
     steps::{Facts, Route, Step},
 };
-use crate::{clock::Clock, server_name::ServerName};
+use crate::{back_off::back_off, clock::Clock, server_name::ServerName};
 
 /// How many hosts' delegations are remembered.
 const REMEMBERED_HOSTS: usize = 10_000;
@@ -45,9 +45,9 @@ struct Delegation {
 }
 
 impl Discovery {
-    pub(crate) fn new(network: Network, clock: Clock) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(network: Network, clock: Clock) -> Self {
         let delegations = Cache::new(REMEMBERED_HOSTS);
-        Ok(Self { connector: network.connector()?, delegations, clock })
+        Self { connector: network.connector(), delegations, clock }
     }
 
     /// The body of a server's answer with status 200.
@@ -74,9 +74,10 @@ impl Discovery {
     }
 
     async fn ask(&self, server: &ServerName, question: Question) -> Result<Bytes, Unreachable> {
-        // The well-known file has its own time: a slow one leaves some for what comes after it.
-        let route = self.route(server).await?;
-        let asking = self.connector.ask(&route, question);
+        let asking = async {
+            let route = self.route(server).await;
+            self.connector.ask(&route, question).await
+        };
         let answer = within(self.connector.timeout, asking).await?;
         if answer.status != 200 {
             return Err(Unreachable::Status(answer.status.as_u16()));
@@ -84,16 +85,15 @@ impl Discovery {
         Ok(answer.body)
     }
 
-    async fn route(&self, server: &ServerName) -> Result<Route, Unreachable> {
+    async fn route(&self, server: &ServerName) -> Route {
         let mut facts = Facts::default();
         loop {
             match steps::next(server, &facts) {
                 Step::WellKnown(host) => facts.well_known = Some(self.delegation(&host).await),
                 Step::Srv(service, name) => {
-                    let asking = async { Ok(self.connector.srv(service, &name).await) };
-                    facts.srv.push(within(self.connector.timeout, asking).await?);
+                    facts.srv.push(self.connector.srv(service, &name).await);
                 }
-                Step::Connect(route) => return Ok(route),
+                Step::Connect(route) => return route,
             }
         }
     }
@@ -105,12 +105,14 @@ impl Discovery {
             return known.to.clone();
         }
         let fetching = well_known::fetch(&self.connector, host, now_ms);
-        let (to, lifetime, failures) = match within(self.connector.timeout, fetching).await {
+        // A slow one leaves time for what comes after it.
+        let timeout = self.connector.timeout / 3;
+        let (to, lifetime, failures) = match within(timeout, fetching).await {
             Ok((server, lifetime)) => (Some(server), lifetime, 0),
             Err(error) => {
                 tracing::debug!(%error, host, "no delegation");
                 let failures = known.map_or(0, |known| known.failures).saturating_add(1);
-                (None, well_known::failure_lifetime(failures), failures)
+                (None, back_off(failures), failures)
             }
         };
         let until_ms = now_ms.saturating_add(milliseconds(lifetime));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hickory_resolver::{
-    TokioResolver,
+    ResolverBuilder, TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::RData,
@@ -32,6 +32,10 @@ use super::{
 const MAX_ATTEMPTS: usize = 6;
 /// For one of them, TLS included, so that a dead one leaves time for the next.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+/// For one name server; it is asked twice.
+const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many answers of name servers are remembered, as long as these allow.
+const DNS_CACHE: u64 = 1_024;
 
 /// How the gateway reaches other servers.
 #[derive(Clone, Debug)]
@@ -85,8 +89,7 @@ impl Network {
     ///
     /// The system's configuration of name servers cannot be read.
     pub fn system() -> io::Result<Self> {
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        Ok(Self::new(resolver.map_err(io::Error::other)?))
+        Self::new(TokioResolver::builder_tokio().map_err(io::Error::other)?)
     }
 
     /// With name servers of one's own.
@@ -104,19 +107,20 @@ impl Network {
             NameServerConfig::new(address.ip(), true, connections.into())
         });
         let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-        let resolver =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build();
-        Ok(Self::new(resolver.map_err(io::Error::other)?))
+        Self::new(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
     }
 
-    fn new(resolver: TokioResolver) -> Self {
-        Self {
-            resolver,
+    fn new(mut resolver: ResolverBuilder<TokioRuntimeProvider>) -> io::Result<Self> {
+        let options = resolver.options_mut();
+        options.timeout = DNS_TIMEOUT;
+        options.cache_size = DNS_CACHE;
+        Ok(Self {
+            resolver: resolver.build().map_err(io::Error::other)?,
             roots: RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() },
             allowed: Vec::new(),
             timeout: Duration::from_secs(10),
             dial: Dial::new(|address| address),
-        }
+        })
     }
 
     /// Trusts the certificates of a PEM file, too.
@@ -139,19 +143,20 @@ impl Network {
         self.allowed.push(range);
     }
 
-    pub(super) fn connector(self) -> Result<Connector, rustls::Error> {
+    pub(super) fn connector(self) -> Connector {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_safe_default_protocol_versions()
+            .expect("ring has ciphers for both versions of TLS")
             .with_root_certificates(self.roots)
             .with_no_client_auth();
-        Ok(Connector {
+        Connector {
             resolver: self.resolver,
             tls: TlsConnector::from(Arc::new(tls)),
             addresses: Addresses::new(self.allowed),
             timeout: self.timeout,
             dial: self.dial,
-        })
+        }
     }
 }
 

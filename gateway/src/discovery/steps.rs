@@ -255,8 +255,11 @@ mod tests {
 
     #[test]
     fn service_records_are_tried_in_the_order_of_rfc_2782() {
-        let record = |priority, weight, target: &str| {
-            Srv { priority, weight, target: target.to_owned(), port: 1 }
+        let record = |priority, weight, target: &str| Srv {
+            priority,
+            weight,
+            target: target.to_owned(),
+            port: 1,
         };
         let order = |random: fn(u32) -> u32| {
             let records =

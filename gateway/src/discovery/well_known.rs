@@ -23,9 +23,6 @@ const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
 /// Whatever the answer says.
 const MAX_LIFETIME: Duration = Duration::from_hours(48);
 const MIN_LIFETIME: Duration = Duration::from_mins(5);
-/// Doubled with each failure that follows.
-const FAILURE_LIFETIME: Duration = Duration::from_mins(1);
-const MAX_FAILURE_LIFETIME: Duration = Duration::from_hours(1);
 
 #[derive(Deserialize)]
 struct WellKnown {
@@ -118,12 +115,6 @@ fn cache_control(headers: &HeaderMap) -> Option<Duration> {
     lifetime
 }
 
-/// How long to leave a host alone that has failed so many times in a row.
-pub(super) fn failure_lifetime(failures: u32) -> Duration {
-    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
-    FAILURE_LIFETIME.saturating_mul(doubled).min(MAX_FAILURE_LIFETIME)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,10 +136,7 @@ mod tests {
             (&[("expires", "Thu, 01 Jan 1970 00:30:00 GMT")], 5 * MINUTE),
             (&[("expires", "0")], 5 * MINUTE),
             (
-                &[
-                    ("cache-control", "max-age=7200"),
-                    ("expires", "Thu, 01 Jan 1970 02:00:00 GMT"),
-                ],
+                &[("cache-control", "max-age=7200"), ("expires", "Thu, 01 Jan 1970 02:00:00 GMT")],
                 2 * HOUR,
             ),
         ] {
@@ -160,11 +148,5 @@ mod tests {
             let lifetime = lifetime(&map, HOUR * 1_000);
             assert_eq!(lifetime, Duration::from_secs(seconds), "{headers:?}");
         }
-    }
-
-    #[test]
-    fn failures_are_remembered_longer_and_longer() {
-        let minutes = [1, 2, 3, 6, 7, 100].map(|n| failure_lifetime(n).as_secs() / 60);
-        assert_eq!(minutes, [1, 2, 4, 32, 60, 60]);
     }
 }
