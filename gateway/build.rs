@@ -1,5 +1,6 @@
 //! Compiles `../proto/` with a pure-Rust compiler, so that building needs nothing but cargo.
-//! The server side comes along for the tests, which put a fake history service behind the gateway.
+//! The server side comes along for the tests, which put a fake history service behind the gateway:
+//! what it does not answer is UNIMPLEMENTED.
 
 use std::io;
 
@@ -11,5 +12,5 @@ const PROTOS: [&str; 2] = [
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=../proto");
     let descriptors = protox::compile(PROTOS, ["../proto"]).map_err(io::Error::other)?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)
+    tonic_prost_build::configure().bytes(".").generate_default_stubs(true).compile_fds(descriptors)
 }

@@ -3,10 +3,13 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use axum::http::{Uri, uri::Scheme};
+use axum::http::Uri;
 use clap::{Parser, ValueEnum};
 
-use crate::{clock::Clock, keys::PinnedKeys, server::Options, server_name::ServerName};
+use crate::{
+    clock::Clock, history::HistoryFlags, keys::PinnedKeys, limits::LimitOptions, server::Options,
+    server_name::ServerName,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,9 +48,9 @@ pub struct Config {
     #[arg(long, env = "BACKSCROLL_GATEWAY_SERVER_NAME", value_name = "NAME")]
     pub server_name: ServerName,
 
-    /// Where the history service is: http://HOST:PORT
-    #[arg(long, env = "BACKSCROLL_GATEWAY_HISTORY", value_name = "URL", value_parser = history_url)]
-    pub history: Uri,
+    /// Where the history services are, and how we show them who we are
+    #[command(flatten)]
+    pub history: HistoryFlags,
 
     /// Where to listen, plain HTTP/1.1: put a proxy that speaks TLS before it
     #[arg(
@@ -63,7 +66,8 @@ pub struct Config {
     #[arg(long, env = "BACKSCROLL_GATEWAY_PINNED_KEYS", value_name = "FILE")]
     pub pinned_keys: Option<PathBuf>,
 
-    /// How long the history service may take for an answer; peers give up after 60
+    /// How long an answer may take once the request has come whole, waiting included; peers give up
+    /// after 60
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_REQUEST_TIMEOUT",
@@ -72,6 +76,10 @@ pub struct Config {
         value_parser = seconds
     )]
     pub request_timeout: Duration,
+
+    /// How much at once, and for whom
+    #[command(flatten)]
+    pub limits: LimitOptions,
 
     /// How long to go on accepting after a signal, while /readyz says 503
     #[arg(
@@ -144,25 +152,16 @@ impl Config {
             keys,
             clock,
             request_timeout: self.request_timeout,
+            limits: self.limits,
             shutdown_notice: self.shutdown_notice,
             drain_timeout: self.drain_timeout,
-            ..Options::new(self.server_name, self.history)
+            history: self.history.into_options()?,
+            ..Options::new(self.server_name, Uri::default())
         })
     }
 }
 
-fn history_url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    if url.scheme() != Some(&Scheme::HTTP) || url.host().is_none_or(str::is_empty) {
-        return Err("expected http://HOST:PORT".to_owned());
-    }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        return Err("expected http://HOST:PORT, without a path".to_owned());
-    }
-    Ok(url)
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>().map(Duration::try_from_secs_f64) {
         // Longer than a day is a mistake, and may not fit a timer.
         Ok(Ok(duration)) if duration <= Duration::from_hours(24) => Ok(duration),
@@ -193,11 +192,16 @@ mod tests {
 
     #[test]
     fn the_history_service_is_a_plain_address() {
-        for good in ["http://127.0.0.1:8470", "http://history:8470/", "http://[::1]:8470"] {
+        for good in [
+            "http://127.0.0.1:8470",
+            "http://history:8470/",
+            "http://[::1]:8470",
+            "https://history",
+        ] {
             assert!(read(&["--history", good]).is_ok(), "{good}");
         }
         for bad in
-            ["history:8470", "https://history", "http://", "/x", "", "http://h/x", "http://h?x"]
+            ["history:8470", "ftp://history", "http://", "/x", "", "http://h/x", "http://h?x"]
         {
             assert!(read(&["--history", bad]).is_err(), "{bad}");
         }

@@ -7,6 +7,7 @@
 //!  (sockets,             (one file      (headers,
 //!   stopping)             an endpoint)   signatures)
 //!                            │
+//!                            ├──► limits                        is there room for it?
 //!                            ├──► body, json                    what do they send?
 //!                            ├──► history ══gRPC══► the graph   what may they have?
 //!                            └──► answer, error                 what do they get?
@@ -35,7 +36,8 @@ mod answer;
 mod back_off;
 mod body;
 mod error;
-mod history;
+pub mod history;
+pub mod limits;
 mod x_matrix;
 
 pub mod clock;

@@ -26,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(
         server_name = %options.server_name,
-        history = %options.history,
+        history = ?options.history.urls,
         pinned_servers = options.keys.len(),
         "listening on {}", listener.local_addr()?
     );

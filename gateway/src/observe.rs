@@ -46,14 +46,14 @@ fn log(response: &Response, started: Instant) {
         tracing::info!(status, ms, "answered");
         return;
     };
-    let Refusal { errcode, message, detail } = refusal;
+    let Refusal { errcode, message, limiter, detail } = refusal;
     let detail = detail.as_deref();
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(status, ms, errcode, detail, "{message}");
+        tracing::error!(status, ms, errcode, limiter, detail, "{message}");
     } else if response.status().is_server_error() {
-        tracing::warn!(status, ms, errcode, detail, "{message}");
+        tracing::warn!(status, ms, errcode, limiter, detail, "{message}");
     } else {
-        tracing::info!(status, ms, errcode, detail, "{message}");
+        tracing::info!(status, ms, errcode, limiter, detail, "{message}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! when the drain deadline passes is cut off.
 
 use std::{
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -29,17 +30,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     context::Context,
-    history::History,
+    history::{History, HistoryOptions},
     keys::{Fetching, Keys, PinnedKeys},
+    limits::{LimitOptions, Limits, Peer},
     router::router,
     server_name::ServerName,
     x_matrix::Authenticator,
 };
 
-/// More header fields than this, or a longer head, is answered with 431 by hyper. The head's limit
-/// is that of a buffer which grows by doubling: somewhat more may fit.
+/// More header fields than this, or a head longer than its limit, is answered with 431 by hyper.
 const MAX_HEADERS: usize = 64;
-const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// How long to wait when the system has no socket left for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,20 +49,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Our own name: the destination of every request, the origin of every answer.
     pub server_name: ServerName,
-    /// Where the history service is: `http://host:port`.
-    pub history: Uri,
+    /// Where the history services are, and how we show them who we are.
+    pub history: HistoryOptions,
     /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
     /// How the keys of others are got. `None`: nobody else can be authenticated.
     pub fetching: Option<Fetching>,
     /// The time.
     pub clock: Clock,
-    /// How long the history service may take for an answer.
+    /// How long an answer may take once the request has come whole.
     pub request_timeout: Duration,
-    /// How long the head of a request may take, an idle connection's wait for it included.
-    pub head_timeout: Duration,
-    /// How long the body of a request may take.
-    pub body_timeout: Duration,
+    /// How much at once, and for whom.
+    pub limits: LimitOptions,
     /// How long to go on accepting while `/readyz` says that we are stopping.
     pub shutdown_notice: Duration,
     /// How long requests under way may take to finish after that.
@@ -75,13 +73,12 @@ impl Options {
     pub fn new(server_name: ServerName, history: Uri) -> Self {
         Self {
             server_name,
-            history,
+            history: history.into(),
             keys: PinnedKeys::default(),
             fetching: None,
             clock: Clock::system(),
             request_timeout: Duration::from_secs(30),
-            head_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(30),
+            limits: LimitOptions::default(),
             shutdown_notice: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
@@ -93,19 +90,25 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, fetching, clock, request_timeout, .. } = options;
-    let history = History::new(history, request_timeout);
+    let Options { server_name, history, keys, fetching, clock, request_timeout, limits, .. } =
+        options;
+    let history = History::new(history);
     let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
         history,
-        body_timeout: options.body_timeout,
+        max_body_bytes: limits.max_body_bytes,
+        body_timeout: limits.body_timeout,
+        request_timeout,
+        limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
     let mut server = Server {
         listener,
         router: router(Arc::clone(&cx)),
-        head_timeout: options.head_timeout,
+        cx: Arc::clone(&cx),
+        head_timeout: limits.head_timeout,
+        max_head_bytes: limits.max_head_bytes,
         connections: JoinSet::new(),
         closing: CancellationToken::new(),
     };
@@ -120,7 +123,9 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
 struct Server {
     listener: TcpListener,
     router: Router,
+    cx: Arc<Context>,
     head_timeout: Duration,
+    max_head_bytes: usize,
     connections: JoinSet<()>,
     /// Tells connections to finish what they do and to close.
     closing: CancellationToken,
@@ -135,7 +140,7 @@ impl Server {
                 () = &mut end => return,
                 Some(_closed) = self.connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _peer)) => self.spawn(stream),
+                    Ok((stream, peer)) => self.spawn(stream, peer.ip()),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         time::sleep(ACCEPT_PAUSE).await;
@@ -145,7 +150,8 @@ impl Server {
         }
     }
 
-    fn spawn(&mut self, stream: TcpStream) {
+    fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
+        let Some(counted) = self.cx.limits.connection(peer) else { return };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -154,9 +160,12 @@ impl Server {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.head_timeout)
             .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD_BYTES);
+            .max_buf_size(self.max_head_bytes);
         let (router, closing) = (self.router.clone(), self.closing.clone());
-        self.connections.spawn(connection(http, stream, router, closing));
+        self.connections.spawn(async move {
+            let _counted = counted;
+            connection(http, (stream, Peer(peer)), router, closing).await;
+        });
     }
 
     async fn drain(self, deadline: Duration) {
@@ -173,13 +182,14 @@ impl Server {
 
 async fn connection(
     http: http1::Builder,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     router: Router,
     closing: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
     let asked = AtomicBool::new(false);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         asked.store(true, Ordering::Relaxed);
         hyper::service::Service::call(&router, request)
     });

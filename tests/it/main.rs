@@ -10,11 +10,14 @@
 mod append_events;
 mod backup;
 mod convergence;
+mod deadlines;
 mod formats;
 mod full_disk;
 mod grafts;
+mod graph;
 mod history_service;
 mod leaks;
+mod operations;
 mod purge;
 mod recorded;
 mod support;

@@ -16,7 +16,6 @@ use futures_util::{
 };
 use quick_cache::sync::Cache;
 use tokio::{sync::Semaphore, time};
-use tonic::transport::Channel;
 
 use super::{
     Fetching, NoKey, PinnedKeys,
@@ -24,8 +23,8 @@ use super::{
     sources::{Obtained, Sources},
 };
 use crate::{
-    back_off::back_off, clock::Clock, discovery::Discovery,
-    proto::v1::key_service_client::KeyServiceClient, server_name::ServerName,
+    back_off::back_off, clock::Clock, discovery::Discovery, history::RememberedKeys,
+    server_name::ServerName,
 };
 
 /// How many servers' keys are held. Failures are counted apart, so that names made up by
@@ -69,7 +68,7 @@ impl FetchedKeys {
     pub(super) fn new(
         fetching: Fetching,
         pinned: Arc<PinnedKeys>,
-        history: KeyServiceClient<Channel>,
+        history: RememberedKeys,
         clock: Clock,
     ) -> Self {
         let discovery = Discovery::new(fetching.network, clock.clone());

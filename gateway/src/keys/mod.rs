@@ -20,7 +20,6 @@ mod sources;
 use std::sync::Arc;
 
 use ed25519_dalek::VerifyingKey;
-use tonic::transport::Channel;
 
 pub(crate) use self::answer::signature;
 use self::fetched::FetchedKeys;
@@ -28,10 +27,7 @@ pub use self::{
     answer::AnswerFault,
     pinned::{KeysError, PinnedKeys},
 };
-use crate::{
-    clock::Clock, discovery::Network, proto::v1::key_service_client::KeyServiceClient,
-    server_name::ServerName,
-};
+use crate::{clock::Clock, discovery::Network, history::RememberedKeys, server_name::ServerName};
 
 /// How keys that are not pinned are fetched.
 #[derive(Clone, Debug)]
@@ -67,7 +63,7 @@ impl Keys {
     pub(crate) fn new(
         pinned: PinnedKeys,
         fetching: Option<Fetching>,
-        history: KeyServiceClient<Channel>,
+        history: RememberedKeys,
         clock: Clock,
     ) -> Self {
         let pinned = Arc::new(pinned);

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use ruma::CanonicalJsonValue;
 use serde_json::json;
-use tokio::time;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use super::answer::{AnswerFault, ServerKeys, text};
 use crate::{
     clock::Clock,
     discovery::{Discovery, Unreachable},
+    history::RememberedKeys,
     json::{self, JsonError},
-    proto::v1::{GetServerKeysRequest, PutServerKeysRequest, key_service_client::KeyServiceClient},
     server_name::ServerName,
 };
 
@@ -26,14 +25,11 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Of a notary's, which is a list.
 const MAX_NOTARY_BYTES: usize = 256 * 1024;
 
-/// The history service is near; without it we ask the server again.
-const HISTORY_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Asks for keys.
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) discovery: Discovery,
-    pub(super) history: KeyServiceClient<Channel>,
+    pub(super) history: RememberedKeys,
     pub(super) clock: Clock,
 }
 
@@ -66,17 +62,14 @@ impl Sources {
     /// The keys that the history service holds. None when they are no longer valid, or when it
     /// does not say.
     pub(super) async fn from_history(&self, server: &ServerName) -> Option<ServerKeys> {
-        let mut history = self.history.clone();
-        let question = GetServerKeysRequest { server_name: server.to_string() };
-        let answer = match time::timeout(HISTORY_TIMEOUT, history.get_server_keys(question)).await {
-            Ok(Ok(answer)) => answer.into_inner().answer,
-            Ok(Err(status)) => {
+        let answer = match self.history.get(server.to_string()).await {
+            Ok(answer) => answer,
+            Err(status) => {
                 if status.code() != Code::NotFound {
                     tracing::debug!(%status, "the history service does not give keys");
                 }
                 return None;
             }
-            Err(_elapsed) => return None,
         };
         let keys = ServerKeys::read(server, &json::parse(&answer).ok()?).ok()?;
         // Nobody knows when it was fetched, so what says more than may be believed says nothing.
@@ -87,12 +80,8 @@ impl Sources {
 
     /// Gives the history service what it may remember. Nothing depends on it.
     pub(super) async fn to_history(&self, answer: String) {
-        let mut history = self.history.clone();
-        let question = PutServerKeysRequest { answer: answer.into() };
-        match time::timeout(HISTORY_TIMEOUT, history.put_server_keys(question)).await {
-            Ok(Ok(_put)) => {}
-            Ok(Err(status)) => tracing::debug!(%status, "the history service takes no keys"),
-            Err(_elapsed) => tracing::debug!("the history service takes no keys in time"),
+        if let Err(status) = self.history.put(answer.into()).await {
+            tracing::debug!(%status, "the history service takes no keys");
         }
     }
 

@@ -30,15 +30,17 @@ pub(crate) async fn backfill(
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 
+    let deadline = cx.deadline();
+    let _place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
     let question = BackfillRequest { room_id, requester, event_ids, limit };
-    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
-        cx.history.backfill(question).await?;
+    let answer = cx.history.backfill(question, deadline).await?;
+    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } = &*answer;
 
     observe::answered(events.len());
     let us = &cx.authenticator;
-    Ok(answer::backfill(&us.server_name, us.clock.now_ms(), &events))
+    Ok(answer::backfill(&us.server_name, us.clock.now_ms(), events))
 }
 
 /// What the query says, faults included: the history service answers those, after it has decided

@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "what must not happen fails the test"
 )]
 
@@ -14,8 +13,10 @@ mod get_missing_events;
 
 mod errors;
 mod health;
+mod histories;
 mod http;
 mod keys;
+mod limits;
 mod stopping;
 mod x_matrix;
 

@@ -9,6 +9,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 /// A running pair of services.
 pub(crate) struct Services {
     pub(crate) gateway: SocketAddr,
+    pub(crate) history: SocketAddr,
     pub(crate) cx: Arc<Context>,
     stop: Vec<oneshot::Sender<()>>,
     running: Vec<JoinHandle<()>>,
@@ -44,7 +45,7 @@ impl Services {
         });
         // The gateway first, since it asks the other.
         let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);
-        Self { gateway, cx, stop, running }
+        Self { gateway, history, cx, stop, running }
     }
 
     /// Stops both; the store is closed when this returns.

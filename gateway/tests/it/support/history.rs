@@ -6,10 +6,8 @@ use std::{
 };
 
 use backscroll_gateway::proto::v1::{
-    BackfillRequest, BackfillResponse, BatchGetEventsRequest, BatchGetEventsResponse, EndReason,
-    Event, EventForm, ExplainAccessRequest, ExplainAccessResponse, GetMissingEventsRequest,
-    GetMissingEventsResponse, GetRoomRequest, GetRoomResponse, GetStateRequest, GetStateResponse,
-    ListEventsRequest, ListEventsResponse, ListRoomsRequest, ListRoomsResponse,
+    BackfillRequest, BackfillResponse, EndReason, Event, EventForm, GetMissingEventsRequest,
+    GetMissingEventsResponse,
     history_service_server::{HistoryService, HistoryServiceServer},
 };
 use tokio::{net::TcpListener, sync::Notify};
@@ -173,47 +171,5 @@ impl HistoryService for Inner {
         let events = self.answer(request, Asked::GetMissingEvents).await?;
         let end_reason = EndReason::Exhausted.into();
         Ok(Response::new(GetMissingEventsResponse { events, end_reason, ..Default::default() }))
-    }
-
-    async fn batch_get_events(
-        &self,
-        _request: Request<BatchGetEventsRequest>,
-    ) -> Result<Response<BatchGetEventsResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn get_room(
-        &self,
-        _request: Request<GetRoomRequest>,
-    ) -> Result<Response<GetRoomResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn list_rooms(
-        &self,
-        _request: Request<ListRoomsRequest>,
-    ) -> Result<Response<ListRoomsResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn list_events(
-        &self,
-        _request: Request<ListEventsRequest>,
-    ) -> Result<Response<ListEventsResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn get_state(
-        &self,
-        _request: Request<GetStateRequest>,
-    ) -> Result<Response<GetStateResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn explain_access(
-        &self,
-        _request: Request<ExplainAccessRequest>,
-    ) -> Result<Response<ExplainAccessResponse>, Status> {
-        panic!("the gateway does not ask this")
     }
 }
