@@ -14,6 +14,7 @@
 
 mod answer;
 mod fetched;
+mod options;
 mod pinned;
 mod sources;
 
@@ -25,18 +26,10 @@ pub(crate) use self::answer::signature;
 use self::fetched::FetchedKeys;
 pub use self::{
     answer::AnswerFault,
+    options::{FetchFlags, Fetching},
     pinned::{KeysError, PinnedKeys},
 };
-use crate::{clock::Clock, discovery::Network, history::RememberedKeys, server_name::ServerName};
-
-/// How keys that are not pinned are fetched.
-#[derive(Clone, Debug)]
-pub struct Fetching {
-    /// How other servers are reached.
-    pub network: Network,
-    /// Who is asked, in this order, for the keys of a server that does not answer itself.
-    pub notaries: Vec<ServerName>,
-}
+use crate::{clock::Clock, history::RememberedKeys, server_name::ServerName};
 
 /// Why there is no key to verify with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
