@@ -4,10 +4,12 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use axum::http::Uri;
+use backscroll_tls::ServerFiles;
 use clap::{Parser, ValueEnum};
 
 use crate::{
     clock::Clock,
+    connection::ALPN,
     history::HistoryFlags,
     keys::{FetchFlags, PinnedKeys},
     limits::LimitOptions,
@@ -57,7 +59,7 @@ pub struct Config {
     #[command(flatten)]
     pub history: HistoryFlags,
 
-    /// Where to listen, plain HTTP/1.1: put a proxy that speaks TLS before it
+    /// Where to listen: plain HTTP/1.1 for a proxy that speaks TLS, unless --tls-cert is given
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_LISTEN",
@@ -65,6 +67,15 @@ pub struct Config {
         default_value = "127.0.0.1:8448"
     )]
     pub listen: SocketAddr,
+
+    /// Our certificate and those between it and the authority, PEM: to speak TLS, HTTP/2 included.
+    /// Read again when it changes
+    #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key, PEM
+    #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 
     /// Keys of other servers that are never fetched: a JSON object, server name to that server's
     /// /_matrix/key/v2/server answer
@@ -158,7 +169,11 @@ impl Config {
         for server in keys.expired(clock.now_ms()) {
             tracing::warn!(%server, "the pinned keys of this server have expired");
         }
+        let files = self.tls_cert.zip(self.tls_key);
+        let files = files.map(|(cert, key)| ServerFiles { cert, key, client_ca: None });
+        let tls = files.map(|files| files.watched_for(ALPN)).transpose();
         Ok(Options {
+            tls: tls.context("cannot use --tls-cert and --tls-key")?,
             keys,
             fetching,
             clock,

@@ -1,4 +1,4 @@
-//! Sockets: accepting, serving HTTP/1.1, and stopping without cutting anybody off.
+//! Sockets: accepting, and stopping without cutting anybody off.
 //!
 //! Stopping has three steps: `/readyz` says so, for as long as load balancers need to notice;
 //! then nothing new is accepted and requests under way are finished; what is still not finished
@@ -14,12 +14,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request, http::Uri};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use axum::{Router, http::Uri};
+use backscroll_tls::{ServerConfig, Watched};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -29,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
+    connection::{self, Connection},
     context::Context,
     history::{History, HistoryOptions},
     keys::{Fetching, Keys, PinnedKeys},
@@ -37,9 +34,6 @@ use crate::{
     server_name::ServerName,
     x_matrix::Authenticator,
 };
-
-/// More header fields than this, or a head longer than its limit, is answered with 431 by hyper.
-const MAX_HEADERS: usize = 64;
 
 /// How long to wait when the system has no socket left for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,6 +49,8 @@ pub struct Options {
     pub keys: PinnedKeys,
     /// How the keys of others are got. `None`: nobody else can be authenticated.
     pub fetching: Option<Fetching>,
+    /// Our certificate, to speak TLS ourselves. `None`: plain HTTP/1.1.
+    pub tls: Option<Arc<Watched<ServerConfig>>>,
     /// The time.
     pub clock: Clock,
     /// How long an answer may take once the request has come whole.
@@ -76,6 +72,7 @@ impl Options {
             history: history.into(),
             keys: PinnedKeys::default(),
             fetching: None,
+            tls: None,
             clock: Clock::system(),
             request_timeout: Duration::from_secs(30),
             limits: LimitOptions::default(),
@@ -103,10 +100,14 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
+    if let Some(tls) = &options.tls {
+        tls.watch();
+    }
     let mut server = Server {
         listener,
         router: router(Arc::clone(&cx)),
         cx: Arc::clone(&cx),
+        tls: options.tls,
         head_timeout: limits.head_timeout,
         max_head_bytes: limits.max_head_bytes,
         connections: JoinSet::new(),
@@ -124,6 +125,7 @@ struct Server {
     listener: TcpListener,
     router: Router,
     cx: Arc<Context>,
+    tls: Option<Arc<Watched<ServerConfig>>>,
     head_timeout: Duration,
     max_head_bytes: usize,
     connections: JoinSet<()>,
@@ -156,15 +158,17 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(self.head_timeout)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(self.max_head_bytes);
-        let (router, closing) = (self.router.clone(), self.closing.clone());
+        let http = connection::http(self.head_timeout, self.max_head_bytes);
+        let tls = self.tls.as_ref().map(|tls| tls.get());
+        let connection = Connection {
+            peer: Peer(peer),
+            router: self.router.clone(),
+            head_timeout: self.head_timeout,
+            closing: self.closing.clone(),
+        };
         self.connections.spawn(async move {
             let _counted = counted;
-            connection(http, (stream, Peer(peer)), router, closing).await;
+            connection.serve(http, stream, tls).await;
         });
     }
 
@@ -177,35 +181,5 @@ impl Server {
         if drained.await.is_err() {
             tracing::warn!(connections = connections.len(), "cut off what did not finish in time");
         }
-    }
-}
-
-async fn connection(
-    http: http1::Builder,
-    (stream, peer): (TcpStream, Peer),
-    router: Router,
-    closing: CancellationToken,
-) {
-    let router = TowerToHyperService::new(router);
-    let asked = AtomicBool::new(false);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        asked.store(true, Ordering::Relaxed);
-        hyper::service::Service::call(&router, request)
-    });
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = &mut serving => outcome,
-        () = closing.cancelled() => {
-            // hyper would wait for a first request.
-            if !asked.load(Ordering::Relaxed) {
-                return;
-            }
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "connection ended");
     }
 }

@@ -20,4 +20,5 @@ mod leaks;
 mod operations;
 mod purge;
 mod recorded;
+mod server_keys;
 mod support;

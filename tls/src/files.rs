@@ -43,6 +43,17 @@ impl ServerFiles {
     /// # Errors
     /// When a file cannot be read or is not what it should be.
     pub fn watched(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
+        self.watched_for(&[ALPN])
+    }
+
+    /// The same, for a server that speaks these protocols, the preferred one first.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not what it should be.
+    pub fn watched_for(
+        self,
+        alpn: &'static [&'static [u8]],
+    ) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
         let paths = [Some(self.cert), Some(self.key), self.client_ca];
         Watched::open(paths.into_iter().flatten().collect(), |files| {
             let [cert, key, client_ca @ ..] = files else { anyhow::bail!("too few files") };
@@ -60,7 +71,7 @@ impl ServerFiles {
             };
             let (certs, key) = identity(cert, key)?;
             let mut config = builder.with_single_cert(certs, key).context("certificate and key")?;
-            config.alpn_protocols = vec![ALPN.to_vec()];
+            config.alpn_protocols = alpn.iter().map(|it| it.to_vec()).collect();
             Ok(config)
         })
     }

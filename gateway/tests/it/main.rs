@@ -19,6 +19,7 @@ mod http;
 mod keys;
 mod limits;
 mod stopping;
+mod tls;
 mod x_matrix;
 
 mod arbitrary;
