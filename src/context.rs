@@ -63,13 +63,20 @@ impl Context {
         Ok(keys)
     }
 
-    /// Keeps the keys of a server; on disk when this returns. They were checked by the caller.
+    /// Keeps the keys of a server, unless those held are valid for longer; on disk when this
+    /// returns. They were checked by the caller.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be read or written.
     pub fn put_server_keys(&self, keys: ServerKeys, answer: &[u8]) -> Result<(), StoreError> {
         let mut remembered = self.server_keys.write().unwrap_or_else(PoisonError::into_inner);
         let server_name = keys.server_name().as_str().to_owned();
+        // Under the lock: of two that come at once, the later one stays.
+        let held = self.store.server_keys(&server_name)?;
+        let held = held.and_then(|it| ServerKeys::parse(&it).ok());
+        if held.is_some_and(|held| held.valid_until_ts() > keys.valid_until_ts()) {
+            return Ok(());
+        }
         self.store.put_server_keys(&server_name, answer)?;
         remembered.insert(server_name, Some(Arc::new(keys)));
         Ok(())

@@ -3,8 +3,8 @@
 //! replicas may run.
 //!
 //! ```text
-//!  server ──► router ──► routes/*  ──► x_matrix ──► keys        who asks?
-//!  (sockets,             (one file      (headers,
+//!  server ──► router ──► routes/*  ──► x_matrix ──► keys ──► discovery ══HTTPS══► other servers
+//!  (sockets,             (one file      (headers,     who asks?
 //!   stopping)             an endpoint)   signatures)
 //!                            │
 //!                            ├──► limits                        is there room for it?

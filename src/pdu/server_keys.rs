@@ -46,6 +46,7 @@ pub enum KeyError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerKeys {
     server_name: ServerName,
+    valid_until_ts: i64,
     keys: BTreeMap<String, VerifyKey>,
 }
 
@@ -58,6 +59,11 @@ impl ServerKeys {
     /// Whose keys these are.
     pub fn server_name(&self) -> &ServerName {
         &self.server_name
+    }
+
+    /// Until when the keys in use are valid, in milliseconds since 1970.
+    pub fn valid_until_ts(&self) -> i64 {
+        self.valid_until_ts
     }
 
     /// The key of that id, in use or old.
@@ -79,7 +85,7 @@ impl ServerKeys {
         check_signed(json, &server_name, &in_use)?;
         // A key in use is in use, whatever is said of its past.
         all.extend(in_use);
-        Ok(Self { server_name, keys: all })
+        Ok(Self { server_name, valid_until_ts, keys: all })
     }
 }
 

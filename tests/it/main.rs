@@ -25,4 +25,5 @@ mod purge;
 mod readme;
 mod recorded;
 mod restart;
+mod server_keys;
 mod support;

@@ -162,6 +162,8 @@ async fn another_certificate_is_refused() {
             world.publish(&world.site(at, certified).await, &peer);
         }
         assert_eq!(ask(&world.gateway(&[]).await, &peer).await, refused(), "{name}");
+        let dialled = world.dialled();
+        assert!(dialled.iter().any(|it| it.ends_with(":8448") || it.ends_with(":77")), "{name}");
         assert_eq!(world.key_questions(), 0);
     }
 }

@@ -1,1 +1,378 @@
-//! x
+//! Which keys are believed, for how long, on whose word; and how often anybody is asked.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::{sync::Semaphore, time};
+
+use super::world::{KEYS, QUERY, Replies, Reply, Set as _, World, ask, granted, refused};
+use crate::support::{Stage, peer::Peer};
+
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+const AT: &str = "5.1.1.1:99";
+
+/// A server, its keys published, and a gateway that has not heard of it.
+async fn scene() -> (World, Peer, Replies, Stage) {
+    let world = World::new().await;
+    let peer = Peer::new("h.example:99", 7);
+    let site = world.server(&peer, AT).await;
+    let gateway = world.gateway(&[]).await;
+    (world, peer, site, gateway)
+}
+
+/// Waits for what is about to be so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    time::timeout(Duration::from_secs(20), waiting).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_fetched_once_and_kept() {
+    let (world, peer, _site, gateway) = scene().await;
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(world.key_questions(), 1);
+    // Not after they have expired.
+    world.pass(Duration::from_hours(1));
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(world.key_questions(), 0);
+    world.pass(Duration::from_millis(1));
+    assert_eq!(ask(&gateway, &peer).await, refused());
+    assert_eq!(world.key_questions(), 1);
+}
+
+/// The server's answers that are not taken, and one that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_not_taken() {
+    let peer = Peer::new("h.example:99", 7);
+    let other = Peer::new("h.example:99", 8);
+    let answer = |world: &World| peer.key_answer_until(world.now() + 1_000);
+    let resigned = |answer: &Value, change: &dyn Fn(&mut Value)| {
+        let mut answer = answer.clone();
+        change(&mut answer);
+        answer.as_object_mut().unwrap().remove("signatures");
+        peer.sign(answer)
+    };
+    type Change<'a> = Box<dyn Fn(&Value) -> Value + 'a>;
+    let as_it_is: Change<'_> = Box::new(Value::clone);
+    for (what, change, expected) in [
+        ("as it is", as_it_is, granted()),
+        ("expired", Box::new(|_| peer.key_answer_until(1)), refused()),
+        (
+            "another server's",
+            Box::new(|it| resigned(it, &|it| it["server_name"] = json!("x.example:99"))),
+            refused(),
+        ),
+        (
+            "without a port",
+            Box::new(|it| resigned(it, &|it| it["server_name"] = json!("h.example"))),
+            refused(),
+        ),
+        (
+            "signed by another key",
+            Box::new(|it| {
+                let mut it = it.clone();
+                it["signatures"] =
+                    json!({ "h.example:99": { "ed25519:k7": other.signature(&it) } });
+                it
+            }),
+            refused(),
+        ),
+        (
+            "signed by another server only",
+            Box::new(|it| {
+                let mut it = it.clone();
+                it["signatures"] = json!({ "x.example": it["signatures"]["h.example:99"] });
+                it
+            }),
+            refused(),
+        ),
+        (
+            "changed after it was signed",
+            Box::new(|it| {
+                let mut it = it.clone();
+                it["valid_until_ts"] = json!(it["valid_until_ts"].as_u64().unwrap() + 1);
+                it
+            }),
+            refused(),
+        ),
+        (
+            "the key of another id",
+            Box::new(|it| {
+                let other = Peer { key_id: "ed25519:x".to_owned(), ..peer.clone() };
+                let mut it = it.clone();
+                it["verify_keys"] = json!({ "ed25519:x": { "key": other.public_key() } });
+                it.as_object_mut().unwrap().remove("signatures");
+                other.sign(it)
+            }),
+            refused(),
+        ),
+        (
+            "the key among the old ones",
+            Box::new(|it| {
+                let mut it = it.clone();
+                it["old_verify_keys"] = json!({ "ed25519:k7": { "key": peer.public_key(), "expired_ts": 9_000_000_000_000_u64 } });
+                it["verify_keys"] = json!({ "ed25519:k8": { "key": other.public_key() } });
+                it.as_object_mut().unwrap().remove("signatures");
+                other.sign(peer.sign(it))
+            }),
+            refused(),
+        ),
+        ("no object", Box::new(|_| json!([])), refused()),
+    ] {
+        let world = World::new().await;
+        let site = world.server(&peer, AT).await;
+        site.set(KEYS, Reply::json(&change(&answer(&world))));
+        let gateway = world.gateway(&[]).await;
+        assert_eq!(ask(&gateway, &peer).await, expected, "{what}");
+        assert_eq!(world.key_questions(), 1, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_no_answers() {
+    for (what, reply) in [
+        ("redirected", Reply::redirect("https://h.example:99/keys")),
+        ("too large", Reply { status: 200, body: vec![b' '; 70_000], ..Reply::default() }),
+        ("a float", Reply { status: 200, body: br#"{"a":0.5}"#.to_vec(), ..Reply::default() }),
+        ("an error", Reply { status: 500, ..Reply::default() }),
+    ] {
+        let (world, peer, site, gateway) = scene().await;
+        let keys = site.lock().unwrap()[KEYS].clone();
+        site.set("/keys", keys);
+        site.set(KEYS, reply);
+        assert_eq!(ask(&gateway, &peer).await, refused(), "{what}");
+        assert_eq!(world.seen().len(), 1, "{what}");
+    }
+}
+
+/// Whatever a server says, its keys are not believed for longer than a week.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_week_at_most() {
+    let (world, peer, site, gateway) = scene().await;
+    let until = world.now() + 1_000 * 86_400_000;
+    site.set(KEYS, Reply::json(&peer.key_answer_until(until)));
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    site.lock().unwrap().clear();
+    world.pass(7 * DAY);
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(world.key_questions(), 1);
+    world.pass(Duration::from_millis(1));
+    assert_eq!(ask(&gateway, &peer).await, refused());
+}
+
+/// A key that is not listed is worth a question, but not more than one a minute; a key that is
+/// not listed any more is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_keys() {
+    let (world, old, site, gateway) = scene().await;
+    assert_eq!(ask(&gateway, &old).await, granted());
+    let new = Peer::new("h.example:99", 8);
+    world.publish(&site, &new);
+    assert_eq!(ask(&gateway, &new).await, refused());
+    assert_eq!(world.key_questions(), 1);
+    world.pass(MINUTE);
+    assert_eq!(ask(&gateway, &new).await, granted());
+    assert_eq!(ask(&gateway, &old).await, refused());
+    assert_eq!(world.key_questions(), 1);
+    // While the server is away, what it said last holds.
+    site.lock().unwrap().clear();
+    world.pass(MINUTE);
+    assert_eq!(ask(&gateway, &old).await, refused());
+    assert_eq!(ask(&gateway, &new).await, granted());
+    assert_eq!(world.key_questions(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_question_for_all_who_wait() {
+    let (world, peer, site, gateway) = scene().await;
+    let hold = Arc::new(Semaphore::new(0));
+    let reply = Reply { hold: Some(Arc::clone(&hold)), ..site.lock().unwrap()[KEYS].clone() };
+    site.set(KEYS, reply);
+    let waiting = join_all((0..20).map(|_| ask(&gateway, &peer)));
+    let releasing = async {
+        let mut questions = 0;
+        until("a question", async || {
+            questions += world.key_questions();
+            questions > 0
+        })
+        .await;
+        hold.add_permits(100);
+        questions
+    };
+    let (answers, questions) = tokio::join!(waiting, releasing);
+    assert!(answers.iter().all(|answer| *answer == granted()), "{answers:?}");
+    assert_eq!(questions + world.key_questions(), 1);
+}
+
+/// A caller who hangs up takes nothing back: the answer is kept all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_hangs_up() {
+    let (world, peer, site, gateway) = scene().await;
+    let hold = Arc::new(Semaphore::new(0));
+    let reply = Reply { hold: Some(Arc::clone(&hold)), ..site.lock().unwrap()[KEYS].clone() };
+    site.set(KEYS, reply);
+    tokio::select! {
+        _ = ask(&gateway, &peer) => panic!("nobody has answered"),
+        () = until("a question", async || world.key_questions() == 1) => {}
+    }
+    hold.add_permits(1);
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(world.key_questions(), 0);
+}
+
+/// A server that does not give its keys is asked after a minute, two, four, up to an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_back_off() {
+    let (world, peer, site, gateway) = scene().await;
+    site.lock().unwrap().clear();
+    assert_eq!(ask(&gateway, &peer).await, refused());
+    for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert_eq!(world.key_questions(), 1, "{minutes}");
+        world.pass(minutes * MINUTE - Duration::from_millis(1));
+        assert_eq!(ask(&gateway, &peer).await, refused());
+        assert_eq!(world.key_questions(), 0, "{minutes}");
+        world.pass(Duration::from_millis(1));
+        assert_eq!(ask(&gateway, &peer).await, refused());
+    }
+    assert_eq!(world.key_questions(), 1);
+    world.publish(&site, &peer);
+    world.pass(60 * MINUTE);
+    assert_eq!(ask(&gateway, &peer).await, granted());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pinned_servers_are_never_asked() {
+    let (world, _peer, _site, gateway) = scene().await;
+    assert_eq!(ask(&gateway, &gateway.peer).await, granted());
+    let rotated = Peer { key_id: "ed25519:new".to_owned(), ..gateway.peer.clone() };
+    assert_eq!(ask(&gateway, &rotated).await, refused());
+    // Their keys expire, too.
+    world.pass(MINUTE);
+    assert_eq!(ask(&gateway, &gateway.peer).await, refused());
+    assert!(world.dialled().is_empty());
+}
+
+/// A notary's word for a server that is away: signed by both, or it is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn notaries() {
+    let peer = Peer::new("h.example:99", 7);
+    let notary = Peer::new("n.example:99", 5);
+    let stranger = Peer::new("n.example:99", 6);
+    type Answers<'a> = Box<dyn Fn(Value) -> Vec<Value> + 'a>;
+    let signed_by_both: Answers<'_> = Box::new(|it: Value| vec![notary.sign(it)]);
+    for (what, answers, expected) in [
+        ("signed by both", signed_by_both, granted()),
+        ("not by the notary", Box::new(|it| vec![it]), refused()),
+        (
+            "by another as the notary",
+            Box::new(|it| {
+                let stranger = Peer { key_id: notary.key_id.clone(), ..stranger.clone() };
+                vec![stranger.sign(it)]
+            }),
+            refused(),
+        ),
+        (
+            "by the notary alone",
+            Box::new(|mut it| {
+                it.as_object_mut().unwrap().remove("signatures");
+                vec![notary.sign(it)]
+            }),
+            refused(),
+        ),
+        ("expired", Box::new(|_| vec![notary.sign(peer.key_answer_until(1))]), refused()),
+        (
+            "of another server",
+            Box::new(|_| vec![notary.sign(Peer::new("x.example:99", 7).key_answer_until(1 << 50))]),
+            refused(),
+        ),
+        (
+            "of which one is of use",
+            Box::new(|it| {
+                let older = Peer::new("h.example:99", 9).key_answer_until(1 << 50);
+                vec![it.clone(), notary.sign(older), json!(1), notary.sign(it)]
+            }),
+            granted(),
+        ),
+        ("nothing", Box::new(|_| Vec::new()), refused()),
+    ] {
+        let world = World::new().await;
+        let site = world.server(&notary, "5.5.5.5:99").await;
+        let answer = peer.key_answer_until(world.now() + 60_000);
+        site.set(QUERY, Reply::json(&json!({ "server_keys": answers(answer) })));
+        let gateway = world.gateway(&["n.example:99"]).await;
+        assert_eq!(ask(&gateway, &peer).await, expected, "{what}");
+        let seen = world.seen();
+        let asked = seen.iter().find(|seen| seen.target == QUERY).unwrap();
+        let asked: Value = serde_json::from_slice(&asked.body).unwrap();
+        let minimum = json!({ "minimum_valid_until_ts": world.now() });
+        assert_eq!(asked, json!({ "server_keys": { "h.example:99": { "ed25519:k7": minimum } } }));
+    }
+}
+
+/// The keys of a notary may be pinned; the first that helps is the last that is asked; a notary
+/// is no witness for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_notaries() {
+    let world = World::new().await;
+    let peer = Peer::new("h.example:99", 7);
+    // Pinned by every stage.
+    let pinned = Peer::new("peer.example:8448", 1);
+    let notary = Peer::new("n.example:99", 5);
+    let unpublished = world.server(&pinned, "5.4.4.4:8448").await;
+    unpublished.lock().unwrap().clear();
+    let site = world.server(&notary, "5.5.5.5:99").await;
+    let gateway = world.gateway(&["away.example:99", "n.example:99", "peer.example:8448"]).await;
+    site.set(QUERY, Reply::json(&json!({ "server_keys": [] })));
+    let answer = pinned.sign(peer.key_answer_until(world.now() + 60_000));
+    unpublished.set(QUERY, Reply::json(&json!({ "server_keys": [answer] })));
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    let seen = world.seen();
+    let asked: Vec<_> = seen.iter().map(|it| (it.at.as_str(), it.target.as_str())).collect();
+    let expected = [("5.5.5.5:99", KEYS), ("5.5.5.5:99", QUERY), ("5.4.4.4:8448", QUERY)];
+    assert_eq!(asked, expected);
+    site.lock().unwrap().clear();
+    let rotated = Peer { key_id: "ed25519:new".to_owned(), ..notary };
+    world.pass(MINUTE);
+    assert_eq!(ask(&gateway, &rotated).await, refused());
+    let asked_itself = world.seen().iter().any(|it| it.at == "5.5.5.5:99" && it.target == QUERY);
+    assert!(!asked_itself);
+}
+
+/// What one gateway has fetched, others find in the history service; but what says more than may
+/// be believed is fetched again, for nobody knows how old it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_service_remembers() {
+    let (world, peer, site, first) = scene().await;
+    assert_eq!(ask(&first, &peer).await, granted());
+    until("keys in the history service", async || !first.history.keys().is_empty()).await;
+    assert_eq!(world.key_questions(), 1);
+
+    let second = world.gateway_beside(&first).await;
+    assert_eq!(ask(&second, &peer).await, granted());
+    assert_eq!(world.key_questions(), 0);
+    // A key that it does not know is asked for at once.
+    let new = Peer::new("h.example:99", 8);
+    world.publish(&site, &new);
+    assert_eq!(ask(&second, &new).await, granted());
+    assert_eq!(world.key_questions(), 1);
+
+    const WEEK_MS: u64 = 7 * 86_400_000;
+    for (n, until_ms, questions) in
+        [(1, WEEK_MS, 0), (2, WEEK_MS + 1, 1), (3, 0, 0), (4, u64::MAX, 1)]
+    {
+        let peer = Peer::new(&format!("h{n}.example:99"), 7);
+        world.server(&peer, &format!("5.2.2.{n}:99")).await;
+        let until_ms = world.now().wrapping_add(until_ms);
+        first.history.put_keys(&peer.name, peer.key_answer_until(until_ms));
+        let gateway = world.gateway_beside(&first).await;
+        assert_eq!(ask(&gateway, &peer).await, granted());
+        assert_eq!(world.key_questions(), questions, "{until_ms}");
+    }
+}

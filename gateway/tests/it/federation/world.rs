@@ -15,7 +15,7 @@ use std::{
 
 use axum::{
     body::Bytes,
-    http::{Response, header::HOST},
+    http::{Response, Uri, header::HOST},
 };
 use backscroll_gateway::{
     clock::Clock,
@@ -126,6 +126,18 @@ impl World {
         Stage::start_with(|options| {
             options.fetching = Some(fetching);
             options.clock = Clock::new(move || now_ms.load(Ordering::Relaxed));
+        })
+        .await
+    }
+
+    /// Another gateway, in front of the same history service.
+    pub(super) async fn gateway_beside(&self, first: &Stage) -> Stage {
+        let (now_ms, network) = (Arc::clone(&self.now_ms), self.network());
+        let history: Uri = format!("http://{}", first.history.address).parse().unwrap();
+        Stage::start_with(|options| {
+            options.fetching = Some(Fetching { network, notaries: Vec::new() });
+            options.clock = Clock::new(move || now_ms.load(Ordering::Relaxed));
+            options.history = history.into();
         })
         .await
     }

@@ -1,15 +1,19 @@
 //! A history service that answers what a test tells it to, and remembers what it was asked.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
 use backscroll_gateway::proto::v1::{
     BackfillRequest, BackfillResponse, EndReason, Event, EventForm, GetMissingEventsRequest,
-    GetMissingEventsResponse,
+    GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest,
+    PutServerKeysResponse,
     history_service_server::{HistoryService, HistoryServiceServer},
+    key_service_server::{KeyService, KeyServiceServer},
 };
+use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +44,8 @@ struct Inner {
     respond: Mutex<Respond>,
     /// While set, every question waits here after it has arrived.
     hold: Mutex<Option<Arc<Hold>>>,
+    /// By server name.
+    keys: Mutex<BTreeMap<String, Value>>,
 }
 
 /// Holds questions back.
@@ -64,6 +70,7 @@ impl FakeHistory {
             asked: Mutex::default(),
             respond: Mutex::new(Box::new(|| Ok(Vec::new()))),
             hold: Mutex::default(),
+            keys: Mutex::default(),
         });
         let service = HistoryServiceServer::from_arc(Arc::clone(&inner));
         health.set_serving::<HistoryServiceServer<Inner>>().await;
@@ -71,6 +78,7 @@ impl FakeHistory {
         let server = Server::builder()
             .add_service(health_service)
             .add_service(service)
+            .add_service(KeyServiceServer::from_arc(Arc::clone(&inner)))
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 stop.clone().cancelled_owned(),
@@ -103,6 +111,15 @@ impl FakeHistory {
         } else {
             self.health.set_not_serving::<HistoryServiceServer<Inner>>().await;
         }
+    }
+
+    /// The keys that it was given, by server name.
+    pub(crate) fn keys(&self) -> BTreeMap<String, Value> {
+        self.inner.keys.lock().unwrap().clone()
+    }
+
+    pub(crate) fn put_keys(&self, server_name: &str, answer: Value) {
+        self.inner.keys.lock().unwrap().insert(server_name.to_owned(), answer);
     }
 
     /// Everything asked since the last time.
@@ -171,5 +188,28 @@ impl HistoryService for Inner {
         let events = self.answer(request, Asked::GetMissingEvents).await?;
         let end_reason = EndReason::Exhausted.into();
         Ok(Response::new(GetMissingEventsResponse { events, end_reason, ..Default::default() }))
+    }
+}
+
+#[tonic::async_trait]
+impl KeyService for Inner {
+    async fn get_server_keys(
+        &self,
+        request: Request<GetServerKeysRequest>,
+    ) -> Result<Response<GetServerKeysResponse>, Status> {
+        let server_name = request.into_inner().server_name;
+        let keys = self.keys.lock().unwrap();
+        let answer = keys.get(&server_name).ok_or_else(|| Status::not_found("no keys"))?;
+        Ok(Response::new(GetServerKeysResponse { answer: answer.to_string().into() }))
+    }
+
+    async fn put_server_keys(
+        &self,
+        request: Request<PutServerKeysRequest>,
+    ) -> Result<Response<PutServerKeysResponse>, Status> {
+        let answer: Value = serde_json::from_slice(&request.into_inner().answer).unwrap();
+        let server_name = answer["server_name"].as_str().unwrap().to_owned();
+        self.keys.lock().unwrap().insert(server_name, answer);
+        Ok(Response::new(PutServerKeysResponse {}))
     }
 }
