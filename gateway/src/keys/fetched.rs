@@ -159,7 +159,7 @@ impl FetchedKeys {
             return;
         }
         if self.valid(server).is_none()
-            && let Some(keys) = self.sources.from_history(server).await
+            && let Some(keys) = self.sources.ask_history(server).await
         {
             let has_key = keys.verify_keys.contains_key(key_id);
             self.hold(server, keys, None);
@@ -175,7 +175,7 @@ impl FetchedKeys {
 
     /// Whether the server has answered with keys that are valid. A failure is remembered.
     async fn fetch_from_server(self: &Arc<Self>, server: &ServerName) -> bool {
-        match self.sources.from_server(server).await {
+        match self.sources.ask_server(server).await {
             Ok(obtained) => {
                 self.failures.remove(server);
                 self.take(server, obtained);
@@ -197,7 +197,7 @@ impl FetchedKeys {
     async fn fetch_from_notaries(self: &Arc<Self>, server: &ServerName, key_id: &str) {
         for notary in self.notaries.iter().filter(|notary| *notary != server) {
             let Some(notary_keys) = self.notary_keys(notary).await else { continue };
-            let asking = self.sources.from_notary((notary, &notary_keys), server, key_id);
+            let asking = self.sources.ask_notary((notary, &notary_keys), server, key_id);
             match asking.await {
                 Ok(obtained) => {
                     // What a notary remembers may be older than what the server itself has said.
@@ -227,7 +227,7 @@ impl FetchedKeys {
         let Obtained { keys, answer } = obtained;
         self.hold(server, keys, Some(self.clock.now_ms()));
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.sources.to_history(answer).await });
+        tokio::spawn(async move { this.sources.tell_history(answer).await });
     }
 
     fn hold(&self, server: &ServerName, keys: ServerKeys, fetched_ms: Option<u64>) {

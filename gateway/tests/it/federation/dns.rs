@@ -12,10 +12,12 @@ use hickory_proto::{
 };
 use tokio::net::UdpSocket;
 
+type Zone = HashMap<(String, RecordType), Vec<RData>>;
+
 #[derive(Clone)]
 pub(super) struct NameServer {
     pub(super) address: SocketAddr,
-    zone: Arc<Mutex<HashMap<(String, RecordType), Vec<RData>>>>,
+    zone: Arc<Mutex<Zone>>,
 }
 
 impl NameServer {
