@@ -4,12 +4,12 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use axum::http::Uri;
+use backscroll_telemetry::LogFormat;
 use backscroll_tls::ServerFiles;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::{
     clock::Clock,
-    connection::ALPN,
     history::HistoryFlags,
     keys::{FetchFlags, PinnedKeys},
     limits::LimitOptions,
@@ -59,7 +59,7 @@ pub struct Config {
     #[command(flatten)]
     pub history: HistoryFlags,
 
-    /// Where to listen: plain HTTP/1.1 for a proxy that speaks TLS, unless --tls-cert is given
+    /// Where to listen: HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_LISTEN",
@@ -68,8 +68,8 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
 
-    /// Our certificate and those between it and the authority, PEM: to speak TLS, HTTP/2 included.
-    /// Read again when it changes
+    /// Our certificate for those who connect, and those between it and the authority, PEM; read
+    /// again when it changes
     #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
@@ -121,6 +121,14 @@ pub struct Config {
     )]
     pub drain_timeout: Duration,
 
+    /// Where to serve metrics, as /metrics over HTTP; left out, none are
+    #[arg(long, env = "BACKSCROLL_GATEWAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Send traces to this collector, OTLP over gRPC: http://HOST:4317
+    #[arg(long, env = "BACKSCROLL_GATEWAY_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// What to log: a level, or a filter such as "info,backscroll_gateway=debug"
     #[arg(long, env = "BACKSCROLL_GATEWAY_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -135,21 +143,12 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// The shape of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 impl Config {
-    /// Reads the pinned keys, and says what cannot work with them.
+    /// Reads the files that are named, and says what cannot work with them.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or holds something that should not be there.
+    /// A file cannot be read, or holds something that should not be there.
     pub fn into_options(self) -> anyhow::Result<Options> {
         let clock = Clock::system();
         let keys = match &self.pinned_keys {
@@ -170,10 +169,12 @@ impl Config {
             tracing::warn!(%server, "the pinned keys of this server have expired");
         }
         let files = self.tls_cert.zip(self.tls_key);
-        let files = files.map(|(cert, key)| ServerFiles { cert, key, client_ca: None });
-        let tls = files.map(|files| files.watched_for(ALPN)).transpose();
+        let tls = files
+            .map(|(cert, key)| ServerFiles { cert, key, client_ca: None }.watched_for_http())
+            .transpose()
+            .context("cannot use --tls-cert and --tls-key")?;
         Ok(Options {
-            tls: tls.context("cannot use --tls-cert and --tls-key")?,
+            tls,
             keys,
             fetching,
             clock,

@@ -4,12 +4,13 @@ use std::{sync::atomic::AtomicBool, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{history::History, limits::Limits, x_matrix::Authenticator};
+use crate::{history::History, limits::Limits, metrics::Metrics, x_matrix::Authenticator};
 
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) authenticator: Authenticator,
     pub(crate) history: History,
+    pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,

@@ -45,5 +45,6 @@ pub mod clock;
 pub mod discovery;
 mod json;
 pub mod keys;
+pub mod metrics;
 pub mod proto;
 pub mod server_name;

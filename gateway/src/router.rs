@@ -43,6 +43,6 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .fallback(async || ApiError::unknown_path())
         // The Allow header comes by itself.
         .method_not_allowed_fallback(async || ApiError::wrong_method())
-        .layer(middleware::from_fn(observe::observe))
+        .layer(middleware::from_fn_with_state(context.metrics.clone(), observe::observe))
         .with_state(context)
 }

@@ -25,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    connection::{self, Connection},
+    connection::Protocols,
     context::Context,
     history::{History, HistoryOptions},
     keys::{Fetching, Keys, PinnedKeys},
     limits::{LimitOptions, Limits, Peer},
+    metrics::Metrics,
     router::router,
     server_name::ServerName,
     x_matrix::Authenticator,
@@ -45,14 +46,17 @@ pub struct Options {
     pub server_name: ServerName,
     /// Where the history services are, and how we show them who we are.
     pub history: HistoryOptions,
+    /// Our certificate for those who connect; in the clear without. Read again when its files
+    /// change.
+    pub tls: Option<Arc<Watched<ServerConfig>>>,
     /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
     /// How the keys of others are got. `None`: nobody else can be authenticated.
     pub fetching: Option<Fetching>,
-    /// Our certificate, to speak TLS ourselves. `None`: plain HTTP/1.1.
-    pub tls: Option<Arc<Watched<ServerConfig>>>,
     /// The time.
     pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
     /// How long an answer may take once the request has come whole.
     pub request_timeout: Duration,
     /// How much at once, and for whom.
@@ -70,10 +74,11 @@ impl Options {
         Self {
             server_name,
             history: history.into(),
+            tls: None,
             keys: PinnedKeys::default(),
             fetching: None,
-            tls: None,
             clock: Clock::system(),
+            metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
             limits: LimitOptions::default(),
             shutdown_notice: Duration::ZERO,
@@ -87,9 +92,9 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, fetching, clock, request_timeout, limits, .. } =
-        options;
-    let history = History::new(history);
+    let Options { server_name, history, keys, fetching, clock, .. } = options;
+    let Options { request_timeout, limits, metrics, .. } = options;
+    let history = History::new(history, metrics.clone());
     let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
@@ -97,6 +102,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,
+        metrics,
         limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
@@ -107,9 +113,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         listener,
         router: router(Arc::clone(&cx)),
         cx: Arc::clone(&cx),
-        tls: options.tls,
-        head_timeout: limits.head_timeout,
-        max_head_bytes: limits.max_head_bytes,
+        protocols: Protocols::new(options.tls, limits.head_timeout, limits.max_head_bytes),
         connections: JoinSet::new(),
         closing: CancellationToken::new(),
     };
@@ -125,9 +129,7 @@ struct Server {
     listener: TcpListener,
     router: Router,
     cx: Arc<Context>,
-    tls: Option<Arc<Watched<ServerConfig>>>,
-    head_timeout: Duration,
-    max_head_bytes: usize,
+    protocols: Protocols,
     connections: JoinSet<()>,
     /// Tells connections to finish what they do and to close.
     closing: CancellationToken,
@@ -153,22 +155,19 @@ impl Server {
     }
 
     fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
-        let Some(counted) = self.cx.limits.connection(peer) else { return };
+        let Some(counted) = self.cx.limits.connection(peer) else {
+            self.cx.metrics.limited("connections");
+            return;
+        };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let http = connection::http(self.head_timeout, self.max_head_bytes);
-        let tls = self.tls.as_ref().map(|tls| tls.get());
-        let connection = Connection {
-            peer: Peer(peer),
-            router: self.router.clone(),
-            head_timeout: self.head_timeout,
-            closing: self.closing.clone(),
-        };
+        let (router, closing) = (self.router.clone(), self.closing.clone());
+        let protocols = self.protocols.clone();
         self.connections.spawn(async move {
             let _counted = counted;
-            connection.serve(http, stream, tls).await;
+            protocols.serve(stream, Peer(peer), router, closing).await;
         });
     }
 

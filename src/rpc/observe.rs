@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Request, Response};
-use backscroll_telemetry::trace::Trace;
+use backscroll_telemetry::{code_name, trace::Trace};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::Message as _;
@@ -150,9 +150,11 @@ impl CallGuard {
     fn end(&mut self, code: Code) {
         let Some(Call { metrics, method, started, span }) = self.0.take() else { return };
         let after = started.elapsed();
-        metrics.handled(&method, name(code), after);
+        metrics.handled(&method, code_name(code.into()), after);
         let _entered = span.enter();
-        let (code, ms) = (name(code), after.as_millis());
+        // As a number: wider ones are logged as text.
+        let (code, ms) =
+            (code_name(code.into()), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         if method.grpc_service.starts_with(QUIET) {
             tracing::debug!(code, ms, "answered");
         } else {
@@ -206,29 +208,6 @@ impl HttpBody for Watched {
 
 fn code_of(trailers: &HeaderMap) -> Code {
     Status::from_header_map(trailers).map_or(Code::Unknown, |it| it.code())
-}
-
-/// The names that dashboards of gRPC services know.
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
-    }
 }
 
 /// What a walk's answer says, for the log and the counts.

@@ -2,9 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use backscroll::ingest::{self, NewEvent, Verdict};
-
-use crate::support::{rooms, services::Services};
+use crate::support::{load::append_room, rooms, services::Services};
 
 /// The picture in the README.
 const ROOM: &str = "chaos0-v10";
@@ -15,19 +13,7 @@ async fn the_picture_in_the_readme_is_what_the_command_draws() {
     let room = rooms::bundled().into_iter().find(|it| it.name == ROOM).unwrap();
     let data_dir = tempfile::tempdir().unwrap();
     let services = Services::start(data_dir.path(), "hs1.example:9101", "{}").await;
-    for line in &room.lines {
-        let (outlier, rejected, soft_failed) = (line.outlier, line.rejected, line.soft_failed);
-        let event = NewEvent {
-            room_id: &room.header.room_id,
-            room_version: &room.header.room_version,
-            event_id: &line.event_id,
-            pdu: line.pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &line.state_after,
-            arrival: None,
-        };
-        ingest::append(&services.cx, &event).unwrap();
-    }
+    append_room(&services.cx, &room);
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("graph.svg");
     let server = format!("http://{}", services.history);
     let graph = |arguments: &[&str]| {

@@ -8,8 +8,11 @@
 )]
 
 mod append_events;
+mod arbitrary;
 mod backup;
+mod callers;
 mod convergence;
+mod dashboards;
 mod deadlines;
 mod formats;
 mod full_disk;
@@ -19,6 +22,8 @@ mod history_service;
 mod leaks;
 mod operations;
 mod purge;
+mod readme;
 mod recorded;
+mod restart;
 mod server_keys;
 mod support;

@@ -24,7 +24,8 @@ impl RememberedKeys {
         let call =
             async |channel, request| KeyServiceClient::new(channel).get_server_keys(request).await;
         let question = GetServerKeysRequest { server_name };
-        let answer = self.0.ask(Instant::now() + TIMEOUT, question, call).await?;
+        let until = Instant::now() + TIMEOUT;
+        let answer = self.0.ask("GetServerKeys", (until, question), call).await?;
         Ok(answer.answer.clone())
     }
 
@@ -32,7 +33,8 @@ impl RememberedKeys {
     pub(crate) async fn put(&self, answer: Bytes) -> Result<(), Status> {
         let call =
             async |channel, request| KeyServiceClient::new(channel).put_server_keys(request).await;
-        self.0.ask(Instant::now() + TIMEOUT, PutServerKeysRequest { answer }, call).await?;
+        let until = Instant::now() + TIMEOUT;
+        self.0.ask("PutServerKeys", (until, PutServerKeysRequest { answer }), call).await?;
         Ok(())
     }
 }

@@ -6,19 +6,23 @@ mod options;
 mod pool;
 mod single_flight;
 
-use std::sync::Arc;
+use std::{error::Error, mem, sync::Arc};
 
+use backscroll_telemetry::trace;
 use prost::Message;
 use tokio::time::{self, Instant};
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
 
 pub(crate) use self::keys::RememberedKeys;
 pub use self::options::{HistoryFlags, HistoryOptions};
 use self::{pool::Pool, single_flight::SingleFlight};
-use crate::proto::v1::{
-    BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
-    history_service_client::HistoryServiceClient,
-    history_service_server::SERVICE_NAME as HISTORY_SERVICE,
+use crate::{
+    metrics::Metrics,
+    proto::v1::{
+        BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
+        history_service_client::HistoryServiceClient,
+        history_service_server::SERVICE_NAME as HISTORY_SERVICE,
+    },
 };
 
 /// What one answer may hold: the most PDUs, each of the most bytes, and room for ids and framing.
@@ -43,11 +47,12 @@ type Answer<A> = Result<Arc<A>, Status>;
 struct Services {
     pool: Arc<Pool>,
     options: HistoryOptions,
+    metrics: Metrics,
 }
 
 impl History {
     /// Connects to nothing yet. Needs a runtime.
-    pub(crate) fn new(options: HistoryOptions) -> Self {
+    pub(crate) fn new(options: HistoryOptions, metrics: Metrics) -> Self {
         if let Some(tls) = &options.tls {
             tls.watch();
         }
@@ -55,7 +60,7 @@ impl History {
             token.watch();
         }
         Self {
-            services: Services { pool: Pool::start(options.clone()), options },
+            services: Services { pool: Pool::start(options.clone()), options, metrics },
             backfills: SingleFlight::default(),
             missing_events: SingleFlight::default(),
         }
@@ -69,7 +74,7 @@ impl History {
         let services = self.services.clone();
         let call = async |channel, request| client(channel).backfill(request).await;
         let key = request.encode_to_vec();
-        let ask = || async move { services.ask(deadline, request, call).await };
+        let ask = || async move { services.ask("Backfill", (deadline, request), call).await };
         self.backfills.run(key, ask).await
     }
 
@@ -81,7 +86,8 @@ impl History {
         let services = self.services.clone();
         let call = async |channel, request| client(channel).get_missing_events(request).await;
         let key = request.encode_to_vec();
-        let ask = || async move { services.ask(deadline, request, call).await };
+        let ask =
+            || async move { services.ask("GetMissingEvents", (deadline, request), call).await };
         self.missing_events.run(key, ask).await
     }
 
@@ -105,8 +111,8 @@ impl Services {
     /// twice does no harm.
     async fn ask<Q: Clone, A, F>(
         &self,
-        deadline: Instant,
-        message: Q,
+        method: &'static str,
+        (deadline, message): (Instant, Q),
         call: impl Fn(Channel, Request<Q>) -> F,
     ) -> Answer<A>
     where
@@ -115,12 +121,13 @@ impl Services {
         let asking = async {
             let first = self.pool.choose(None).await?;
             let request = self.request(message.clone(), deadline)?;
-            let answer = call(first.channel(), request).await;
+            let answer = self.counted(method, call(first.channel(), request)).await;
             match answer {
                 Err(status) if status.code() == Code::Unavailable => {
                     first.is_away();
                     let second = self.pool.choose(Some(&first)).await?;
-                    call(second.channel(), self.request(message, deadline)?).await
+                    let request = self.request(message, deadline)?;
+                    self.counted(method, call(second.channel(), request)).await
                 }
                 answer => answer,
             }
@@ -132,9 +139,24 @@ impl Services {
         }
     }
 
+    async fn counted<A>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<A, Status>>,
+    ) -> Result<A, Status> {
+        let started = Instant::now();
+        let answer = call.await.map_err(lost);
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.metrics.called(method, code, started.elapsed());
+        answer
+    }
+
     fn request<Q>(&self, message: Q, deadline: Instant) -> Result<Request<Q>, Status> {
         let mut request = Request::new(message);
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        let mut headers = mem::take(request.metadata_mut()).into_headers();
+        trace::write(&mut headers);
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
         if let Some(token) = &self.options.token {
             let shown = token.get().header().parse();
             let mut shown: tonic::metadata::AsciiMetadataValue =
@@ -143,5 +165,16 @@ impl Services {
             request.metadata_mut().insert("authorization", shown);
         }
         Ok(request)
+    }
+}
+
+/// A connection that broke in the middle, as when the service is stopped: tonic knows no code for
+/// it. Whoever asked may ask again.
+fn lost(status: Status) -> Status {
+    let is_ours = status.source().is_some_and(<dyn Error>::is::<tonic::transport::Error>);
+    if status.code() == Code::Unknown && is_ours {
+        Status::unavailable("the connection broke")
+    } else {
+        status
     }
 }

@@ -159,7 +159,7 @@ impl FetchedKeys {
             return;
         }
         if self.valid(server).is_none()
-            && let Some(keys) = self.sources.ask_history(server).await
+            && let Some(keys) = self.sources.history_keys(server).await
         {
             let has_key = keys.verify_keys.contains_key(key_id);
             self.hold(server, keys, None);
@@ -168,14 +168,14 @@ impl FetchedKeys {
             }
         }
         let Ok(_turn) = self.fetches.acquire().await else { return };
-        if !self.fetch_from_server(server).await {
+        if !self.fetch_server_keys(server).await {
             self.fetch_from_notaries(server, key_id).await;
         }
     }
 
     /// Whether the server has answered with keys that are valid. A failure is remembered.
-    async fn fetch_from_server(self: &Arc<Self>, server: &ServerName) -> bool {
-        match self.sources.ask_server(server).await {
+    async fn fetch_server_keys(self: &Arc<Self>, server: &ServerName) -> bool {
+        match self.sources.server_keys(server).await {
             Ok(obtained) => {
                 self.failures.remove(server);
                 self.take(server, obtained);
@@ -197,7 +197,7 @@ impl FetchedKeys {
     async fn fetch_from_notaries(self: &Arc<Self>, server: &ServerName, key_id: &str) {
         for notary in self.notaries.iter().filter(|notary| *notary != server) {
             let Some(notary_keys) = self.notary_keys(notary).await else { continue };
-            let asking = self.sources.ask_notary((notary, &notary_keys), server, key_id);
+            let asking = self.sources.notary_keys((notary, &notary_keys), server, key_id);
             match asking.await {
                 Ok(obtained) => {
                     // What a notary remembers may be older than what the server itself has said.
@@ -218,7 +218,7 @@ impl FetchedKeys {
             return pinned.ok().cloned();
         }
         if self.valid(notary).is_none() && self.may_fetch(notary) {
-            self.fetch_from_server(notary).await;
+            self.fetch_server_keys(notary).await;
         }
         Some(self.valid(notary)?.keys.clone())
     }
@@ -227,7 +227,7 @@ impl FetchedKeys {
         let Obtained { keys, answer } = obtained;
         self.hold(server, keys, Some(self.clock.now_ms()));
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.sources.tell_history(answer).await });
+        tokio::spawn(async move { this.sources.to_history(answer).await });
     }
 
     fn hold(&self, server: &ServerName, keys: ServerKeys, fetched_ms: Option<u64>) {

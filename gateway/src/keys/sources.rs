@@ -61,7 +61,7 @@ pub(super) enum NotObtained {
 impl Sources {
     /// The keys that the history service holds. None when they are no longer valid, or when it
     /// does not say.
-    pub(super) async fn ask_history(&self, server: &ServerName) -> Option<ServerKeys> {
+    pub(super) async fn history_keys(&self, server: &ServerName) -> Option<ServerKeys> {
         let answer = match self.history.get(server.to_string()).await {
             Ok(answer) => answer,
             Err(status) => {
@@ -79,21 +79,21 @@ impl Sources {
     }
 
     /// Gives the history service what it may remember. Nothing depends on it.
-    pub(super) async fn tell_history(&self, answer: String) {
+    pub(super) async fn to_history(&self, answer: String) {
         if let Err(status) = self.history.put(answer.into()).await {
             tracing::debug!(%status, "the history service takes no keys");
         }
     }
 
     /// What a server says of itself.
-    pub(super) async fn ask_server(&self, server: &ServerName) -> Result<Obtained, NotObtained> {
+    pub(super) async fn server_keys(&self, server: &ServerName) -> Result<Obtained, NotObtained> {
         let answer = self.discovery.get(server, KEY_TARGET, MAX_ANSWER_BYTES).await?;
         self.check(server, &json::parse(&answer)?)
     }
 
     /// What a notary says of a server: of what it has signed, what has this key, and of that what
     /// is valid longest.
-    pub(super) async fn ask_notary(
+    pub(super) async fn notary_keys(
         &self,
         (notary, notary_keys): (&ServerName, &ServerKeys),
         server: &ServerName,

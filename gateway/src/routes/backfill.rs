@@ -38,9 +38,9 @@ pub(crate) async fn backfill(
     let answer = cx.history.backfill(question, deadline).await?;
     let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } = &*answer;
 
-    observe::answered(events.len());
     let us = &cx.authenticator;
-    Ok(answer::backfill(&us.server_name, us.clock.now_ms(), events))
+    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), events);
+    Ok(observe::answered(events.len(), answer))
 }
 
 /// What the query says, faults included: the history service answers those, after it has decided

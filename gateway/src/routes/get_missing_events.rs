@@ -50,8 +50,7 @@ pub(crate) async fn get_missing_events(
     let GetMissingEventsResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
         &*answer;
 
-    observe::answered(events.len());
-    Ok(answer::missing_events(events))
+    Ok(observe::answered(events.len(), answer::missing_events(events)))
 }
 
 /// What the body says. Members that are missing or null have their defaults.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tonic::{Code, Status, transport::Uri};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{Stage, history::refusal};
@@ -44,6 +45,22 @@ async fn every_row() {
     }
 }
 
+/// The history service was stopped in the middle: peers are to ask again, not to think us broken.
+#[tokio::test]
+async fn a_connection_that_breaks_is_no_fault_of_ours() {
+    let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let history: Uri = format!("http://{}", breaking.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = breaking.accept().await.unwrap();
+            // The preface, the settings, and the beginning of a question.
+            stream.read_exact(&mut [0; 150]).await.unwrap();
+        }
+    });
+    let stage = Stage::start_with(|options| options.history = history.into()).await;
+    assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));
+}
+
 #[tokio::test]
 async fn reasons_of_another_domain_are_not_ours() {
     let stage = Stage::start().await;
@@ -77,7 +94,7 @@ async fn how_long_to_wait_is_passed_on() {
 async fn a_history_service_that_is_away_is_503() {
     let stage = Stage::start_with(|options| {
         // Port 1 is nobody's.
-        options.history = "http://127.0.0.1:1".parse::<axum::http::Uri>().unwrap().into();
+        options.history = "http://127.0.0.1:1".parse::<Uri>().unwrap().into();
     })
     .await;
     assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));

@@ -1,142 +1,142 @@
-//! TLS on the gateway's own listener: both protocols, and certificates that change.
+//! The gateway's own TLS: who can speak with it, and certificates that change.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, time::Duration};
 
-use axum::{body::Bytes, http::Request};
-use backscroll_gateway::{config::Config, server::Options};
-use clap::Parser as _;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName},
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::support::{Stage, US, peer::Peer};
+use crate::support::{
+    Stage,
+    client::{self, Answer, Ask},
+    tls::{Authority, Http2, shown},
+};
 
-const TARGET: &str = "/_matrix/federation/v1/backfill/%21r:us.example?v=%24e&v=a+b%2f&limit=1";
+const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2Bb&limit=1";
 
-/// Writes a new certificate and its key.
-fn renew(dir: &Path) -> CertificateDer<'static> {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec![US.to_owned()]).unwrap().self_signed(&key);
-    let certificate = certificate.unwrap();
-    fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
-    fs::write(dir.join("cert.pem"), certificate.pem()).unwrap();
-    certificate.der().clone()
+async fn start(authority: &Authority) -> Stage {
+    Stage::start_with(|options| options.tls = Some(authority.listener())).await
 }
 
-/// As the command line makes them.
-fn options(dir: &Path) -> anyhow::Result<Options> {
-    let path = |name| dir.join(name).to_str().unwrap().to_owned();
-    let (cert, key) = (path("cert.pem"), path("key.pem"));
-    let flags = ["gateway", "--server-name", US, "--history", "http://127.0.0.1:1"];
-    let flags = flags.into_iter().chain(["--fetch-keys", "false"]);
-    let flags = flags.chain(["--tls-cert", &cert, "--tls-key", &key]);
-    Config::try_parse_from(flags).unwrap().into_options()
-}
-
-async fn connect(
-    stage: &Stage,
-    trusted: &CertificateDer<'static>,
-    alpn: &[&[u8]],
-) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|it| it.to_vec()).collect();
-    let stream = TcpStream::connect(stage.address).await.unwrap();
-    let name = ServerName::try_from(US).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
-}
-
-fn request(uri: &str, peer: &Peer, signed: &str) -> Request<Empty<Bytes>> {
-    let header = peer.header(&peer.sig("GET", signed, None));
-    let request = Request::get(uri).header("host", US).header("authorization", header);
-    request.body(Empty::new()).unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn signed_requests_over_both_protocols() {
-    let dir = tempfile::tempdir().unwrap();
-    let certificate = renew(dir.path());
-    let tls = options(dir.path()).unwrap().tls;
-    let stage = Stage::start_with(|options| options.tls = tls).await;
-    let decoded = TARGET.replace("%24", "$");
-
-    let stream = connect(&stage, &certificate, &[b"h2", b"http/1.1"]).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let (mut sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    let connection = tokio::spawn(connection);
-    // The target counts as it was sent, byte for byte.
-    for (signed, status) in [(TARGET, 200), (&decoded, 401), (TARGET, 200)] {
-        let uri = format!("https://{US}{TARGET}");
-        let answer = sender.send_request(request(&uri, &stage.peer, signed)).await.unwrap();
-        assert_eq!(answer.status(), status);
-        assert!(answer.into_body().collect().await.unwrap().to_bytes().starts_with(b"{"));
+#[tokio::test]
+async fn every_protocol_that_we_speak() {
+    let authority = Authority::new();
+    authority.write_pair();
+    let stage = start(&authority).await;
+    for (alpn, expected) in [
+        (&[&b"h2"[..], b"http/1.1"][..], Some(&b"h2"[..])),
+        (&[b"http/1.1", b"h2"], Some(b"h2")),
+        (&[b"http/1.1"], Some(b"http/1.1")),
+        (&[], None),
+    ] {
+        let mut stream = authority.connect(stage.address, alpn).await.unwrap();
+        let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        assert_eq!(agreed.as_deref(), expected);
+        if expected == Some(b"h2") {
+            let header = stage.peer.header(&stage.peer.sig("GET", TARGET, None));
+            let mut http = Http2::over(stream).await;
+            assert_eq!(http.ask("GET", TARGET, &[&header], "").await.unwrap().0, 200);
+            continue;
+        }
+        let ask = Ask::new("GET", TARGET).signed_by(&stage.peer);
+        stream.write_all(&ask.bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(Answer::parse(&bytes).unwrap().status, 200);
     }
-    assert_eq!(stage.history.asked().len(), 2);
+    assert!(authority.connect(stage.address, &[b"spdy/3"]).await.is_err());
+}
 
-    for alpn in [&[&b"http/1.1"[..]][..], &[]] {
-        let stream = connect(&stage, &certificate, alpn).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let answer = sender.send_request(request(TARGET, &stage.peer, TARGET)).await.unwrap();
-        assert_eq!(answer.status(), 200);
+#[tokio::test]
+async fn in_the_clear_or_for_strangers_there_is_nothing() {
+    let authority = Authority::new();
+    authority.write_pair();
+    let stage = start(&authority).await;
+    // Another authority would have had to sign.
+    assert!(Authority::new().connect(stage.address, &[]).await.is_err());
+    let mut stream = TcpStream::connect(stage.address).await.unwrap();
+    stream.write_all(&Ask::new("GET", "/healthz").bytes()).await.unwrap();
+    assert!(client::read(&mut stream).await.is_none());
+    assert_eq!(stage.history.asked(), []);
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_closes_the_connection() {
+    let authority = Authority::new();
+    authority.write_pair();
+    let stage = Stage::start_with(|options| {
+        options.tls = Some(authority.listener());
+        options.limits.head_timeout = Duration::from_millis(50);
+    })
+    .await;
+    for start in [&b""[..], b"\x16\x03\x01"] {
+        let mut stream = TcpStream::connect(stage.address).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        assert!(client::read(&mut stream).await.is_none());
     }
+}
 
-    // An idle connection of HTTP/2 is told to end, and does not hold the gateway up.
+#[tokio::test]
+async fn a_handshake_under_way_does_not_delay_the_end() {
+    let authority = Authority::new();
+    authority.write_pair();
+    let stage = start(&authority).await;
+    let mut stream = TcpStream::connect(stage.address).await.unwrap();
+    // Known to be accepted, since the one after it was.
+    authority.connect(stage.address, &[]).await.unwrap();
     stage.stop.cancel();
     stage.serving.await.unwrap();
-    connection.await.unwrap().unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_renewed_without_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = renew(dir.path());
-    let tls = options(dir.path()).unwrap().tls.unwrap();
-    let watched = Arc::clone(&tls);
-    let stage = Stage::start_with(|options| options.tls = Some(tls)).await;
-    assert!(connect(&stage, &first, &[]).await.is_ok());
+#[tokio::test]
+async fn a_new_certificate_is_shown_without_a_restart() {
+    let authority = Authority::new();
+    let first = authority.write_pair();
+    let tls = authority.listener();
+    let stage = Stage::start_with(|options| options.tls = Some(tls.clone())).await;
+    let stream = authority.connect(stage.address, &[b"h2"]).await.unwrap();
+    assert_eq!(shown(&stream), first);
+    let mut http = Http2::over(stream).await;
+    assert_eq!(http.ask("GET", "/healthz", &[], "").await.unwrap().0, 200);
 
-    // A key that is not the certificate's: what was read before goes on.
-    let other = KeyPair::generate().unwrap().serialize_pem();
-    fs::write(dir.path().join("key.pem"), other).unwrap();
-    assert!(!watched.look());
-    assert!(connect(&stage, &first, &[]).await.is_ok());
-
-    let second = renew(dir.path());
-    assert!(watched.look());
-    assert!(connect(&stage, &second, &[]).await.is_ok());
-    assert!(connect(&stage, &first, &[]).await.is_err());
+    let second = authority.write_pair();
+    assert!(tls.look());
+    assert_eq!(shown(&authority.connect(stage.address, &[b"h2"]).await.unwrap()), second);
+    // Who was there before goes on.
+    assert_eq!(http.ask("GET", "/healthz", &[], "").await.unwrap().0, 200);
 }
 
-/// Whoever does not speak TLS gets no answer, and takes nobody else's.
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_but_tls() {
-    let dir = tempfile::tempdir().unwrap();
-    let certificate = renew(dir.path());
-    let tls = options(dir.path()).unwrap().tls;
-    let stage = Stage::start_with(|options| options.tls = tls).await;
-    let mut plain = TcpStream::connect(stage.address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET /healthz HTTP/1.1\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = Vec::new();
-    // An alert, or nothing; the connection may be reset.
-    drop(tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut answer).await);
-    assert!(!answer.starts_with(b"HTTP"));
-    assert!(connect(&stage, &certificate, &[]).await.is_ok());
-    assert!(options(Path::new("/nowhere")).is_err());
+#[tokio::test]
+async fn a_broken_new_certificate_keeps_the_old_one() {
+    let authority = Authority::new();
+    let good = authority.write_pair();
+    let tls = authority.listener();
+    let stage = Stage::start_with(|options| options.tls = Some(tls.clone())).await;
+    let (cert, key) = (authority.path("cert.pem"), authority.path("key.pem"));
+    let old_key = fs::read(&key).unwrap();
+
+    let still_good = async || {
+        assert!(!tls.look());
+        shown(&authority.connect(stage.address, &[]).await.unwrap()) == good
+    };
+    // Only one of the two was replaced so far.
+    let next = authority.write_pair();
+    let next_key = fs::read(&key).unwrap();
+    fs::write(&key, &old_key).unwrap();
+    assert!(still_good().await);
+    for broken in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+    {
+        let content = fs::read(&cert).unwrap();
+        fs::write(&cert, broken).unwrap();
+        assert!(still_good().await, "{broken}");
+        fs::write(&cert, content).unwrap();
+    }
+    fs::remove_file(&key).unwrap();
+    assert!(still_good().await);
+
+    fs::write(&key, next_key).unwrap();
+    assert!(tls.look());
+    assert_eq!(shown(&authority.connect(stage.address, &[]).await.unwrap()), next);
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
 use tonic_health::server::HealthReporter;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -40,7 +40,7 @@ pub(crate) struct FakeHistory {
 }
 
 struct Inner {
-    asked: Mutex<Vec<(Asked, Option<String>)>>,
+    asked: Mutex<Vec<(Asked, MetadataMap)>>,
     respond: Mutex<Respond>,
     /// While set, every question waits here after it has arrived.
     hold: Mutex<Option<Arc<Hold>>>,
@@ -124,12 +124,13 @@ impl FakeHistory {
 
     /// Everything asked since the last time.
     pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.inner.asked.lock().unwrap().drain(..).map(|(asked, _deadline)| asked).collect()
+        self.inner.asked.lock().unwrap().drain(..).map(|(asked, _metadata)| asked).collect()
     }
 
-    /// The `grpc-timeout`s of everything asked since the last time.
-    pub(crate) fn deadlines(&self) -> Vec<Option<String>> {
-        self.inner.asked.lock().unwrap().drain(..).map(|(_asked, deadline)| deadline).collect()
+    /// A header of everything asked since the last time.
+    pub(crate) fn heard(&self, header: &str) -> Vec<Option<String>> {
+        let text = |it: &MetadataMap| Some(it.get(header)?.to_str().unwrap().to_owned());
+        self.inner.asked.lock().unwrap().drain(..).map(|(_asked, it)| text(&it)).collect()
     }
 }
 
@@ -139,10 +140,9 @@ impl Inner {
         request: Request<Q>,
         asked: impl FnOnce(Q) -> Asked,
     ) -> Result<Vec<Event>, Status> {
-        let deadline = request.metadata().get("grpc-timeout");
-        let deadline = deadline.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let metadata = request.metadata().clone();
         let asked = asked(request.into_inner());
-        self.asked.lock().unwrap().push((asked.clone(), deadline));
+        self.asked.lock().unwrap().push((asked.clone(), metadata));
         let hold = self.hold.lock().unwrap().clone();
         if let Some(hold) = hold {
             hold.arrived.notify_one();
