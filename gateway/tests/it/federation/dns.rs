@@ -12,7 +12,6 @@ use hickory_proto::{
 };
 use tokio::net::UdpSocket;
 
-/// What it knows, by name and kind.
 type Zone = HashMap<(String, RecordType), Vec<RData>>;
 
 #[derive(Clone)]

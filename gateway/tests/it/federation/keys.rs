@@ -13,6 +13,11 @@ const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 const AT: &str = "5.1.1.1:99";
 
+/// What becomes of a server's answer.
+type Change<'a> = Box<dyn Fn(&Value) -> Value + 'a>;
+/// What a notary makes of it.
+type Listed<'a> = Box<dyn Fn(Value) -> Vec<Value> + 'a>;
+
 /// A server, its keys published, and a gateway that has not heard of it.
 async fn scene() -> (World, Peer, Replies, Stage) {
     let world = World::new().await;
@@ -59,10 +64,8 @@ async fn answers_that_are_not_taken() {
         answer.as_object_mut().unwrap().remove("signatures");
         peer.sign(answer)
     };
-    type Change<'a> = Box<dyn Fn(&Value) -> Value + 'a>;
-    let as_it_is: Change<'_> = Box::new(Value::clone);
-    for (what, change, expected) in [
-        ("as it is", as_it_is, granted()),
+    let rows: Vec<(&str, Change<'_>, (u16, String))> = vec![
+        ("as it is", Box::new(Value::clone), granted()),
         ("expired", Box::new(|_| peer.key_answer_until(1)), refused()),
         (
             "another server's",
@@ -125,7 +128,8 @@ async fn answers_that_are_not_taken() {
             refused(),
         ),
         ("no object", Box::new(|_| json!([])), refused()),
-    ] {
+    ];
+    for (what, change, expected) in rows {
         let world = World::new().await;
         let site = world.server(&peer, AT).await;
         site.set(KEYS, Reply::json(&change(&answer(&world))));
@@ -265,10 +269,8 @@ async fn notaries() {
     let peer = Peer::new("h.example:99", 7);
     let notary = Peer::new("n.example:99", 5);
     let stranger = Peer::new("n.example:99", 6);
-    type Answers<'a> = Box<dyn Fn(Value) -> Vec<Value> + 'a>;
-    let signed_by_both: Answers<'_> = Box::new(|it: Value| vec![notary.sign(it)]);
-    for (what, answers, expected) in [
-        ("signed by both", signed_by_both, granted()),
+    let rows: Vec<(&str, Listed<'_>, (u16, String))> = vec![
+        ("signed by both", Box::new(|it: Value| vec![notary.sign(it)]), granted()),
         ("not by the notary", Box::new(|it| vec![it]), refused()),
         (
             "by another as the notary",
@@ -301,7 +303,8 @@ async fn notaries() {
             granted(),
         ),
         ("nothing", Box::new(|_| Vec::new()), refused()),
-    ] {
+    ];
+    for (what, answers, expected) in rows {
         let world = World::new().await;
         let site = world.server(&notary, "5.5.5.5:99").await;
         let answer = peer.key_answer_until(world.now() + 60_000);
