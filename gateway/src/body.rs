@@ -25,8 +25,9 @@ pub(crate) async fn read(
     body: Body,
     (max_bytes, deadline): (usize, Duration),
 ) -> Result<Bytes, ApiError> {
-    let encoding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
-    let refusal = if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+    let encodings = headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let mut encodings = encodings.filter(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
+    let refusal = if encodings.next().is_some() {
         Some(ApiError::body_encoded())
     } else if usize::try_from(body.size_hint().lower()).map_or(true, |size| size > max_bytes) {
         // Content-Length says so; nothing has been read.

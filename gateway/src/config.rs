@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use axum::http::Uri;
 use backscroll_telemetry::LogFormat;
+use backscroll_tls::ServerFiles;
 use clap::Parser;
 
 use crate::{
@@ -53,7 +54,7 @@ pub struct Config {
     #[command(flatten)]
     pub history: HistoryFlags,
 
-    /// Where to listen, plain HTTP/1.1: put a proxy that speaks TLS before it
+    /// Where to listen: HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_LISTEN",
@@ -61,6 +62,15 @@ pub struct Config {
         default_value = "127.0.0.1:8448"
     )]
     pub listen: SocketAddr,
+
+    /// Our certificate for those who connect, and those between it and the authority, PEM; read
+    /// again when it changes
+    #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key, PEM
+    #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 
     /// The keys of other servers: a JSON object, server name to that server's
     /// /_matrix/key/v2/server answer
@@ -125,11 +135,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the pinned keys, and says what cannot work with them.
+    /// Reads the files that are named, and says what cannot work with them.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or holds something that should not be there.
+    /// A file cannot be read, or holds something that should not be there.
     pub fn into_options(self) -> anyhow::Result<Options> {
         let clock = Clock::system();
         let keys = match &self.pinned_keys {
@@ -148,7 +158,13 @@ impl Config {
         for server in keys.expired(clock.now_ms()) {
             tracing::warn!(%server, "the pinned keys of this server have expired");
         }
+        let files = self.tls_cert.zip(self.tls_key);
+        let tls = files
+            .map(|(cert, key)| ServerFiles { cert, key, client_ca: None }.watched_for_http())
+            .transpose()
+            .context("cannot use --tls-cert and --tls-key")?;
         Ok(Options {
+            tls,
             keys,
             clock,
             request_timeout: self.request_timeout,

@@ -27,6 +27,7 @@
 pub mod config;
 pub mod server;
 
+mod connection;
 mod context;
 mod observe;
 mod router;

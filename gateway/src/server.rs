@@ -1,4 +1,4 @@
-//! Sockets: accepting, serving HTTP/1.1, and stopping without cutting anybody off.
+//! Sockets: accepting, and stopping without cutting anybody off.
 //!
 //! Stopping has three steps: `/readyz` says so, for as long as load balancers need to notice;
 //! then nothing new is accepted and requests under way are finished; what is still not finished
@@ -14,12 +14,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request, http::Uri};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use axum::{Router, http::Uri};
+use backscroll_tls::{ServerConfig, Watched};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -29,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
+    connection::Protocols,
     context::Context,
     history::{History, HistoryOptions},
     keys::PinnedKeys,
@@ -38,9 +35,6 @@ use crate::{
     server_name::ServerName,
     x_matrix::Authenticator,
 };
-
-/// More header fields than this, or a head longer than its limit, is answered with 431 by hyper.
-const MAX_HEADERS: usize = 64;
 
 /// How long to wait when the system has no socket left for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +46,9 @@ pub struct Options {
     pub server_name: ServerName,
     /// Where the history services are, and how we show them who we are.
     pub history: HistoryOptions,
+    /// Our certificate for those who connect; in the clear without. Read again when its files
+    /// change.
+    pub tls: Option<Arc<Watched<ServerConfig>>>,
     /// Who can be authenticated.
     pub keys: PinnedKeys,
     /// The time.
@@ -75,6 +72,7 @@ impl Options {
         Self {
             server_name,
             history: history.into(),
+            tls: None,
             keys: PinnedKeys::default(),
             clock: Clock::system(),
             metrics: Metrics::new(),
@@ -103,12 +101,14 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
+    if let Some(tls) = &options.tls {
+        tls.watch();
+    }
     let mut server = Server {
         listener,
         router: router(Arc::clone(&cx)),
         cx: Arc::clone(&cx),
-        head_timeout: limits.head_timeout,
-        max_head_bytes: limits.max_head_bytes,
+        protocols: Protocols::new(options.tls, limits.head_timeout, limits.max_head_bytes),
         connections: JoinSet::new(),
         closing: CancellationToken::new(),
     };
@@ -124,8 +124,7 @@ struct Server {
     listener: TcpListener,
     router: Router,
     cx: Arc<Context>,
-    head_timeout: Duration,
-    max_head_bytes: usize,
+    protocols: Protocols,
     connections: JoinSet<()>,
     /// Tells connections to finish what they do and to close.
     closing: CancellationToken,
@@ -159,15 +158,11 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(self.head_timeout)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(self.max_head_bytes);
         let (router, closing) = (self.router.clone(), self.closing.clone());
+        let protocols = self.protocols.clone();
         self.connections.spawn(async move {
             let _counted = counted;
-            connection(http, (stream, Peer(peer)), router, closing).await;
+            protocols.serve(stream, Peer(peer), router, closing).await;
         });
     }
 
@@ -180,35 +175,5 @@ impl Server {
         if drained.await.is_err() {
             tracing::warn!(connections = connections.len(), "cut off what did not finish in time");
         }
-    }
-}
-
-async fn connection(
-    http: http1::Builder,
-    (stream, peer): (TcpStream, Peer),
-    router: Router,
-    closing: CancellationToken,
-) {
-    let router = TowerToHyperService::new(router);
-    let asked = AtomicBool::new(false);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        asked.store(true, Ordering::Relaxed);
-        hyper::service::Service::call(&router, request)
-    });
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = &mut serving => outcome,
-        () = closing.cancelled() => {
-            // hyper would wait for a first request.
-            if !asked.load(Ordering::Relaxed) {
-                return;
-            }
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "connection ended");
     }
 }

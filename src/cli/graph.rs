@@ -8,11 +8,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
-use tonic::transport::Channel;
 
 use super::{
     ServerArgs,
-    client::{connect, told},
+    client::{Channel, connect, told},
     progress_target,
 };
 use crate::{
@@ -56,7 +55,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id, around, depth, svg } = args;
-    let mut history = connect(&server.server).await?.history;
+    let mut history = connect(&server).await?.history;
     let request = pb::GetRoomRequest { room_id };
     let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
     let events = window(&mut history, &room, around.as_deref()).await?;

@@ -36,7 +36,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let Args { server, timeout, service } = args;
     let asking = async {
-        let mut health = HealthClient::new(channel(&server.server).await?);
+        let mut health = HealthClient::new(channel(&server).await?);
         let answer = health.check(HealthCheckRequest { service }).await;
         anyhow::Ok(answer.map_err(|status| told(&status))?.into_inner().status())
     };

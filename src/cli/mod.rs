@@ -14,7 +14,10 @@ mod state;
 mod stats;
 mod verify;
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -93,7 +96,7 @@ enum Command {
 }
 
 /// Where the service listens, for the commands that ask it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct ServerArgs {
     /// The service to ask.
     #[arg(
@@ -103,6 +106,27 @@ struct ServerArgs {
         value_name = "URL"
     )]
     server: String,
+
+    /// For a service at https: who signs its certificate, PEM.
+    #[arg(long, env = "BACKSCROLL_SERVER_CA", value_name = "FILE")]
+    server_ca: Option<PathBuf>,
+
+    /// Our own certificate, if the service wants to see one, PEM.
+    #[arg(
+        long,
+        env = "BACKSCROLL_CERT",
+        value_name = "FILE",
+        requires_all = ["server_ca", "key"]
+    )]
+    cert: Option<PathBuf>,
+
+    /// Its key, PEM.
+    #[arg(long, env = "BACKSCROLL_KEY", value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+
+    /// A file with the token that the service wants to see.
+    #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// Where progress is drawn: on standard error, if a person looks at it.

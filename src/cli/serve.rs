@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use backscroll_tls::{ServerFiles, Token};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -11,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    server::{self, Stopping},
+    rpc::Require,
+    server::{self, Callers, Front, Stopping},
     store::Options,
     telemetry,
 };
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 SIGTERM or SIGINT stops it: health turns NOT_SERVING, requests under way are finished, everything
 is flushed, exit code 0; a second signal does not wait for requests. It opens no connection to
@@ -57,12 +59,29 @@ pub(super) struct Args {
     )]
     shutdown_notice_seconds: u64,
 
+    /// Serve with TLS: our certificate, PEM. Read again when it changes.
+    #[arg(long, env = "BACKSCROLL_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its key, PEM.
+    #[arg(long, env = "BACKSCROLL_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Take callers only who show a certificate signed by this authority, PEM. Needs --tls-cert.
+    #[arg(long, env = "BACKSCROLL_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+
+    /// Take callers only who show the token in this file, 16 bytes or more.
+    #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// How long requests under way may take to finish when stopping, in seconds.
     #[arg(long, env = "BACKSCROLL_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     grace_seconds: u64,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let callers = args.callers()?;
     let Args { data_dir, listen, metrics_listen, cache_mib, reserved_mib, .. } = args;
     let (first, second) = stop_signals()?;
     let listener = bind(listen, "--listen").await?;
@@ -81,7 +100,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         grace: Duration::from_secs(args.grace_seconds),
     };
     let signals = (first.cancelled(), second.cancelled());
-    server::run((listener, metrics), opening, stopping, signals).await
+    server::run(Front { listener, callers, metrics }, opening, stopping, signals).await
+}
+
+impl Args {
+    /// Who may call, read from the files. Needs a runtime.
+    fn callers(&self) -> anyhow::Result<Callers> {
+        let Self { tls_cert, tls_key, client_ca, token_file, .. } = self.clone();
+        let certificate = client_ca.is_some();
+        let files = tls_cert.zip(tls_key);
+        let tls = files.map(|(cert, key)| ServerFiles { cert, key, client_ca }.watched());
+        let tls = tls.transpose().context("cannot use the files for TLS")?;
+        let token = token_file.map(Token::watched).transpose().context("--token-file")?;
+        if let Some(tls) = &tls {
+            tls.watch();
+        }
+        if let Some(token) = &token {
+            token.watch();
+        }
+        Ok(Callers { tls, require: Require { certificate, token } })
+    }
 }
 
 async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let mut admin = connect(&args.server.server).await?.admin;
+    let mut admin = connect(&args.server).await?.admin;
     let stats = admin.stats(pb::StatsRequest {}).await.map_err(|status| told(&status))?;
     print!("{}", Printed(&stats.into_inner()));
     Ok(())

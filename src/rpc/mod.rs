@@ -11,6 +11,7 @@ mod ingest;
 mod keys;
 mod observe;
 mod purge;
+mod require;
 mod status;
 mod wire;
 mod work;
@@ -25,6 +26,7 @@ pub use history::HistoryDoor;
 pub use ingest::IngestDoor;
 pub use keys::KeyDoor;
 pub use observe::Observe;
+pub use require::{Guarded, Require};
 pub use status::opening;
 
 /// Largest message that is taken. A join in a room of 100,000 members brings the ids of as many

@@ -77,6 +77,10 @@ pub fn opening() -> Status {
     with_reason(Code::Unavailable, "OPENING", text)
 }
 
+pub(super) fn unauthenticated(reason: &'static str, message: &str) -> Status {
+    with_reason(Code::Unauthenticated, reason, message)
+}
+
 /// Nothing was wrong but the time.
 pub(super) fn deadline_exceeded() -> Status {
     with_reason(

@@ -5,6 +5,7 @@
 
 mod gate;
 mod health;
+mod incoming;
 mod watch;
 
 use std::{
@@ -15,6 +16,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use backscroll_tls::{ServerConfig, Watched};
+use futures_util::FutureExt as _;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -38,7 +41,7 @@ use crate::{
             ingest_service_server::IngestServiceServer, key_service_server::KeyServiceServer,
         },
     },
-    rpc::{AdminDoor, HistoryDoor, IngestDoor, KeyDoor, MAX_REQUEST_BYTES, Observe},
+    rpc::{AdminDoor, HistoryDoor, IngestDoor, KeyDoor, MAX_REQUEST_BYTES, Observe, Require},
     store::{Options, Store},
 };
 
@@ -61,6 +64,27 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
     Ok(Arc::new(Context::counted(store, metrics)))
 }
 
+/// Who may call, and how connections are protected. By default everybody, and not at all: then the
+/// network must see to both.
+#[derive(Clone, Debug, Default)]
+pub struct Callers {
+    /// Certificate and key, and who signs those of callers.
+    pub tls: Option<Arc<Watched<ServerConfig>>>,
+    /// What callers must show.
+    pub require: Require,
+}
+
+/// The side that callers see.
+#[derive(Debug)]
+pub struct Front {
+    /// The socket, bound.
+    pub listener: TcpListener,
+    /// Who may call.
+    pub callers: Callers,
+    /// Where calls are counted.
+    pub metrics: Metrics,
+}
+
 /// How the service stops.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stopping {
@@ -70,7 +94,7 @@ pub struct Stopping {
     pub grace: Duration,
 }
 
-/// Serves an open store on a bound listener until `shutdown` resolves, then for at most `grace`
+/// Serves an open store to everybody on a bound listener until `shutdown` resolves, then for at most `grace`
 /// longer. When this returns, everything is on disk.
 ///
 /// # Errors
@@ -81,9 +105,9 @@ pub async fn serve(
     grace: Duration,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let (metrics, stopping) = (cx.metrics.clone(), Stopping { grace, ..Stopping::default() });
-    let opening = async { Ok(cx) };
-    run((listener, metrics), opening, stopping, (shutdown, pending())).await
+    let front = Front { listener, callers: Callers::default(), metrics: cx.metrics.clone() };
+    let stopping = Stopping { grace, ..Stopping::default() };
+    run(front, async { Ok(cx) }, stopping, (shutdown, pending())).await
 }
 
 /// Answers probes on a bound listener, and serves the store once it is open, until the first
@@ -93,7 +117,7 @@ pub async fn serve(
 /// # Errors
 /// When the store cannot be opened, when the socket or the disk fails.
 pub async fn run(
-    (listener, metrics): (TcpListener, Metrics),
+    Front { listener, callers, metrics }: Front,
     opening: impl Future<Output = anyhow::Result<Arc<Context>>>,
     Stopping { notice, grace }: Stopping,
     (shutdown, hurry): (impl Future<Output = ()>, impl Future<Output = ()>),
@@ -110,14 +134,16 @@ pub async fn run(
             .add_service(reflection().build_v1alpha()?),
     );
     let observe = Observe::new(metrics, &[DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET]);
-    // Answers are written whole; waiting for more to send would only delay them.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut server = pin!(
-        Server::builder()
-            .layer(observe)
-            .add_routes(gate.clone().routes())
-            .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned())
-    );
+    let mut router = Server::builder().layer(observe).layer(callers.require);
+    let router = router.add_routes(gate.clone().routes());
+    let stopped = stopping.clone().cancelled_owned();
+    let mut server = if let Some(tls) = callers.tls {
+        router.serve_with_incoming_shutdown(incoming::with_tls(listener, tls), stopped).boxed()
+    } else {
+        // Answers are written whole; waiting for more to send would only delay them.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        router.serve_with_incoming_shutdown(incoming, stopped).boxed()
+    };
     info!(%address, "listening; opening the store");
     let cx = tokio::select! {
         ended = &mut server => return Ok(ended?),

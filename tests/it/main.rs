@@ -9,6 +9,7 @@
 
 mod append_events;
 mod backup;
+mod callers;
 mod convergence;
 mod dashboards;
 mod deadlines;

@@ -16,7 +16,7 @@ use backscroll::{
         admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
         ingest_service_client::IngestServiceClient,
     },
-    server::{self, Stopping},
+    server::{self, Callers, Front, Stopping},
     store::Options,
 };
 use prometheus_client::encoding::prometheus_text;
@@ -53,7 +53,8 @@ impl Service {
         let counted = metrics.clone();
         let running = tokio::spawn(async move {
             let signals = (async { drop(shutdown.await) }, async { drop(hurry.await) });
-            server::run((listener, counted), opening, stopping, signals).await
+            let front = Front { listener, callers: Callers::default(), metrics: counted };
+            server::run(front, opening, stopping, signals).await
         });
         // Popped from the end.
         Self { address, metrics, open: Some(open), signals: vec![second, first], running }

@@ -13,7 +13,9 @@ use tokio_rustls::rustls::{
 use crate::Watched;
 
 /// gRPC is HTTP/2.
-const ALPN: &[u8] = b"h2";
+const GRPC: [&[u8]; 1] = [b"h2"];
+/// Whatever hyper speaks, HTTP/2 rather.
+const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The files of a server.
 #[derive(Clone, Debug)]
@@ -37,12 +39,27 @@ pub struct ClientFiles {
 }
 
 impl ServerFiles {
-    /// Reads them. Clients may come without a certificate all the same: who they are is decided
-    /// by request.
+    /// Reads them, for gRPC. Clients may come without a certificate all the same: who they are is
+    /// decided by request.
     ///
     /// # Errors
     /// When a file cannot be read or is not what it should be.
     pub fn watched(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
+        self.watched_for(&GRPC)
+    }
+
+    /// The same, for HTTP/2 and HTTP/1.1.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn watched_for_http(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
+        self.watched_for(&HTTP)
+    }
+
+    fn watched_for(
+        self,
+        alpn: &'static [&'static [u8]],
+    ) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
         let paths = [Some(self.cert), Some(self.key), self.client_ca];
         Watched::open(paths.into_iter().flatten().collect(), |files| {
             let [cert, key, client_ca @ ..] = files else { anyhow::bail!("too few files") };
@@ -60,7 +77,7 @@ impl ServerFiles {
             };
             let (certs, key) = identity(cert, key)?;
             let mut config = builder.with_single_cert(certs, key).context("certificate and key")?;
-            config.alpn_protocols = vec![ALPN.to_vec()];
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             Ok(config)
         })
     }
@@ -86,7 +103,7 @@ impl ClientFiles {
                 }
                 _ => builder.with_no_client_auth(),
             };
-            config.alpn_protocols = vec![ALPN.to_vec()];
+            config.alpn_protocols = GRPC.map(<[u8]>::to_vec).to_vec();
             Ok(config)
         })
     }

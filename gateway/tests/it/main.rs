@@ -14,11 +14,14 @@ mod get_missing_events;
 mod errors;
 mod health;
 mod histories;
+mod hostile;
 mod http;
+mod http2;
 mod keys;
 mod limits;
 mod observed;
 mod stopping;
+mod tls;
 mod x_matrix;
 
 mod arbitrary;

@@ -88,6 +88,12 @@ fn mistakes_are_named() {
         (&["--server-name", "a b", "--history", "http://h"], 2, "not a host name"),
         (&["--server-name", "a", "--history", "h:1"], 2, "expected http://HOST:PORT or"),
         (&missing.concat(), 1, "/nowhere/keys.json"),
+        (&[&FLAGS[..], &["--tls-cert", "/nowhere/cert"]].concat(), 2, "--tls-key"),
+        (
+            &[&FLAGS[..], &["--tls-cert", "/nowhere/cert", "--tls-key", "k"]].concat(),
+            1,
+            "/nowhere/cert",
+        ),
     ] {
         let output = gateway(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{flags:?}");
