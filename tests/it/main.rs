@@ -25,3 +25,4 @@ mod readme;
 mod recorded;
 mod restart;
 mod support;
+mod traces;
