@@ -4,7 +4,10 @@
 
 use std::io;
 
-const PROTOS: [&str; 1] = ["../proto/backscroll/history/v1/history_service.proto"];
+const PROTOS: [&str; 2] = [
+    "../proto/backscroll/history/v1/history_service.proto",
+    "../proto/backscroll/history/v1/key_service.proto",
+];
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=../proto");

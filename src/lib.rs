@@ -15,7 +15,7 @@
 //!                  │
 //!                store                                        memory: the only room with sled
 //!                  │
-//!   graph  visibility  access  state  pdu  picture  deadline  knowledge: pure
+//!   graph   visibility   access   state   pdu   picture   deadline     knowledge: pure
 //! ```
 //!
 //! Imports point down. Proto types stop at the door, sled types in the store. Knowledge never

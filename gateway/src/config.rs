@@ -9,25 +9,30 @@ use backscroll_tls::ServerFiles;
 use clap::Parser;
 
 use crate::{
-    clock::Clock, history::HistoryFlags, keys::PinnedKeys, limits::LimitOptions, server::Options,
+    clock::Clock,
+    history::HistoryFlags,
+    keys::{FetchFlags, PinnedKeys},
+    limits::LimitOptions,
+    server::Options,
     server_name::ServerName,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   Answer for example.org, from a history service on the same machine:
-    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
-        --pinned-keys keys.json
+    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470
 
   The same, configured by the environment, reachable from other machines:
     export BACKSCROLL_GATEWAY_SERVER_NAME=example.org
     export BACKSCROLL_GATEWAY_HISTORY=http://history:8470
-    export BACKSCROLL_GATEWAY_PINNED_KEYS=/etc/backscroll/keys.json
+    export BACKSCROLL_GATEWAY_NOTARY=matrix.org
     backscroll-gateway --listen 0.0.0.0:8448
 
-  Pin the keys of a server:
+  Pin the keys of a server, and fetch none:
     curl -s https://matrix.example.net/_matrix/key/v2/server \\
       | jq '{(.server_name): .}' > keys.json
+    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
+        --pinned-keys keys.json --fetch-keys false
 
   Is it alive, and does it get answers from the history service?
     curl -i http://127.0.0.1:8448/healthz
@@ -72,10 +77,14 @@ pub struct Config {
     #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// The keys of other servers: a JSON object, server name to that server's
+    /// Keys of other servers that are never fetched: a JSON object, server name to that server's
     /// /_matrix/key/v2/server answer
     #[arg(long, env = "BACKSCROLL_GATEWAY_PINNED_KEYS", value_name = "FILE")]
     pub pinned_keys: Option<PathBuf>,
+
+    /// How the keys of others are got
+    #[command(flatten)]
+    pub fetching: FetchFlags,
 
     /// How long an answer may take once the request has come whole, waiting included; peers give up
     /// after 60
@@ -149,10 +158,11 @@ impl Config {
                 .with_context(|| format!("cannot take the pinned keys from {}", path.display()))?,
             None => PinnedKeys::default(),
         };
-        if keys.is_empty() {
+        let fetching = self.fetching.into_fetching()?;
+        if keys.is_empty() && fetching.is_none() {
             tracing::warn!(
-                "no keys are pinned: nobody can be authenticated, every request will hear 401 \
-                 (fetching keys is not there yet; see --pinned-keys)"
+                "no keys are pinned and none are fetched: nobody can be authenticated, every \
+                 request will hear 401 (see --pinned-keys and --fetch-keys)"
             );
         }
         for server in keys.expired(clock.now_ms()) {
@@ -166,6 +176,7 @@ impl Config {
         Ok(Options {
             tls,
             keys,
+            fetching,
             clock,
             request_timeout: self.request_timeout,
             limits: self.limits,

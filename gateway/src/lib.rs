@@ -34,6 +34,7 @@ mod router;
 mod routes;
 
 mod answer;
+mod back_off;
 mod body;
 mod error;
 pub mod history;
@@ -41,6 +42,7 @@ pub mod limits;
 mod x_matrix;
 
 pub mod clock;
+pub mod discovery;
 mod json;
 pub mod keys;
 pub mod metrics;

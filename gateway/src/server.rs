@@ -28,7 +28,7 @@ use crate::{
     connection::Protocols,
     context::Context,
     history::{History, HistoryOptions},
-    keys::PinnedKeys,
+    keys::{Fetching, Keys, PinnedKeys},
     limits::{LimitOptions, Limits, Peer},
     metrics::{CONNECTIONS, Metrics},
     router::router,
@@ -49,8 +49,10 @@ pub struct Options {
     /// Our certificate for those who connect; in the clear without. Read again when its files
     /// change.
     pub tls: Option<Arc<Watched<ServerConfig>>>,
-    /// Who can be authenticated.
+    /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
+    /// How the keys of others are got. `None`: nobody else can be authenticated.
+    pub fetching: Option<Fetching>,
     /// The time.
     pub clock: Clock,
     /// What is counted.
@@ -74,6 +76,7 @@ impl Options {
             history: history.into(),
             tls: None,
             keys: PinnedKeys::default(),
+            fetching: None,
             clock: Clock::system(),
             metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
@@ -89,11 +92,13 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, clock, request_timeout, limits, metrics, .. } =
-        options;
+    let Options { server_name, history, keys, fetching, clock, .. } = options;
+    let Options { request_timeout, limits, metrics, .. } = options;
+    let history = History::new(history, metrics.clone());
+    let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
-        history: History::new(history, metrics.clone()),
+        history,
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,

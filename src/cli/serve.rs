@@ -67,11 +67,11 @@ pub(super) struct Args {
     #[arg(long, env = "BACKSCROLL_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Take callers only who show a certificate signed by this authority, PEM. Needs --tls-cert.
+    /// Take only callers who show a certificate signed by this authority, PEM. Needs --tls-cert.
     #[arg(long, env = "BACKSCROLL_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
 
-    /// Take callers only who show the token in this file, 16 bytes or more.
+    /// Take only callers who show the token in this file, 16 bytes or more.
     #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 

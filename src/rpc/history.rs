@@ -1,8 +1,8 @@
 //! The door of `HistoryService`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use tokio::time::Instant;
+use tokio::time;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -34,12 +34,12 @@ impl HistoryDoor {
     /// Asks a question off the async threads, and puts the answer or the failure into words.
     async fn ask<T: Send + 'static, R>(
         &self,
-        until: Option<Instant>,
-        question: impl Fn(&Context, &Deadline) -> Result<T, QueryError> + Send + 'static,
+        until: Option<time::Instant>,
+        question: impl Fn(&Context) -> Result<T, QueryError> + Send + 'static,
         encode: impl FnOnce(T) -> R,
     ) -> Result<Response<R>, Status> {
         let cx = Arc::clone(&self.cx);
-        let ask = move |deadline: &Deadline| query::steadily(&cx, |cx| question(cx, deadline));
+        let ask = move |_: &Deadline| query::steadily(&cx, question);
         let answer = self.work.run(until, ask).await?;
         answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
     }
@@ -47,15 +47,14 @@ impl HistoryDoor {
     /// Asks a question of another server, and takes note of what came of it.
     async fn walk(
         &self,
-        asked: Asked,
-        until: Option<Instant>,
+        (asked, until): (Asked, Option<time::Instant>),
         question: impl Fn(&Context, &Deadline) -> Result<Page, QueryError> + Send + 'static,
     ) -> Result<Page, Status> {
         let Asked { question: name, room_id, origin } = asked;
         observe::asked(origin.as_deref(), &room_id);
         let started = Instant::now();
         let cx = Arc::clone(&self.cx);
-        let ask = move |deadline: &Deadline| query::steadily(&cx, |cx| question(cx, deadline));
+        let ask = move |it: &Deadline| query::steadily(&cx, |cx| question(cx, it));
         let answer = self.work.run(until, ask).await?;
         let took = started.elapsed();
         if let Err(QueryError::NotAllowed(refusal)) = &answer {
@@ -95,8 +94,8 @@ impl HistoryService for HistoryDoor {
         let until = until(request.metadata());
         let question = wire::backfill(request.into_inner())?;
         let asked = Asked::new("backfill", &question.room_id, &question.asker);
-        let ask = move |cx: &Context, deadline: &Deadline| query::backfill(cx, &question, deadline);
-        let page = self.walk(asked, until, ask).await?;
+        let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
+        let page = self.walk((asked, until), ask).await?;
         Ok(Response::new(wire::backfill_response(page)))
     }
 
@@ -107,10 +106,8 @@ impl HistoryService for HistoryDoor {
         let until = until(request.metadata());
         let question = wire::missing_events(request.into_inner())?;
         let asked = Asked::new("get_missing_events", &question.room_id, &question.asker);
-        let ask = move |cx: &Context, deadline: &Deadline| {
-            query::get_missing_events(cx, &question, deadline)
-        };
-        let page = self.walk(asked, until, ask).await?;
+        let ask = move |cx: &Context, it: &Deadline| query::get_missing_events(cx, &question, it);
+        let page = self.walk((asked, until), ask).await?;
         Ok(Response::new(wire::missing_events_response(page)))
     }
 
@@ -120,8 +117,7 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::BatchGetEventsResponse>, Status> {
         let until = until(request.metadata());
         let pb::BatchGetEventsRequest { room_id, event_ids } = request.into_inner();
-        let ask =
-            move |cx: &Context, _: &Deadline| query::batch_get_events(cx, &room_id, &event_ids);
+        let ask = move |cx: &Context| query::batch_get_events(cx, &room_id, &event_ids);
         self.ask(until, ask, wire::batch_get_events_response).await
     }
 
@@ -131,7 +127,7 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::GetRoomResponse>, Status> {
         let until = until(request.metadata());
         let pb::GetRoomRequest { room_id } = request.into_inner();
-        self.ask(until, move |cx, _| query::get_room(cx, &room_id), wire::get_room_response).await
+        self.ask(until, move |cx| query::get_room(cx, &room_id), wire::get_room_response).await
     }
 
     async fn list_rooms(
@@ -140,7 +136,7 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::ListRoomsResponse>, Status> {
         let until = until(request.metadata());
         let pb::ListRoomsRequest { page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context, _: &Deadline| query::list_rooms(cx, (page_size, &page_token));
+        let ask = move |cx: &Context| query::list_rooms(cx, (page_size, &page_token));
         self.ask(until, ask, wire::list_rooms_response).await
     }
 
@@ -151,7 +147,7 @@ impl HistoryService for HistoryDoor {
         let until = until(request.metadata());
         let pb::ListEventsRequest { room_id, page_size, page_token, of_first } =
             request.into_inner();
-        let ask = move |cx: &Context, _: &Deadline| {
+        let ask = move |cx: &Context| {
             query::list_events(cx, (&room_id, of_first), (page_size, &page_token))
         };
         self.ask(until, ask, wire::list_events_response).await
@@ -163,9 +159,8 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::ListPurgedEventsResponse>, Status> {
         let until = until(request.metadata());
         let pb::ListPurgedEventsRequest { room_id, page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context, _: &Deadline| {
-            query::list_purged_events(cx, &room_id, (page_size, &page_token))
-        };
+        let ask =
+            move |cx: &Context| query::list_purged_events(cx, &room_id, (page_size, &page_token));
         self.ask(until, ask, wire::list_purged_events_response).await
     }
 
@@ -175,7 +170,7 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::GetStateResponse>, Status> {
         let until = until(request.metadata());
         let pb::GetStateRequest { room_id, event_id, page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context, _: &Deadline| {
+        let ask = move |cx: &Context| {
             query::get_state(cx, (&room_id, &event_id), (page_size, &page_token))
         };
         self.ask(until, ask, wire::get_state_response).await
@@ -188,7 +183,7 @@ impl HistoryService for HistoryDoor {
         let until = until(request.metadata());
         let pb::ExplainAccessRequest { room_id, event_id, requester } = request.into_inner();
         let (origin, destination) = wire::server_names(requester.unwrap_or_default())?;
-        let ask = move |cx: &Context, _: &Deadline| {
+        let ask = move |cx: &Context| {
             query::explain_access(cx, (&room_id, &event_id), (&origin, &destination))
         };
         self.ask(until, ask, wire::explain_access_response).await

@@ -27,21 +27,21 @@ const FOR_THE_WAY_BACK: Duration = Duration::from_millis(10);
 
 /// The places.
 pub(super) struct Work {
+    metrics: Metrics,
     places: Arc<Semaphore>,
     /// As many as have a place or may wait for one.
     admitted: Semaphore,
-    metrics: Metrics,
 }
 
 impl Work {
     pub(super) fn new(metrics: Metrics) -> Self {
-        let places = PLACES_PER_CORE * available_parallelism().map_or(1, NonZero::get);
-        Self::with((places, MAX_WAITING), metrics)
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        Self::with(metrics, PLACES_PER_CORE * cores, MAX_WAITING)
     }
 
-    fn with((places, waiting): (usize, usize), metrics: Metrics) -> Self {
+    fn with(metrics: Metrics, places: usize, waiting: usize) -> Self {
         let admitted = Semaphore::new(places.saturating_add(waiting));
-        Self { places: Arc::new(Semaphore::new(places)), admitted, metrics }
+        Self { metrics, places: Arc::new(Semaphore::new(places)), admitted }
     }
 
     /// Does a piece of work when there is a place, unless nobody waits for it any more by then.
@@ -140,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_past_its_deadline_is_not_begun() {
-        let work = Arc::new(Work::with((1, 10), Metrics::new()));
+        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
         let (go_on, running) = occupied(&work);
         while work.places.available_permits() > 0 {
             tokio::task::yield_now().await;
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_all_places_to_wait_taken_is_told_at_once() {
-        let work = Arc::new(Work::with((1, 1), Metrics::new()));
+        let work = Arc::new(Work::with(Metrics::new(), 1, 1));
         let (go_on, running) = occupied(&work);
         while work.places.available_permits() > 0 {
             tokio::task::yield_now().await;
@@ -175,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_ends_when_its_caller_leaves_and_keeps_its_place_until_then() {
-        let work = Arc::new(Work::with((1, 10), Metrics::new()));
+        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
         let (has_begun, begun) = tokio::sync::oneshot::channel();
         let mut asking = Box::pin(work.run(None, move |deadline| {
             has_begun.send(()).unwrap();

@@ -19,7 +19,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of a listener, each with the certificate that is there when it comes. Ends
 /// when it is dropped.
-pub(crate) fn with_tls(
+pub(super) fn with_tls(
     listener: TcpListener,
     config: Arc<Watched<ServerConfig>>,
 ) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {

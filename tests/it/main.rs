@@ -8,6 +8,7 @@
 )]
 
 mod append_events;
+mod arbitrary;
 mod backup;
 mod callers;
 mod convergence;

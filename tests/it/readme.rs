@@ -1,43 +1,38 @@
-//! The README's tables of flags and commands are what the programs say of themselves.
+//! The README's tables of flags are what the programs say of themselves.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use backscroll::cli::Cli;
 use backscroll_gateway::config::Config;
-use clap::{Arg, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _};
 
-fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+/// A flag's variable and its default, empty if there is none.
+type Flags = BTreeMap<String, (String, String)>;
+
+/// The rows of the table whose head begins with these words.
+fn in_the_readme(head: &str) -> Flags {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(path).unwrap();
+    let lines = readme.lines().skip_while(|it| !it.starts_with(head)).skip(2);
+    let rows = lines.take_while(|it| it.starts_with('|')).map(|line| {
+        let cells: Vec<String> =
+            line.split('|').map(|it| it.trim().trim_matches('`').to_owned()).collect();
+        let flag = cells[1].split(' ').next().unwrap().to_owned();
+        (flag, (cells[2].clone(), cells[3].clone()))
+    });
+    rows.collect()
 }
 
-/// The rows of tables from one line of the README to another.
-fn rows<'a>(readme: &'a str, from: &str, to: &str) -> Vec<&'a str> {
-    let section = readme.lines().skip_while(|it| !it.starts_with(from));
-    section.take_while(|it| !it.starts_with(to)).filter(|it| it.starts_with('|')).collect()
-}
-
-/// Every flag has a row, with its default beside it; and no row is about a flag that is not there.
-fn hold<'a>(rows: &[&str], arguments: impl Iterator<Item = &'a Arg>) {
-    let mut flags = BTreeSet::new();
-    for argument in arguments {
-        let Some(name) = argument.get_long().filter(|it| !["help", "version"].contains(it)) else {
-            continue;
-        };
-        let (alone, with_value) = (format!("`--{name}`"), format!("`--{name} "));
-        let row = rows.iter().find(|it| it.contains(&alone) || it.contains(&with_value));
-        let row = row.unwrap_or_else(|| panic!("--{name} has no row"));
-        if let Some(default) = argument.get_default_values().first() {
-            let default = format!("`{}`", default.to_string_lossy());
-            assert!(row.contains(&default), "--{name} has the default {default}, not as in {row}");
-        }
-        flags.insert(name);
-    }
-    for row in rows {
-        for named in row.split("`--").skip(1) {
-            let named = named.split(['`', ' ']).next().unwrap();
-            assert!(flags.contains(named), "there is no --{named}");
-        }
-    }
+fn of_the_program<'a>(arguments: impl Iterator<Item = &'a Arg>) -> Flags {
+    let flags = arguments.filter(|it| !["help", "version"].contains(&it.get_id().as_str()));
+    let flag = |it: &Arg| {
+        let default = it.get_default_values().first();
+        let text = |it: &std::ffi::OsStr| it.to_string_lossy().into_owned();
+        let values = (it.get_env().map(text), default.map(|it| text(it.as_os_str())));
+        let (variable, default) = (values.0.unwrap_or_default(), values.1.unwrap_or_default());
+        (format!("--{}", it.get_long().unwrap()), (variable, default))
+    };
+    flags.map(flag).collect()
 }
 
 #[test]
@@ -45,21 +40,23 @@ fn every_flag_of_the_history_service() {
     let mut cli = Cli::command();
     cli.build();
     let serve = cli.get_subcommands().find(|it| it.get_name() == "serve").unwrap();
-    let (from, to) = ("| `backscroll serve` |", "| `backscroll-gateway` |");
-    hold(&rows(&readme(), from, to), serve.get_arguments());
+    let program = of_the_program(serve.get_arguments());
+    assert_eq!(in_the_readme("| `backscroll serve` |"), program);
 }
 
 #[test]
 fn every_flag_of_the_gateway() {
     let gateway = Config::command();
-    let (from, to) = ("| `backscroll-gateway` |", "## ");
-    hold(&rows(&readme(), from, to), gateway.get_arguments());
+    let program = of_the_program(Command::get_arguments(&gateway));
+    assert_eq!(in_the_readme("| `backscroll-gateway` |"), program);
 }
 
 #[test]
 fn every_command() {
-    let readme = readme();
-    for command in Cli::command().get_subcommands() {
+    let cli = Cli::command();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(path).unwrap();
+    for command in cli.get_subcommands() {
         let row = format!("| `backscroll {}", command.get_name());
         assert!(readme.lines().any(|it| it.starts_with(&row)), "{row} …");
     }

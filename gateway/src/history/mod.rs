@@ -1,6 +1,7 @@
 //! The history service, as a client sees it: one or several. Every call has a deadline, which the
 //! service is told; connections are made when they are first needed, and again when they break.
 
+mod keys;
 mod options;
 mod pool;
 mod single_flight;
@@ -12,6 +13,7 @@ use prost::Message;
 use tokio::time::{self, Instant};
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
 
+pub(crate) use self::keys::RememberedKeys;
 pub use self::options::{HistoryFlags, HistoryOptions};
 use self::{pool::Pool, single_flight::SingleFlight};
 use crate::{
@@ -87,6 +89,11 @@ impl History {
         let ask =
             || async move { services.ask("GetMissingEvents", (deadline, request), call).await };
         self.missing_events.run(key, ask).await
+    }
+
+    /// What it remembers of other servers' keys.
+    pub(crate) fn keys(&self) -> RememberedKeys {
+        RememberedKeys(self.services.clone())
     }
 
     /// Whether any service says of itself that it answers.

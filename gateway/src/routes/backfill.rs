@@ -26,7 +26,7 @@ pub(crate) async fn backfill(
     observe::endpoint("backfill");
     // A body means nothing here, and nobody signs one.
     let (parts, _body) = request.into_parts();
-    let origin = cx.authenticator.authenticate(&parts, &Content::Absent)?;
+    let origin = cx.authenticator.authenticate(&parts, &Content::Absent).await?;
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 

@@ -31,7 +31,7 @@ pub(crate) async fn get_missing_events(
         [] => Content::Empty,
         bytes => Content::Json(json::parse(bytes)?),
     };
-    let origin = cx.authenticator.authenticate(&parts, &content)?;
+    let origin = cx.authenticator.authenticate(&parts, &content).await?;
     let deadline = cx.deadline();
     let Body { earliest_events, latest_events, limit, min_depth } = Body::read(content)?;
     let room_id = room_id(parts.uri.path())?;

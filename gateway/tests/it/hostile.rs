@@ -213,8 +213,8 @@ async fn paths() {
     let long = of_room(&format!("!{}:us.example", "a".repeat(300)));
     let ask = Ask::new("GET", &long).signed_by(&stage.peer);
     rows.push(row("a long room id", &ask, 400, "M_INVALID_PARAM"));
-    let longer = Ask::new("GET", &of_room(&"a".repeat(70_000)));
-    rows.push(row("a target of 70,000 bytes", &longer, 414, ""));
+    let longer = Ask::new("GET", &of_room(&"a".repeat(300_000)));
+    rows.push(row("a target of 300,000 bytes", &longer, 431, ""));
     hold(&stage, rows).await;
 }
 

@@ -12,6 +12,7 @@ mod backfill;
 mod get_missing_events;
 
 mod errors;
+mod federation;
 mod health;
 mod histories;
 mod hostile;

@@ -10,8 +10,16 @@ use serde_json::Value;
 
 use crate::support::{Stage, client::Ask};
 
-const FLAGS: [&str; 6] =
-    ["--server-name", "us.example", "--history", "http://127.0.0.1:1", "--listen", "127.0.0.1:0"];
+const FLAGS: [&str; 8] = [
+    "--server-name",
+    "us.example",
+    "--history",
+    "http://127.0.0.1:1",
+    "--listen",
+    "127.0.0.1:0",
+    "--fetch-keys",
+    "false",
+];
 
 fn gateway(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll-gateway"));
