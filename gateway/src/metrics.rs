@@ -16,6 +16,8 @@ use prometheus_client::{
 };
 use tonic::Code;
 
+use crate::limits;
+
 /// All that is counted. Cheap to clone: clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -60,6 +62,9 @@ struct Method {
     grpc_method: &'static str,
 }
 
+/// The bound on connections, which has no request to be a limiter of.
+pub(crate) const CONNECTIONS: &str = "connections";
+
 /// From half a millisecond to about half a minute.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_5, 2.5, 13))
@@ -86,6 +91,12 @@ impl Metrics {
             call_durations: Family::new_with_constructor(seconds),
             panics: Counter::default(),
         };
+        // There from the start, so that the first refusal is seen as a change.
+        for limiter in
+            limits::Limiter::ALL.map(limits::Limiter::name).into_iter().chain([CONNECTIONS])
+        {
+            drop(all.limited.get_or_create(&Limiter { limiter }));
+        }
         let mut registry = Registry::default();
         all.register(&mut registry);
         let version = env!("CARGO_PKG_VERSION");

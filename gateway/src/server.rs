@@ -30,7 +30,7 @@ use crate::{
     history::{History, HistoryOptions},
     keys::{Fetching, Keys, PinnedKeys},
     limits::{LimitOptions, Limits, Peer},
-    metrics::Metrics,
+    metrics::{CONNECTIONS, Metrics},
     router::router,
     server_name::ServerName,
     x_matrix::Authenticator,
@@ -156,7 +156,7 @@ impl Server {
 
     fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
         let Some(counted) = self.cx.limits.connection(peer) else {
-            self.cx.metrics.limited("connections");
+            self.cx.metrics.limited(CONNECTIONS);
             return;
         };
         // Answers are written whole; waiting for more to send would only delay them.

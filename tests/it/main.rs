@@ -27,3 +27,4 @@ mod recorded;
 mod restart;
 mod server_keys;
 mod support;
+mod traces;

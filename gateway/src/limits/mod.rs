@@ -36,7 +36,16 @@ pub(crate) enum Limiter {
 }
 
 impl Limiter {
-    /// For the log.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Requests,
+        Self::RequestsPerAddress,
+        Self::ServerQueue,
+        Self::ServerConcurrency,
+        Self::ServerRate,
+        Self::Servers,
+    ];
+
+    /// For the log and the counts.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
