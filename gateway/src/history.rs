@@ -25,6 +25,11 @@ const MAX_PDU_BYTES: usize = 65_536;
 const SLACK_BYTES: usize = 2 * 1024 * 1024;
 const MAX_ANSWER_BYTES: usize = MAX_PDUS * MAX_PDU_BYTES + SLACK_BYTES;
 
+/// What may be under way at once: a whole answer, so that none waits for permission to go on; and
+/// several of them on the connection.
+const STREAM_WINDOW: u32 = 9 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that has lost its other end is noticed after the sum of the two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -48,6 +53,8 @@ impl History {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_lazy();
         Self {
             history: HistoryServiceClient::new(channel.clone())
