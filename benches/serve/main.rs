@@ -68,6 +68,9 @@ struct Flags {
     /// Everything that looks random follows from this.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// A gateway that is built already; otherwise it is built first.
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -116,7 +119,7 @@ async fn main() -> anyhow::Result<()> {
         opened_kib,
         ..report.loaded
     };
-    let gateway = Server::gateway(&main, &history)?;
+    let gateway = Server::gateway(&main, &history, flags.gateway.as_deref())?;
     let options = Options {
         cache_bytes: flags.cache_mib << 20,
         ..Options::small(&folder.path().join("copy"))
