@@ -4,7 +4,8 @@ use std::{env, fs, io, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
+    "proto/backscroll/history/v1/admin_service.proto",
     "proto/backscroll/history/v1/history_service.proto",
     "proto/backscroll/history/v1/ingest_service.proto",
     "proto/backscroll/history/v1/key_service.proto",

@@ -22,7 +22,7 @@ use backscroll::{
     room_format::{Header, Line, Reader},
     server,
     store::Options,
-    telemetry::{self, LogFormat},
+    telemetry::{self, LogFormat, Logs},
 };
 use backscroll_gateway::{keys::PinnedKeys, server::Options as GatewayOptions};
 use federation::{Federation, Question};
@@ -42,7 +42,8 @@ const LIMIT: u32 = 40;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    telemetry::start(LogFormat::Text, "warn")?;
+    let logs = Logs { format: LogFormat::Text, filter: "warn" };
+    let _traces = telemetry::start("demo", logs, None)?;
     let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
     let data_dir = tempfile::tempdir()?;
     let options = Options { cache_bytes: 64 << 20, ..Options::small(data_dir.path()) };

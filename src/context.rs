@@ -1,5 +1,5 @@
-//! What a use case is given: the store, and the keys that are known. Plain data, shared by all
-//! requests.
+//! What a use case is given: the store, the keys that are known, and what is counted. Plain data,
+//! shared by all requests.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,9 @@ use std::{
 };
 
 use crate::{
+    metrics::Metrics,
     pdu::ServerKeys,
+    slowest::Slowest,
     store::{Store, StoreError},
 };
 
@@ -15,6 +17,10 @@ use crate::{
 pub struct Context {
     /// Memory.
     pub store: Store,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The slowest walks.
+    pub slowest: Slowest,
     /// Keys that were looked up, and whether there were any: they change only through
     /// [`put_server_keys`](Self::put_server_keys).
     server_keys: RwLock<BTreeMap<String, Option<Arc<ServerKeys>>>>,
@@ -27,7 +33,14 @@ impl Context {
     /// Around an open store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, server_keys: RwLock::default() }
+        Self::counted(store, Metrics::new())
+    }
+
+    /// Around an open store; counts go on where they are.
+    #[must_use]
+    pub fn counted(store: Store, metrics: Metrics) -> Self {
+        let (slowest, server_keys) = (Slowest::default(), RwLock::default());
+        Self { store, metrics, slowest, server_keys }
     }
 
     /// The keys of a server, if they are known.

@@ -15,7 +15,7 @@
 //!                  │
 //!                store                                        memory: the only room with sled
 //!                  │
-//!   graph   visibility   access   state   pdu                 knowledge: pure
+//!   graph   visibility   access   state   pdu   picture   deadline     knowledge: pure
 //! ```
 //!
 //! Imports point down. Proto types stop at the door, sled types in the store. Knowledge never
@@ -34,16 +34,21 @@ pub mod access;
 pub mod backup;
 pub mod cli;
 pub mod context;
+pub mod deadline;
 pub mod graph;
 pub mod ingest;
+pub mod metrics;
 pub mod pdu;
+pub mod picture;
 pub mod proto;
 pub mod query;
 pub mod room_format;
 pub mod rpc;
 pub mod server;
+pub mod slowest;
 pub mod state;
 pub mod store;
-pub mod telemetry;
 pub mod verify;
 pub mod visibility;
+
+pub use backscroll_telemetry as telemetry;

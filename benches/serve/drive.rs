@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll::{
     context::Context,
+    deadline::Deadline,
     proto::v1::history_service_client::HistoryServiceClient,
     query::{self, Page},
 };
@@ -225,7 +226,9 @@ pub(crate) fn in_process(
 /// One answer.
 pub(crate) fn answer(cx: &Context, question: &Decoded) -> anyhow::Result<Page> {
     Ok(match question {
-        Decoded::Backfill(question) => query::backfill(cx, question)?,
-        Decoded::MissingEvents(question) => query::get_missing_events(cx, question)?,
+        Decoded::Backfill(question) => query::backfill(cx, question, &Deadline::none())?,
+        Decoded::MissingEvents(question) => {
+            query::get_missing_events(cx, question, &Deadline::none())?
+        }
     })
 }

@@ -14,26 +14,24 @@ use tokio::time;
 
 use crate::error::ApiError;
 
-/// Largest body that is read. Thousands of event ids fit.
-pub(crate) const MAX_BODY_BYTES: usize = 256 * 1024;
-
 /// How much, and for how long, is read and thrown away after a refusal, so that a caller who
 /// sends its whole body before it reads gets to see the answer instead of a reset connection.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_DISCARDING: Duration = Duration::from_secs(10);
 
-/// The body, whole.
+/// The body, whole: at most so many bytes, in so much time.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
-    deadline: Duration,
+    (max_bytes, deadline): (usize, Duration),
 ) -> Result<Bytes, ApiError> {
-    let encoding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
-    let refusal = if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+    let encodings = headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let mut encodings = encodings.filter(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
+    let refusal = if encodings.next().is_some() {
         Some(ApiError::body_encoded())
-    } else if usize::try_from(body.size_hint().lower()).map_or(true, |size| size > MAX_BODY_BYTES) {
+    } else if usize::try_from(body.size_hint().lower()).map_or(true, |size| size > max_bytes) {
         // Content-Length says so; nothing has been read.
-        Some(ApiError::body_too_large(MAX_BODY_BYTES))
+        Some(ApiError::body_too_large(max_bytes))
     } else {
         None
     };
@@ -44,21 +42,21 @@ pub(crate) async fn read(
         }
         return Err(refusal);
     }
-    match time::timeout(deadline, collect(body)).await {
+    match time::timeout(deadline, collect(body, max_bytes)).await {
         Ok(read) => read,
         Err(_elapsed) => Err(ApiError::body_too_slow()),
     }
 }
 
-async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+async fn collect(mut body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Err(ApiError::body_broken()) };
         // Trailers are nothing to us.
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > MAX_BODY_BYTES {
+        if whole.len() + data.len() > max_bytes {
             discard(body);
-            return Err(ApiError::body_too_large(MAX_BODY_BYTES));
+            return Err(ApiError::body_too_large(max_bytes));
         }
         whole.extend_from_slice(&data);
     }

@@ -3,26 +3,36 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use axum::http::{Uri, uri::Scheme};
-use clap::{Parser, ValueEnum};
+use axum::http::Uri;
+use backscroll_telemetry::LogFormat;
+use backscroll_tls::ServerFiles;
+use clap::Parser;
 
-use crate::{clock::Clock, keys::PinnedKeys, server::Options, server_name::ServerName};
+use crate::{
+    clock::Clock,
+    history::HistoryFlags,
+    keys::{FetchFlags, PinnedKeys},
+    limits::LimitOptions,
+    server::Options,
+    server_name::ServerName,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   Answer for example.org, from a history service on the same machine:
-    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
-        --pinned-keys keys.json
+    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470
 
   The same, configured by the environment, reachable from other machines:
     export BACKSCROLL_GATEWAY_SERVER_NAME=example.org
     export BACKSCROLL_GATEWAY_HISTORY=http://history:8470
-    export BACKSCROLL_GATEWAY_PINNED_KEYS=/etc/backscroll/keys.json
+    export BACKSCROLL_GATEWAY_NOTARY=matrix.org
     backscroll-gateway --listen 0.0.0.0:8448
 
-  Pin the keys of a server:
+  Pin the keys of a server, and fetch none:
     curl -s https://matrix.example.net/_matrix/key/v2/server \\
       | jq '{(.server_name): .}' > keys.json
+    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
+        --pinned-keys keys.json --fetch-keys false
 
   Is it alive, and does it get answers from the history service?
     curl -i http://127.0.0.1:8448/healthz
@@ -45,11 +55,11 @@ pub struct Config {
     #[arg(long, env = "BACKSCROLL_GATEWAY_SERVER_NAME", value_name = "NAME")]
     pub server_name: ServerName,
 
-    /// Where the history service is: http://HOST:PORT
-    #[arg(long, env = "BACKSCROLL_GATEWAY_HISTORY", value_name = "URL", value_parser = history_url)]
-    pub history: Uri,
+    /// Where the history services are, and how we show them who we are
+    #[command(flatten)]
+    pub history: HistoryFlags,
 
-    /// Where to listen, plain HTTP/1.1: put a proxy that speaks TLS before it
+    /// Where to listen: HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_LISTEN",
@@ -58,12 +68,26 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
 
-    /// The keys of other servers: a JSON object, server name to that server's
+    /// Our certificate for those who connect, and those between it and the authority, PEM; read
+    /// again when it changes
+    #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key, PEM
+    #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Keys of other servers that are never fetched: a JSON object, server name to that server's
     /// /_matrix/key/v2/server answer
     #[arg(long, env = "BACKSCROLL_GATEWAY_PINNED_KEYS", value_name = "FILE")]
     pub pinned_keys: Option<PathBuf>,
 
-    /// How long the history service may take for an answer; peers give up after 60
+    /// How the keys of others are got
+    #[command(flatten)]
+    pub fetching: FetchFlags,
+
+    /// How long an answer may take once the request has come whole, waiting included; peers give up
+    /// after 60
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_REQUEST_TIMEOUT",
@@ -72,6 +96,10 @@ pub struct Config {
         value_parser = seconds
     )]
     pub request_timeout: Duration,
+
+    /// How much at once, and for whom
+    #[command(flatten)]
+    pub limits: LimitOptions,
 
     /// How long to go on accepting after a signal, while /readyz says 503
     #[arg(
@@ -93,6 +121,14 @@ pub struct Config {
     )]
     pub drain_timeout: Duration,
 
+    /// Where to serve metrics, as /metrics over HTTP; left out, none are
+    #[arg(long, env = "BACKSCROLL_GATEWAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Send traces to this collector, OTLP over gRPC: http://HOST:4317
+    #[arg(long, env = "BACKSCROLL_GATEWAY_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// What to log: a level, or a filter such as "info,backscroll_gateway=debug"
     #[arg(long, env = "BACKSCROLL_GATEWAY_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -107,21 +143,12 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// The shape of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 impl Config {
-    /// Reads the pinned keys, and says what cannot work with them.
+    /// Reads the files that are named, and says what cannot work with them.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or holds something that should not be there.
+    /// A file cannot be read, or holds something that should not be there.
     pub fn into_options(self) -> anyhow::Result<Options> {
         let clock = Clock::system();
         let keys = match &self.pinned_keys {
@@ -131,38 +158,37 @@ impl Config {
                 .with_context(|| format!("cannot take the pinned keys from {}", path.display()))?,
             None => PinnedKeys::default(),
         };
-        if keys.is_empty() {
+        let fetching = self.fetching.into_fetching()?;
+        if keys.is_empty() && fetching.is_none() {
             tracing::warn!(
-                "no keys are pinned: nobody can be authenticated, every request will hear 401 \
-                 (fetching keys is not there yet; see --pinned-keys)"
+                "no keys are pinned and none are fetched: nobody can be authenticated, every \
+                 request will hear 401 (see --pinned-keys and --fetch-keys)"
             );
         }
         for server in keys.expired(clock.now_ms()) {
             tracing::warn!(%server, "the pinned keys of this server have expired");
         }
+        let files = self.tls_cert.zip(self.tls_key);
+        let tls = files
+            .map(|(cert, key)| ServerFiles { cert, key, client_ca: None }.watched_for_http())
+            .transpose()
+            .context("cannot use --tls-cert and --tls-key")?;
         Ok(Options {
+            tls,
             keys,
+            fetching,
             clock,
             request_timeout: self.request_timeout,
+            limits: self.limits,
             shutdown_notice: self.shutdown_notice,
             drain_timeout: self.drain_timeout,
-            ..Options::new(self.server_name, self.history)
+            history: self.history.into_options()?,
+            ..Options::new(self.server_name, Uri::default())
         })
     }
 }
 
-fn history_url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    if url.scheme() != Some(&Scheme::HTTP) || url.host().is_none_or(str::is_empty) {
-        return Err("expected http://HOST:PORT".to_owned());
-    }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        return Err("expected http://HOST:PORT, without a path".to_owned());
-    }
-    Ok(url)
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>().map(Duration::try_from_secs_f64) {
         // Longer than a day is a mistake, and may not fit a timer.
         Ok(Ok(duration)) if duration <= Duration::from_hours(24) => Ok(duration),
@@ -193,11 +219,16 @@ mod tests {
 
     #[test]
     fn the_history_service_is_a_plain_address() {
-        for good in ["http://127.0.0.1:8470", "http://history:8470/", "http://[::1]:8470"] {
+        for good in [
+            "http://127.0.0.1:8470",
+            "http://history:8470/",
+            "http://[::1]:8470",
+            "https://history",
+        ] {
             assert!(read(&["--history", good]).is_ok(), "{good}");
         }
         for bad in
-            ["history:8470", "https://history", "http://", "/x", "", "http://h/x", "http://h?x"]
+            ["history:8470", "ftp://history", "http://", "/x", "", "http://h/x", "http://h?x"]
         {
             assert!(read(&["--history", bad]).is_err(), "{bad}");
         }

@@ -4,7 +4,7 @@
 //! Texts are written here, for strangers. What the history service says about its own troubles
 //! stays in our log.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     http::{StatusCode, header},
@@ -14,13 +14,13 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{answer, json::JsonError, x_matrix::Unauthenticated};
+use crate::{answer, json::JsonError, limits::Limited, x_matrix::Unauthenticated};
 
 /// Whose reasons we understand.
 const DOMAIN: &str = "backscroll.history.v1";
 
 /// When the history service does not say how long to wait.
-const DEFAULT_RETRY_AFTER_MS: u64 = 1_000;
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A refusal, as it goes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub(crate) struct ApiError {
     errcode: &'static str,
     message: Cow<'static, str>,
     retry_after_ms: Option<u64>,
+    limiter: Option<&'static str>,
     detail: Option<String>,
 }
 
@@ -37,6 +38,8 @@ pub(crate) struct ApiError {
 pub(crate) struct Refusal {
     pub(crate) errcode: &'static str,
     pub(crate) message: Cow<'static, str>,
+    /// Which bound was reached, if it was one.
+    pub(crate) limiter: Option<&'static str>,
     /// Not for the caller.
     pub(crate) detail: Option<String>,
 }
@@ -48,7 +51,7 @@ impl ApiError {
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
         let message = message.into();
-        Self { status, errcode, message, retry_after_ms: None, detail: None }
+        Self { status, errcode, message, retry_after_ms: None, limiter: None, detail: None }
     }
 
     pub(crate) fn unknown_path() -> Self {
@@ -90,6 +93,20 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", why)
     }
 
+    fn limited(
+        limiter: &'static str,
+        message: &'static str,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        let retry_after = retry_after.unwrap_or(DEFAULT_RETRY_AFTER);
+        let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            retry_after_ms: Some(ms),
+            limiter: Some(limiter),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", message)
+        }
+    }
+
     pub(crate) fn panicked() -> Self {
         Self { detail: Some("the handler panicked".to_owned()), ..broken() }
     }
@@ -115,6 +132,18 @@ impl From<Unauthenticated> for ApiError {
     }
 }
 
+impl From<Limited> for ApiError {
+    fn from(Limited { limiter, retry_after }: Limited) -> Self {
+        Self::limited(limiter.name(), limiter.message(), Some(retry_after))
+    }
+}
+
+/// The history service refused us, or something stands between us: no fault of the caller's.
+fn bad_gateway() -> ApiError {
+    let message = "The room history cannot be reached as it should be";
+    ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
+}
+
 /// The table. A new code or reason must find its row here.
 impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
@@ -122,6 +151,8 @@ impl From<Status> for ApiError {
         let reason = details.error_info().filter(|info| info.domain == DOMAIN);
         let reason = reason.map_or("", |info| info.reason.as_str());
         let mut error = match status.code() {
+            // Without the reason it is not about the caller: somebody in between speaks.
+            Code::PermissionDenied if reason != "NOT_ALLOWED" => bad_gateway(),
             Code::PermissionDenied => Self::new(
                 StatusCode::FORBIDDEN,
                 "M_FORBIDDEN",
@@ -131,18 +162,11 @@ impl From<Status> for ApiError {
             // The service says so to sister services only: strangers must not learn which rooms
             // there are.
             Code::NotFound => Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "Not found"),
-            Code::ResourceExhausted => {
-                let delay = details.retry_info().and_then(|info| info.retry_delay);
-                let delay = delay.and_then(|delay| u64::try_from(delay.as_millis()).ok());
-                Self {
-                    retry_after_ms: Some(delay.unwrap_or(DEFAULT_RETRY_AFTER_MS)),
-                    ..Self::new(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "M_LIMIT_EXCEEDED",
-                        "Too many requests",
-                    )
-                }
-            }
+            Code::ResourceExhausted => Self::limited(
+                "history",
+                "The room history has too many requests to answer at the moment",
+                details.retry_info().and_then(|info| info.retry_delay),
+            ),
             Code::Unavailable => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "M_UNKNOWN",
@@ -162,8 +186,9 @@ impl From<Status> for ApiError {
             | Code::OutOfRange
             | Code::Unimplemented
             | Code::Internal
-            | Code::DataLoss
-            | Code::Unauthenticated => broken(),
+            | Code::DataLoss => broken(),
+            // It is us who did not say who we are: 401 would blame the caller's signature.
+            Code::Unauthenticated => bad_gateway(),
         };
         error.detail = Some(format!("gRPC {:?} {reason}: {}", status.code(), status.message()));
         error
@@ -183,7 +208,7 @@ fn invalid_argument(reason: &str) -> ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { status, errcode, message, retry_after_ms, detail } = self;
+        let Self { status, errcode, message, retry_after_ms, limiter, detail } = self;
         let mut body = json!({ "errcode": errcode, "error": message });
         if let (Some(ms), Some(body)) = (retry_after_ms, body.as_object_mut()) {
             body.insert("retry_after_ms".to_owned(), ms.into());
@@ -193,7 +218,7 @@ impl IntoResponse for ApiError {
         if let Some(ms) = retry_after_ms {
             response.headers_mut().insert(header::RETRY_AFTER, ms.div_ceil(1_000).into());
         }
-        response.extensions_mut().insert(Refusal { errcode, message, detail });
+        response.extensions_mut().insert(Refusal { errcode, message, limiter, detail });
         response
     }
 }

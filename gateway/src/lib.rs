@@ -7,6 +7,7 @@
 //!  (sockets,             (one file      (headers,
 //!   stopping)             an endpoint)   signatures)
 //!                            │
+//!                            ├──► limits                        is there room for it?
 //!                            ├──► body, json                    what do they send?
 //!                            ├──► history ══gRPC══► the graph   what may they have?
 //!                            └──► answer, error                 what do they get?
@@ -26,19 +27,24 @@
 pub mod config;
 pub mod server;
 
+mod connection;
 mod context;
 mod observe;
 mod router;
 mod routes;
 
 mod answer;
+mod back_off;
 mod body;
 mod error;
-mod history;
+pub mod history;
+pub mod limits;
 mod x_matrix;
 
 pub mod clock;
+pub mod discovery;
 mod json;
 pub mod keys;
+pub mod metrics;
 pub mod proto;
 pub mod server_name;

@@ -1,32 +1,34 @@
 //! The process: flags, log, socket, signals. Everything else is in the library.
 
-use std::io::{self, IsTerminal as _};
-
 use anyhow::Context as _;
-use backscroll_gateway::{
-    config::{Config, LogFormat},
-    server,
-};
+use backscroll_gateway::{config::Config, server};
+use backscroll_telemetry::{self as telemetry, Logs};
 use clap::Parser as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    start_log(&config)?;
-    let listen = config.listen;
+    let logs = Logs { format: config.log_format, filter: &config.log };
+    let _traces = telemetry::start("backscroll-gateway", logs, config.otlp_endpoint.as_deref())?;
+    let (listen, metrics_listen) = (config.listen, config.metrics_listen);
     let options = config.into_options()?;
     let mut signals = Signals::new()?;
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    if let Some(address) = metrics_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} (--metrics-listen)"))?;
+        tokio::spawn(telemetry::serve_metrics(listener, options.metrics.registry()));
+    }
     tracing::info!(
         server_name = %options.server_name,
-        history = %options.history,
+        history = ?options.history.urls,
         pinned_servers = options.keys.len(),
         "listening on {}", listener.local_addr()?
     );
@@ -42,19 +44,6 @@ async fn main() -> anyhow::Result<()> {
         () = signals.next() => tracing::warn!("a second signal: not waiting any longer"),
     }
     tracing::info!("stopped");
-    Ok(())
-}
-
-fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).context("--log")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
-    }
     Ok(())
 }
 

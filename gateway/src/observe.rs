@@ -1,43 +1,82 @@
-//! Around every request: one line in the log, and a 500 instead of a broken connection should a
-//! handler panic. Handlers add what they learn to the current span.
+//! Around every request: one line in the log, its counts, the trace that it belongs to, and a 500
+//! instead of a broken connection should a handler panic. Handlers add what they learn to the
+//! current span.
 
 use std::{panic::AssertUnwindSafe, time::Instant};
 
 use axum::{
-    extract::Request,
+    extract::{MatchedPath, Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use backscroll_telemetry::trace::Trace;
 use futures_util::FutureExt as _;
 use tracing::{Instrument as _, Span, field, info_span};
 
 use crate::{
     error::{ApiError, Refusal},
+    metrics::Metrics,
     server_name::ServerName,
 };
 
 /// The middleware.
-pub(crate) async fn observe(request: Request, next: Next) -> Response {
+pub(crate) async fn observe(
+    State(metrics): State<Metrics>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
-    let span = info_span!(
-        "request",
-        method = ?request.method(),
-        endpoint = field::Empty,
-        origin = field::Empty,
-        room = field::Empty,
-        events = field::Empty,
-    );
+    let in_flight = metrics.came();
+    let endpoint = endpoint_of(&request);
+    let trace = Trace::of(request.headers());
+    let span = trace.scope(|| {
+        info_span!(
+            "request",
+            method = ?request.method(),
+            trace = field::Empty,
+            endpoint = field::Empty,
+            origin = field::Empty,
+            room = field::Empty,
+            events = field::Empty,
+        )
+    });
+    if let Some(id) = trace.id() {
+        span.record("trace", id);
+    }
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
     // Nothing of a request outlives it, so nothing can be left half done.
-    let response = answering.await.unwrap_or_else(|_panic| ApiError::panicked().into_response());
+    let response = trace.carry(answering).await.unwrap_or_else(|_panic| {
+        metrics.panicked();
+        ApiError::panicked().into_response()
+    });
+    drop(in_flight);
+    let refusal = response.extensions().get::<Refusal>();
+    if let Some(limiter) = refusal.and_then(|it| it.limiter) {
+        metrics.limited(limiter);
+    }
+    let errcode = refusal.map(|it| it.errcode);
+    metrics.answered(endpoint, (response.status().as_u16(), errcode), started.elapsed());
+    if let Some(Events(events)) = response.extensions().get() {
+        metrics.events(endpoint, *events);
+    }
     span.in_scope(|| log(&response, started));
     response
 }
 
+/// The name of an endpoint in metrics: one of few, whatever is asked for.
+fn endpoint_of(request: &Request) -> &'static str {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    ["backfill", "get_missing_events", "healthz", "readyz"]
+        .into_iter()
+        .find(|name| path.split('/').any(|part| part == *name))
+        .unwrap_or("other")
+}
+
 fn log(response: &Response, started: Instant) {
     let status = response.status().as_u16();
-    let ms = started.elapsed().as_millis();
+    // As a number: wider ones are logged as text.
+    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if response.extensions().get::<Quiet>().is_some() {
         tracing::debug!(status, ms, "answered a probe");
         return;
@@ -46,14 +85,14 @@ fn log(response: &Response, started: Instant) {
         tracing::info!(status, ms, "answered");
         return;
     };
-    let Refusal { errcode, message, detail } = refusal;
+    let Refusal { errcode, message, limiter, detail } = refusal;
     let detail = detail.as_deref();
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(status, ms, errcode, detail, "{message}");
+        tracing::error!(status, ms, errcode, limiter, detail, "{message}");
     } else if response.status().is_server_error() {
-        tracing::warn!(status, ms, errcode, detail, "{message}");
+        tracing::warn!(status, ms, errcode, limiter, detail, "{message}");
     } else {
-        tracing::info!(status, ms, errcode, detail, "{message}");
+        tracing::info!(status, ms, errcode, limiter, detail, "{message}");
     }
 }
 
@@ -71,9 +110,15 @@ pub(crate) fn asked(origin: &ServerName, room_id: &str) {
     Span::current().record("origin", origin.as_str()).record("room", field::debug(room_id));
 }
 
-/// How many events were answered, for the log.
-pub(crate) fn answered(events: usize) {
+/// How many events an answer holds.
+#[derive(Clone, Copy, Debug)]
+struct Events(usize);
+
+/// How many events were answered, for the log and the counts.
+pub(crate) fn answered(events: usize, mut response: Response) -> Response {
     Span::current().record("events", events);
+    response.extensions_mut().insert(Events(events));
+    response
 }
 
 #[cfg(test)]
@@ -90,7 +135,9 @@ mod tests {
         async fn faulty() -> Response {
             panic!("this is part of the test")
         }
-        let router = Router::new().route("/", get(faulty)).layer(middleware::from_fn(observe));
+        let router = Router::new()
+            .route("/", get(faulty))
+            .layer(middleware::from_fn_with_state(Metrics::new(), observe));
         let request = Request::new(Body::empty());
 
         let response = TowerToHyperService::new(router).call(request).await.unwrap();

@@ -10,6 +10,7 @@ use axum::{
 use crate::{
     context::Context,
     error::ApiError,
+    limits::admit,
     observe,
     routes::{
         backfill::backfill,
@@ -29,16 +30,19 @@ const GET_MISSING_EVENTS: [&str; 2] = [
 pub(crate) fn router(context: Arc<Context>) -> Router {
     let [backfill_path, backfill_slash] = BACKFILL;
     let [missing_path, missing_slash] = GET_MISSING_EVENTS;
+    let admit = middleware::from_fn_with_state(Arc::clone(&context), admit);
     Router::new()
         .route(backfill_path, get(backfill))
         .route(backfill_slash, get(backfill))
         .route(missing_path, post(get_missing_events))
         .route(missing_slash, post(get_missing_events))
+        // Probes are answered however much there is to do.
+        .route_layer(admit)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(async || ApiError::unknown_path())
         // The Allow header comes by itself.
         .method_not_allowed_fallback(async || ApiError::wrong_method())
-        .layer(middleware::from_fn(observe::observe))
+        .layer(middleware::from_fn_with_state(context.metrics.clone(), observe::observe))
         .with_state(context)
 }

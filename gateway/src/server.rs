@@ -1,10 +1,11 @@
-//! Sockets: accepting, serving HTTP/1.1, and stopping without cutting anybody off.
+//! Sockets: accepting, and stopping without cutting anybody off.
 //!
 //! Stopping has three steps: `/readyz` says so, for as long as load balancers need to notice;
 //! then nothing new is accepted and requests under way are finished; what is still not finished
 //! when the drain deadline passes is cut off.
 
 use std::{
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -13,12 +14,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request, http::Uri};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use axum::{Router, http::Uri};
+use backscroll_tls::{ServerConfig, Watched};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -27,14 +24,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Clock, context::Context, history::History, keys::PinnedKeys, router::router,
-    server_name::ServerName, x_matrix::Authenticator,
+    clock::Clock,
+    connection::Protocols,
+    context::Context,
+    history::{History, HistoryOptions},
+    keys::{Fetching, Keys, PinnedKeys},
+    limits::{LimitOptions, Limits, Peer},
+    metrics::Metrics,
+    router::router,
+    server_name::ServerName,
+    x_matrix::Authenticator,
 };
-
-/// More header fields than this, or a longer head, is answered with 431 by hyper. The head's limit
-/// is that of a buffer which grows by doubling: somewhat more may fit.
-const MAX_HEADERS: usize = 64;
-const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// How long to wait when the system has no socket left for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,18 +44,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Our own name: the destination of every request, the origin of every answer.
     pub server_name: ServerName,
-    /// Where the history service is: `http://host:port`.
-    pub history: Uri,
-    /// Who can be authenticated.
+    /// Where the history services are, and how we show them who we are.
+    pub history: HistoryOptions,
+    /// Our certificate for those who connect; in the clear without. Read again when its files
+    /// change.
+    pub tls: Option<Arc<Watched<ServerConfig>>>,
+    /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
+    /// How the keys of others are got. `None`: nobody else can be authenticated.
+    pub fetching: Option<Fetching>,
     /// The time.
     pub clock: Clock,
-    /// How long the history service may take for an answer.
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How long an answer may take once the request has come whole.
     pub request_timeout: Duration,
-    /// How long the head of a request may take, an idle connection's wait for it included.
-    pub head_timeout: Duration,
-    /// How long the body of a request may take.
-    pub body_timeout: Duration,
+    /// How much at once, and for whom.
+    pub limits: LimitOptions,
     /// How long to go on accepting while `/readyz` says that we are stopping.
     pub shutdown_notice: Duration,
     /// How long requests under way may take to finish after that.
@@ -68,12 +73,14 @@ impl Options {
     pub fn new(server_name: ServerName, history: Uri) -> Self {
         Self {
             server_name,
-            history,
+            history: history.into(),
+            tls: None,
             keys: PinnedKeys::default(),
+            fetching: None,
             clock: Clock::system(),
+            metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
-            head_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(30),
+            limits: LimitOptions::default(),
             shutdown_notice: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
@@ -85,17 +92,28 @@ impl Options {
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
 pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
-    let Options { server_name, history, keys, clock, request_timeout, .. } = options;
+    let Options { server_name, history, keys, fetching, clock, .. } = options;
+    let Options { request_timeout, limits, metrics, .. } = options;
+    let history = History::new(history, metrics.clone());
+    let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
-        history: History::new(history, request_timeout),
-        body_timeout: options.body_timeout,
+        history,
+        max_body_bytes: limits.max_body_bytes,
+        body_timeout: limits.body_timeout,
+        request_timeout,
+        metrics,
+        limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
+    if let Some(tls) = &options.tls {
+        tls.watch();
+    }
     let mut server = Server {
         listener,
         router: router(Arc::clone(&cx)),
-        head_timeout: options.head_timeout,
+        cx: Arc::clone(&cx),
+        protocols: Protocols::new(options.tls, limits.head_timeout, limits.max_head_bytes),
         connections: JoinSet::new(),
         closing: CancellationToken::new(),
     };
@@ -110,7 +128,8 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
 struct Server {
     listener: TcpListener,
     router: Router,
-    head_timeout: Duration,
+    cx: Arc<Context>,
+    protocols: Protocols,
     connections: JoinSet<()>,
     /// Tells connections to finish what they do and to close.
     closing: CancellationToken,
@@ -125,7 +144,7 @@ impl Server {
                 () = &mut end => return,
                 Some(_closed) = self.connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _peer)) => self.spawn(stream),
+                    Ok((stream, peer)) => self.spawn(stream, peer.ip()),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         time::sleep(ACCEPT_PAUSE).await;
@@ -135,18 +154,21 @@ impl Server {
         }
     }
 
-    fn spawn(&mut self, stream: TcpStream) {
+    fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
+        let Some(counted) = self.cx.limits.connection(peer) else {
+            self.cx.metrics.limited("connections");
+            return;
+        };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(self.head_timeout)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD_BYTES);
         let (router, closing) = (self.router.clone(), self.closing.clone());
-        self.connections.spawn(connection(http, stream, router, closing));
+        let protocols = self.protocols.clone();
+        self.connections.spawn(async move {
+            let _counted = counted;
+            protocols.serve(stream, Peer(peer), router, closing).await;
+        });
     }
 
     async fn drain(self, deadline: Duration) {
@@ -158,34 +180,5 @@ impl Server {
         if drained.await.is_err() {
             tracing::warn!(connections = connections.len(), "cut off what did not finish in time");
         }
-    }
-}
-
-async fn connection(
-    http: http1::Builder,
-    stream: TcpStream,
-    router: Router,
-    closing: CancellationToken,
-) {
-    let router = TowerToHyperService::new(router);
-    let asked = AtomicBool::new(false);
-    let service = service_fn(|request: Request<Incoming>| {
-        asked.store(true, Ordering::Relaxed);
-        hyper::service::Service::call(&router, request)
-    });
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = &mut serving => outcome,
-        () = closing.cancelled() => {
-            // hyper would wait for a first request.
-            if !asked.load(Ordering::Relaxed) {
-                return;
-            }
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "connection ended");
     }
 }

@@ -36,6 +36,19 @@ impl ServerName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The host as it was written, an IPv6 address in its brackets; and the port, if it has one.
+    #[must_use]
+    pub(crate) fn host_and_port(&self) -> (&str, Option<u16>) {
+        let start_of_port = self.0.rfind(']').unwrap_or_default();
+        match self.0.get(start_of_port..).and_then(|rest| rest.find(':')) {
+            Some(colon) => {
+                let (host, port) = self.0.split_at(start_of_port + colon);
+                (host, port.get(1..).and_then(|port| port.parse().ok()))
+            }
+            None => (&self.0, None),
+        }
+    }
 }
 
 impl FromStr for ServerName {
@@ -112,6 +125,19 @@ mod tests {
             assert_eq!(name.parse::<ServerName>().map(|n| n.to_string()), Ok(name.to_owned()));
         }
         assert!("a".repeat(255).parse::<ServerName>().is_ok());
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        for (name, host, port) in [
+            ("a.example", "a.example", None),
+            ("a:08448", "a", Some(8448)),
+            ("1.2.3.4:1", "1.2.3.4", Some(1)),
+            ("[::1]", "[::1]", None),
+            ("[::1]:65535", "[::1]", Some(65535)),
+        ] {
+            assert_eq!(name.parse::<ServerName>().unwrap().host_and_port(), (host, port), "{name}");
+        }
     }
 
     #[test]

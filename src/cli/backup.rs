@@ -4,11 +4,10 @@ use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use tonic::transport::Channel;
 
 use super::{
     ServerArgs,
-    client::{connect, told},
+    client::{Channel, connect, told},
     export::write_room,
     progress_target,
 };
@@ -37,7 +36,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, dir } = args;
-    let mut history = connect(&server.server).await?.history;
+    let mut history = connect(&server).await?.history;
     let mut backup = Writer::open(&dir)?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
     let mut page_token = String::new();

@@ -39,7 +39,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             "this room's id names no server: give our own server's name as --destination"
         );
     };
-    let mut history = connect(&server.server).await?.history;
+    let mut history = connect(&server).await?.history;
     let requester = Some(pb::Requester { origin, destination });
     let request = pb::ExplainAccessRequest { room_id, event_id, requester };
     let answer = history.explain_access(request).await.map_err(|status| told(&status))?;

@@ -5,11 +5,10 @@ use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::value::RawValue;
-use tonic::transport::Channel;
 
 use super::{
     ServerArgs,
-    client::{connect, told},
+    client::{Channel, connect, told},
     progress_target,
 };
 use crate::{
@@ -35,7 +34,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id } = args;
-    let mut history = connect(&server.server).await?.history;
+    let mut history = connect(&server).await?.history;
     let request = pb::GetRoomRequest { room_id: room_id.clone() };
     let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
     let mut out = BufWriter::new(io::stdout().lock());

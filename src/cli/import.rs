@@ -57,7 +57,7 @@ struct Counts {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let Args { server, server_keys, rooms } = args;
-    let mut clients = connect(&server.server).await?;
+    let mut clients = connect(&server).await?;
     if let Some(path) = server_keys {
         put_server_keys(&mut clients, &path).await?;
     }

@@ -4,20 +4,26 @@ mod backup;
 mod client;
 mod explain;
 mod export;
+mod graph;
+mod health;
 mod import;
 mod purge;
 mod restore;
 mod serve;
 mod state;
+mod stats;
 mod verify;
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::ProgressDrawTarget;
 
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, LogFormat, Logs};
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -81,10 +87,16 @@ enum Command {
     Verify(verify::Args),
     /// Says why a server gets an event whole, redacted, or nothing.
     Explain(explain::Args),
+    /// Draws a room's event graph.
+    Graph(graph::Args),
+    /// Prints the whole store in figures.
+    Stats(stats::Args),
+    /// Asks a service how it is, as a probe would.
+    Health(health::Args),
 }
 
 /// Where the service listens, for the commands that ask it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct ServerArgs {
     /// The service to ask.
     #[arg(
@@ -94,6 +106,27 @@ struct ServerArgs {
         value_name = "URL"
     )]
     server: String,
+
+    /// For a service at https: who signs its certificate, PEM.
+    #[arg(long, env = "BACKSCROLL_SERVER_CA", value_name = "FILE")]
+    server_ca: Option<PathBuf>,
+
+    /// Our own certificate, if the service wants to see one, PEM.
+    #[arg(
+        long,
+        env = "BACKSCROLL_CERT",
+        value_name = "FILE",
+        requires_all = ["server_ca", "key"]
+    )]
+    cert: Option<PathBuf>,
+
+    /// Its key, PEM.
+    #[arg(long, env = "BACKSCROLL_KEY", value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+
+    /// A file with the token that the service wants to see.
+    #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// Where progress is drawn: on standard error, if a person looks at it.
@@ -111,9 +144,22 @@ impl Cli {
     /// # Errors
     /// What went wrong, with what to do next.
     pub fn start(self) -> anyhow::Result<bool> {
-        telemetry::start(self.log_format, &self.log).context("--log")?;
         let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-        runtime.block_on(self.command.run())
+        let otlp_endpoint = match &self.command {
+            Command::Serve(args) => args.otlp_endpoint.as_deref(),
+            _ => None,
+        };
+        let logs = Logs { format: self.log_format, filter: &self.log };
+        let traces = {
+            let _entered = runtime.enter();
+            telemetry::start("backscroll", logs, otlp_endpoint)?
+        };
+        let done = runtime.block_on(self.command.run());
+        drop(traces);
+        // What is still going on, an opening that was given up or a request past its grace, may be
+        // cut off anywhere: nothing of it was acknowledged.
+        runtime.shutdown_background();
+        done
     }
 }
 
@@ -130,6 +176,9 @@ impl Command {
             Self::DeleteRoom(args) => purge::delete_room(args).await.map(|()| true),
             Self::Verify(args) => verify::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
+            Self::Graph(args) => graph::run(args).await.map(|()| true),
+            Self::Stats(args) => stats::run(args).await.map(|()| true),
+            Self::Health(args) => health::run(args).await,
         }
     }
 }

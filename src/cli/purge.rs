@@ -48,7 +48,7 @@ pub(super) struct DeleteRoomArgs {
 
 pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let PurgeArgs { server, room_id, event_id } = args;
-    let mut ingest = connect(&server.server).await?.ingest;
+    let mut ingest = connect(&server).await?.ingest;
     let request = pb::PurgeHistoryRequest { room_id, event_id };
     let answers = ingest.purge_history(request).await.map_err(|status| told(&status))?;
     let (mut answers, progress) = (answers.into_inner(), bar());
@@ -67,7 +67,7 @@ pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
 
 pub(super) async fn delete_room(args: DeleteRoomArgs) -> anyhow::Result<()> {
     let DeleteRoomArgs { server, room_id, may_return } = args;
-    let mut ingest = connect(&server.server).await?.ingest;
+    let mut ingest = connect(&server).await?.ingest;
     let request = pb::DeleteRoomRequest { room_id, may_return };
     let answers = ingest.delete_room(request).await.map_err(|status| told(&status))?;
     let (mut answers, progress) = (answers.into_inner(), bar());

@@ -30,7 +30,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id, event_id } = args;
-    let mut history = connect(&server.server).await?.history;
+    let mut history = connect(&server).await?.history;
     let event_id = event_id.unwrap_or_default();
     let (mut entries, mut page_token) = (Vec::new(), String::new());
     loop {

@@ -2,7 +2,7 @@
 //! (<https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1backfillroomid>).
 
 use super::{Asker, Page, QueryError, admit, held, serve, walkable};
-use crate::{context::Context, graph, store::View};
+use crate::{context::Context, deadline::Deadline, graph, store::View};
 
 /// Most events of an answer. 100 PDUs of 64 KiB are 6.25 MiB: both ends of the gRPC channel allow
 /// for that.
@@ -29,8 +29,12 @@ pub struct Backfill {
 /// Answers it: newest first.
 ///
 /// # Errors
-/// When the asker may not ask, when there is nowhere to start or no limit, when the store fails.
-pub fn backfill(cx: &Context, question: &Backfill) -> Result<Page, QueryError> {
+/// When the asker may not ask, when there is nowhere to start or no limit, when the store fails, when the deadline passes.
+pub fn backfill(
+    cx: &Context,
+    question: &Backfill,
+    deadline: &Deadline,
+) -> Result<Page, QueryError> {
     let store = &cx.store;
     let found = admit(store, &question.room_id, &question.asker)?;
     if question.event_ids.is_empty() {
@@ -45,6 +49,7 @@ pub fn backfill(cx: &Context, question: &Backfill) -> Result<Page, QueryError> {
     let from = held(store, found.number, &question.event_ids, MAX_START)?;
     let budget = 4 * limit + SPARE_LOOKUPS;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let walk = graph::walk_back(&from, limit, budget, |event| walkable(&topology, event))?;
-    serve::page(store, (&found, &topology), &question.asker, walk)
+    let walk =
+        graph::walk_back(&from, limit, budget, |event| walkable(&topology, event, deadline))?;
+    serve::page(store, (&found, &topology), &question.asker, (walk, deadline))
 }

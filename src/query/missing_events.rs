@@ -2,7 +2,7 @@
 //! (<https://spec.matrix.org/v1.16/server-server-api/#post_matrixfederationv1get_missing_eventsroomid>).
 
 use super::{Asker, Page, QueryError, admit, held, serve, walkable};
-use crate::{context::Context, graph, store::View};
+use crate::{context::Context, deadline::Deadline, graph, store::View};
 
 /// How many events are answered with when the asker does not say.
 const DEFAULT_EVENTS: u32 = 10;
@@ -35,8 +35,12 @@ pub struct GetMissingEvents {
 /// Answers it: oldest first, each event after its predecessors.
 ///
 /// # Errors
-/// When the asker may not ask, or the store fails.
-pub fn get_missing_events(cx: &Context, question: &GetMissingEvents) -> Result<Page, QueryError> {
+/// When the asker may not ask, or the store fails, when the deadline passes.
+pub fn get_missing_events(
+    cx: &Context,
+    question: &GetMissingEvents,
+    deadline: &Deadline,
+) -> Result<Page, QueryError> {
     let store = &cx.store;
     let found = admit(store, &question.room_id, &question.asker)?;
     let limit = question.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
@@ -46,6 +50,7 @@ pub fn get_missing_events(cx: &Context, question: &GetMissingEvents) -> Result<P
     let between =
         graph::Between { earliest: &earliest, latest: &latest, min_depth: question.min_depth };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let walk = graph::walk_missing(between, limit, BUDGET, |event| walkable(&topology, event))?;
-    serve::page(store, (&found, &topology), &question.asker, walk)
+    let walk =
+        graph::walk_missing(between, limit, BUDGET, |event| walkable(&topology, event, deadline))?;
+    serve::page(store, (&found, &topology), &question.asker, (walk, deadline))
 }

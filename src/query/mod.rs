@@ -12,6 +12,7 @@ mod purged;
 mod room;
 mod serve;
 mod state;
+mod stats;
 
 pub use backfill::{Backfill, backfill};
 pub use events::{EventList, RoomEvent, RoomEvents, batch_get_events, list_events};
@@ -21,12 +22,14 @@ pub use purged::{PurgedList, list_purged_events};
 pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
+pub use stats::{Stats, WideRoom, stats};
 
 use serde_json::Value;
 
 use crate::{
     access::{self, Refusal, acl_allows},
     context::Context,
+    deadline::{Deadline, DeadlinePassed},
     graph,
     pdu::{Pdu, RoomVersion},
     state::map::{self, Key},
@@ -92,6 +95,9 @@ pub enum QueryError {
     /// Not a token that we gave.
     #[error("the page token is not one of this list's")]
     PageTokenInvalid,
+    /// Nobody waits for the answer any more.
+    #[error(transparent)]
+    Deadline(#[from] DeadlinePassed),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -194,11 +200,14 @@ fn held(
     numbers.filter_map(Result::transpose).collect()
 }
 
-/// A node as walks see it: outliers are not there at all.
+/// A node as walks see it: outliers are not there at all. Asks the clock each time, which costs
+/// nothing beside the lookup.
 fn walkable(
     topology: &Topology<'_, Store>,
     event: EventNum,
-) -> Result<Option<graph::Node<EventNum>>, StoreError> {
+    deadline: &Deadline,
+) -> Result<Option<graph::Node<EventNum>>, QueryError> {
+    deadline.check()?;
     let Some(node) = topology.node(event)?.filter(|it| !it.flags.outlier) else { return Ok(None) };
     let held = |edge: &PrevEvent| match edge {
         PrevEvent::Held(event) => Some(*event),

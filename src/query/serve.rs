@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{Asker, Found, QueryError, members};
 use crate::{
+    deadline::Deadline,
     graph::{End, Walk},
     pdu::{Pdu, redact_stored},
     store::{Body, EventNode, EventNum, StateNum, Store, StoreError, Topology, View},
@@ -46,12 +47,13 @@ pub(super) fn page(
     store: &Store,
     (found, topology): (&Found, &Topology<'_, Store>),
     asker: &Asker,
-    walk: Walk<EventNum>,
+    (walk, deadline): (Walk<EventNum>, &Deadline),
 ) -> Result<Page, QueryError> {
     let Walk { found: walked, gaps, end, visited } = walk;
     let judge = Judge::new(store, found, asker);
     let mut events = Vec::with_capacity(walked.len());
     for event in walked {
+        deadline.check()?;
         let Some(node) = topology.node(event)? else { continue };
         let Body { event_id, pdu } = store.body(found.number, event)?;
         let (form, _) = judge.form(&node, &pdu)?;

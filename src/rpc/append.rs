@@ -1,18 +1,20 @@
 //! One `AppendEvents` stream: what is there is taken together, appended, flushed once, and only
 //! then acknowledged, in the order in which it came.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use tracing::{Instrument as _, Span};
 
 use super::{blocking, status, wire};
 use crate::{
     context::Context,
     ingest::{self, NewEvent, Outcome},
+    metrics::Metrics,
     proto::v1 as pb,
     store::StoreError,
 };
@@ -33,12 +35,13 @@ pub(super) fn run(
     stopping: CancellationToken,
 ) -> ReceiverStream<Acknowledgement> {
     let (to_caller, acknowledgements) = mpsc::channel(MAX_UNREAD);
-    tokio::spawn(async move {
+    let serving = async move {
         if let Err(status) = serve(&cx, requests, (&to_caller, &stopping)).await {
             // If the caller has gone, there is nobody to tell.
             drop(to_caller.send(Err(status)).await);
         }
-    });
+    };
+    tokio::spawn(serving.in_current_span());
     ReceiverStream::new(acknowledgements)
 }
 
@@ -47,6 +50,7 @@ async fn serve(
     mut requests: Streaming<pb::AppendEventsRequest>,
     (to_caller, stopping): (&mpsc::Sender<Acknowledgement>, &CancellationToken),
 ) -> Result<(), Status> {
+    let mut counts = Counts::default();
     loop {
         let first = tokio::select! {
             biased;
@@ -55,9 +59,11 @@ async fn serve(
         };
         let Some(first) = first else { return Ok(()) };
         let (together, end) = take_what_is_there(first, &mut requests);
-        let cx = Arc::clone(cx);
-        let (outcomes, failure) = blocking(move || append_all(&cx, &together)).await?;
+        let appending = Arc::clone(cx);
+        let append = move || append_all(&appending, &together);
+        let (outcomes, failure) = blocking(&cx.metrics, append).await?;
         for outcome in outcomes {
+            counts.add(&cx.metrics, &outcome);
             let acknowledgement = wire::append_events_response(outcome);
             if to_caller.send(Ok(acknowledgement)).await.is_err() {
                 return Ok(());
@@ -79,6 +85,47 @@ enum End {
     More,
     Closed,
     Failed(Status),
+}
+
+/// What became of a stream's events; the log's line says it when the stream has ended.
+#[derive(Default)]
+struct Counts {
+    appended: u64,
+    duplicates: u64,
+    purged: u64,
+    refused: u64,
+}
+
+impl Counts {
+    fn add(&mut self, metrics: &Metrics, outcome: &Outcome) {
+        match outcome {
+            Outcome::Appended { duplicate: true, .. } => {
+                self.duplicates += 1;
+                metrics.appended("duplicate");
+            }
+            Outcome::Appended { redacted, .. } => {
+                self.appended += 1;
+                metrics.appended(if *redacted { "redacted" } else { "new" });
+            }
+            Outcome::Purged { .. } => {
+                self.purged += 1;
+                metrics.appended("purged");
+            }
+            Outcome::Refused { refusal, .. } => {
+                self.refused += 1;
+                metrics.refused(wire::refusal_name(refusal));
+            }
+        }
+    }
+}
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        let Self { appended, duplicates, purged, refused } = *self;
+        let span = Span::current();
+        span.record("appended", appended).record("duplicates", duplicates);
+        span.record("purged", purged).record("refused", refused);
+    }
 }
 
 fn take_what_is_there(
@@ -108,7 +155,10 @@ fn append_all(
 ) -> (Vec<Outcome>, Option<StoreError>) {
     let events: Vec<NewEvent<'_>> = requests.iter().map(event).collect();
     let (outcomes, failure) = ingest::append_all(cx, &events);
-    match cx.store.flush() {
+    let written = Instant::now();
+    let flushed = cx.store.flush();
+    cx.metrics.flushed(written.elapsed());
+    match flushed {
         Ok(()) => (outcomes, failure),
         Err(error) => (Vec::new(), Some(error)),
     }

@@ -1,37 +1,87 @@
 //! The door of `HistoryService`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
+use tokio::time;
 use tonic::{Request, Response, Status};
 
-use super::{blocking, status, wire};
+use super::{
+    observe, status, wire,
+    work::{Work, until},
+};
 use crate::{
     context::Context,
+    deadline::Deadline,
     proto::v1::{self as pb, history_service_server::HistoryService},
-    query::{self, QueryError},
+    query::{self, Asker, Page, QueryError},
+    slowest::SlowWalk,
 };
 
 /// Answers `HistoryService`.
 pub struct HistoryDoor {
     cx: Arc<Context>,
+    work: Work,
 }
 
 impl HistoryDoor {
     /// Over a context.
     #[must_use]
     pub fn new(cx: Arc<Context>) -> Self {
-        Self { cx }
+        let work = Work::new(cx.metrics.clone());
+        Self { cx, work }
     }
 
     /// Asks a question off the async threads, and puts the answer or the failure into words.
     async fn ask<T: Send + 'static, R>(
         &self,
+        until: Option<time::Instant>,
         question: impl Fn(&Context) -> Result<T, QueryError> + Send + 'static,
         encode: impl FnOnce(T) -> R,
     ) -> Result<Response<R>, Status> {
         let cx = Arc::clone(&self.cx);
-        let answer = blocking(move || query::steadily(&cx, question)).await?;
+        let ask = move |_: &Deadline| query::steadily(&cx, question);
+        let answer = self.work.run(until, ask).await?;
         answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
+    }
+
+    /// Asks a question of another server, and takes note of what came of it.
+    async fn walk(
+        &self,
+        (asked, until): (Asked, Option<time::Instant>),
+        question: impl Fn(&Context, &Deadline) -> Result<Page, QueryError> + Send + 'static,
+    ) -> Result<Page, Status> {
+        let Asked { question: name, room_id, origin } = asked;
+        observe::asked(origin.as_deref(), &room_id);
+        let started = Instant::now();
+        let cx = Arc::clone(&self.cx);
+        let ask = move |it: &Deadline| query::steadily(&cx, |cx| question(cx, it));
+        let answer = self.work.run(until, ask).await?;
+        let took = started.elapsed();
+        if let Err(QueryError::NotAllowed(refusal)) = &answer {
+            self.cx.metrics.question_refused(wire::access_refusal_name(*refusal));
+        }
+        let page = answer.map_err(status::of_query)?;
+        observe::Walked { question: name, page: &page }.note(&self.cx.metrics);
+        let visited = page.visited;
+        self.cx.slowest.note(SlowWalk { room_id, question: name, origin, visited, took });
+        Ok(page)
+    }
+}
+
+/// Who asks what about which room.
+struct Asked {
+    question: &'static str,
+    room_id: String,
+    origin: Option<String>,
+}
+
+impl Asked {
+    fn new(question: &'static str, room_id: &str, asker: &Asker) -> Self {
+        let origin = match asker {
+            Asker::Sister => None,
+            Asker::Server { origin, .. } => Some(origin.clone()),
+        };
+        Self { question, room_id: room_id.to_owned(), origin }
     }
 }
 
@@ -41,87 +91,101 @@ impl HistoryService for HistoryDoor {
         &self,
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
+        let until = until(request.metadata());
         let question = wire::backfill(request.into_inner())?;
-        self.ask(move |cx| query::backfill(cx, &question), wire::backfill_response).await
+        let asked = Asked::new("backfill", &question.room_id, &question.asker);
+        let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
+        let page = self.walk((asked, until), ask).await?;
+        Ok(Response::new(wire::backfill_response(page)))
     }
 
     async fn get_missing_events(
         &self,
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
+        let until = until(request.metadata());
         let question = wire::missing_events(request.into_inner())?;
-        let ask = move |cx: &Context| query::get_missing_events(cx, &question);
-        self.ask(ask, wire::missing_events_response).await
+        let asked = Asked::new("get_missing_events", &question.room_id, &question.asker);
+        let ask = move |cx: &Context, it: &Deadline| query::get_missing_events(cx, &question, it);
+        let page = self.walk((asked, until), ask).await?;
+        Ok(Response::new(wire::missing_events_response(page)))
     }
 
     async fn batch_get_events(
         &self,
         request: Request<pb::BatchGetEventsRequest>,
     ) -> Result<Response<pb::BatchGetEventsResponse>, Status> {
+        let until = until(request.metadata());
         let pb::BatchGetEventsRequest { room_id, event_ids } = request.into_inner();
         let ask = move |cx: &Context| query::batch_get_events(cx, &room_id, &event_ids);
-        self.ask(ask, wire::batch_get_events_response).await
+        self.ask(until, ask, wire::batch_get_events_response).await
     }
 
     async fn get_room(
         &self,
         request: Request<pb::GetRoomRequest>,
     ) -> Result<Response<pb::GetRoomResponse>, Status> {
+        let until = until(request.metadata());
         let pb::GetRoomRequest { room_id } = request.into_inner();
-        self.ask(move |cx| query::get_room(cx, &room_id), wire::get_room_response).await
+        self.ask(until, move |cx| query::get_room(cx, &room_id), wire::get_room_response).await
     }
 
     async fn list_rooms(
         &self,
         request: Request<pb::ListRoomsRequest>,
     ) -> Result<Response<pb::ListRoomsResponse>, Status> {
+        let until = until(request.metadata());
         let pb::ListRoomsRequest { page_size, page_token } = request.into_inner();
         let ask = move |cx: &Context| query::list_rooms(cx, (page_size, &page_token));
-        self.ask(ask, wire::list_rooms_response).await
+        self.ask(until, ask, wire::list_rooms_response).await
     }
 
     async fn list_events(
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let until = until(request.metadata());
         let pb::ListEventsRequest { room_id, page_size, page_token, of_first } =
             request.into_inner();
         let ask = move |cx: &Context| {
             query::list_events(cx, (&room_id, of_first), (page_size, &page_token))
         };
-        self.ask(ask, wire::list_events_response).await
+        self.ask(until, ask, wire::list_events_response).await
     }
 
     async fn list_purged_events(
         &self,
         request: Request<pb::ListPurgedEventsRequest>,
     ) -> Result<Response<pb::ListPurgedEventsResponse>, Status> {
+        let until = until(request.metadata());
         let pb::ListPurgedEventsRequest { room_id, page_size, page_token } = request.into_inner();
         let ask =
             move |cx: &Context| query::list_purged_events(cx, &room_id, (page_size, &page_token));
-        self.ask(ask, wire::list_purged_events_response).await
+        self.ask(until, ask, wire::list_purged_events_response).await
     }
 
     async fn get_state(
         &self,
         request: Request<pb::GetStateRequest>,
     ) -> Result<Response<pb::GetStateResponse>, Status> {
+        let until = until(request.metadata());
         let pb::GetStateRequest { room_id, event_id, page_size, page_token } = request.into_inner();
         let ask = move |cx: &Context| {
             query::get_state(cx, (&room_id, &event_id), (page_size, &page_token))
         };
-        self.ask(ask, wire::get_state_response).await
+        self.ask(until, ask, wire::get_state_response).await
     }
 
     async fn explain_access(
         &self,
         request: Request<pb::ExplainAccessRequest>,
     ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
+        let until = until(request.metadata());
         let pb::ExplainAccessRequest { room_id, event_id, requester } = request.into_inner();
         let (origin, destination) = wire::server_names(requester.unwrap_or_default())?;
         let ask = move |cx: &Context| {
             query::explain_access(cx, (&room_id, &event_id), (&origin, &destination))
         };
-        self.ask(ask, wire::explain_access_response).await
+        self.ask(until, ask, wire::explain_access_response).await
     }
 }

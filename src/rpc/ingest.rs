@@ -69,7 +69,8 @@ impl IngestService for IngestDoor {
             return Err(status::invalid("USER_ID_INVALID", &text));
         }
         let cx = Arc::clone(&self.cx);
-        let done = blocking(move || cx.store.set_erased(&user_id, erased)).await?;
+        let done =
+            blocking(&self.cx.metrics, move || cx.store.set_erased(&user_id, erased)).await?;
         done.map_err(|failure| status::of_store(&failure))?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }

@@ -32,7 +32,7 @@ impl KeyService for KeyDoor {
     ) -> Result<Response<pb::GetServerKeysResponse>, Status> {
         let pb::GetServerKeysRequest { server_name } = request.into_inner();
         let cx = Arc::clone(&self.cx);
-        let read = blocking(move || cx.store.server_keys(&server_name)).await?;
+        let read = blocking(&self.cx.metrics, move || cx.store.server_keys(&server_name)).await?;
         match read.map_err(|failure| status::of_store(&failure))? {
             Some(answer) => Ok(Response::new(pb::GetServerKeysResponse { answer: answer.into() })),
             None => Err(status::not_found("KEYS_UNKNOWN", "no keys of this server are held")),
@@ -47,7 +47,7 @@ impl KeyService for KeyDoor {
         let keys = ServerKeys::parse(&answer)
             .map_err(|fault| status::invalid("KEYS_INVALID", &fault.to_string()))?;
         let cx = Arc::clone(&self.cx);
-        let put = blocking(move || cx.put_server_keys(keys, &answer)).await?;
+        let put = blocking(&self.cx.metrics, move || cx.put_server_keys(keys, &answer)).await?;
         put.map_err(|failure| status::of_store(&failure))?;
         Ok(Response::new(pb::PutServerKeysResponse {}))
     }

@@ -3,7 +3,7 @@
 //! Reasons travel as `google.rpc.ErrorInfo` with the package as domain; callers match on them,
 //! never on messages. What went wrong inside is logged here, once, and not told.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -34,6 +34,7 @@ pub(super) fn of_query(failure: QueryError) -> Status {
         QueryError::PageTokenInvalid => {
             with_reason(Code::InvalidArgument, "PAGE_TOKEN_INVALID", &text)
         }
+        QueryError::Deadline(_) => deadline_exceeded(),
         QueryError::Store(failure) => of_store(&failure),
     }
 }
@@ -67,6 +68,34 @@ pub(super) fn not_found(reason: &'static str, message: &str) -> Status {
 pub(super) fn stopping() -> Status {
     let text = "the service is stopping; send what was not acknowledged again";
     with_reason(Code::Unavailable, "STOPPING", text)
+}
+
+/// Of calls that come before the store is open.
+#[must_use]
+pub fn opening() -> Status {
+    let text = "the service is opening its store; ask again in a moment";
+    with_reason(Code::Unavailable, "OPENING", text)
+}
+
+pub(super) fn unauthenticated(reason: &'static str, message: &str) -> Status {
+    with_reason(Code::Unauthenticated, reason, message)
+}
+
+/// Nothing was wrong but the time.
+pub(super) fn deadline_exceeded() -> Status {
+    with_reason(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "the deadline passed before the answer",
+    )
+}
+
+/// Too many others wait already.
+pub(super) fn busy() -> Status {
+    let text = "too many questions wait to be answered; ask again in a second";
+    let mut details = ErrorDetails::with_error_info("BUSY", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(Duration::from_secs(1)));
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 pub(super) fn internal() -> Status {

@@ -5,14 +5,17 @@ use tonic::Status;
 
 use super::status;
 use crate::{
+    access,
     graph::End,
     ingest::{Outcome, Purged, Refusal, Verdict},
+    metrics::Sizes,
     pdu::PduError,
     proto::v1 as pb,
     query::{
         Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, Page, PurgedList,
-        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage,
+        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats, WideRoom,
     },
+    slowest::SlowWalk,
     visibility::Form,
 };
 
@@ -179,6 +182,33 @@ pub(super) fn explain_access_response(explanation: Explanation) -> pb::ExplainAc
     pb::ExplainAccessResponse { outcome: outcome.into(), rule, facts }
 }
 
+pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
+    let Stats { sizes, widest_rooms, slowest_walks } = stats;
+    let Sizes { rooms, events, forward_extremities, widest: _, gaps, .. } = sizes;
+    let Sizes { waiting, store_bytes, free_bytes, .. } = sizes;
+    let wide = |it| {
+        let WideRoom { room_id, forward_extremities, events } = it;
+        pb::WideRoom { room_id, forward_extremities, events }
+    };
+    let slow = |it| {
+        let SlowWalk { room_id, question, origin, visited, took } = it;
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let (question, origin) = (question.to_owned(), origin.unwrap_or_default());
+        pb::SlowWalk { room_id, question, origin, visited, microseconds }
+    };
+    pb::StatsResponse {
+        rooms,
+        events,
+        forward_extremities,
+        gaps,
+        waiting_for_state: waiting,
+        store_bytes,
+        free_bytes,
+        widest_rooms: widest_rooms.into_iter().map(wide).collect(),
+        slowest_walks: slowest_walks.into_iter().map(slow).collect(),
+    }
+}
+
 pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {
     let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
     Verdict { outlier, rejected, soft_failed }
@@ -202,6 +232,23 @@ pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsRespon
             pb::AppendEventsResponse { event_id, outcome: Some(refusal) }
         }
     }
+}
+
+/// Why a server may not ask, in one word, for counting.
+pub(super) fn access_refusal_name(refusal: access::Refusal) -> &'static str {
+    match refusal {
+        access::Refusal::RoomUnknown => "room_unknown",
+        access::Refusal::StateUnknown => "state_unknown",
+        access::Refusal::Acl => "acl",
+        access::Refusal::OriginNotJoined => "origin_not_joined",
+        access::Refusal::DestinationNotJoined => "destination_not_joined",
+    }
+}
+
+/// A refusal in one word, for counting.
+pub(super) fn refusal_name(refusal: &Refusal) -> &'static str {
+    let name = refusal_reason(refusal).as_str_name();
+    name.strip_prefix("REFUSAL_REASON_").unwrap_or(name)
 }
 
 fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {

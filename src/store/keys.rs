@@ -123,6 +123,16 @@ pub(crate) fn body(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::BODY, room).number(event.0).0
 }
 
+/// All events that are referenced but not placed, in all rooms.
+pub(crate) fn all_gaps() -> Vec<u8> {
+    Key::new(Tag::MISSING).0
+}
+
+/// All events whose state waits for that of another, in all rooms.
+pub(crate) fn all_waiting() -> Vec<u8> {
+    Key::new(Tag::WAITING).0
+}
+
 /// All events that are referenced in a room but not placed.
 pub(crate) fn all_missing(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::MISSING, room).0

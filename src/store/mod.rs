@@ -46,6 +46,7 @@ mod flush;
 mod format;
 mod keys;
 mod record;
+mod size;
 mod view;
 
 use std::{
@@ -391,10 +392,7 @@ impl Store {
         if self.reserved_bytes == 0 {
             return Ok(());
         }
-        let path = &self.data_dir;
-        let volume = rustix::fs::statvfs(path)
-            .map_err(|error| StoreError::File { path: path.clone(), source: error.into() })?;
-        let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+        let free = self.free_bytes()?;
         let reserved = self.reserved_bytes;
         if free < reserved { Err(StoreError::DiskFull { free, reserved }) } else { Ok(()) }
     }

@@ -8,13 +8,21 @@
 )]
 
 mod append_events;
+mod arbitrary;
 mod backup;
+mod callers;
 mod convergence;
+mod dashboards;
+mod deadlines;
 mod formats;
 mod full_disk;
 mod grafts;
+mod graph;
 mod history_service;
 mod leaks;
+mod operations;
 mod purge;
+mod readme;
 mod recorded;
+mod restart;
 mod support;

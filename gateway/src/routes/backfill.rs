@@ -26,19 +26,21 @@ pub(crate) async fn backfill(
     observe::endpoint("backfill");
     // A body means nothing here, and nobody signs one.
     let (parts, _body) = request.into_parts();
-    let origin = cx.authenticator.authenticate(&parts, &Content::Absent)?;
+    let origin = cx.authenticator.authenticate(&parts, &Content::Absent).await?;
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 
+    let deadline = cx.deadline();
+    let _place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
     let question = BackfillRequest { room_id, requester, event_ids, limit };
-    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
-        cx.history.backfill(question).await?;
+    let answer = cx.history.backfill(question, deadline).await?;
+    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } = &*answer;
 
-    observe::answered(events.len());
     let us = &cx.authenticator;
-    Ok(answer::backfill(&us.server_name, us.clock.now_ms(), &events))
+    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), events);
+    Ok(observe::answered(events.len(), answer))
 }
 
 /// What the query says, faults included: the history service answers those, after it has decided

@@ -25,17 +25,19 @@ pub(crate) async fn get_missing_events(
 ) -> Result<Response, ApiError> {
     observe::endpoint("get_missing_events");
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, cx.body_timeout).await?;
+    let bytes = body::read(&parts.headers, body, (cx.max_body_bytes, cx.body_timeout)).await?;
     // Before the signature, which covers the parsed body.
     let content = match &*bytes {
         [] => Content::Empty,
         bytes => Content::Json(json::parse(bytes)?),
     };
-    let origin = cx.authenticator.authenticate(&parts, &content)?;
+    let origin = cx.authenticator.authenticate(&parts, &content).await?;
+    let deadline = cx.deadline();
     let Body { earliest_events, latest_events, limit, min_depth } = Body::read(content)?;
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 
+    let _place = cx.limits.servers.admit(&origin, deadline).await?;
     let question = GetMissingEventsRequest {
         room_id,
         requester: Some(requester(&origin, &cx.authenticator)),
@@ -44,11 +46,11 @@ pub(crate) async fn get_missing_events(
         limit,
         min_depth,
     };
+    let answer = cx.history.get_missing_events(question, deadline).await?;
     let GetMissingEventsResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
-        cx.history.get_missing_events(question).await?;
+        &*answer;
 
-    observe::answered(events.len());
-    Ok(answer::missing_events(&events))
+    Ok(observe::answered(events.len(), answer::missing_events(events)))
 }
 
 /// What the body says. Members that are missing or null have their defaults.

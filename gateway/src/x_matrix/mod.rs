@@ -8,13 +8,15 @@
 mod header;
 
 use axum::http::{header::AUTHORIZATION, request::Parts};
+use ed25519_dalek::{Signature, VerifyingKey};
+use futures_util::future::join_all;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 use serde::Serialize;
 
 use self::header::{Credentials, Malformed};
 use crate::{
     clock::Clock,
-    keys::{NoKey, PinnedKeys},
+    keys::{Keys, NoKey},
     server_name::ServerName,
 };
 
@@ -25,7 +27,7 @@ const MAX_HEADERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Authenticator {
     pub(crate) server_name: ServerName,
-    pub(crate) keys: PinnedKeys,
+    pub(crate) keys: Keys,
     pub(crate) clock: Clock,
 }
 
@@ -72,15 +74,22 @@ struct SignedObject<'a> {
 
 impl Authenticator {
     /// The server that signed this request.
-    pub(crate) fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         request: &Parts,
         content: &Content,
     ) -> Result<ServerName, Unauthenticated> {
         let (origin, headers) = self.read_headers(request)?;
+        let signatures = self.known_signatures(&origin, &headers).await?;
         let verify = |content| {
             let signed = self.signed_bytes(&origin, request, content);
-            self.verify(&origin, &headers, &signed)
+            // Strict: no small-order keys, no second form of the same signature.
+            let mut signatures = signatures.iter();
+            if signatures.all(|(key, signature)| key.verify_strict(&signed, signature).is_ok()) {
+                Ok(())
+            } else {
+                Err(Unauthenticated::Signature(origin.clone()))
+            }
         };
         match content {
             Content::Absent => verify(None),
@@ -136,27 +145,24 @@ impl Authenticator {
         serde_json::to_vec(&signed).expect("text and canonical JSON can always be written")
     }
 
-    fn verify(
+    /// The signatures whose key is known, with that key: one at least.
+    async fn known_signatures(
         &self,
         origin: &ServerName,
         headers: &[Credentials],
-        signed: &[u8],
-    ) -> Result<(), Unauthenticated> {
-        let now_ms = self.clock.now_ms();
-        let mut unverified = None;
-        let mut verified = false;
-        for Credentials { key_id, signature, .. } in headers {
-            match self.keys.for_request(origin, key_id, now_ms) {
-                // Strict: no small-order keys, no second form of the same signature.
-                Ok(key) => match key.verify_strict(signed, signature) {
-                    Ok(()) => verified = true,
-                    Err(_) => return Err(Unauthenticated::Signature(origin.clone())),
-                },
-                Err(cause) => unverified = Some(cause),
+    ) -> Result<Vec<(VerifyingKey, Signature)>, Unauthenticated> {
+        let mut known = Vec::new();
+        let mut unknown = None;
+        // Together, so that they are waited for once.
+        let asking = headers.iter().map(|it| self.keys.for_request(origin, &it.key_id));
+        for (key, credentials) in join_all(asking).await.into_iter().zip(headers) {
+            match key {
+                Ok(key) => known.push((key, credentials.signature)),
+                Err(cause) => unknown = Some(cause),
             }
         }
-        match unverified {
-            _ if verified => Ok(()),
+        match unknown {
+            _ if !known.is_empty() => Ok(known),
             Some(cause) => Err(Unauthenticated::NoKey { origin: origin.clone(), cause }),
             None => Err(Unauthenticated::NoHeader),
         }

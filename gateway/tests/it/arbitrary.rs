@@ -1,8 +1,20 @@
 //! Properties: whatever is sent, somebody answers, and a caller's mistake is never a 5xx.
+//!
+//! 400 cases each; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. What was found once is kept in
+//! `proptest-regressions` and tried first.
 
-use std::{cell::LazyCell, net::SocketAddr};
+use std::{
+    cell::LazyCell,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use proptest::{collection::vec, prelude::*};
+use backscroll_gateway::server_name::ServerName;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{TestError, TestRunner},
+};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -35,14 +47,30 @@ fn check<T: std::fmt::Debug>(
 ) {
     let runtime = LazyCell::new(|| Runtime::new().unwrap());
     let stage = runtime.block_on(Stage::start());
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(400));
-    let outcome = runner.run(&strategy, |case| {
+    let outcome = for_as_long_as_asked(&strategy, |case| {
         let bytes = bytes(&stage, case);
         let status = runtime.block_on(status(stage.address, &bytes));
         prop_assert!(status.is_some_and(allowed), "{status:?}");
         Ok(())
     });
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
+
+/// At least 400 cases.
+#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+fn for_as_long_as_asked<S: Strategy>(
+    strategy: &S,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) -> Result<(), TestError<S::Value>> {
+    let seconds = std::env::var("BACKSCROLL_FUZZ_SECONDS").ok().and_then(|it| it.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    loop {
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+        runner.run(strategy, &test)?;
+        if Instant::now() >= end {
+            return Ok(());
+        }
+    }
 }
 
 fn no_5xx(status: u16) -> bool {
@@ -140,5 +168,40 @@ fn any_body() {
 fn any_signed_json_body() {
     check(json_value(), neither_5xx_nor_401, |stage, body| {
         Ask::new("POST", MISSING).body(body.to_string()).signed_by(&stage.peer).bytes()
+    });
+}
+
+/// What is taken is written back as it was, and ruma takes it too: we only narrow the grammar.
+#[test]
+fn any_server_name() {
+    let text = prop_oneof![
+        any::<String>(),
+        "[a-zA-Z0-9.:\\[\\]_-]{0,40}",
+        "(\\[[0-9a-f:.%]{0,40}\\]|[a-z0-9.-]{1,30})(:[0-9+-]{0,6})?",
+    ];
+    let outcome = for_as_long_as_asked(&text, |text| {
+        if let Ok(name) = text.parse::<ServerName>() {
+            prop_assert_eq!(name.as_str(), &text);
+            prop_assert!(ruma::ServerName::parse(&text).is_ok(), "{}", text);
+        }
+        Ok(())
+    });
+    assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
+
+/// Recorded shapes with bytes changed, so that more of them get past the first check.
+#[test]
+fn a_header_with_some_bytes_changed() {
+    let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 1..6);
+    check(changes, no_5xx, |stage, changes| {
+        let target = format!("{ROOM}?v=$a&limit=1");
+        let mut header = stage.peer.header(&stage.peer.sig("GET", &target, None)).into_bytes();
+        for (at, byte) in changes {
+            if !matches!(byte, b'\r' | b'\n') {
+                let at = at.index(header.len());
+                header[at] = byte;
+            }
+        }
+        Ask::new("GET", &target).authorization(header).bytes()
     });
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tonic::{Code, Status, transport::Uri};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{Stage, history::refusal};
@@ -14,6 +15,7 @@ async fn every_row() {
     let stage = Stage::start().await;
     for (code, reason, status, errcode) in [
         (Code::PermissionDenied, "NOT_ALLOWED", 403, "M_FORBIDDEN"),
+        (Code::PermissionDenied, "", 502, "M_UNKNOWN"),
         (Code::InvalidArgument, "EVENT_IDS_MISSING", 400, "M_MISSING_PARAM"),
         (Code::InvalidArgument, "LIMIT_MISSING", 400, "M_MISSING_PARAM"),
         (Code::InvalidArgument, "LIMIT_INVALID", 400, "M_INVALID_PARAM"),
@@ -22,7 +24,7 @@ async fn every_row() {
         (Code::NotFound, "ROOM_UNKNOWN", 404, "M_NOT_FOUND"),
         (Code::ResourceExhausted, "BUSY", 429, "M_LIMIT_EXCEEDED"),
         (Code::Unavailable, "STOPPING", 503, "M_UNKNOWN"),
-        (Code::DeadlineExceeded, "", 504, "M_UNKNOWN"),
+        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", 504, "M_UNKNOWN"),
         (Code::Cancelled, "", 504, "M_UNKNOWN"),
         (Code::Unknown, "", 500, "M_UNKNOWN"),
         (Code::AlreadyExists, "", 500, "M_UNKNOWN"),
@@ -32,7 +34,7 @@ async fn every_row() {
         (Code::Unimplemented, "", 500, "M_UNKNOWN"),
         (Code::Internal, "STORE_FAILED", 500, "M_UNKNOWN"),
         (Code::DataLoss, "STORE_CORRUPT", 500, "M_UNKNOWN"),
-        (Code::Unauthenticated, "", 500, "M_UNKNOWN"),
+        (Code::Unauthenticated, "TOKEN_INVALID", 502, "M_UNKNOWN"),
     ] {
         stage.history.respond(move || Err(refusal(code, reason)));
         let answer = stage.get(TARGET).await;
@@ -41,6 +43,22 @@ async fn every_row() {
         assert!(!body.contains("inner workings"), "{body}");
         assert_eq!(answer.header("retry-after").is_some(), status == 429);
     }
+}
+
+/// The history service was stopped in the middle: peers are to ask again, not to think us broken.
+#[tokio::test]
+async fn a_connection_that_breaks_is_no_fault_of_ours() {
+    let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let history: Uri = format!("http://{}", breaking.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = breaking.accept().await.unwrap();
+            // The preface, the settings, and the beginning of a question.
+            stream.read_exact(&mut [0; 150]).await.unwrap();
+        }
+    });
+    let stage = Stage::start_with(|options| options.history = history.into()).await;
+    assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));
 }
 
 #[tokio::test]
@@ -76,7 +94,7 @@ async fn how_long_to_wait_is_passed_on() {
 async fn a_history_service_that_is_away_is_503() {
     let stage = Stage::start_with(|options| {
         // Port 1 is nobody's.
-        options.history = "http://127.0.0.1:1".parse().unwrap();
+        options.history = "http://127.0.0.1:1".parse::<Uri>().unwrap().into();
     })
     .await;
     assert_eq!(stage.get(TARGET).await.refusal(), (503, "M_UNKNOWN".to_owned()));

@@ -26,7 +26,7 @@ async fn ready_while_the_history_service_serves() {
 async fn not_ready_while_the_history_service_is_away() {
     let stage = Stage::start_with(|options| {
         // Port 1 is nobody's.
-        options.history = "http://127.0.0.1:1".parse().unwrap();
+        options.history = "http://127.0.0.1:1".parse::<axum::http::Uri>().unwrap().into();
     })
     .await;
     assert_eq!(status(&stage, "/readyz").await, 503);

@@ -117,7 +117,7 @@ async fn a_body_that_is_encoded() {
 #[tokio::test]
 async fn a_body_that_does_not_come() {
     let stage = Stage::start_with(|options| {
-        options.body_timeout = Duration::from_millis(50);
+        options.limits.body_timeout = Duration::from_millis(50);
     })
     .await;
     let head = format!("POST {MISSING} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{");
@@ -128,7 +128,7 @@ async fn a_body_that_does_not_come() {
 #[tokio::test]
 async fn a_head_that_does_not_come_closes_the_connection() {
     let stage = Stage::start_with(|options| {
-        options.head_timeout = Duration::from_millis(50);
+        options.limits.head_timeout = Duration::from_millis(50);
     })
     .await;
     for start in ["", "GET / HT"] {

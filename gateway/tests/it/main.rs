@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "what must not happen fails the test"
 )]
 
@@ -13,10 +12,17 @@ mod backfill;
 mod get_missing_events;
 
 mod errors;
+mod federation;
 mod health;
+mod histories;
+mod hostile;
 mod http;
+mod http2;
 mod keys;
+mod limits;
+mod observed;
 mod stopping;
+mod tls;
 mod x_matrix;
 
 mod arbitrary;

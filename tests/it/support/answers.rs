@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use backscroll::{
     context::Context,
+    deadline::Deadline,
     graph::End,
     query::{
         self, Asker, Backfill, GetMissingEvents, Page, QueryError, RoomSummary, ServedEvent,
@@ -67,8 +68,10 @@ impl Question {
     /// Asks it.
     pub(crate) fn ask(&self, cx: &Context) -> Answer {
         let page = match self {
-            Self::Backfill(question) => query::backfill(cx, question),
-            Self::MissingEvents(question) => query::get_missing_events(cx, question),
+            Self::Backfill(question) => query::backfill(cx, question, &Deadline::none()),
+            Self::MissingEvents(question) => {
+                query::get_missing_events(cx, question, &Deadline::none())
+            }
         };
         match page {
             Ok(Page { events, end, missing_event_ids, visited }) => {

@@ -2,10 +2,12 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::mpsc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -29,6 +31,9 @@ pub(crate) fn stdout(output: Output) -> String {
     out.unwrap()
 }
 
+/// How long a service may take to open its store and serve.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A service that is ready. Killed when dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
@@ -44,19 +49,27 @@ impl Process {
         let mut command = backscroll(args);
         command.arg(data_dir).args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let address = address(&mut log);
-        let log = thread::spawn(move || {
-            let mut rest = String::new();
-            log.read_to_string(&mut rest).unwrap();
-            rest
-        });
-        Self { child, url: format!("http://{address}"), log: Some(log) }
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (to_us, address) = mpsc::channel();
+        let log = thread::spawn(move || follow(stderr, &to_us));
+        let mut it = Self { child, url: String::new(), log: Some(log) };
+        match address.recv_timeout(PATIENCE) {
+            Ok(address) => it.url = format!("http://{address}"),
+            Err(_) => panic!("it does not serve:\n{}", it.kill()),
+        }
+        it
     }
 
     /// Runs a command against it: `args` begins with the command's name.
     pub(crate) fn command(&self, args: &[&str]) -> Output {
         run(args.iter().copied().chain(["--server", &self.url]))
+    }
+
+    /// Kills it. What it logged.
+    pub(crate) fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.log.take().unwrap().join().unwrap()
     }
 
     /// Asks it to stop, and waits. Its exit code and what it logged.
@@ -76,15 +89,18 @@ impl Drop for Process {
     }
 }
 
-/// Reads the log up to the line that says where it serves.
-fn address(log: &mut BufReader<ChildStderr>) -> String {
+/// Reads the log to its end, and tells where it serves as soon as it says so.
+fn follow(mut log: BufReader<ChildStderr>, address: &mpsc::Sender<String>) -> String {
     let mut read = String::new();
     loop {
         let start = read.len();
-        assert_ne!(log.read_line(&mut read).unwrap(), 0, "it does not serve:\n{read}");
+        if log.read_line(&mut read).unwrap() == 0 {
+            return read;
+        }
         let line: Value = serde_json::from_str(&read[start..]).unwrap_or_default();
-        if line["fields"]["message"] == "serving" {
-            return line["fields"]["address"].as_str().unwrap().to_owned();
+        if line["message"] == "serving" {
+            // Nobody listens any more when that took too long.
+            drop(address.send(line["address"].as_str().unwrap().to_owned()));
         }
     }
 }

@@ -3,13 +3,17 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use backscroll::{context::Context, server, store::Options};
-use backscroll_gateway::{keys::PinnedKeys, server::Options as GatewayOptions};
+use backscroll_gateway::{
+    keys::PinnedKeys, metrics::Metrics as GatewayMetrics, server::Options as GatewayOptions,
+};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 /// A running pair of services.
 pub(crate) struct Services {
     pub(crate) gateway: SocketAddr,
+    pub(crate) history: SocketAddr,
     pub(crate) cx: Arc<Context>,
+    pub(crate) gateway_metrics: GatewayMetrics,
     stop: Vec<oneshot::Sender<()>>,
     running: Vec<JoinHandle<()>>,
 }
@@ -37,6 +41,7 @@ impl Services {
                 format!("http://{history}").parse().unwrap(),
             )
         };
+        let gateway_metrics = options.metrics.clone();
         let (stop_gateway, stopped) = oneshot::channel::<()>();
         let gatewaying = tokio::spawn(async {
             let stopped = async { drop(stopped.await) };
@@ -44,7 +49,7 @@ impl Services {
         });
         // The gateway first, since it asks the other.
         let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);
-        Self { gateway, cx, stop, running }
+        Self { gateway, history, cx, gateway_metrics, stop, running }
     }
 
     /// Stops both; the store is closed when this returns.

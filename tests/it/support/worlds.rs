@@ -144,7 +144,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(version: RoomVersion, steps: &[Step]) -> Self {
-        let (room, create) = Room::new(version, USERS[0]);
+        Self::named(version, steps, "room")
+    }
+
+    /// Of a room whose name tells it from others.
+    pub(crate) fn named(version: RoomVersion, steps: &[Step], name: &str) -> Self {
+        let (room, create) = Room::named(version, USERS[0], name);
         let mut maker = Maker::new(&room, create);
         for step in steps {
             maker.step(step);

@@ -1,6 +1,6 @@
 //! HTTP/1.1 by hand, so that a test decides about every byte.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use serde_json::Value;
 use tokio::{
@@ -114,7 +114,12 @@ pub(crate) async fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
 
 /// Reads until the connection is closed.
 pub(crate) async fn read(stream: &mut TcpStream) -> Option<Answer> {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    Answer::parse(&answer)
+    Answer::parse(&read_bytes(stream).await.unwrap())
+}
+
+/// The same, for connections that may be reset.
+pub(crate) async fn read_bytes(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }

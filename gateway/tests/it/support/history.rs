@@ -6,16 +6,14 @@ use std::{
 };
 
 use backscroll_gateway::proto::v1::{
-    BackfillRequest, BackfillResponse, BatchGetEventsRequest, BatchGetEventsResponse, EndReason,
-    Event, EventForm, ExplainAccessRequest, ExplainAccessResponse, GetMissingEventsRequest,
-    GetMissingEventsResponse, GetRoomRequest, GetRoomResponse, GetStateRequest, GetStateResponse,
-    ListEventsRequest, ListEventsResponse, ListRoomsRequest, ListRoomsResponse,
+    BackfillRequest, BackfillResponse, EndReason, Event, EventForm, GetMissingEventsRequest,
+    GetMissingEventsResponse,
     history_service_server::{HistoryService, HistoryServiceServer},
 };
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
 use tonic_health::server::HealthReporter;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -38,7 +36,7 @@ pub(crate) struct FakeHistory {
 }
 
 struct Inner {
-    asked: Mutex<Vec<(Asked, Option<String>)>>,
+    asked: Mutex<Vec<(Asked, MetadataMap)>>,
     respond: Mutex<Respond>,
     /// While set, every question waits here after it has arrived.
     hold: Mutex<Option<Arc<Hold>>>,
@@ -109,12 +107,13 @@ impl FakeHistory {
 
     /// Everything asked since the last time.
     pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.inner.asked.lock().unwrap().drain(..).map(|(asked, _deadline)| asked).collect()
+        self.inner.asked.lock().unwrap().drain(..).map(|(asked, _metadata)| asked).collect()
     }
 
-    /// The `grpc-timeout`s of everything asked since the last time.
-    pub(crate) fn deadlines(&self) -> Vec<Option<String>> {
-        self.inner.asked.lock().unwrap().drain(..).map(|(_asked, deadline)| deadline).collect()
+    /// A header of everything asked since the last time.
+    pub(crate) fn heard(&self, header: &str) -> Vec<Option<String>> {
+        let text = |it: &MetadataMap| Some(it.get(header)?.to_str().unwrap().to_owned());
+        self.inner.asked.lock().unwrap().drain(..).map(|(_asked, it)| text(&it)).collect()
     }
 }
 
@@ -124,10 +123,9 @@ impl Inner {
         request: Request<Q>,
         asked: impl FnOnce(Q) -> Asked,
     ) -> Result<Vec<Event>, Status> {
-        let deadline = request.metadata().get("grpc-timeout");
-        let deadline = deadline.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let metadata = request.metadata().clone();
         let asked = asked(request.into_inner());
-        self.asked.lock().unwrap().push((asked.clone(), deadline));
+        self.asked.lock().unwrap().push((asked.clone(), metadata));
         let hold = self.hold.lock().unwrap().clone();
         if let Some(hold) = hold {
             hold.arrived.notify_one();
@@ -173,47 +171,5 @@ impl HistoryService for Inner {
         let events = self.answer(request, Asked::GetMissingEvents).await?;
         let end_reason = EndReason::Exhausted.into();
         Ok(Response::new(GetMissingEventsResponse { events, end_reason, ..Default::default() }))
-    }
-
-    async fn batch_get_events(
-        &self,
-        _request: Request<BatchGetEventsRequest>,
-    ) -> Result<Response<BatchGetEventsResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn get_room(
-        &self,
-        _request: Request<GetRoomRequest>,
-    ) -> Result<Response<GetRoomResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn list_rooms(
-        &self,
-        _request: Request<ListRoomsRequest>,
-    ) -> Result<Response<ListRoomsResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn list_events(
-        &self,
-        _request: Request<ListEventsRequest>,
-    ) -> Result<Response<ListEventsResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn get_state(
-        &self,
-        _request: Request<GetStateRequest>,
-    ) -> Result<Response<GetStateResponse>, Status> {
-        panic!("the gateway does not ask this")
-    }
-
-    async fn explain_access(
-        &self,
-        _request: Request<ExplainAccessRequest>,
-    ) -> Result<Response<ExplainAccessResponse>, Status> {
-        panic!("the gateway does not ask this")
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod history;
 pub(crate) mod peer;
+pub(crate) mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 

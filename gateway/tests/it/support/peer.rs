@@ -21,9 +21,13 @@ impl Peer {
 
     /// What it answers to `/_matrix/key/v2/server`.
     pub(crate) fn key_answer(&self) -> Value {
+        self.key_answer_until(NOW_MS)
+    }
+
+    pub(crate) fn key_answer_until(&self, valid_until_ts: u64) -> Value {
         self.sign(json!({
             "server_name": self.name,
-            "valid_until_ts": NOW_MS,
+            "valid_until_ts": valid_until_ts,
             "verify_keys": { &self.key_id: { "key": self.public_key() } },
             "old_verify_keys": {},
         }))

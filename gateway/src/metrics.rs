@@ -1,0 +1,175 @@
+//! What the gateway counts and measures, and under which names: the one place that knows them.
+//! Labels are words of this program's, never of a caller's, so there are few of them.
+
+use std::{sync::Arc, time::Duration};
+
+use backscroll_telemetry::register_process;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tonic::Code;
+
+/// All that is counted. Cheap to clone: clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    requests: Family<Request, Counter>,
+    durations: Family<Endpoint, Histogram>,
+    in_flight: Gauge,
+    events: Family<Endpoint, Counter>,
+    limited: Family<Limiter, Counter>,
+    calls: Family<Call, Counter>,
+    call_durations: Family<Method, Histogram>,
+    panics: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    endpoint: &'static str,
+    status: u16,
+    errcode: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Endpoint {
+    endpoint: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limiter {
+    limiter: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    grpc_service: &'static str,
+    grpc_method: &'static str,
+    grpc_code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    grpc_service: &'static str,
+    grpc_method: &'static str,
+}
+
+/// From half a millisecond to about half a minute.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.5, 13))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut all = Self {
+            registry: Arc::default(),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(seconds),
+            in_flight: Gauge::default(),
+            events: Family::default(),
+            limited: Family::default(),
+            calls: Family::default(),
+            call_durations: Family::new_with_constructor(seconds),
+            panics: Counter::default(),
+        };
+        let mut registry = Registry::default();
+        all.register(&mut registry);
+        let version = env!("CARGO_PKG_VERSION");
+        register_process(&mut registry, "backscroll_gateway_build", version);
+        all.registry = Arc::new(registry);
+        all
+    }
+
+    fn register(&self, to: &mut Registry) {
+        let it = self.clone();
+        let help = "Requests answered, by endpoint, status, and errcode if refused";
+        to.register("backscroll_gateway_http_requests", help, it.requests);
+        let help = "From the head of a request to the head of its answer";
+        let name = "backscroll_gateway_http_request";
+        to.register_with_unit(name, help, Unit::Seconds, it.durations);
+        let help = "Requests being answered now";
+        to.register("backscroll_gateway_in_flight", help, it.in_flight);
+        to.register("backscroll_gateway_events", "Events answered", it.events);
+        let help = "Requests and connections refused for the sake of others, by the bound they met";
+        to.register("backscroll_gateway_limited", help, it.limited);
+        let help = "Calls to the history service that ended, by their status code";
+        to.register("grpc_client_handled", help, it.calls);
+        let help = "From a call to the history service to its answer";
+        to.register_with_unit("grpc_client_handling", help, Unit::Seconds, it.call_durations);
+        let help = "Requests that failed in a way that should not be possible";
+        to.register("backscroll_gateway_panics", help, it.panics);
+    }
+
+    /// What `/metrics` shows.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
+    /// A request came. It is in flight until the guard is dropped.
+    pub(crate) fn came(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// A request was answered; without an errcode, well.
+    pub(crate) fn answered(
+        &self,
+        endpoint: &'static str,
+        (status, errcode): (u16, Option<&'static str>),
+        after: Duration,
+    ) {
+        let errcode = errcode.unwrap_or_default();
+        self.requests.get_or_create(&Request { endpoint, status, errcode }).inc();
+        self.durations.get_or_create(&Endpoint { endpoint }).observe(after.as_secs_f64());
+    }
+
+    /// Events were answered.
+    pub(crate) fn events(&self, endpoint: &'static str, events: usize) {
+        let events = u64::try_from(events).unwrap_or(u64::MAX);
+        self.events.get_or_create(&Endpoint { endpoint }).inc_by(events);
+    }
+
+    /// A request, or a connection, met a bound.
+    pub(crate) fn limited(&self, limiter: &'static str) {
+        self.limited.get_or_create(&Limiter { limiter }).inc();
+    }
+
+    /// A call to the history service ended.
+    pub(crate) fn called(&self, grpc_method: &'static str, code: Code, after: Duration) {
+        let grpc_service = crate::proto::v1::history_service_server::SERVICE_NAME;
+        let grpc_code = backscroll_telemetry::code_name(code.into());
+        self.calls.get_or_create(&Call { grpc_service, grpc_method, grpc_code }).inc();
+        let method = Method { grpc_service, grpc_method };
+        self.call_durations.get_or_create(&method).observe(after.as_secs_f64());
+    }
+
+    /// A handler panicked.
+    pub(crate) fn panicked(&self) {
+        self.panics.inc();
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(crate) struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

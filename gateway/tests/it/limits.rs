@@ -1,0 +1,196 @@
+//! What is too much: who is refused, what it hears, and who is not concerned.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
+
+use crate::support::{
+    Stage,
+    client::{self, Answer, Ask},
+    history::Asked,
+    peer::Peer,
+};
+
+fn target(nth: usize) -> String {
+    format!("/_matrix/federation/v1/backfill/!r:us.example?v=$a{nth}&limit=1")
+}
+
+/// Asks, and goes on; the answer comes later.
+fn asking(stage: &Stage, ask: &Ask) -> JoinHandle<Answer> {
+    let (address, bytes) = (stage.address, ask.bytes());
+    tokio::spawn(async move { client::send(address, &bytes).await })
+}
+
+fn signed(nth: usize, peer: &Peer) -> Ask {
+    Ask::new("GET", &target(nth)).signed_by(peer)
+}
+
+/// A refusal that says who refused and when to come again.
+fn assert_limited(answer: &Answer, text: &str) {
+    assert_eq!(answer.refusal(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(error.contains(text), "{error}");
+    let ms = answer.json()["retry_after_ms"].as_u64().unwrap();
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!(ms >= 1_000 && seconds == ms.div_ceil(1_000), "{ms} {seconds}");
+}
+
+#[tokio::test]
+async fn requests_of_everybody() {
+    let stage = Stage::start_with(|options| options.limits.max_requests = 2).await;
+    let hold = stage.history.hold();
+    let under_way = [0, 1].map(|nth| asking(&stage, &signed(nth, &stage.peer)));
+    hold.arrived.notified().await;
+    while stage.send(signed(2, &stage.peer)).await.status != 429 {}
+    // Nobody needs to be known for that, and probes are not concerned.
+    assert_limited(&stage.send(Ask::new("GET", &target(0))).await, "are being answered");
+    assert_eq!(stage.send(Ask::new("GET", "/healthz")).await.status, 200);
+    assert_eq!(stage.send(Ask::new("GET", "/readyz")).await.status, 200);
+    let release = hold.clone();
+    let releasing = tokio::spawn(async move {
+        loop {
+            release.proceed.notify_one();
+            tokio::task::yield_now().await;
+        }
+    });
+    for answer in under_way {
+        assert!(matches!(answer.await.unwrap().status, 200 | 429));
+    }
+    assert_eq!(stage.send(signed(3, &stage.peer)).await.status, 200);
+    releasing.abort();
+}
+
+#[tokio::test]
+async fn requests_from_one_address_behind_a_proxy() {
+    let stage = Stage::start_with(|options| {
+        options.limits.max_per_address = 1;
+        options.limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let hold = stage.history.hold();
+    let from = |nth, address: &str| signed(nth, &stage.peer).header("X-Forwarded-For", address);
+    let under_way = asking(&stage, &from(0, "198.51.100.1"));
+    hold.arrived.notified().await;
+    assert_limited(&stage.send(from(1, "198.51.100.1")).await, "from your address");
+    assert_limited(&stage.send(from(1, "1.1.1.1, 198.51.100.1")).await, "from your address");
+    // From elsewhere it gets as far as the history service.
+    let other = asking(&stage, &from(2, "198.51.100.2"));
+    hold.arrived.notified().await;
+    hold.proceed.notify_one();
+    hold.proceed.notify_one();
+    while !under_way.is_finished() || !other.is_finished() {
+        hold.proceed.notify_one();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((under_way.await.unwrap().status, other.await.unwrap().status), (200, 200));
+}
+
+#[tokio::test]
+async fn connections_from_one_address() {
+    let stage = Stage::start_with(|options| options.limits.max_per_address = 1).await;
+    let mut first = TcpStream::connect(stage.address).await.unwrap();
+    first.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    first.readable().await.unwrap();
+    let mut second = TcpStream::connect(stage.address).await.unwrap();
+    assert!(client::read(&mut second).await.is_none());
+    drop(first);
+    // Some time after that it is noticed.
+    loop {
+        let mut next = TcpStream::connect(stage.address).await.unwrap();
+        let bytes = Ask::new("GET", "/healthz").bytes();
+        if next.write_all(&bytes).await.is_ok()
+            && let Ok(bytes) = client::read_bytes(&mut next).await
+            && let Some(answer) = Answer::parse(&bytes)
+        {
+            assert_eq!(answer.status, 200);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_server_is_refused_and_another_is_not() {
+    let stage = Stage::start_with(|options| {
+        options.limits.server_concurrency = 1;
+        options.limits.server_queue = 1;
+    })
+    .await;
+    let other = Peer::new("other.example", 2);
+    let hold = stage.history.hold();
+    let first = asking(&stage, &signed(0, &stage.peer));
+    hold.arrived.notified().await;
+    // One of these waits, the other is refused at once.
+    let [mut waiting, mut refused] = [1, 2].map(|nth| asking(&stage, &signed(nth, &stage.peer)));
+    while !refused.is_finished() {
+        std::mem::swap(&mut waiting, &mut refused);
+        tokio::task::yield_now().await;
+    }
+    assert_limited(&refused.await.unwrap(), "of your server are waiting");
+    let others = asking(&stage, &signed(0, &other));
+    hold.arrived.notified().await;
+    assert_eq!(stage.history.asked().len(), 2, "who waits has not been passed on");
+    while !(first.is_finished() && waiting.is_finished() && others.is_finished()) {
+        hold.proceed.notify_one();
+        tokio::task::yield_now().await;
+    }
+    for answer in [first, waiting, others] {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_the_queue_is_not_worked_for() {
+    let stage = Stage::start_with(|options| options.limits.server_concurrency = 1).await;
+    let hold = stage.history.hold();
+    let first = asking(&stage, &signed(0, &stage.peer));
+    hold.arrived.notified().await;
+    let mut leaving = TcpStream::connect(stage.address).await.unwrap();
+    leaving.write_all(&signed(1, &stage.peer).bytes()).await.unwrap();
+    // Waited for, so that it stands in the queue before the next.
+    drop(leaving);
+    let last = asking(&stage, &signed(2, &stage.peer));
+    while !(first.is_finished() && last.is_finished()) {
+        hold.proceed.notify_one();
+        tokio::task::yield_now().await;
+    }
+    let asked = stage.history.asked().into_iter().map(|asked| match asked {
+        Asked::Backfill(asked) => asked.event_ids,
+        Asked::GetMissingEvents(_) => panic!("nobody asked that"),
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [["$a0"], ["$a2"]]);
+}
+
+#[tokio::test]
+async fn too_many_in_a_short_time() {
+    let stage = Stage::start_with(|options| {
+        options.limits.server_rate = 1;
+        options.limits.server_burst = 2;
+        options.limits.server_queue_timeout = Duration::from_millis(1);
+    })
+    .await;
+    assert_eq!(stage.get(&target(0)).await.status, 200);
+    assert_eq!(stage.get(&target(0)).await.status, 200);
+    assert_limited(&stage.get(&target(0)).await, "in a short time");
+}
+
+#[tokio::test]
+async fn the_same_question_is_passed_on_once() {
+    let stage = Stage::start().await;
+    let hold = stage.history.hold();
+    stage.history.respond(|| Ok(vec![b"{}".to_vec()]));
+    let first = asking(&stage, &signed(0, &stage.peer));
+    hold.arrived.notified().await;
+    // Leaves before there is an answer; those who joined are not concerned.
+    let followers = [(); 5].map(|()| asking(&stage, &signed(0, &stage.peer)));
+    let other = asking(&stage, &signed(0, &Peer::new("other.example", 2)));
+    hold.arrived.notified().await;
+    first.abort();
+    while !(other.is_finished() && followers.iter().all(JoinHandle::is_finished)) {
+        hold.proceed.notify_one();
+        tokio::task::yield_now().await;
+    }
+    for answer in followers {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+    assert_eq!(other.await.unwrap().status, 200);
+}

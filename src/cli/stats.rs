@@ -1,0 +1,69 @@
+//! `backscroll stats`.
+
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount};
+
+use super::{
+    ServerArgs,
+    client::{connect, told},
+};
+use crate::proto::v1 as pb;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Gaps are references to events that are not in the graph. A wide room has many events that nothing
+follows: servers that cannot agree, or a gap. Walks are those since the service started, one a room.
+The same figures over time are metrics: see `backscroll serve --metrics-listen`.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut admin = connect(&args.server).await?.admin;
+    let stats = admin.stats(pb::StatsRequest {}).await.map_err(|status| told(&status))?;
+    print!("{}", Printed(&stats.into_inner()));
+    Ok(())
+}
+
+struct Printed<'a>(&'a pb::StatsResponse);
+
+impl std::fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stats = self.0;
+        let per_event = stats.store_bytes / stats.events.max(1);
+        writeln!(f, "rooms                {}", HumanCount(stats.rooms))?;
+        writeln!(f, "events               {}", HumanCount(stats.events))?;
+        writeln!(f, "forward extremities  {}", HumanCount(stats.forward_extremities))?;
+        writeln!(f, "gaps                 {}", HumanCount(stats.gaps))?;
+        writeln!(f, "waiting for state    {}", HumanCount(stats.waiting_for_state))?;
+        let (store, free) = (HumanBytes(stats.store_bytes), HumanBytes(stats.free_bytes));
+        writeln!(f, "on disk              {store}, {per_event} bytes an event; {free} free")?;
+        if !stats.widest_rooms.is_empty() {
+            writeln!(f, "\nwidest rooms\n  {:>11}  {:>9}  room", "extremities", "events")?;
+        }
+        for pb::WideRoom { room_id, forward_extremities, events } in &stats.widest_rooms {
+            writeln!(f, "  {forward_extremities:>11}  {events:>9}  {}", seen(room_id))?;
+        }
+        if !stats.slowest_walks.is_empty() {
+            writeln!(
+                f,
+                "\nslowest walks\n  {:>11}  {:>9}  room, question, server",
+                "ms", "looked at"
+            )?;
+        }
+        for walk in &stats.slowest_walks {
+            let ms = Duration::from_micros(walk.microseconds).as_secs_f64() * 1_000.0;
+            let origin = if walk.origin.is_empty() { "a sister service" } else { &walk.origin };
+            let (room, question, visited) = (seen(&walk.room_id), &walk.question, walk.visited);
+            writeln!(f, "  {ms:>11.1}  {visited:>9}  {room} {question} {}", seen(origin))?;
+        }
+        Ok(())
+    }
+}
+
+/// A caller's words, on one line of a terminal.
+fn seen(text: &str) -> String {
+    text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
+}

@@ -1,0 +1,374 @@
+//! The picture as SVG, without Graphviz. A light card that needs nothing from around it, so that
+//! it reads on light and dark pages alike; every mark is also said in words.
+
+use super::{
+    Event, Marks, Picture, clipped,
+    lanes::{Edge, Layout, Node, Row, layout},
+    short,
+};
+
+/// Measures, in pixels.
+const MARGIN: usize = 24;
+const ROW: usize = 28;
+const LANE: usize = 20;
+const HEAD: usize = 80;
+/// The advance of a monospaced character, in hundredths.
+const CHARACTER: usize = 723;
+/// Most characters of a column.
+const MAX_TYPE: usize = 30;
+const MAX_STATE_KEY: usize = 26;
+const MAX_SENDER: usize = 32;
+/// Lines of branches, told apart on white.
+const BRANCHES: [&str; 7] =
+    ["#0969da", "#1a7f37", "#8250df", "#bc4c00", "#bf3989", "#0e7c86", "#7d6608"];
+
+const STYLE: &str = "\
+text{font:12px ui-monospace,SFMono-Regular,Menlo,'DejaVu Sans Mono',Consolas,monospace;fill:#1f2328}\
+.title{font-size:15px;font-weight:600}.quiet{fill:#656d76}.type{font-weight:600}\
+.gone{fill:#656d76;text-decoration:line-through}.edge{fill:none;stroke-width:2}\
+.chip{font-size:10.5px}";
+
+/// Draws it.
+#[must_use]
+pub fn svg(picture: &Picture) -> String {
+    let layout = layout(picture);
+    let page = Page::new(picture, &layout);
+    let rows = layout.rows.len() + layout.loose.len() + usize::from(!layout.loose.is_empty());
+    let legend = legend(picture, &layout);
+    let bottom = HEAD + rows * ROW + 16;
+    let height = bottom + legend.len().div_ceil(page.legend_columns) * 24 + 20;
+    let width = page.width;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\" role=\"img\">\n<style>{STYLE}</style>\n\
+         <title>Event graph of {}</title>\n\
+         <rect x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"10\" fill=\"#ffffff\" \
+         stroke=\"#d0d7de\"/>\n",
+        escaped(&picture.room_id),
+        width - 1,
+        height - 1,
+    );
+    page.head(&mut out, picture, &layout);
+    for (place, row) in layout.rows.iter().enumerate() {
+        page.stripe(&mut out, place, is_around(picture, row));
+    }
+    for edge in &layout.edges {
+        page.edge(&mut out, *edge, &layout);
+    }
+    for (place, row) in layout.rows.iter().enumerate() {
+        page.row(&mut out, place, row);
+    }
+    let mut place = layout.rows.len();
+    if !layout.loose.is_empty() {
+        let y = middle(place) + 4;
+        out.push_str(&format!(
+            "<text class=\"quiet\" x=\"{MARGIN}\" y=\"{y}\">outliers: held, not placed in the graph</text>\n"
+        ));
+        place += 1;
+    }
+    for (nth, event) in layout.loose.iter().enumerate() {
+        page.stripe(&mut out, place + nth, false);
+        page.event(&mut out, (place + nth, 0, "#8c959f"), event);
+    }
+    page.legend(&mut out, bottom, &legend);
+    out.push_str("</svg>\n");
+    out
+}
+
+fn is_around(picture: &Picture, row: &Row<'_>) -> bool {
+    matches!(row.node, Node::Event(event) if picture.around.as_ref() == Some(&event.event_id))
+}
+
+/// Where the columns begin.
+struct Page {
+    ids: usize,
+    depths: usize,
+    types: usize,
+    senders: usize,
+    chips: usize,
+    width: usize,
+    legend_columns: usize,
+}
+
+impl Page {
+    fn new(picture: &Picture, layout: &Layout<'_>) -> Self {
+        let widest = |of: &dyn Fn(&Event) -> usize| picture.events.iter().map(of).max();
+        let types = |it: &Event| {
+            let key = it.state_key.as_ref().filter(|it| !it.is_empty());
+            let key = key.map_or(0, |it| clipped(it, MAX_STATE_KEY).chars().count() + 2);
+            clipped(&it.event_type, MAX_TYPE).chars().count() + key
+        };
+        let sender = |it: &Event| clipped(&it.sender, MAX_SENDER).chars().count();
+        let ids = MARGIN + layout.lanes.max(1) * LANE + 8;
+        let depths = ids + wide(15);
+        let after_depths = depths + wide(2);
+        let senders = after_depths + wide(widest(&types).unwrap_or(10) + 3);
+        let chips = senders + wide(widest(&sender).unwrap_or(10) + 3);
+        let words = widest(&|it| it.marks.words().map(|it| it.len() + 3).sum()).unwrap_or(0);
+        let width = (chips + wide(words)).max(720) + MARGIN;
+        let legend_columns = ((width - 2 * MARGIN) / LEGEND).max(1);
+        Self { ids, depths, types: after_depths, senders, chips, width, legend_columns }
+    }
+
+    fn head(&self, out: &mut String, picture: &Picture, layout: &Layout<'_>) {
+        let Picture { room_id, room_version, held, events, .. } = picture;
+        let gaps = layout.rows.iter().filter(|it| matches!(it.node, Node::Gap(_))).count();
+        let most = (self.width - 2 * MARGIN) * 100 / CHARACTER * 4 / 5;
+        let room_id = escaped(&clipped(room_id, most));
+        let version = escaped(&clipped(room_version, 20));
+        let drawn = events.len();
+        let missing = if gaps == 0 { String::new() } else { format!(" · {gaps} missing") };
+        out.push_str(&format!(
+            "<text class=\"title\" x=\"{MARGIN}\" y=\"36\">{room_id}</text>\n\
+             <text class=\"quiet\" x=\"{MARGIN}\" y=\"58\">room version {version} · {drawn} of \
+             {held} events, newest first{missing}</text>\n"
+        ));
+    }
+
+    /// What lies behind a row.
+    fn stripe(&self, out: &mut String, place: usize, chosen: bool) {
+        let fill = match (chosen, place % 2) {
+            (true, _) => "#fff8c5",
+            (false, 0) => "#f6f8fa",
+            _ => return,
+        };
+        let (y, width) = (HEAD + place * ROW, self.width - 16);
+        out.push_str(&format!(
+            "<rect x=\"8\" y=\"{y}\" width=\"{width}\" height=\"{ROW}\" rx=\"5\" fill=\"{fill}\"/>\n"
+        ));
+    }
+
+    fn edge(&self, out: &mut String, edge: Edge, layout: &Layout<'_>) {
+        let Edge { from, via, to, branch } = edge;
+        let (Some(first), Some(last)) = (layout.rows.get(from), layout.rows.get(to)) else {
+            return;
+        };
+        let dashed =
+            if matches!(last.node, Node::Gap(_)) { " stroke-dasharray=\"3 3\"" } else { "" };
+        let (colour, mut y) = (colour(branch), middle(from));
+        let mut path = format!("M{} {y}", centre(first.lane));
+        let mut lane = first.lane;
+        // Down into the lane at once, along it, and out of it just before the end.
+        let turns = if to == from + 1 {
+            vec![(last.lane, to)]
+        } else {
+            vec![(via, from + 1), (via, to - 1), (last.lane, to)]
+        };
+        for (next, row) in turns {
+            let (x, below) = (centre(next), middle(row));
+            if next == lane {
+                path.push_str(&format!("V{below}"));
+            } else {
+                let half = usize::midpoint(y, below);
+                path.push_str(&format!("C{} {half} {x} {half} {x} {below}", centre(lane)));
+            }
+            (lane, y) = (next, below);
+        }
+        out.push_str(&format!("<path class=\"edge\" stroke=\"{colour}\"{dashed} d=\"{path}\"/>\n"));
+    }
+
+    fn row(&self, out: &mut String, place: usize, row: &Row<'_>) {
+        let (x, y) = (centre(row.lane), middle(place));
+        let colour = colour(row.branch);
+        if row.beyond > 0 {
+            let (end_x, end_y) = (x + 9, y + 15);
+            out.push_str(&format!(
+                "<path class=\"edge\" stroke=\"{colour}\" stroke-dasharray=\"1.5 3\" \
+                 d=\"M{x} {y}L{end_x} {end_y}\"/>\n"
+            ));
+        }
+        match row.node {
+            Node::Event(event) => self.event(out, (place, row.lane, colour), event),
+            Node::Gap(event_id) => {
+                out.push_str(&format!("<g><title>{}</title>\n", escaped(event_id)));
+                gap(out, (x, y));
+                let (id, y) = (escaped(&short(event_id)), y + 4);
+                let (ids, types) = (self.ids, self.types);
+                out.push_str(&format!(
+                    "<text class=\"quiet\" x=\"{ids}\" y=\"{y}\">{id}</text>\
+                     <text class=\"quiet\" x=\"{types}\" y=\"{y}\">referenced, not in the graph</text></g>\n"
+                ));
+            }
+        }
+    }
+
+    fn event(&self, out: &mut String, at: (usize, usize, &str), event: &Event) {
+        let (place, lane, colour) = at;
+        let y = middle(place);
+        out.push_str(&format!("<g><title>{}</title>\n", escaped(&event.event_id)));
+        node(out, (centre(lane), y), (colour, event.state_key.is_some()), event.marks);
+        let Self { ids, depths, types, senders, chips, .. } = self;
+        let (id, depth) = (escaped(&short(&event.event_id)), event.depth);
+        let class = if event.marks.redacted { "gone" } else { "type" };
+        let kind = escaped(&clipped(&event.event_type, MAX_TYPE));
+        let key = event.state_key.as_ref().filter(|it| !it.is_empty());
+        let key = key.map_or_else(String::new, |it| {
+            format!(
+                "<tspan class=\"quiet\" dx=\"9\">{}</tspan>",
+                escaped(&clipped(it, MAX_STATE_KEY))
+            )
+        });
+        let sender = escaped(&clipped(&event.sender, MAX_SENDER));
+        let base = y + 4;
+        out.push_str(&format!(
+            "<text x=\"{ids}\" y=\"{base}\">{id}</text>\
+             <text class=\"quiet\" x=\"{depths}\" y=\"{base}\" text-anchor=\"end\">{depth}</text>\
+             <text x=\"{types}\" y=\"{base}\"><tspan class=\"{class}\">{kind}</tspan>{key}</text>\
+             <text class=\"quiet\" x=\"{senders}\" y=\"{base}\">{sender}</text>\n"
+        ));
+        let mut x = *chips;
+        for word in event.marks.words() {
+            let (text, back) = chip_colours(word);
+            let width = wide(word.len()) * 9 / 10 + 12;
+            let (top, text_x) = (y - 9, x + 6);
+            out.push_str(&format!(
+                "<rect x=\"{x}\" y=\"{top}\" width=\"{width}\" height=\"18\" rx=\"9\" fill=\"{back}\"/>\
+                 <text class=\"chip\" x=\"{text_x}\" y=\"{base}\" style=\"fill:{text}\">{word}</text>\n"
+            ));
+            x += width + 6;
+        }
+        out.push_str("</g>\n");
+    }
+
+    fn legend(&self, out: &mut String, top: usize, entries: &[(Sample, &str)]) {
+        for (nth, (sample, words)) in entries.iter().enumerate() {
+            let x = MARGIN + nth % self.legend_columns * LEGEND + 8;
+            let y = top + nth / self.legend_columns * 24 + 8;
+            match sample {
+                Sample::Node(state, marks) => node(out, (x, y), ("#57606a", *state), *marks),
+                Sample::Gap => gap(out, (x, y)),
+            }
+            let (x, y) = (x + 16, y + 4);
+            out.push_str(&format!("<text class=\"quiet\" x=\"{x}\" y=\"{y}\">{words}</text>\n"));
+        }
+    }
+}
+
+/// How wide an entry of the legend is.
+const LEGEND: usize = 176;
+
+enum Sample {
+    Node(bool, Marks),
+    Gap,
+}
+
+/// What is in the picture and needs a word.
+fn legend(picture: &Picture, layout: &Layout<'_>) -> Vec<(Sample, &'static str)> {
+    let none = Marks::default();
+    let marked = |is: fn(Marks) -> bool| picture.events.iter().any(|it| is(it.marks));
+    let is_gap = |it: &Row<'_>| matches!(it.node, Node::Gap(_));
+    let entries = [
+        (true, Sample::Node(false, none), "event"),
+        (true, Sample::Node(true, none), "state event"),
+        (
+            marked(|it| it.extremity),
+            Sample::Node(false, Marks { extremity: true, ..none }),
+            "forward extremity",
+        ),
+        (
+            marked(|it| it.redacted),
+            Sample::Node(false, Marks { redacted: true, ..none }),
+            "redacted",
+        ),
+        (
+            marked(|it| it.rejected),
+            Sample::Node(false, Marks { rejected: true, ..none }),
+            "rejected",
+        ),
+        (
+            marked(|it| it.soft_failed),
+            Sample::Node(false, Marks { soft_failed: true, ..none }),
+            "soft-failed",
+        ),
+        (!layout.loose.is_empty(), Sample::Node(false, Marks { outlier: true, ..none }), "outlier"),
+        (layout.rows.iter().any(is_gap), Sample::Gap, "missing predecessor"),
+    ];
+    let there = entries.into_iter().filter(|(is, _, _)| *is);
+    there.map(|(_, sample, words)| (sample, words)).collect()
+}
+
+/// A node: what it is by its shape, what is special about it by how it is filled.
+fn node(out: &mut String, (x, y): (usize, usize), (colour, state): (&str, bool), marks: Marks) {
+    if marks.extremity {
+        out.push_str(&format!(
+            "<circle cx=\"{x}\" cy=\"{y}\" r=\"10\" fill=\"#ffffff\" stroke=\"{colour}\" \
+             stroke-width=\"1.5\"/>\n"
+        ));
+    }
+    let (fill, stroke, more) = match marks {
+        Marks { rejected: true, .. } => ("#ffffff", "#cf222e", ""),
+        Marks { outlier: true, .. } => ("#ffffff", "#8c959f", " stroke-dasharray=\"2 2\""),
+        Marks { soft_failed: true, .. } => ("#fae17d", "#9a6700", ""),
+        Marks { redacted: true, .. } => ("#ffffff", colour, ""),
+        _ => (colour, colour, ""),
+    };
+    let paint = format!("fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"2\"{more}");
+    if state {
+        let (left, right, top, bottom) = (x - 6, x + 6, y - 6, y + 6);
+        out.push_str(&format!(
+            "<path {paint} d=\"M{x} {top}L{right} {y}L{x} {bottom}L{left} {y}Z\"/>\n"
+        ));
+    } else {
+        out.push_str(&format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"5\" {paint}/>\n"));
+    }
+    let (left, right, top, bottom) = (x - 2, x + 2, y - 2, y + 2);
+    if marks.rejected {
+        out.push_str(&format!(
+            "<path stroke=\"#cf222e\" stroke-width=\"1.6\" \
+             d=\"M{left} {top}L{right} {bottom}M{left} {bottom}L{right} {top}\"/>\n"
+        ));
+    } else if marks.redacted {
+        out.push_str(&format!(
+            "<path stroke=\"{stroke}\" stroke-width=\"1.6\" d=\"M{left} {y}H{right}\"/>\n"
+        ));
+    }
+}
+
+fn gap(out: &mut String, (x, y): (usize, usize)) {
+    out.push_str(&format!(
+        "<circle cx=\"{x}\" cy=\"{y}\" r=\"6\" fill=\"#ffffff\" stroke=\"#cf222e\" \
+         stroke-width=\"1.5\" stroke-dasharray=\"2.5 2\"/>\n"
+    ));
+}
+
+fn chip_colours(word: &str) -> (&'static str, &'static str) {
+    match word {
+        "extremity" => ("#0550ae", "#ddf4ff"),
+        "rejected" => ("#a40e26", "#ffebe9"),
+        "soft-failed" => ("#7d4e00", "#fff1b8"),
+        _ => ("#57606a", "#eaeef2"),
+    }
+}
+
+fn colour(branch: usize) -> &'static str {
+    BRANCHES.get(branch % BRANCHES.len()).copied().unwrap_or_default()
+}
+
+fn centre(lane: usize) -> usize {
+    MARGIN + lane * LANE + 6
+}
+
+fn middle(row: usize) -> usize {
+    HEAD + row * ROW + ROW / 2
+}
+
+/// So many characters, in pixels.
+fn wide(characters: usize) -> usize {
+    characters * CHARACTER / 100
+}
+
+/// Text as XML has it.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in clipped(text, usize::MAX).chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            other => out.push(other),
+        }
+    }
+    out
+}

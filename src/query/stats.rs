@@ -1,0 +1,75 @@
+//! The whole store in figures. For operators.
+
+use super::QueryError;
+use crate::{context::Context, metrics::Sizes, slowest::SlowWalk, store::Room};
+
+/// Most rooms that are looked at, and most notes that are counted.
+const MAX_ROOMS: u64 = 1_000_000;
+const MAX_NOTES: usize = 1_000_000;
+/// Rooms read at once.
+const PAGE: usize = 500;
+/// Widest rooms that are named.
+const WIDEST: usize = 10;
+
+/// The whole store in figures.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Sizes.
+    pub sizes: Sizes,
+    /// The rooms with most forward extremities, the widest first; only those with more than one.
+    pub widest_rooms: Vec<WideRoom>,
+    /// The slowest walks since the start, the slowest first.
+    pub slowest_walks: Vec<SlowWalk>,
+}
+
+/// A room with many ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WideRoom {
+    /// The room.
+    pub room_id: String,
+    /// How many events nothing accepted follows.
+    pub forward_extremities: u64,
+    /// Events held.
+    pub events: u64,
+}
+
+/// Sums up: every room's record is read, nothing else of it. Of more than a million rooms, or of a
+/// million of anything that is counted, the rest is left out.
+///
+/// # Errors
+/// When the store fails.
+pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
+    let store = &cx.store;
+    let mut stats = Stats { slowest_walks: cx.slowest.all(), ..Stats::default() };
+    let mut after = None;
+    while stats.sizes.rooms < MAX_ROOMS {
+        let rooms = store.rooms(after, PAGE)?;
+        let Some((last, _)) = rooms.last() else { break };
+        after = Some(*last);
+        rooms.iter().for_each(|(_, room)| stats.add(room));
+    }
+    let sizes = &mut stats.sizes;
+    sizes.gaps = store.count_gaps(MAX_NOTES)?;
+    sizes.waiting = store.count_waiting(MAX_NOTES)?;
+    sizes.store_bytes = store.bytes()?;
+    sizes.free_bytes = store.free_bytes()?;
+    Ok(stats)
+}
+
+impl Stats {
+    fn add(&mut self, room: &Room) {
+        let ends = u64::try_from(room.forward_extremities.len()).unwrap_or(u64::MAX);
+        let events = u64::from(room.next_event.0);
+        self.sizes.rooms += 1;
+        self.sizes.events += events;
+        self.sizes.forward_extremities += ends;
+        self.sizes.widest = self.sizes.widest.max(ends);
+        let widest = &mut self.widest_rooms;
+        let place = widest.partition_point(|it| it.forward_extremities >= ends);
+        if ends > 1 && place < WIDEST {
+            let room_id = room.room_id.clone();
+            widest.insert(place, WideRoom { room_id, forward_extremities: ends, events });
+            widest.truncate(WIDEST);
+        }
+    }
+}

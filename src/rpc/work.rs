@@ -1,0 +1,193 @@
+//! Answering questions off the async threads: so many at the same time, some waiting, and none
+//! whose caller has gone or whose deadline has passed.
+//!
+//! A place is given back when its work has ended, not when its caller leaves: callers that come,
+//! give up and come again find the places taken instead of piling up work behind them.
+
+use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, metadata::MetadataMap};
+
+use super::{blocking, status};
+use crate::{deadline::Deadline, metrics::Metrics};
+
+/// Questions answered at the same time, for each core: some of them wait for the disk.
+const PLACES_PER_CORE: usize = 4;
+/// Questions that may wait for a place.
+const MAX_WAITING: usize = 1_024;
+
+/// What is left of the caller's time for the refusal to reach it, so that it hears
+/// DEADLINE_EXCEEDED of us and not CANCELLED of the transport.
+const FOR_THE_WAY_BACK: Duration = Duration::from_millis(10);
+
+/// The places.
+pub(super) struct Work {
+    metrics: Metrics,
+    places: Arc<Semaphore>,
+    /// As many as have a place or may wait for one.
+    admitted: Semaphore,
+}
+
+impl Work {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        Self::with(metrics, PLACES_PER_CORE * cores, MAX_WAITING)
+    }
+
+    fn with(metrics: Metrics, places: usize, waiting: usize) -> Self {
+        let admitted = Semaphore::new(places.saturating_add(waiting));
+        Self { metrics, places: Arc::new(Semaphore::new(places)), admitted }
+    }
+
+    /// Does a piece of work when there is a place, unless nobody waits for it any more by then.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        until: Option<Instant>,
+        work: impl FnOnce(&Deadline) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let Ok(_admitted) = self.admitted.try_acquire() else { return Err(status::busy()) };
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = match until {
+            Some(until) => {
+                timeout_at(until, place).await.map_err(|_| status::deadline_exceeded())?
+            }
+            None => place.await,
+        };
+        let place = place.map_err(|_| status::stopping())?;
+        let gone = CancellationToken::new();
+        let _left = gone.clone().drop_guard();
+        let passed = move || gone.is_cancelled() || until.is_some_and(|it| Instant::now() >= it);
+        let deadline = Deadline::new(passed);
+        let done = blocking(&self.metrics, move || {
+            let _place = place;
+            deadline.check().map(|()| work(&deadline))
+        });
+        done.await?.map_err(|_| status::deadline_exceeded())
+    }
+}
+
+/// When the caller stops waiting, if it says so; a little earlier.
+pub(super) fn until(metadata: &MetadataMap) -> Option<Instant> {
+    let timeout = timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+    let way_back = FOR_THE_WAY_BACK.min(timeout / 10);
+    Instant::now().checked_add(timeout.saturating_sub(way_back))
+}
+
+/// `TimeoutValue TimeoutUnit` of gRPC over HTTP/2: at most eight digits and a letter.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|it| it.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3_600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    };
+
+    use futures_util::{FutureExt as _, poll};
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn timeouts_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("1S", Some(Duration::from_secs(1))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3H", Some(Duration::from_secs(10_800))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("99999999u", Some(Duration::from_micros(99_999_999))),
+            ("0n", Some(Duration::ZERO)),
+            ("100000000S", None),
+            ("S", None),
+            ("", None),
+            ("+1S", None),
+            ("1s", None),
+            ("1é", None),
+        ] {
+            assert_eq!(timeout(text), expected, "{text}");
+        }
+    }
+
+    /// Takes the only place until told to go on.
+    fn occupied(work: &Arc<Work>) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+        let (go_on, told) = mpsc::channel::<()>();
+        let work = Arc::clone(work);
+        let running = tokio::spawn(async move {
+            work.run(None, move |_| told.recv().unwrap()).await.unwrap();
+        });
+        (go_on, running)
+    }
+
+    #[tokio::test]
+    async fn what_waits_past_its_deadline_is_not_begun() {
+        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
+        let (go_on, running) = occupied(&work);
+        while work.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let begun = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&begun);
+        let soon = Instant::now() + Duration::from_millis(20);
+        let late = work.run(Some(soon), move |_| seen.store(true, Ordering::SeqCst)).await;
+        assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+        go_on.send(()).unwrap();
+        running.await.unwrap();
+        assert!(!begun.load(Ordering::SeqCst));
+        // The place is free again.
+        work.run(Some(Instant::now() + Duration::from_secs(60)), |_| ()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_finds_all_places_to_wait_taken_is_told_at_once() {
+        let work = Arc::new(Work::with(Metrics::new(), 1, 1));
+        let (go_on, running) = occupied(&work);
+        while work.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut waiting = Box::pin(work.run(None, |_| ()));
+        assert!(poll!(&mut waiting).is_pending());
+        let refused = work.run(None, |_| ()).now_or_never().expect("at once");
+        assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+        go_on.send(()).unwrap();
+        running.await.unwrap();
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn work_ends_when_its_caller_leaves_and_keeps_its_place_until_then() {
+        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
+        let (has_begun, begun) = tokio::sync::oneshot::channel();
+        let mut asking = Box::pin(work.run(None, move |deadline| {
+            has_begun.send(()).unwrap();
+            while deadline.check().is_ok() {
+                std::thread::yield_now();
+            }
+        }));
+        assert!(poll!(&mut asking).is_pending());
+        begun.await.unwrap();
+        assert_eq!(work.places.available_permits(), 0);
+        drop(asking);
+        // Waits for the place.
+        work.run(Some(Instant::now() + Duration::from_secs(60)), |_| ()).await.unwrap();
+    }
+}

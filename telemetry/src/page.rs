@@ -1,0 +1,32 @@
+//! `/metrics`, on a socket of its own: what operators see is not for the callers of the service.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::prometheus_text, registry::Registry};
+use tokio::net::TcpListener;
+
+/// The text format that every collector reads.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves a registry as `/metrics` until the future is dropped.
+pub async fn serve_metrics(listener: TcpListener, registry: Arc<Registry>) {
+    let router = Router::new().route("/metrics", get(page)).with_state(registry);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "metrics are not served any longer");
+    }
+}
+
+async fn page(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_text::encode(&mut text, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,116 @@
+//! Whatever is appended, the store holds: recorded events with some of their bytes changed are
+//! taken or refused, nothing panics, and `verify` finds no fault afterwards.
+//!
+//! 256 cases; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. The seeds are the bundled rooms.
+
+use std::time::{Duration, Instant};
+
+use backscroll::{
+    ingest::{self, NewEvent, Verdict},
+    verify::{self, Fault, Watch},
+};
+use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
+
+use crate::support::{memory::Memory, rooms};
+
+/// A change of some bytes.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(Index, u8),
+    Insert(Index, Vec<u8>),
+    Remove(Index, usize),
+    Repeat(Index, usize),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let text = prop_oneof![
+        vec(any::<u8>(), 1..4),
+        "(null|\\{\\}|\\[\\]|-?[0-9]{1,20}|\"\\\\u[dD][89a-f]00\"|1e9|[\\[{]{1,200}|,\"[a-z_]{1,8}\":)"
+            .prop_map(String::into_bytes),
+    ];
+    prop_oneof![
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        (any::<Index>(), text).prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        (any::<Index>(), 1..30_usize).prop_map(|(at, count)| Change::Remove(at, count)),
+        (any::<Index>(), 1..60_usize).prop_map(|(at, count)| Change::Repeat(at, count)),
+    ]
+}
+
+fn apply(pdu: &mut Vec<u8>, change: Change) {
+    let place = |at: Index, len: usize| at.index(len + 1);
+    match change {
+        Change::Set(at, byte) if !pdu.is_empty() => {
+            let at = at.index(pdu.len());
+            pdu[at] = byte;
+        }
+        Change::Set(..) => {}
+        Change::Insert(at, bytes) => {
+            let at = place(at, pdu.len());
+            pdu.splice(at..at, bytes);
+        }
+        Change::Remove(at, count) => {
+            let at = place(at, pdu.len());
+            let end = (at + count).min(pdu.len());
+            pdu.drain(at..end);
+        }
+        Change::Repeat(at, count) => {
+            let at = place(at, pdu.len());
+            let end = (at + count).min(pdu.len());
+            let again = pdu[at..end].to_vec();
+            pdu.splice(at..at, again);
+        }
+    }
+}
+
+/// Names the faults.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Watch for Faults {
+    fn events(&mut self, _: u32) {}
+
+    fn fault(&mut self, fault: Fault) {
+        self.0.push(fault.to_string());
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+fn any_change_of_a_recorded_event() {
+    let rooms = rooms::bundled();
+    let memory = Memory::new();
+    let verdicts = (any::<bool>(), any::<bool>(), any::<bool>());
+    let strategy = (any::<Index>(), any::<Index>(), vec(change(), 0..4), verdicts, any::<bool>());
+    let seconds = std::env::var("BACKSCROLL_FUZZ_SECONDS").ok().and_then(|it| it.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    loop {
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(256));
+        let outcome = runner.run(&strategy, |(room, line, changes, verdict, named)| {
+            let room = room.get(&rooms);
+            let line = line.get(&room.lines);
+            let mut pdu = line.pdu.get().as_bytes().to_vec();
+            changes.into_iter().for_each(|it| apply(&mut pdu, it));
+            let (outlier, rejected, soft_failed) = verdict;
+            let event = NewEvent {
+                room_id: &room.header.room_id,
+                room_version: &room.header.room_version,
+                event_id: if named { &line.event_id } else { "" },
+                pdu: &pdu,
+                verdict: Verdict { outlier, rejected, soft_failed },
+                state_after: &line.state_after,
+                arrival: None,
+            };
+            let taken = ingest::append(&memory.cx, &event);
+            prop_assert!(taken.is_ok(), "{:?}", taken);
+            Ok(())
+        });
+        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    memory.cx.store.flush().unwrap();
+    let mut faults = Faults::default();
+    verify::verify(&memory.cx.store, &mut faults).unwrap();
+    assert!(faults.0.is_empty(), "{:#?}", faults.0);
+}

@@ -1,0 +1,247 @@
+//! Who may call the history service: TLS both ways, a token, and both read again when they change.
+//! The real gateway and the real command line are the callers.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use backscroll::{
+    proto::v1::{ListRoomsRequest, history_service_client::HistoryServiceClient},
+    rpc::Require,
+    server::{self, Callers, Front, Stopping},
+    store::Options,
+};
+use backscroll_gateway::{history::HistoryFlags, server::Options as GatewayOptions};
+use backscroll_tls::{ClientFiles, Dialer, ServerConfig, ServerFiles, Token, Watched};
+use clap::Parser as _;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, process::Command, sync::oneshot, task::JoinHandle};
+use tonic::{Code, Status, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tower::service_fn;
+
+/// Authorities and what they have signed, as files.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Makes an authority, and certificates signed by it.
+    fn authority(&self, name: &str, signs: &[&str]) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(self.path(name), authority.pem()).unwrap();
+        for signed in signs {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            let cert = params.signed_by(&key, &authority).unwrap();
+            fs::write(self.path(&format!("{signed}.pem")), cert.pem()).unwrap();
+            fs::write(self.path(&format!("{signed}.key")), key.serialize_pem()).unwrap();
+        }
+    }
+
+    fn server(&self, name: &str, client_ca: Option<&str>) -> Arc<Watched<ServerConfig>> {
+        let (cert, key) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        ServerFiles { cert, key, client_ca: client_ca.map(|it| self.path(it)) }.watched().unwrap()
+    }
+
+    fn client(&self, ca: &str, identity: Option<&str>) -> ClientFiles {
+        let identity =
+            identity.map(|it| (self.path(&format!("{it}.pem")), self.path(&format!("{it}.key"))));
+        ClientFiles { ca: self.path(ca), identity }
+    }
+}
+
+/// A history service on a port of its own.
+struct Service {
+    port: u16,
+    _dir: TempDir,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Service {
+    async fn start(callers: Callers) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 16 << 20, ..Options::small(dir.path()) };
+        let cx =
+            tokio::task::spawn_blocking(move || server::open(&options).unwrap()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopping = Stopping { grace: Duration::from_secs(5), ..Stopping::default() };
+        let serving = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            let front = Front { listener, callers, metrics: cx.metrics.clone() };
+            let signals = (stopped, std::future::pending());
+            server::run(front, async { Ok(cx) }, stopping, signals).await.unwrap();
+        });
+        Self { port, _dir: dir, stop, serving }
+    }
+
+    /// Calls health, then the history service, on one new connection.
+    async fn call(
+        &self,
+        files: Option<ClientFiles>,
+        token: Option<&str>,
+    ) -> anyhow::Result<Result<(), Status>> {
+        let tls = files.map(|it| it.watched().unwrap());
+        let dialer = Arc::new(Dialer { tls, host: "localhost".to_owned() });
+        let port = self.port;
+        let dial = service_fn(move |_| {
+            let dialer = Arc::clone(&dialer);
+            async move { dialer.dial(("127.0.0.1", port)).await }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(dial).await?;
+        HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await?;
+        let mut request = tonic::Request::new(ListRoomsRequest::default());
+        if let Some(token) = token {
+            let shown = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", shown);
+        }
+        Ok(HistoryServiceClient::new(channel).list_rooms(request).await.map(drop))
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.serving.await.unwrap();
+    }
+}
+
+fn refused(answer: anyhow::Result<Result<(), Status>>) -> Code {
+    answer.unwrap().unwrap_err().code()
+}
+
+/// What `/readyz` and a question say of a gateway with these flags.
+async fn gateway(files: &Path, port: u16, scheme: &str, flags: &[&str]) -> (u16, u16) {
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        history: HistoryFlags,
+    }
+    let url = format!("{scheme}://localhost:{port}");
+    let flags = flags.iter().map(|it| match it.strip_prefix('@') {
+        Some(name) => files.join(name).to_str().unwrap().to_owned(),
+        None => (*it).to_owned(),
+    });
+    let flags = ["x".to_owned(), "--history".to_owned(), url].into_iter().chain(flags);
+    let history = Flags::try_parse_from(flags).unwrap().history.into_options().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let keys = crate::support::rooms::keys();
+    let server_keys = backscroll_gateway::keys::PinnedKeys::from_json(keys.server.as_bytes());
+    let options = GatewayOptions {
+        keys: server_keys.unwrap(),
+        history,
+        ..GatewayOptions::new("hs1.example:9101".parse().unwrap(), "http://x".parse().unwrap())
+    };
+    let serving =
+        tokio::spawn(backscroll_gateway::server::serve(listener, options, std::future::pending()));
+    let federation = crate::support::federation::Federation::new(&keys.signing);
+    let ask = async |uri: &str| {
+        let question = crate::support::federation::Question {
+            origin: "hs2.example:9102",
+            destination: "hs1.example:9101",
+            method: "GET",
+            uri,
+            content: None,
+        };
+        federation.ask(address, question).await.status.as_u16()
+    };
+    let ready = ask("/readyz").await;
+    let asked = ask("/_matrix/federation/v1/backfill/!r:x?v=$a&limit=1").await;
+    serving.abort();
+    (ready, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_both_ways() {
+    let files = Files::new();
+    files.authority("ca", &["server", "client"]);
+    files.authority("other-ca", &["stranger"]);
+    let tls = files.server("server", Some("ca"));
+    let require = Require { certificate: true, token: None };
+    let service = Service::start(Callers { tls: Some(tls), require }).await;
+
+    service.call(Some(files.client("ca", Some("client"))), None).await.unwrap().unwrap();
+    // Health is answered, the rest is not.
+    let nobody = service.call(Some(files.client("ca", None)), None).await;
+    assert_eq!(refused(nobody), Code::Unauthenticated);
+    // Signed by somebody else: either side hangs up.
+    assert!(service.call(Some(files.client("ca", Some("stranger"))), None).await.is_err());
+    assert!(service.call(Some(files.client("other-ca", Some("client"))), None).await.is_err());
+    assert!(service.call(None, None).await.is_err());
+
+    let mutual = ["--history-ca", "@ca", "--history-cert", "@client.pem"];
+    let mutual = [&mutual[..], &["--history-key", "@client.key"]].concat();
+    assert_eq!(gateway(files.0.path(), service.port, "https", &mutual).await, (200, 403));
+    // Our fault, not the caller's.
+    let only_ca = ["--history-ca", "@ca"];
+    assert_eq!(gateway(files.0.path(), service.port, "https", &only_ca).await, (200, 502));
+    assert_eq!(gateway(files.0.path(), service.port, "http", &[]).await.0, 503);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_read_again() {
+    let files = Files::new();
+    files.authority("ca", &["server"]);
+    let tls = files.server("server", None);
+    let callers = Callers { tls: Some(Arc::clone(&tls)), require: Require::default() };
+    let service = Service::start(callers).await;
+    service.call(Some(files.client("ca", None)), None).await.unwrap().unwrap();
+    // A new authority signs a new certificate.
+    files.authority("ca", &["server"]);
+    assert!(service.call(Some(files.client("ca", None)), None).await.is_err());
+    assert!(tls.look());
+    service.call(Some(files.client("ca", None)), None).await.unwrap().unwrap();
+    // Broken files change nothing.
+    fs::write(files.path("server.key"), "no key").unwrap();
+    assert!(!tls.look());
+    service.call(Some(files.client("ca", None)), None).await.unwrap().unwrap();
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token() {
+    let files = Files::new();
+    fs::write(files.path("token"), "correct horse".replace(' ', "-battery-")).unwrap();
+    let token = Token::watched(files.path("token")).unwrap();
+    let require = Require { certificate: false, token: Some(Arc::clone(&token)) };
+    let service = Service::start(Callers { tls: None, require }).await;
+
+    service.call(None, Some("correct-battery-horse")).await.unwrap().unwrap();
+    assert_eq!(refused(service.call(None, None).await), Code::Unauthenticated);
+    assert_eq!(refused(service.call(None, Some("incorrect-battery")).await), Code::Unauthenticated);
+
+    let with_token = ["--history-token-file", "@token"];
+    assert_eq!(gateway(files.0.path(), service.port, "http", &with_token).await, (200, 403));
+    assert_eq!(gateway(files.0.path(), service.port, "http", &[]).await, (200, 502));
+    let url = format!("http://127.0.0.1:{}", service.port);
+    for (token_file, code) in [(Some(files.path("token")), Some(0)), (None, Some(1))] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll"));
+        command.args(["import", "--server", &url, "tests/rooms/linear-v1/room.ndjson"]);
+        command.args(token_file.map(|it| format!("--token-file={}", it.display())));
+        assert_eq!(command.output().await.unwrap().status.code(), code);
+    }
+    fs::write(files.path("token"), "another-battery-horse\n").unwrap();
+    assert!(token.look());
+    service.call(None, Some("another-battery-horse")).await.unwrap().unwrap();
+    assert_eq!(
+        refused(service.call(None, Some("correct-battery-horse")).await),
+        Code::Unauthenticated
+    );
+    service.stop().await;
+}

@@ -1,0 +1,235 @@
+//! The real service under load, killed at random moments, its opening among them, and looked
+//! through afterwards: every acknowledged event, byte for byte, and a walk through the whole store,
+//! which derives every edge and every state again.
+//!
+//! `BACKSCROLL_CRASH_ROUNDS` sets the number of rounds, `BACKSCROLL_CRASH_SEED` repeats those of a
+//! seed that was printed.
+
+use std::{collections::BTreeMap, env, path::Path, time::Duration};
+
+use backscroll::{
+    pdu::RoomVersion,
+    proto::v1::{self as pb, append_events_response::Outcome},
+    store::{Options, Store},
+};
+use proptest::{
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::support::{
+    clients::Clients,
+    faults,
+    process::Process,
+    worlds::{self, Delivery, World},
+};
+
+const ROUNDS: u64 = 8;
+/// Rounds on one store before the next begins with an empty one.
+const ROUNDS_A_STORE: u64 = 10;
+const STREAMS: u64 = 4;
+const STEPS: usize = 40;
+const FLAGS: [&str; 4] = ["--reserved-mib", "0", "--cache-mib", "16"];
+const VERSIONS: [RoomVersion; 5] =
+    [RoomVersion::V1, RoomVersion::V2, RoomVersion::V6, RoomVersion::V10, RoomVersion::V12];
+
+/// Numbers from a seed: the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    /// Below `end`.
+    fn next(&mut self, end: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut it = self.0;
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (it ^ (it >> 31)) % end
+    }
+
+    /// A random room, its events in a random order if `shuffled`.
+    fn world(&mut self, name: &str, shuffled: bool) -> World {
+        let mut seed = [0; 32];
+        seed.iter_mut().for_each(|it| *it = u8::try_from(self.next(256)).unwrap());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        let (steps, _) = worlds::history(STEPS).new_tree(&mut runner).unwrap().current();
+        let version = VERSIONS[usize::try_from(self.next(5)).unwrap()];
+        let mut world = World::named(version, &steps, name);
+        if shuffled {
+            let mut order: Vec<(u64, Delivery)> =
+                world.deliveries.drain(..).map(|it| (self.next(1 << 32), it)).collect();
+            order.sort_by_key(|it| it.0);
+            world.deliveries.extend(order.into_iter().map(|it| it.1));
+        }
+        world
+    }
+}
+
+/// Acknowledged events: the room, the event, the bytes.
+type Acknowledged = BTreeMap<(String, String), String>;
+
+fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
+    let event = delivery.new_event(&world.room);
+    pb::AppendEventsRequest {
+        room_id: event.room_id.to_owned(),
+        room_version: event.room_version.to_owned(),
+        event_id: event.event_id.to_owned(),
+        pdu: event.pdu.to_vec().into(),
+        verdict: Some(pb::Verdict {
+            outlier: event.verdict.outlier,
+            rejected: event.verdict.rejected,
+            soft_failed: event.verdict.soft_failed,
+        }),
+        state_after: event.state_after.to_vec(),
+        arrival: event.arrival,
+    }
+}
+
+/// Appends rooms on one stream until the service is gone. What was acknowledged.
+async fn load(mut clients: Clients, name: String, mut numbers: Numbers) -> Acknowledged {
+    let mut acknowledged = Acknowledged::new();
+    let (to_service, requests) = mpsc::channel(64);
+    let Ok(answers) = clients.ingest.append_events(ReceiverStream::new(requests)).await else {
+        return acknowledged;
+    };
+    let mut answers = answers.into_inner();
+    let (to_us, mut sent) = mpsc::unbounded_channel();
+    let sending = tokio::spawn(async move {
+        for room in 0.. {
+            let shuffled = numbers.next(2) == 0;
+            let world = numbers.world(&format!("{name}-{room}"), shuffled);
+            for delivery in &world.deliveries {
+                let request = request(&world, delivery);
+                let of = (request.room_id.clone(), request.event_id.clone());
+                let pdu = delivery.event.pdu.clone();
+                if to_us.send((of, pdu)).is_err() || to_service.send(request).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    // Answers come in the order of the requests; the end of the stream is the kill.
+    while let Ok(Some(answer)) = answers.message().await {
+        let (of, pdu) = sent.recv().await.unwrap();
+        match answer.outcome {
+            Some(Outcome::Appended(_)) => drop(acknowledged.insert(of, pdu)),
+            refused => panic!("{of:?}: {refused:?}"),
+        }
+    }
+    sending.abort();
+    acknowledged
+}
+
+/// How many of these events are not there as they were acknowledged.
+async fn lost(clients: &mut Clients, acknowledged: &Acknowledged) -> u64 {
+    let mut lost = 0;
+    let mut of_rooms: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
+    for (room_id, event_id) in acknowledged.keys() {
+        of_rooms.entry(room_id).or_default().push(event_id);
+    }
+    for (room_id, event_ids) in of_rooms {
+        let request = pb::BatchGetEventsRequest {
+            room_id: room_id.clone(),
+            event_ids: event_ids.iter().map(|it| (*it).clone()).collect(),
+        };
+        let answer = clients.history.batch_get_events(request).await;
+        let held = answer.map(|it| it.into_inner().events).unwrap_or_default();
+        let held: BTreeMap<_, _> = held.into_iter().map(|it| (it.event_id, it.pdu)).collect();
+        for event_id in event_ids {
+            let of = (room_id.clone(), event_id.clone());
+            let expected = acknowledged[&of].as_bytes();
+            lost += u64::from(held.get(event_id).is_none_or(|it| **it != *expected));
+        }
+    }
+    lost
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    rounds: u64,
+    killed_writing: u64,
+    killed_opening: u64,
+    acknowledged: u64,
+    lost: u64,
+    faults: u64,
+}
+
+/// Starts a service and kills it before it can have done much.
+fn kill_while_opening(data_dir: &Path, after: Duration) {
+    let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
+    command.args(["--data-dir", data_dir.to_str().unwrap()]).args(FLAGS);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+async fn round(
+    data_dir: &Path,
+    (round, seed): (u64, u64),
+    acknowledged: &mut Acknowledged,
+    table: &mut Table,
+) {
+    let mut numbers = Numbers(seed);
+    let service = Process::start(data_dir, &FLAGS);
+    let clients = Clients::connect(&service).await;
+    let mut streams = JoinSet::new();
+    for stream in 0..STREAMS {
+        let name = format!("{round}-{stream}");
+        streams.spawn(load(clients.clone(), name, Numbers(numbers.next(u64::MAX))));
+    }
+    tokio::time::sleep(Duration::from_millis(5 + numbers.next(400))).await;
+    service.kill();
+    table.killed_writing += 1;
+    for of_stream in streams.join_all().await {
+        acknowledged.extend(of_stream);
+    }
+    for _ in 0..numbers.next(4) {
+        kill_while_opening(data_dir, Duration::from_millis(numbers.next(40)));
+        table.killed_opening += 1;
+    }
+
+    let service = Process::start(data_dir, &FLAGS);
+    let mut clients = Clients::connect(&service).await;
+    let of_round = lost(&mut clients, acknowledged).await;
+    service.kill();
+    let store = Store::open(&Options::small(data_dir)).unwrap();
+    let found = faults::of(&store);
+    assert!(of_round == 0 && found.is_empty(), "seed {seed}: {of_round} lost, {found:?}");
+    table.rounds += 1;
+    table.lost += of_round;
+    table.faults += u64::try_from(found.len()).unwrap();
+}
+
+/// How a run is made longer, or repeated.
+#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|it| it.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_event_is_lost_when_the_service_is_killed() {
+    let rounds = number("BACKSCROLL_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    let seed = number("BACKSCROLL_CRASH_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap().as_secs()
+    });
+    println!("BACKSCROLL_CRASH_SEED={seed} BACKSCROLL_CRASH_ROUNDS={rounds}");
+    let (mut numbers, mut table) = (Numbers(seed), Table::default());
+    let mut done = 0;
+    while done < rounds {
+        let dir = tempfile::tempdir().unwrap();
+        let mut acknowledged = Acknowledged::new();
+        for _ in 0..ROUNDS_A_STORE.min(rounds - done) {
+            let seed = numbers.next(u64::MAX);
+            round(&dir.path().join("data"), (done, seed), &mut acknowledged, &mut table).await;
+            done += 1;
+        }
+        table.acknowledged += u64::try_from(acknowledged.len()).unwrap();
+        println!("{table:?}");
+    }
+    assert!(table.acknowledged > 0, "nothing was acknowledged");
+}

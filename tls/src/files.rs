@@ -1,0 +1,137 @@
+//! From PEM files to what rustls needs.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, ensure};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+};
+
+use crate::Watched;
+
+/// gRPC is HTTP/2.
+const GRPC: [&[u8]; 1] = [b"h2"];
+/// Whatever hyper speaks, HTTP/2 rather.
+const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The files of a server.
+#[derive(Clone, Debug)]
+pub struct ServerFiles {
+    /// Its certificate, and those between it and the authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs the certificates of its clients; none are asked for without.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The files of a client.
+#[derive(Clone, Debug)]
+pub struct ClientFiles {
+    /// Who signs the server's certificate. Nobody else is believed, the system's authorities
+    /// included.
+    pub ca: PathBuf,
+    /// Its own certificate and key, if the server asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl ServerFiles {
+    /// Reads them, for gRPC. Clients may come without a certificate all the same: who they are is
+    /// decided by request.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not what it should be.
+    pub fn watched(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
+        self.watched_for(&GRPC)
+    }
+
+    /// The same, for HTTP/2 and HTTP/1.1.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn watched_for_http(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
+        self.watched_for(&HTTP)
+    }
+
+    fn watched_for(
+        self,
+        alpn: &'static [&'static [u8]],
+    ) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
+        let paths = [Some(self.cert), Some(self.key), self.client_ca];
+        Watched::open(paths.into_iter().flatten().collect(), |files| {
+            let [cert, key, client_ca @ ..] = files else { anyhow::bail!("too few files") };
+            let builder = ServerConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()?;
+            let builder = match client_ca.first() {
+                Some(ca) => {
+                    let roots = Arc::new(roots(ca).context("the authority of clients")?);
+                    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                        .allow_unauthenticated()
+                        .build()?;
+                    builder.with_client_cert_verifier(verifier)
+                }
+                None => builder.with_no_client_auth(),
+            };
+            let (certs, key) = identity(cert, key)?;
+            let mut config = builder.with_single_cert(certs, key).context("certificate and key")?;
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            Ok(config)
+        })
+    }
+}
+
+impl ClientFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not what it should be.
+    pub fn watched(self) -> anyhow::Result<Arc<Watched<ClientConfig>>> {
+        let (cert, key) = self.identity.unzip();
+        let paths = [Some(self.ca), cert, key];
+        Watched::open(paths.into_iter().flatten().collect(), |files| {
+            let [ca, own @ ..] = files else { anyhow::bail!("too few files") };
+            let builder = ClientConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots(ca).context("the server's authority")?);
+            let mut config = match own {
+                [cert, key] => {
+                    let (certs, key) = identity(cert, key)?;
+                    builder.with_client_auth_cert(certs, key).context("certificate and key")?
+                }
+                _ => builder.with_no_client_auth(),
+            };
+            config.alpn_protocols = GRPC.map(<[u8]>::to_vec).to_vec();
+            Ok(config)
+        })
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn identity(
+    cert: &[u8],
+    key: &[u8],
+) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let key = PrivateKeyDer::from_pem_slice(key).context("no private key in PEM")?;
+    Ok((certificates(cert)?, key))
+}
+
+fn roots(pem: &[u8]) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().context("not PEM")?;
+    ensure!(!certificates.is_empty(), "no certificate in PEM");
+    Ok(certificates)
+}

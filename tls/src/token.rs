@@ -1,0 +1,98 @@
+//! A token that both ends know.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use anyhow::ensure;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::Watched;
+
+/// Shorter ones are guessed.
+const MIN_BYTES: usize = 16;
+const MAX_BYTES: usize = 4_096;
+
+/// A token.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// Reads a file that holds one; white space around it is not part of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or what it holds cannot be sent in a header, or is too short
+    /// to be a secret.
+    pub fn watched(path: PathBuf) -> anyhow::Result<Arc<Watched<Self>>> {
+        Watched::open(vec![path.clone()], move |files| {
+            let text = files.concat();
+            let text = text.trim_ascii();
+            let name = path.display();
+            ensure!(
+                (MIN_BYTES..=MAX_BYTES).contains(&text.len()),
+                "{name}: a token has {MIN_BYTES} to {MAX_BYTES} bytes"
+            );
+            ensure!(
+                text.iter().all(u8::is_ascii_graphic),
+                "{name}: a token is letters, digits and signs, without spaces"
+            );
+            Ok(Self(String::from_utf8(text.to_vec())?))
+        })
+    }
+
+    /// The `authorization` header that shows it.
+    #[must_use]
+    pub fn header(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
+    /// Whether an `authorization` header shows it. Takes as long whichever byte differs.
+    #[must_use]
+    pub fn is_shown(&self, header: &[u8]) -> bool {
+        let expected = Sha256::digest(self.header().as_bytes());
+        Sha256::digest(header).ct_eq(&expected).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: &str) -> anyhow::Result<Arc<Token>> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("token");
+        std::fs::write(&path, content)?;
+        Ok(Token::watched(path)?.get())
+    }
+
+    #[test]
+    fn one_token_and_no_other() {
+        let token = read("0123456789abcdef\n").unwrap();
+        assert!(token.is_shown(b"Bearer 0123456789abcdef"));
+        for other in [
+            "",
+            "Bearer ",
+            "0123456789abcdef",
+            "bearer 0123456789abcdef",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef ",
+            "Bearer 1123456789abcdef",
+        ] {
+            assert!(!token.is_shown(other.as_bytes()), "{other}");
+        }
+        assert_eq!(format!("{token:?}"), "Token");
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused() {
+        for bad in ["", "\n", "short", "0123456789abcdef 0123456789abcdef", "0123456789abcdé€"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+        assert!(read(&"a".repeat(4_097)).is_err());
+    }
+}
