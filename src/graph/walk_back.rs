@@ -27,8 +27,7 @@ pub fn walk_back<Id: Copy + Ord, E>(
         }
     }
     while let Some((place, id)) = heap.pop() {
-        let Some(Node { servable, prev_events, has_gap, .. }) = nodes.known.get(&id).cloned()
-        else {
+        let Some(Node { servable, prev_events, has_gap, .. }) = nodes.known.remove(&id) else {
             continue;
         };
         if servable {

@@ -22,7 +22,7 @@ pub(super) struct Checked {
 }
 
 /// A refusal, with the event's id if that could be worked out.
-type Refused = (Option<String>, Refusal);
+pub(super) type Refused = (Option<String>, Refusal);
 
 /// Checks an event for a room of a known version, or for a new one.
 pub(super) fn check(

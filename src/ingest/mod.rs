@@ -15,8 +15,10 @@
 //! The authorisation rules are the caller's business: its verdict (outlier, rejected,
 //! soft-failed) is taken as it is.
 //!
-//! Steps 4 to 6 are one atomic batch, except that what waited for the event is settled in batches
-//! of its own; a note on disk makes sure that a crash does not forget it. Nothing is durable
+//! Steps 1 to 3 look at no room: of events that come together they are taken on all cores. Steps
+//! 4 to 6 are one atomic batch, which events of one room that come together share: [`together`].
+//! What waited for an event is settled in batches of its own; a note on disk makes sure that a
+//! crash does not forget it. Nothing is durable
 //! before [`Store::flush`](crate::store::Store::flush): the door acknowledges after that.
 
 mod check;
@@ -29,12 +31,13 @@ mod refusal;
 mod resolve;
 mod settle;
 mod state;
+mod together;
 
 pub use purge::{PurgeError, Purged, purge_history};
 pub use refusal::Refusal;
+pub use together::{append, append_all};
 
 use crate::{
-    context::Context,
     pdu::Pdu,
     store::{Edit, EventNum, Flags, StateNum, Store, StoreError, View},
 };
@@ -102,40 +105,6 @@ pub enum Outcome {
     },
 }
 
-/// Appends an event.
-///
-/// # Errors
-/// When the store fails. A refusal is not an error.
-pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError> {
-    let purged = |event_id: &str| Ok(Outcome::Purged { event_id: event_id.to_owned() });
-    if cx.store.is_deleted(event.room_id)? {
-        return purged(event.event_id);
-    }
-    let known = known_version(&cx.store, event.room_id)?;
-    let checked = match check::check(cx, event, known.as_deref())? {
-        Ok(checked) => checked,
-        Err((event_id, refusal)) => return Ok(Outcome::Refused { event_id, refusal }),
-    };
-    let event_id = checked.pdu.event_id().as_str().to_owned();
-    let redacted = checked.redacted;
-    let Some(mut edit) = cx.store.edit(event.room_id, Some(checked.version.as_str()))? else {
-        // Deleted a moment ago.
-        return purged(&event_id);
-    };
-    match place::place(&mut edit, &checked, event)? {
-        Ok(place::Placed::Before) => Ok(Outcome::Appended { event_id, duplicate: true, redacted }),
-        Ok(place::Placed::Never) => purged(&event_id),
-        Ok(place::Placed::Now(number)) => {
-            settle::settle(&mut edit, number)?;
-            settle::refresh_current_state(&mut edit)?;
-            edit.commit()?;
-            settle_waiting(&cx.store, event.room_id)?;
-            Ok(Outcome::Appended { event_id, duplicate: false, redacted })
-        }
-        Err(refusal) => Ok(Outcome::Refused { event_id: Some(event_id), refusal }),
-    }
-}
-
 /// How many waiting events are settled in one batch: bounds what a writer holds in memory.
 const SETTLED_AT_ONCE: usize = 64;
 
@@ -193,9 +162,4 @@ pub fn derive(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<Derived
     let state_after = settle::state_after(edit, event, (&node, pdu))?;
     let (redacted, redaction_pending) = redaction::derive(edit, event, pdu.event_id().as_str())?;
     Ok(Derived { state_after, redacted, redaction_pending })
-}
-
-fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {
-    let room = store.room_num(room_id)?.map(|it| store.room(it)).transpose()?;
-    Ok(room.map(|it| it.room_version))
 }

@@ -13,17 +13,30 @@ use crate::{
     store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, View},
 };
 
-/// Works out the state after an event, if that is possible now, and notes whose state may be
-/// known because of it.
+/// Works out the state after an event that is held, if that is possible now, and notes whose state
+/// may be known because of it.
 pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let version = version_of(edit)?;
+    let needed = |it: EventNode| !it.flags.outlier && it.state_after.is_none();
+    if !edit.find_node(event)?.is_some_and(needed) {
+        return Ok(());
+    }
+    let Some(pdu) = parse_held(edit, event, version)? else { return Ok(()) };
+    settle_parsed(edit, event, &pdu)
+}
+
+/// As [`settle`], of an event that has been parsed already.
+pub(super) fn settle_parsed(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    pdu: &Pdu,
+) -> Result<(), StoreError> {
     // It may have been purged since it was noted.
     let Some(mut node) = edit.find_node(event)? else { return Ok(()) };
     if node.flags.outlier || node.state_after.is_some() {
         return Ok(());
     }
-    let version = version_of(edit)?;
-    let Some(pdu) = parse_held(edit, event, version)? else { return Ok(()) };
-    let Some(after) = state_after(edit, event, (&node, &pdu))? else {
+    let Some(after) = state_after(edit, event, (&node, pdu))? else {
         return wait(edit, event, &node);
     };
     node.state_after = Some(after);
@@ -32,7 +45,7 @@ pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreEr
         edit.remove_waiting(event, follower);
         edit.put_unsettled(follower);
     }
-    redaction::settled(edit, event, &pdu)
+    redaction::settled(edit, event, pdu)
 }
 
 /// Notes for which predecessors' states an event waits. Those that are not placed are noted

@@ -1,5 +1,7 @@
 //! Events by id, and all events of a room in their order of arrival. For sister services.
 
+use bytes::Bytes;
+
 use super::{Asker, Found, QueryError, admit};
 use crate::{
     context::Context,
@@ -21,7 +23,7 @@ pub struct RoomEvent {
     /// Its id.
     pub event_id: String,
     /// The PDU as it came, without `unsigned`.
-    pub pdu: Vec<u8>,
+    pub pdu: Bytes,
     /// Its place in the order of arrival.
     pub arrival: i64,
     /// The homeserver's verdict.

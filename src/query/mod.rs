@@ -24,13 +24,15 @@ pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
 pub use stats::{Stats, WideRoom, stats};
 
+use serde_json::Value;
+
 use crate::{
     access::{self, Refusal, acl_allows},
     context::Context,
     deadline::{Deadline, DeadlinePassed},
     graph,
     pdu::{Pdu, RoomVersion},
-    state::map::{self, Key, Value},
+    state::map::{self, Key},
     store::{EventNum, PrevEvent, Room, RoomNum, StateNum, Store, StoreError, Topology, View},
 };
 
@@ -137,15 +139,13 @@ fn may_ask(
     (origin, destination): (&str, &str),
 ) -> Result<Result<(), Refusal>, StoreError> {
     let Some(current) = found.room.current_state else { return Ok(Err(Refusal::StateUnknown)) };
-    let acl_allows = match state_event(store, found, (current, "m.room.server_acl"))? {
-        Some(content) => acl_allows(&content, origin),
-        None => true,
-    };
+    let acl = (current, "m.room.server_acl");
+    let acl_allows = state_event(store, found, acl, |content| acl_allows(content, origin))?;
     let joined = |server: &str| -> Result<bool, StoreError> {
         Ok(members(store, found.number, (current, server))?.0 > 0)
     };
     Ok(access::check(access::Facts {
-        acl_allows,
+        acl_allows: acl_allows.unwrap_or(true),
         origin_joined: joined(origin)?,
         destination_joined: joined(destination)?,
     }))
@@ -159,30 +159,34 @@ fn members(
 ) -> Result<(u32, u32), StoreError> {
     let value = map::get(&store.states(room), state.root(), Key::of_server(server))?;
     Ok(match value {
-        Some(Value::Server { joined, invited }) => (joined, invited),
-        Some(Value::Event { .. }) | None => (0, 0),
+        Some(map::Value::Server { joined, invited }) => (joined, invited),
+        Some(map::Value::Event { .. }) | None => (0, 0),
     })
 }
 
-/// The content of a state event with an empty state key, as it stands now: of a redacted event,
-/// what the redaction left.
-fn state_event(
+/// Asks the content of a state event with an empty state key, as it stands now: of a redacted
+/// event, what the redaction left. Nothing if the state has none.
+fn state_event<T>(
     store: &Store,
     found: &Found,
     (state, event_type): (StateNum, &str),
-) -> Result<Option<serde_json::Value>, StoreError> {
+    ask: impl FnOnce(&Value) -> T,
+) -> Result<Option<T>, StoreError> {
     let key = Key::of_state(event_type, "");
     let value = map::get(&store.states(found.number), state.root(), key)?;
-    let Some(Value::Event { event, .. }) = value else { return Ok(None) };
+    let Some(map::Value::Event { event, .. }) = value else { return Ok(None) };
     let event = EventNum(event);
     let damaged = || StoreError::corrupt("state event", event_type.as_bytes());
     let node = store.topology(found.number).node(event)?.ok_or_else(damaged)?;
-    let body = store.body(found.number, event)?;
-    let mut pdu = Pdu::parse(&body.pdu, found.version).map_err(|_| damaged())?;
-    if node.flags.redacted || node.flags.redaction_pending {
-        pdu = pdu.redacted().map_err(|_| damaged())?;
-    }
-    serde_json::to_value(pdu.content()).map(Some).map_err(|_| damaged())
+    let redacted = node.flags.redacted || node.flags.redaction_pending;
+    let content = |text: &[u8]| {
+        let mut pdu = Pdu::parse(text, found.version).ok()?;
+        if redacted {
+            pdu = pdu.redacted().ok()?;
+        }
+        serde_json::to_value(pdu.content()).ok()
+    };
+    store.with_content((found.number, event, redacted), content, ask).map(Some)
 }
 
 /// The numbers of events that are held in a room, of those named; the others are ignored.

@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use bytes::Bytes;
+
 use super::{Asker, Found, QueryError, members};
 use crate::{
     deadline::Deadline,
@@ -36,7 +38,7 @@ pub struct ServedEvent {
     /// Its id.
     pub event_id: String,
     /// The PDU in its form.
-    pub pdu: Vec<u8>,
+    pub pdu: Bytes,
     /// The form.
     pub form: Form,
 }
@@ -58,7 +60,8 @@ pub(super) fn page(
         let pdu = match form {
             Form::Full => pdu,
             Form::Redacted => redact_stored(&pdu, found.version)
-                .map_err(|_| StoreError::corrupt("body", event_id.as_bytes()))?,
+                .map_err(|_| StoreError::corrupt("body", event_id.as_bytes()))?
+                .into(),
         };
         events.push(ServedEvent { event_id, pdu, form });
     }

@@ -153,17 +153,8 @@ fn append_all(
     cx: &Context,
     requests: &[pb::AppendEventsRequest],
 ) -> (Vec<Outcome>, Option<StoreError>) {
-    let mut outcomes = Vec::with_capacity(requests.len());
-    let mut failure = None;
-    for request in requests {
-        match cx.store.check_space().and_then(|()| append(cx, request)) {
-            Ok(outcome) => outcomes.push(outcome),
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
-        }
-    }
+    let events: Vec<NewEvent<'_>> = requests.iter().map(event).collect();
+    let (outcomes, failure) = ingest::append_all(cx, &events);
     let written = Instant::now();
     let flushed = cx.store.flush();
     cx.metrics.flushed(written.elapsed());
@@ -173,7 +164,7 @@ fn append_all(
     }
 }
 
-fn append(cx: &Context, request: &pb::AppendEventsRequest) -> Result<Outcome, StoreError> {
+fn event(request: &pb::AppendEventsRequest) -> NewEvent<'_> {
     let pb::AppendEventsRequest {
         room_id,
         room_version,
@@ -183,7 +174,7 @@ fn append(cx: &Context, request: &pb::AppendEventsRequest) -> Result<Outcome, St
         state_after,
         arrival,
     } = request;
-    let event = NewEvent {
+    NewEvent {
         room_id,
         room_version,
         event_id,
@@ -191,6 +182,5 @@ fn append(cx: &Context, request: &pb::AppendEventsRequest) -> Result<Outcome, St
         verdict: wire::verdict(*verdict),
         state_after,
         arrival: *arrival,
-    };
-    ingest::append(cx, &event)
+    }
 }

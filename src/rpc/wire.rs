@@ -1,7 +1,6 @@
 //! Between proto and the domain. Requests are taken apart field by field, so that a new field
 //! does not compile until it is thought about.
 
-use bytes::Bytes;
 use tonic::Status;
 
 use super::status;
@@ -88,7 +87,7 @@ fn answer(page: Page) -> (Vec<pb::Event>, i32, Vec<String>, u32) {
             Form::Full => pb::EventForm::Full,
             Form::Redacted => pb::EventForm::Redacted,
         };
-        pb::Event { event_id, pdu: Bytes::from(pdu), form: form.into() }
+        pb::Event { event_id, pdu, form: form.into() }
     };
     (events.into_iter().map(event).collect(), end_reason.into(), missing_event_ids, visited)
 }
@@ -109,7 +108,7 @@ fn room_event(event: RoomEvent) -> pb::RoomEvent {
     let RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after } = event;
     let Verdict { outlier, rejected, soft_failed } = verdict;
     let verdict = Some(pb::Verdict { outlier, rejected, soft_failed });
-    pb::RoomEvent { event_id, pdu: pdu.into(), arrival, verdict, redacted, state_after }
+    pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after }
 }
 
 pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 
+use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::codec::{Malformed, Reader, Writer};
@@ -25,7 +26,7 @@ pub struct Body {
     /// The event's id.
     pub event_id: String,
     /// The PDU, JSON.
-    pub pdu: Vec<u8>,
+    pub pdu: Bytes,
 }
 
 thread_local! {
@@ -56,7 +57,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
         COMPRESSED_1 => decompress(from.0, length).ok_or(Malformed)?,
         _ => return Err(Malformed),
     };
-    if pdu.len() == length { Ok(Body { event_id, pdu }) } else { Err(Malformed) }
+    if pdu.len() == length { Ok(Body { event_id, pdu: pdu.into() }) } else { Err(Malformed) }
 }
 
 fn compress(pdu: &[u8]) -> Option<Vec<u8>> {
@@ -87,7 +88,7 @@ mod tests {
         #[test]
         fn bodies_come_back(event_id in "\\$[a-z]{0,50}", pdu: Vec<u8>) {
             let body = decode(&encode(&event_id, &pdu)).unwrap();
-            prop_assert_eq!(body, Body { event_id, pdu });
+            prop_assert_eq!(body, Body { event_id, pdu: pdu.into() });
         }
 
         #[test]
@@ -109,7 +110,7 @@ mod tests {
     fn golden_plain_body() {
         assert_eq!(
             decode(b"\x00\x02$a\x02{}"),
-            Ok(Body { event_id: "$a".into(), pdu: b"{}".into() })
+            Ok(Body { event_id: "$a".into(), pdu: Bytes::from_static(b"{}") })
         );
     }
 }

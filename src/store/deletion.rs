@@ -26,6 +26,7 @@ impl Store {
         batch.remove(keys::room(number));
         self.noted(self.tree.apply_batch(batch))?;
         self.removals.fetch_add(1, Ordering::SeqCst);
+        self.caches.forget_bodies(number);
         self.flush()?;
         Ok(Some(DeletedRoom(number)))
     }

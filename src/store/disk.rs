@@ -1,19 +1,48 @@
-//! Reading what is on disk. States never change once they are written, and their numbers are never
-//! given twice, so what was read of them is kept.
+//! Reading what is on disk. States and bodies never change once they are written, and their numbers
+//! are never given twice, so what was read of them is kept.
 
 use std::sync::Arc;
 
 use quick_cache::{Weighter, sync::Cache};
+use serde_json::Value;
 use sled::IVec;
 
-use super::{RoomNum, StateFacts, StateNum, Store, StoreError, View, keys, record, view::Records};
+use super::{
+    Body, EventNum, RoomNum, StateFacts, StateNum, Store, StoreError, View, body, keys, record,
+    view::Records,
+};
 use crate::state::map::{Node, Ptr};
 
-/// What is kept of states. Filled from the disk alone, never from an [`Edit`](super::Edit), which
+/// What is kept of states and bodies. Filled from the disk alone, never from an [`Edit`](super::Edit), which
 /// may come to nothing.
 pub(super) struct Caches {
     nodes: Cache<(RoomNum, StateNum, u32), Arc<Node>, NodeBytes>,
     facts: Cache<(RoomNum, StateNum), StateFacts>,
+    /// Plain, as they are served: whoever comes back after an event asks for what others have just
+    /// asked for.
+    bodies: Cache<(RoomNum, EventNum), Body, BodyBytes>,
+    /// Whole, or redacted.
+    contents: Cache<(RoomNum, EventNum, bool), Arc<Content>, ContentBytes>,
+}
+
+/// The content of an event, parsed.
+struct Content {
+    value: Value,
+    /// The length of the event's text.
+    text_bytes: usize,
+}
+
+/// What a text takes when it is parsed, at worst about so many times its length.
+const PARSED: usize = 20;
+
+#[derive(Clone)]
+struct ContentBytes;
+
+impl Weighter<(RoomNum, EventNum, bool), Arc<Content>> for ContentBytes {
+    fn weight(&self, _: &(RoomNum, EventNum, bool), content: &Arc<Content>) -> u64 {
+        let bytes = content.text_bytes.saturating_mul(PARSED);
+        OVERHEAD_BYTES + u64::try_from(bytes).unwrap_or(u64::MAX / 2)
+    }
 }
 
 /// Facts that are kept: about 40 bytes each.
@@ -36,11 +65,61 @@ impl Weighter<(RoomNum, StateNum, u32), Arc<Node>> for NodeBytes {
     }
 }
 
+#[derive(Clone)]
+struct BodyBytes;
+
+impl Weighter<(RoomNum, EventNum), Body> for BodyBytes {
+    fn weight(&self, _: &(RoomNum, EventNum), body: &Body) -> u64 {
+        let bytes = body.event_id.len() + body.pdu.len();
+        OVERHEAD_BYTES + u64::try_from(bytes).unwrap_or(u64::MAX / 2)
+    }
+}
+
 impl Caches {
-    /// Caches that hold about so many bytes together.
-    pub(super) fn new(bytes: u64) -> Self {
-        let items = usize::try_from(bytes / 400).unwrap_or(usize::MAX);
-        Self { nodes: Cache::with_weighter(items, bytes, NodeBytes), facts: Cache::new(FACTS) }
+    /// Caches that hold about so many bytes: of states, and of bodies.
+    pub(super) fn new(of_states: u64, of_bodies: u64) -> Self {
+        let items = |bytes: u64, each| usize::try_from(bytes / each).unwrap_or(usize::MAX);
+        Self {
+            nodes: Cache::with_weighter(items(of_states, 400), of_states, NodeBytes),
+            facts: Cache::new(FACTS),
+            bodies: Cache::with_weighter(items(of_bodies, 1_000), of_bodies, BodyBytes),
+            contents: Cache::with_weighter(items(of_states, 10_000), of_states / 4, ContentBytes),
+        }
+    }
+
+    /// To be told of bodies that were written or removed.
+    pub(super) fn forget_body(&self, room: RoomNum, event: EventNum) {
+        self.bodies.remove(&(room, event));
+        self.contents.remove(&(room, event, false));
+        self.contents.remove(&(room, event, true));
+    }
+
+    /// To be told of rooms that are removed.
+    pub(super) fn forget_bodies(&self, room: RoomNum) {
+        self.bodies.retain(|(of, _), _| *of != room);
+        self.contents.retain(|(of, _, _), _| *of != room);
+    }
+}
+
+impl Store {
+    /// The content of an event, in its redacted form or not: as `parse` made it of the body when it
+    /// was first asked for.
+    ///
+    /// # Errors
+    /// When the body cannot be read, or not be parsed.
+    pub fn with_content<T>(
+        &self,
+        (room, event, redacted): (RoomNum, EventNum, bool),
+        parse: impl FnOnce(&[u8]) -> Option<Value>,
+        then: impl FnOnce(&Value) -> T,
+    ) -> Result<T, StoreError> {
+        let content = self.caches.contents.get_or_insert_with(&(room, event, redacted), || {
+            let body = self.body(room, event)?;
+            let damaged = || StoreError::corrupt("content", body.event_id.as_bytes());
+            let value = parse(&body.pdu).ok_or_else(damaged)?;
+            Ok::<_, StoreError>(Arc::new(Content { value, text_bytes: body.pdu.len() }))
+        })?;
+        Ok(then(&content.value))
     }
 }
 
@@ -68,6 +147,14 @@ impl View for Store {
             .take(limit)
             .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), value))?))
             .collect()
+    }
+
+    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
+        self.caches.bodies.get_or_insert_with(&(room, event), || {
+            let key = keys::body(room, event);
+            let body = self.read("body", &key, body::decode)?;
+            body.ok_or_else(|| StoreError::corrupt("body", &key))
+        })
     }
 
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {

@@ -27,6 +27,9 @@ pub struct Edit<'s> {
     number: RoomNum,
     changes: BTreeMap<Vec<u8>, Option<IVec>>,
     pages: BTreeMap<u32, Page>,
+    has_unsettled: bool,
+    /// Events whose bodies are written or removed.
+    bodies: Vec<EventNum>,
     _guard: MutexGuard<'s, ()>,
 }
 
@@ -37,8 +40,16 @@ impl<'s> Edit<'s> {
         (number, room): (RoomNum, Room),
         is_new: bool,
     ) -> Self {
-        let (changes, pages) = (BTreeMap::new(), BTreeMap::new());
-        let mut edit = Self { room, store, number, changes, pages, _guard: guard };
+        let mut edit = Self {
+            room,
+            store,
+            number,
+            changes: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            has_unsettled: false,
+            bodies: Vec::new(),
+            _guard: guard,
+        };
         if is_new {
             edit.put(keys::room_by_name(&edit.room.room_id), number.0.to_be_bytes().to_vec());
         }
@@ -62,6 +73,7 @@ impl<'s> Edit<'s> {
     /// Keeps an event's body.
     pub fn put_body(&mut self, event: EventNum, event_id: &str, pdu: &[u8]) {
         self.put(keys::body(self.number, event), body::encode(event_id, pdu));
+        self.bodies.push(event);
     }
 
     /// An event's node as it stands now.
@@ -133,6 +145,7 @@ impl<'s> Edit<'s> {
             page.remove(event);
         }
         self.remove(keys::body(self.number, event));
+        self.bodies.push(event);
         self.remove_given_state(event);
         self.bury(event_id);
         self.room.purged += 1;
@@ -186,7 +199,14 @@ impl<'s> Edit<'s> {
 
     /// Notes that the state of an event may be known now.
     pub fn put_unsettled(&mut self, event: EventNum) {
+        self.has_unsettled = true;
         self.put(keys::unsettled(self.number, event), Vec::new());
+    }
+
+    /// Whether such a note was made.
+    #[must_use]
+    pub fn has_unsettled(&self) -> bool {
+        self.has_unsettled
     }
 
     /// Takes such a note back.
@@ -262,7 +282,9 @@ impl<'s> Edit<'s> {
                 None => batch.remove(key),
             }
         }
-        self.store.noted(self.store.tree.apply_batch(batch))
+        self.store.noted(self.store.tree.apply_batch(batch))?;
+        self.bodies.iter().for_each(|it| self.store.caches.forget_body(self.number, *it));
+        Ok(())
     }
 
     fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {

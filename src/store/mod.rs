@@ -169,7 +169,8 @@ pub struct Store {
 pub struct Options {
     /// Where it lies; made if it is not there.
     pub data_dir: PathBuf,
-    /// Memory for caches, in bytes: an eighth of it for states, the rest for sled's pages.
+    /// Memory for caches, in bytes: an eighth of it for states, a quarter for events as they are
+    /// served, the rest for sled's pages.
     pub cache_bytes: u64,
     /// Bytes of the volume that are never written to: sled cannot open a store on a full disk.
     pub reserved_bytes: u64,
@@ -212,7 +213,7 @@ impl Store {
         }
         let tree = sled::Config::new()
             .path(&graph)
-            .cache_capacity(options.cache_bytes - options.cache_bytes / 8)
+            .cache_capacity(options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4)
             // We flush before each acknowledgement; nothing else needs to be on disk earlier.
             .flush_every_ms(None)
             .open()?;
@@ -222,7 +223,7 @@ impl Store {
             room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
-            caches: disk::Caches::new(options.cache_bytes / 8),
+            caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: options.data_dir.clone(),
             reserved_bytes: options.reserved_bytes,
             removals: AtomicU64::new(0),

@@ -113,7 +113,7 @@ fn a_body_under_anothers_number_is_named() {
 fn a_changed_body_is_named() {
     let found = damaged(|edit| {
         let body = edit.body(edit.room_num(), EventNum(9)).unwrap();
-        let text = String::from_utf8(body.pdu).unwrap().replacen("hs1", "hs2", 1);
+        let text = String::from_utf8(body.pdu.to_vec()).unwrap().replacen("hs1", "hs2", 1);
         edit.put_body(EventNum(9), &body.event_id, text.as_bytes());
     });
     assert!(!found.is_empty());

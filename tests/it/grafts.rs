@@ -185,7 +185,7 @@ fn picture(memory: &Memory, rooms: &Rooms, second: bool) -> Picture {
         let asked = query::explain_access(cx, (&room_id, it), (&server, &server));
         (it.clone(), format!("{:?}", asked.ok()).into_bytes())
     });
-    let events = listed.into_iter().chain(asked).map(|it| (it.event_id, it.pdu));
+    let events = listed.into_iter().chain(asked).map(|it| (it.event_id, it.pdu.to_vec()));
     Picture {
         answers: answers.iter().map(|it| it.ask(cx)).collect(),
         states: ids.iter().map(state).collect(),

@@ -27,6 +27,11 @@ use tower::service_fn;
 
 use super::{HISTORY_SERVICE, options::HistoryOptions};
 
+/// What may be under way at once: a whole answer, so that none waits for permission to go on; and
+/// several of them on the connection.
+const STREAM_WINDOW: u32 = 9 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that has lost its other end is noticed after the sum of the two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -196,6 +201,8 @@ impl Pool {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_with_connector_lazy(dial);
         Arc::new(Endpoint {
             address,

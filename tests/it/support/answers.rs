@@ -77,7 +77,7 @@ impl Question {
             Ok(Page { events, end, missing_event_ids, visited }) => {
                 let event = |it| {
                     let ServedEvent { event_id, pdu, form } = it;
-                    (event_id, form, pdu)
+                    (event_id, form, pdu.to_vec())
                 };
                 let events = events.into_iter().map(event).collect();
                 Ok(Served { events, end, missing_event_ids, visited })

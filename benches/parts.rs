@@ -1,0 +1,155 @@
+//! What the parts of an answer and of an append cost, one by one: `cargo bench --bench parts`.
+
+#[path = "../tests/it/support/builder.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
+mod builder;
+
+use std::{collections::BTreeMap, convert::Infallible, hint::black_box, sync::Arc, time::Duration};
+
+use backscroll::{
+    context::Context,
+    graph::{self, Place},
+    ingest::{self, Outcome},
+    pdu::{Pdu, RoomVersion, VerifyKey, verify_signatures},
+    state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
+    store::{Edit, Options, Store, View},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use builder::{Event, Room};
+use criterion::Criterion;
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::json;
+
+const CREATOR: &str = "@creator:ours.example";
+
+fn main() {
+    let mut criterion =
+        Criterion::default().measurement_time(Duration::from_secs(2)).configure_from_args();
+    walk(&mut criterion);
+    state_step(&mut criterion);
+    event_check(&mut criterion);
+    in_a_store(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A hundred events of a straight line.
+fn walk(criterion: &mut Criterion) {
+    let node = |id: u32| {
+        let prev_events = id.checked_sub(1).into_iter().collect();
+        let place = Place { depth: id.into(), arrival: id.into() };
+        Ok::<_, Infallible>(Some(graph::Node {
+            place,
+            servable: true,
+            prev_events,
+            has_gap: false,
+        }))
+    };
+    criterion.bench_function("walk, 100 events", |bencher| {
+        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node));
+    });
+}
+
+/// The nodes of a state in memory.
+#[derive(Default)]
+struct Map(BTreeMap<(u32, u32), Arc<Node>>);
+
+impl Nodes for Map {
+    type Error = Infallible;
+
+    fn node(&self, at: Ptr) -> Result<Arc<Node>, Infallible> {
+        Ok(Arc::clone(self.0.get(&(at.record, at.slot)).expect("a node that was written")))
+    }
+}
+
+/// One member more, in a room of 100,000.
+fn state_step(criterion: &mut Criterion) {
+    let mut nodes = Map::default();
+    let value = |event| Value::Event { event, membership: Membership::Joined };
+    let mut first = map::Edit::new(&nodes, None);
+    for event in 0..100_000 {
+        let key = Key::of_state("m.room.member", &format!("@user:server{event}.example"));
+        first.set(key, Some(value(event))).expect("it cannot fail");
+    }
+    let written = first.finish(0).expect("it cannot fail");
+    nodes.0 = (0..).map(|slot| (0, slot)).zip(written.into_iter().map(Arc::new)).collect();
+    let key = Key::of_state("m.room.member", "@another:server.example");
+    criterion.bench_function("state step, 100,000 entries", |bencher| {
+        bencher.iter(|| {
+            let mut edit = map::Edit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
+            edit.set(black_box(key), Some(value(1))).expect("it cannot fail");
+            edit.finish(1)
+        });
+    });
+}
+
+/// What is checked of an event before its room is looked at.
+fn event_check(criterion: &mut Criterion) {
+    let (room, create) = Room::new(RoomVersion::V10, CREATOR);
+    let event = room.message(CREATOR, "good morning, everybody").after([&create]).finish();
+    criterion.bench_function("event check: format, id, hash", |bencher| {
+        bencher.iter(|| {
+            let pdu = Pdu::parse(black_box(event.pdu.as_bytes()), RoomVersion::V10);
+            assert!(pdu.expect("a PDU").content_hash_matches());
+        });
+    });
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let public = VerifyKey::new(key.verifying_key().as_bytes(), i64::MAX);
+    let signature = STANDARD_NO_PAD.encode(key.sign(b"something else").to_bytes());
+    let mut signed: serde_json::Value = serde_json::from_str(&event.pdu).expect("JSON");
+    if let Some(members) = signed.as_object_mut() {
+        members.insert("signatures".to_owned(), json!({"ours.example": {"ed25519:1": signature}}));
+    }
+    let pdu = Pdu::parse(signed.to_string().as_bytes(), RoomVersion::V10).expect("a PDU");
+    // A signature that does not fit takes as long as one that does.
+    criterion.bench_function("event check: one signature", |bencher| {
+        bencher.iter(|| verify_signatures(black_box(&pdu), &|_, _| public));
+    });
+}
+
+/// Bodies, and the state where two branches meet that have set ten entries each.
+fn in_a_store(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cx = Context::new(Store::open(&Options::small(dir.path())).expect("a store"));
+    let (room, create) = Room::new(RoomVersion::V10, CREATOR);
+    let append = |event: Event| {
+        let outcome = ingest::append(&cx, &room.accepted(&event)).expect("a working store");
+        assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
+        event
+    };
+    let auth = |event: &Event| vec![event.event_id.clone()];
+    let create = append(create);
+    let join = room.member(CREATOR, CREATOR, "join").after([&create]).authorised_by(auth(&create));
+    let join = append(join.finish());
+    let mut ends = Vec::new();
+    for branch in 0..2 {
+        let mut end = join.clone();
+        for entry in 0..10 {
+            let state = room.state(CREATOR, "entry", &entry.to_string(), json!({"by": branch}));
+            let ids = [create.event_id.clone(), join.event_id.clone()];
+            end = append(state.after([&end]).authorised_by(ids).finish());
+        }
+        ends.push(end);
+    }
+    let meeting = append(room.message(CREATOR, "hello").after(&ends).finish());
+    let pdu = Pdu::parse(meeting.pdu.as_bytes(), RoomVersion::V10).expect("a PDU");
+    let number = cx.store.room_num(&room.room_id).expect("it reads").expect("a room");
+    let event = cx.store.event_num(number, &meeting.event_id).expect("it reads").expect("held");
+    let edit =
+        || -> Edit<'_> { cx.store.edit(&room.room_id, None).expect("it reads").expect("a room") };
+    criterion.bench_function("resolution, two branches of ten entries", |bencher| {
+        bencher.iter(|| {
+            let derived = ingest::derive(&mut edit(), event, &pdu).expect("it reads");
+            assert!(derived.state_after.is_some());
+        });
+    });
+    criterion.bench_function("body, encode", |bencher| {
+        let mut edit = edit();
+        bencher
+            .iter(|| edit.put_body(event, &meeting.event_id, black_box(pdu.bytes_as_received())));
+    });
+    criterion.bench_function("body, decode", |bencher| {
+        let mut edit = edit();
+        edit.put_body(event, &meeting.event_id, pdu.bytes_as_received());
+        bencher.iter(|| edit.body(number, black_box(event)).expect("it reads"));
+    });
+}
