@@ -81,13 +81,16 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(
         return Ok(());
     };
     let mut node = edit.node(target)?;
-    if node.flags.redacted || node.flags.redaction_pending {
+    let is_hidden = node.flags.redacted || node.flags.redaction_pending;
+    if is_hidden {
         let parsed = parse_held(edit, target, version_of(edit)?)?;
         if let Some(redacted) = parsed.and_then(|it| it.redacted().ok()) {
             edit.put_body(target, target_id, redacted.bytes_as_received());
         }
     }
     (node.flags.redacted, node.flags.redaction_pending) = derive(edit, target, target_id)?;
+    // Whoever has just read the whole body is still to hide it.
+    node.flags.redacted |= is_hidden;
     edit.put_node(target, node)
 }
 
