@@ -21,7 +21,7 @@ fn after(looks: u32) -> (Deadline, Arc<AtomicU32>) {
 }
 
 fn events(page: &Page) -> Vec<(&str, &[u8])> {
-    page.events.iter().map(|it| (it.event_id.as_str(), it.pdu.as_slice())).collect()
+    page.events.iter().map(|it| (it.event_id.as_str(), it.pdu.as_ref())).collect()
 }
 
 /// Asks with a deadline at each step of the way.
