@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, env = "BACKSCROLL_OTLP_ENDPOINT", value_name = "URL")]
     pub(super) otlp_endpoint: Option<String>,
 
-    /// Memory for the store's page cache, in MiB.
+    /// Memory for caches, in MiB: the store's pages, states, events as they are served.
     #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
     cache_mib: u64,
 
