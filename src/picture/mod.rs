@@ -1,4 +1,4 @@
-//! A room's event graph as a picture for people: [`svg`] draws it, [`dot`] says it in Graphviz's
+//! A room's event graph as a picture for people: [`svg()`] draws it, [`dot()`] says it in Graphviz's
 //! language. Pure, and the same events always give the same text.
 
 mod dot;

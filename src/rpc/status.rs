@@ -51,6 +51,7 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         StoreError::Sled(_)
         | StoreError::File { .. }
         | StoreError::InUse(_)
+        | StoreError::CutOff { .. }
         | StoreError::NewerFormat { .. } => {
             with_reason(Code::Internal, "STORE_FAILED", "the store failed")
         }

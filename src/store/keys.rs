@@ -27,6 +27,7 @@ impl Tag {
     const SERVER_KEYS: Self = Self(0x0e);
     const WANTED: Self = Self(0x0f);
     const DELETED_ROOM: Self = Self(0x10);
+    const MARK: Self = Self(0x11);
 }
 
 /// Every kind of record whose key goes on with the number of a room, but for the room's own.
@@ -83,6 +84,11 @@ fn hashed(id: &str) -> [u8; 16] {
 
 pub(crate) fn format() -> Vec<u8> {
     Key::new(Tag::FORMAT).0
+}
+
+/// How often the store was flushed.
+pub(crate) fn mark() -> Vec<u8> {
+    Key::new(Tag::MARK).0
 }
 
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {

@@ -24,6 +24,7 @@
 //! 0e server name                   the server's signing keys
 //! 0f room hash(event id) event     an event not held that a given state names, and whose state
 //! 10 room                          deleted: what is left of it is to be removed
+//! 11                               how often the store was flushed
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -42,9 +43,11 @@ mod codec;
 mod deletion;
 mod disk;
 mod edit;
+mod error;
 mod flush;
 mod format;
 mod keys;
+mod mark;
 mod record;
 mod size;
 mod view;
@@ -52,7 +55,6 @@ mod view;
 use std::{
     collections::BTreeSet,
     fs::{self, File, TryLockError},
-    io,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -63,7 +65,9 @@ use std::{
 pub use body::Body;
 pub use deletion::DeletedRoom;
 pub use edit::Edit;
+pub use error::StoreError;
 use flush::Flushes;
+use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
 pub use view::{StateNodes, Topology, View};
 
@@ -91,59 +95,6 @@ pub enum PrevEvent {
     Missing,
 }
 
-/// Why the store cannot do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The disk, or sled, failed. What was not flushed may or may not be there.
-    #[error("the store failed: {0}")]
-    Sled(#[from] sled::Error),
-    /// A file could not be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A record is missing, misplaced, or does not say what it should.
-    #[error("the store is damaged: {what} (key {key})")]
-    Corrupt {
-        /// What was to be read.
-        what: &'static str,
-        /// Its key, in hexadecimal.
-        key: String,
-    },
-    /// The volume is nearly full. Nothing was written; what is held can still be read.
-    #[error(
-        "the volume of the store has {free} bytes left and {reserved} are kept free for opening \
-         it again: no events are taken until there is more space"
-    )]
-    DiskFull {
-        /// Bytes left.
-        free: u64,
-        /// Bytes that must be left.
-        reserved: u64,
-    },
-    /// Another process has the store open.
-    #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]
-    InUse(PathBuf),
-    /// The store was written by a newer build.
-    #[error("the store has format {found}, this build knows {known}; start the newer build")]
-    NewerFormat {
-        /// What the store says.
-        found: u32,
-        /// What this build knows.
-        known: u32,
-    },
-}
-
-impl StoreError {
-    pub(crate) fn corrupt(what: &'static str, key: &[u8]) -> Self {
-        let key = key.iter().map(|it| format!("{it:02x}")).collect();
-        Self::Corrupt { what, key }
-    }
-}
-
 /// The store. Cheap to share by reference; one process at a time.
 pub struct Store {
     tree: sled::Db,
@@ -151,6 +102,7 @@ pub struct Store {
     room_locks: Vec<Mutex<()>>,
     erased_users: RwLock<BTreeSet<String>>,
     flushes: Flushes,
+    mark: Mark,
     caches: disk::Caches,
     data_dir: PathBuf,
     reserved_bytes: u64,
@@ -223,6 +175,7 @@ impl Store {
             room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
+            mark: Mark::new(&options.data_dir),
             caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: options.data_dir.clone(),
             reserved_bytes: options.reserved_bytes,
@@ -231,6 +184,7 @@ impl Store {
             failed: AtomicBool::new(false),
             _lock: lock,
         };
+        store.check_mark()?;
         store.check_format()?;
         store.load()?;
         Ok(store)
@@ -381,7 +335,7 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.flushes.wait(|| self.noted(self.tree.flush().map(drop)))
+        self.flushes.wait(|| self.flush_counted())
     }
 
     /// Whether there is space to write to.

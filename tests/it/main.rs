@@ -25,6 +25,7 @@ mod purge;
 mod readme;
 mod recorded;
 mod restart;
+mod rot;
 mod server_keys;
 mod support;
 mod traces;

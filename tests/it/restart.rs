@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::support::{
     clients::Clients,
     faults,
+    numbers::Numbers,
     process::Process,
     worlds::{self, Delivery, World},
 };
@@ -35,37 +36,22 @@ const FLAGS: [&str; 4] = ["--reserved-mib", "0", "--cache-mib", "16"];
 const VERSIONS: [RoomVersion; 5] =
     [RoomVersion::V1, RoomVersion::V2, RoomVersion::V6, RoomVersion::V10, RoomVersion::V12];
 
-/// Numbers from a seed: the same every time.
-struct Numbers(u64);
-
-impl Numbers {
-    /// Below `end`.
-    fn next(&mut self, end: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.0;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (it ^ (it >> 31)) % end
+/// A random room, its events in a random order if `shuffled`.
+fn world(numbers: &mut Numbers, name: &str, shuffled: bool) -> World {
+    let mut seed = [0; 32];
+    seed.iter_mut().for_each(|it| *it = u8::try_from(numbers.next(256)).unwrap());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let (steps, _) = worlds::history(STEPS).new_tree(&mut runner).unwrap().current();
+    let version = VERSIONS[usize::try_from(numbers.next(5)).unwrap()];
+    let mut world = World::named(version, &steps, name);
+    if shuffled {
+        let mut order: Vec<(u64, Delivery)> =
+            world.deliveries.drain(..).map(|it| (numbers.next(1 << 32), it)).collect();
+        order.sort_by_key(|it| it.0);
+        world.deliveries.extend(order.into_iter().map(|it| it.1));
     }
-
-    /// A random room, its events in a random order if `shuffled`.
-    fn world(&mut self, name: &str, shuffled: bool) -> World {
-        let mut seed = [0; 32];
-        seed.iter_mut().for_each(|it| *it = u8::try_from(self.next(256)).unwrap());
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-        let (steps, _) = worlds::history(STEPS).new_tree(&mut runner).unwrap().current();
-        let version = VERSIONS[usize::try_from(self.next(5)).unwrap()];
-        let mut world = World::named(version, &steps, name);
-        if shuffled {
-            let mut order: Vec<(u64, Delivery)> =
-                world.deliveries.drain(..).map(|it| (self.next(1 << 32), it)).collect();
-            order.sort_by_key(|it| it.0);
-            world.deliveries.extend(order.into_iter().map(|it| it.1));
-        }
-        world
-    }
+    world
 }
 
 /// Acknowledged events: the room, the event, the bytes.
@@ -100,7 +86,7 @@ async fn load(mut clients: Clients, name: String, mut numbers: Numbers) -> Ackno
     let sending = tokio::spawn(async move {
         for room in 0.. {
             let shuffled = numbers.next(2) == 0;
-            let world = numbers.world(&format!("{name}-{room}"), shuffled);
+            let world = world(&mut numbers, &format!("{name}-{room}"), shuffled);
             for delivery in &world.deliveries {
                 let request = request(&world, delivery);
                 let of = (request.room_id.clone(), request.event_id.clone());

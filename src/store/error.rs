@@ -1,0 +1,70 @@
+//! Why the store cannot do what it was asked, said so that an operator knows what to do next.
+
+use std::{io, path::PathBuf};
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, or sled, failed. What was not flushed may or may not be there.
+    #[error("the store failed: {0}")]
+    Sled(#[from] sled::Error),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record is missing, misplaced, or does not say what it should.
+    #[error("the store is damaged: {what} (key {key})")]
+    Corrupt {
+        /// What was to be read.
+        what: &'static str,
+        /// Its key, in hexadecimal.
+        key: String,
+    },
+    /// The volume is nearly full. Nothing was written; what is held can still be read.
+    #[error(
+        "the volume of the store has {free} bytes left and {reserved} are kept free for opening \
+         it again: no events are taken until there is more space"
+    )]
+    DiskFull {
+        /// Bytes left.
+        free: u64,
+        /// Bytes that must be left.
+        reserved: u64,
+    },
+    /// Another process has the store open.
+    #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]
+    InUse(PathBuf),
+    /// The store has held more than it does now.
+    #[error(
+        "the store has lost its end: it was flushed {expected} times and holds {held} of them, so \
+         its files were changed or put back; restore a backup, or delete {mark} to go on with what \
+         is left"
+    )]
+    CutOff {
+        /// What it holds.
+        held: u64,
+        /// What it has held.
+        expected: u64,
+        /// The file that says so.
+        mark: PathBuf,
+    },
+    /// The store was written by a newer build.
+    #[error("the store has format {found}, this build knows {known}; start the newer build")]
+    NewerFormat {
+        /// What the store says.
+        found: u32,
+        /// What this build knows.
+        known: u32,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(what: &'static str, key: &[u8]) -> Self {
+        let key = key.iter().map(|it| format!("{it:02x}")).collect();
+        Self::Corrupt { what, key }
+    }
+}

@@ -1,0 +1,98 @@
+//! How much the store has held, kept beside it. sled ends its log at the first bytes that it cannot
+//! read and goes on from there, as after a crash: what changed bytes cut off would be gone without
+//! a word. So every flush is counted in the tree, and a file says how many there have been.
+//!
+//! The file is written now and then and when the store is closed, always after the flush it counts:
+//! it never says more than is on disk, whatever is killed when.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    Store, StoreError, View,
+    codec::{Malformed, seal, unseal},
+    keys,
+};
+
+const FILE: &str = "MARK";
+/// How often it is written at most.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The count of flushes, and when it was last told to the file.
+pub(super) struct Mark {
+    path: PathBuf,
+    flushes: AtomicU64,
+    written: Mutex<Option<Instant>>,
+}
+
+impl Mark {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        let path = data_dir.join(FILE);
+        Self { path, flushes: AtomicU64::new(0), written: Mutex::default() }
+    }
+
+    /// What the file says. What cannot be read says nothing.
+    fn read(&self) -> Option<u64> {
+        number(unseal(FILE.as_bytes(), &fs::read(&self.path).ok()?).ok()?).ok()
+    }
+
+    fn write(&self) {
+        let count = self.flushes.load(Ordering::SeqCst).to_be_bytes().to_vec();
+        let new = self.path.with_extension("new");
+        let written = fs::write(&new, seal(FILE.as_bytes(), count));
+        if let Err(error) = written.and_then(|()| fs::rename(&new, &self.path)) {
+            tracing::debug!(%error, "cannot write the mark; the last one stays");
+        }
+    }
+}
+
+impl Store {
+    /// Compares what the tree holds with what the file says.
+    pub(super) fn check_mark(&self) -> Result<(), StoreError> {
+        let held = self.read("mark", &keys::mark(), number)?.unwrap_or(0);
+        match self.mark.read() {
+            Some(expected) if expected > held => {
+                Err(StoreError::CutOff { held, expected, mark: self.mark.path.clone() })
+            }
+            _ => {
+                self.mark.flushes.store(held, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    }
+
+    /// Flushes, and counts it. One at a time.
+    pub(super) fn flush_counted(&self) -> Result<(), StoreError> {
+        let count = self.mark.flushes.load(Ordering::SeqCst) + 1;
+        let value = seal(&keys::mark(), count.to_be_bytes().to_vec());
+        self.noted(self.tree.insert(keys::mark(), value))?;
+        self.noted(self.tree.flush())?;
+        self.mark.flushes.store(count, Ordering::SeqCst);
+        let mut written = self.mark.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_none_or(|it| it.elapsed() >= EVERY) {
+            self.mark.write();
+            *written = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A failed store may have written less than was counted.
+        if !self.has_failed() {
+            self.mark.write();
+        }
+    }
+}
+
+fn number(bytes: &[u8]) -> Result<u64, Malformed> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| Malformed)
+}

@@ -1,0 +1,154 @@
+//! Bytes of the store's files that have changed: either the opening says so, or `verify` names the
+//! damage, or all answers are still right. Never a wrong answer, and never a panic: a request that
+//! needs what is damaged is refused.
+//!
+//! `BACKSCROLL_ROT_ROUNDS` makes it longer, `BACKSCROLL_ROT_SEED` repeats what was printed.
+
+use std::{
+    env, fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use backscroll::{
+    context::Context,
+    store::{Options, Store},
+};
+
+use crate::support::{
+    answers::{Answer, Question},
+    faults, load,
+    numbers::Numbers,
+    rooms::{self, RecordedRoom},
+};
+
+const ROUNDS: u64 = 12;
+const ROOMS: [&str; 5] =
+    ["forks-v2", "visibility-v12", "redactions-v11", "acl-v10", "rejected-v10"];
+
+/// How a run is made longer, or repeated.
+#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|it| it.parse().unwrap())
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, target).unwrap();
+        }
+    }
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if fs::metadata(&path).unwrap().len() > 0 {
+            found.push(path);
+        }
+    }
+    found.sort();
+}
+
+/// Changes a file: some bits, a block of zeros, or its end.
+fn damage(dir: &Path, numbers: &mut Numbers) -> String {
+    let mut found = Vec::new();
+    files(dir, &mut found);
+    let path = &found[usize::try_from(numbers.next(found.len().try_into().unwrap())).unwrap()];
+    let mut bytes = fs::read(path).unwrap();
+    let length = bytes.len().try_into().unwrap();
+    let at = usize::try_from(numbers.next(length)).unwrap();
+    let what = match numbers.next(6) {
+        0 => {
+            bytes.truncate(at);
+            "cut off"
+        }
+        1 => {
+            let end = bytes.len().min(at + 512);
+            bytes[at..end].fill(0);
+            "zeros"
+        }
+        _ => {
+            for _ in 0..=numbers.next(8) {
+                let at = usize::try_from(numbers.next(length)).unwrap();
+                bytes[at] ^= 1 << numbers.next(8);
+            }
+            "bits"
+        }
+    };
+    fs::write(path, bytes).unwrap();
+    format!("{what} in {} at {at}", path.file_name().unwrap().display())
+}
+
+fn answers(cx: &Context, rooms: &[RecordedRoom]) -> Vec<Answer> {
+    let questions = rooms.iter().flat_map(|room| {
+        room.requests.iter().map(|it| Question::recorded(&room.header.room_id, it))
+    });
+    questions.map(|it| it.ask(cx)).collect()
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    rounds: u64,
+    not_opened: u64,
+    named_by_verify: u64,
+    refused_by_requests: u64,
+    all_right: u64,
+}
+
+#[test]
+fn changed_bytes_are_named_or_do_no_harm() {
+    let rooms: Vec<RecordedRoom> =
+        rooms::bundled().into_iter().filter(|it| ROOMS.contains(&it.name.as_str())).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let cx = Context::new(Store::open(&Options::small(&whole)).unwrap());
+    rooms.iter().for_each(|it| load::append_room(&cx, it));
+    cx.store.flush().unwrap();
+    let truth = answers(&cx, &rooms);
+    drop(cx);
+
+    let rounds = number("BACKSCROLL_ROT_ROUNDS").unwrap_or(ROUNDS);
+    let seed = number("BACKSCROLL_ROT_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap().as_secs()
+    });
+    println!("BACKSCROLL_ROT_SEED={seed} BACKSCROLL_ROT_ROUNDS={rounds}");
+    let (mut numbers, mut table) = (Numbers(seed), Table::default());
+    for round in 0..rounds {
+        let damaged = dir.path().join(round.to_string());
+        copy(&whole, &damaged);
+        let what = damage(&damaged, &mut numbers);
+        let open = || Store::open(&Options::small(&damaged));
+        let opened = catch_unwind(AssertUnwindSafe(open));
+        let opened = opened.unwrap_or_else(|_| panic!("round {round}: {what}: opening panics"));
+        table.rounds += 1;
+        let Ok(store) = opened else {
+            table.not_opened += 1;
+            continue;
+        };
+        let cx = Context::new(store);
+        let asked = catch_unwind(AssertUnwindSafe(|| answers(&cx, &rooms)));
+        let asked = asked.unwrap_or_else(|_| panic!("round {round}: {what}: a request panics"));
+        let found = catch_unwind(AssertUnwindSafe(|| faults::of(&cx.store)));
+        let found = found.unwrap_or_else(|_| panic!("round {round}: {what}: verify panics"));
+        // What was asked before the damage was looked for: refused, or right.
+        let wrong = asked.iter().zip(&truth).filter(|(answer, truth)| answer != truth);
+        let is_refused = |it: &(&Answer, &Answer)| {
+            it.0.as_ref().is_err_and(|text| text.contains("damaged") || text.contains("failed"))
+        };
+        let (refused, wrong): (Vec<_>, Vec<_>) = wrong.partition(is_refused);
+        let wrong = wrong.len();
+        assert!(wrong == 0, "round {round}: {what}: {wrong} wrong answers; faults: {found:?}");
+        table.refused_by_requests += u64::from(!refused.is_empty());
+        if found.is_empty() { table.all_right += 1 } else { table.named_by_verify += 1 }
+    }
+    println!("{table:?}");
+}
