@@ -114,6 +114,13 @@ fn changed_bytes_are_named_or_do_no_harm() {
     cx.store.flush().unwrap();
     let truth = answers(&cx, &rooms);
     drop(cx);
+    // sled reads its log when it opens, and only from the snapshot on that the last opening wrote:
+    // what lies before is read when it is asked for. Both kinds are damaged in turn.
+    let snapped = dir.path().join("snapped");
+    copy(&whole, &snapped);
+    for _ in 0..2 {
+        drop(Store::open(&Options::small(&snapped)).unwrap());
+    }
 
     let rounds = number("BACKSCROLL_ROT_ROUNDS").unwrap_or(ROUNDS);
     let seed = number("BACKSCROLL_ROT_SEED").unwrap_or_else(|| {
@@ -124,7 +131,7 @@ fn changed_bytes_are_named_or_do_no_harm() {
     let (mut numbers, mut table) = (Numbers(seed), Table::default());
     for round in 0..rounds {
         let damaged = dir.path().join(round.to_string());
-        copy(&whole, &damaged);
+        copy(if round % 2 == 0 { &whole } else { &snapped }, &damaged);
         let what = damage(&damaged, &mut numbers);
         let open = || Store::open(&Options::small(&damaged));
         let opened = catch_unwind(AssertUnwindSafe(open));
