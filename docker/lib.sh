@@ -70,8 +70,8 @@ stop_peers() {
   [ "$code" = 0 ] || die "questions failed"
 }
 
-# The load generator.
+# The load generator; and everything else, as the tests build it: then nothing is built twice.
 build_peers() {
-  (cd "$root" && cargo build -q --locked --example peers)
+  (cd "$root" && cargo build -q --locked --workspace --all-targets)
   peers="$root/target/debug/examples/peers"
 }

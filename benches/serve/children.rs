@@ -118,10 +118,17 @@ fn address_in(log: &str) -> Option<SocketAddr> {
     words.rev().find_map(|it| it.trim_start_matches("[0m").parse().ok())
 }
 
-/// The gateway is a package of its own, which `cargo bench` has not built as a program.
+/// The gateway is a package of its own, which `cargo bench` has not built as a program. `cargo test`
+/// has, together with all the rest: asked for in the same words, nothing is built again.
 fn build_gateway() -> anyhow::Result<PathBuf> {
+    let what: &[&str] = if cfg!(debug_assertions) {
+        &["--workspace", "--all-targets"]
+    } else {
+        &["--release", "-p", "backscroll-gateway"]
+    };
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "-p", "backscroll-gateway"])
+        .args(["build", "--quiet"])
+        .args(what)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()?;
     ensure!(built.success(), "the gateway does not build");
