@@ -118,22 +118,20 @@ fn address_in(log: &str) -> Option<SocketAddr> {
     words.rev().find_map(|it| it.trim_start_matches("[0m").parse().ok())
 }
 
-/// The gateway is a package of its own, which `cargo bench` has not built as a program. `cargo test`
-/// has, together with all the rest: asked for in the same words, nothing is built again.
+/// The gateway is a package of its own, which `cargo bench` has not built as a program; the tests
+/// of the workspace have.
 fn build_gateway() -> anyhow::Result<PathBuf> {
-    let what: &[&str] = if cfg!(debug_assertions) {
-        &["--workspace", "--all-targets"]
-    } else {
-        &["--release", "-p", "backscroll-gateway"]
-    };
+    let program = Path::new(env!("CARGO_BIN_EXE_backscroll")).with_file_name("backscroll-gateway");
+    if cfg!(debug_assertions) {
+        ensure!(program.exists(), "build the gateway first: cargo build --workspace");
+        return Ok(program);
+    }
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet"])
-        .args(what)
+        .args(["build", "--quiet", "--release", "-p", "backscroll-gateway"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()?;
     ensure!(built.success(), "the gateway does not build");
-    let binaries = Path::new(env!("CARGO_BIN_EXE_backscroll"));
-    Ok(binaries.with_file_name("backscroll-gateway"))
+    Ok(program)
 }
 
 /// A process, as the kernel sees it.
