@@ -16,5 +16,8 @@ fn main() -> io::Result<()> {
     let descriptors = protox::compile(PROTOS, ["proto"]).map_err(io::Error::other)?;
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::proto::Codec")
+        .compile_fds(descriptors)
 }

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use backscroll::cli::Cli;
 use clap::Parser as _;
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::parse().start() {

@@ -4,11 +4,15 @@ use anyhow::Context as _;
 use backscroll_gateway::{config::Config, server};
 use backscroll_telemetry::{self as telemetry, Logs};
 use clap::Parser as _;
+use mimalloc::MiMalloc;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -10,7 +10,6 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, metadata::MetadataMap};
 
 use super::{blocking, status};
@@ -59,15 +58,18 @@ impl Work {
             None => place.await,
         };
         let place = place.map_err(|_| status::stopping())?;
-        let gone = CancellationToken::new();
-        let _left = gone.clone().drop_guard();
-        let passed = move || gone.is_cancelled() || until.is_some_and(|it| Instant::now() >= it);
+        let caller = Arc::new(());
+        let left = Arc::downgrade(&caller);
+        let passed =
+            move || left.strong_count() == 0 || until.is_some_and(|it| Instant::now() >= it);
         let deadline = Deadline::new(passed);
         let done = blocking(&self.metrics, move || {
             let _place = place;
             deadline.check().map(|()| work(&deadline))
         });
-        done.await?.map_err(|_| status::deadline_exceeded())
+        let done = done.await;
+        drop(caller);
+        done?.map_err(|_| status::deadline_exceeded())
     }
 }
 

@@ -31,6 +31,8 @@ use super::{HISTORY_SERVICE, options::HistoryOptions};
 /// several of them on the connection.
 const STREAM_WINDOW: u32 = 9 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+/// What comes in one piece: most answers. The default, 16 KiB, would be five pieces of a usual one.
+const MAX_FRAME: u32 = 1 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that has lost its other end is noticed after the sum of the two.
@@ -203,6 +205,7 @@ impl Pool {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
             .connect_with_connector_lazy(dial);
         Arc::new(Endpoint {
             address,
