@@ -48,3 +48,4 @@ pub mod keys;
 pub mod metrics;
 pub mod proto;
 pub mod server_name;
+mod sparing;

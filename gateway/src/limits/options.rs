@@ -88,6 +88,26 @@ pub struct LimitOptions {
     )]
     pub body_timeout: Duration,
 
+    /// Most requests of everybody that are answered at the same time; others wait for their turn
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_CONCURRENCY",
+        value_name = "COUNT",
+        default_value = "128",
+        value_parser = count
+    )]
+    pub concurrency: usize,
+
+    /// How long a 429 is held back, so that whoever asks again at once does so less often
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_REFUSAL_DELAY",
+        value_name = "SECONDS",
+        default_value = "1",
+        value_parser = crate::config::seconds
+    )]
+    pub refusal_delay: Duration,
+
     /// Most requests of one server that are answered at the same time
     #[arg(
         long,
@@ -160,6 +180,8 @@ impl Default for LimitOptions {
             max_body_bytes: 256 * 1024,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            concurrency: 128,
+            refusal_delay: Duration::from_secs(1),
             server_concurrency: 16,
             server_rate: 500,
             server_burst: 1_000,
