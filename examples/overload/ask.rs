@@ -30,13 +30,15 @@ pub(super) struct Counts {
 }
 
 /// Asks on so many connections for so long: each as soon as it has its answer, or all together so
-/// many a second. Connections are made beforehand.
+/// many a second. Connections are made beforehand, and what comes after the end does not count. Also
+/// says what `cpu` has grown by from the start to the end.
 pub(super) async fn ask(
     gateway: SocketAddr,
     requests: &Arc<Vec<String>>,
     (connections, rate): (u32, Option<f64>),
     part: Duration,
-) -> Arc<Counts> {
+    cpu: impl Fn() -> anyhow::Result<Duration>,
+) -> anyhow::Result<(Arc<Counts>, Duration)> {
     let counts = Arc::new(Counts::default());
     let mut asking = JoinSet::new();
     let now = Instant::now();
@@ -54,8 +56,12 @@ pub(super) async fn ask(
             connection(gateway, (&requests, at), (first, each, start + part), &counts).await;
         });
     }
+    time::sleep_until(start).await;
+    let before = cpu()?;
+    time::sleep_until(start + part).await;
+    let used = cpu()?.saturating_sub(before);
     asking.join_all().await;
-    counts
+    Ok((counts, used))
 }
 
 /// One connection, made again when it breaks.
@@ -83,8 +89,10 @@ async fn connection(
                 Ok(Ok(429)) => &counts.refused,
                 _ => &counts.failed,
             };
-            counted.fetch_add(1, Ordering::Relaxed);
             let now = Instant::now();
+            if now < end {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
             // What could not be asked in time is not asked later.
             next = each.map_or(now, |each| (next + each).max(now));
             if !matches!(answer, Ok(Ok(_))) {

@@ -6,8 +6,8 @@
 //! ten times that, whatever they hear. The two take turns, and only the ratio is worth something.
 //! Exit code 1 if a goal is missed.
 //!
-//! `cargo run --release --example overload` (`-- SECONDS CONNECTIONS DELAY` for
-//! others than 5 a part, 3,000, and the gateway's own `--refusal-delay`)
+//! `cargo run --release --example overload` (`-- SECONDS CONNECTIONS RATE` for
+//! others than 5 a part, 3,000, and the gateway's own `--refusal-rate`)
 
 use std::{
     fs,
@@ -45,17 +45,17 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |nth: usize| arguments.get(nth).map(|it| it.parse::<f64>()).transpose();
+    let number = |nth: usize| arguments.get(nth).map(|it| it.parse::<u32>()).transpose();
     let serves = arguments.first().is_some_and(|it| it == "serve");
     keep_to_half_of_the_cores(serves)?;
     // After that: the runtime has as many threads as it sees cores.
     let runtime = tokio::runtime::Runtime::new()?;
     if serves {
-        return runtime.block_on(serve::serve(number(1)?.map(Duration::from_secs_f64)));
+        return runtime.block_on(serve::serve(number(1)?));
     }
     let services = Services::start(arguments.get(2))?;
-    let part = Duration::from_secs_f64(number(0)?.unwrap_or(5.0));
-    let connections = arguments.get(1).map_or(Ok(OPEN), |it| it.parse())?;
+    let part = Duration::from_secs(number(0)?.unwrap_or(5).into());
+    let connections = number(1)?.unwrap_or(OPEN);
     runtime.block_on(measure(&services, part, connections))
 }
 
@@ -84,11 +84,11 @@ struct Services {
 }
 
 impl Services {
-    fn start(refusal_delay: Option<&String>) -> anyhow::Result<Self> {
+    fn start(refusal_rate: Option<&String>) -> anyhow::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg("serve")
-            .args(refusal_delay)
+            .args(refusal_rate)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
@@ -160,22 +160,22 @@ async fn measure(services: &Services, part: Duration, connections: u32) -> anyho
     let answer = federation.ask(services.gateway, first).await;
     ensure!(answer.status.is_success(), "{}: {:?}", answer.status, answer.body);
     let requests = Arc::new(signed(&federation, &questions));
-    ask::ask(services.gateway, &requests, (CLOSED, None), Duration::from_secs(1)).await;
+    let ask =
+        async |of, part| ask::ask(services.gateway, &requests, of, part, || services.cpu()).await;
+    ask((CLOSED, None), Duration::from_secs(1)).await?;
 
     let (mut closed, mut open) = (Sum::default(), Sum::default());
     let (mut before, mut wanted) = (0, 0.0);
     for round in 0..ROUNDS {
-        let cpu = services.cpu()?;
-        let counts = ask::ask(services.gateway, &requests, (CLOSED, None), part).await;
-        closed.add(&counts, services.cpu()? - cpu)?;
+        let (counts, cpu) = ask((CLOSED, None), part).await?;
+        closed.add(&counts, cpu)?;
         if round == 0 {
             before = services.peak_mib()?;
         }
         let rate = closed.answered / f64::from(round + 1) / part.as_secs_f64() * TIMES;
         wanted += rate * part.as_secs_f64();
-        let cpu = services.cpu()?;
-        let counts = ask::ask(services.gateway, &requests, (connections, Some(rate)), part).await;
-        open.add(&counts, services.cpu()? - cpu)?;
+        let (counts, cpu) = ask((connections, Some(rate)), part).await?;
+        open.add(&counts, cpu)?;
     }
     report(part, connections, (closed, open), wanted);
     println!("memory         at most {} MiB, {before} before", services.peak_mib()?);

@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use backscroll::{
@@ -24,7 +23,7 @@ use tokio::net::TcpListener;
 use super::{DEADLINE, DESTINATION, ROOM, rooms};
 
 /// Says where the gateway is, and serves until standard input ends.
-pub(super) async fn serve(refusal_delay: Option<Duration>) -> anyhow::Result<()> {
+pub(super) async fn serve(refusal_rate: Option<u32>) -> anyhow::Result<()> {
     // As an operator would have it: lines cost something too.
     let logs = Logs { format: LogFormat::Text, filter: "info" };
     let _traces = telemetry::start("overload", logs, None)?;
@@ -32,7 +31,7 @@ pub(super) async fn serve(refusal_delay: Option<Duration>) -> anyhow::Result<()>
     let options = Options { cache_bytes: 64 << 20, ..Options::small(data_dir.path()) };
     let cx = server::open(&options)?;
     load(&cx, &rooms().join(ROOM).join("room.ndjson"))?;
-    let gateway = start(&cx, &fs::read(rooms().join("server-keys.json"))?, refusal_delay).await?;
+    let gateway = start(&cx, &fs::read(rooms().join("server-keys.json"))?, refusal_rate).await?;
     let mut stdout = io::stdout();
     writeln!(stdout, "{gateway}")?;
     stdout.flush()?;
@@ -62,7 +61,7 @@ fn load(cx: &Context, path: &Path) -> anyhow::Result<()> {
 async fn start(
     cx: &Arc<Context>,
     server_keys: &[u8],
-    refusal_delay: Option<Duration>,
+    refusal_rate: Option<u32>,
 ) -> anyhow::Result<SocketAddr> {
     let history = TcpListener::bind("127.0.0.1:0").await?;
     let gateway = TcpListener::bind("127.0.0.1:0").await?;
@@ -76,8 +75,8 @@ async fn start(
     // All of it comes from one machine and one server: what is measured is the whole.
     options.limits.max_per_address = options.limits.max_connections;
     (options.limits.server_rate, options.limits.server_burst) = (10_000_000, 10_000_000);
-    if let Some(delay) = refusal_delay {
-        options.limits.refusal_delay = delay;
+    if let Some(rate) = refusal_rate {
+        options.limits.refusal_rate = rate;
     }
     let never = std::future::pending();
     tokio::spawn(server::serve(Arc::clone(cx), history, DEADLINE, never));

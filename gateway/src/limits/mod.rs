@@ -9,16 +9,18 @@
 mod addresses;
 mod counts;
 mod options;
+mod refusals;
 mod requests;
 mod servers;
 
 use std::{net::IpAddr, time::Duration};
 
-use tokio::sync::Semaphore;
-
-use self::counts::{Counted, Counts};
 pub use self::options::LimitOptions;
 pub(crate) use self::{addresses::Peer, requests::admit, servers::Servers};
+use self::{
+    counts::{Counted, Counts},
+    refusals::Refusals,
+};
 use crate::sparing::Sparing;
 
 /// Which bound was reached.
@@ -96,8 +98,7 @@ pub(crate) struct Limits {
     options: LimitOptions,
     connections: Counts,
     requests: Counts,
-    /// Refusals that are held back: no more than there are connections.
-    held: Semaphore,
+    refusals: Refusals,
     lines: Sparing,
     pub(crate) servers: Servers,
 }
@@ -109,7 +110,7 @@ impl Limits {
             connections: Counts::new(options.max_connections, per_address),
             requests: Counts::new(options.max_requests, per_address),
             servers: Servers::new(&options),
-            held: Semaphore::new(options.max_connections),
+            refusals: Refusals::new(options.refusal_rate),
             lines: Sparing::default(),
             options,
         }

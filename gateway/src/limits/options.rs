@@ -98,15 +98,16 @@ pub struct LimitOptions {
     )]
     pub concurrency: usize,
 
-    /// How long a 429 is held back, so that whoever asks again at once does so less often
+    /// Most 429s in a second; more are held back, up to four seconds each, so that whoever asks
+    /// again at once does so less often
     #[arg(
         long,
-        env = "BACKSCROLL_GATEWAY_REFUSAL_DELAY",
-        value_name = "SECONDS",
-        default_value = "1",
-        value_parser = crate::config::seconds
+        env = "BACKSCROLL_GATEWAY_REFUSAL_RATE",
+        value_name = "COUNT",
+        default_value_t = 1_000,
+        value_parser = clap::value_parser!(u32).range(1..)
     )]
-    pub refusal_delay: Duration,
+    pub refusal_rate: u32,
 
     /// Most requests of one server that are answered at the same time
     #[arg(
@@ -181,7 +182,7 @@ impl Default for LimitOptions {
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             concurrency: 128,
-            refusal_delay: Duration::from_secs(1),
+            refusal_rate: 1_000,
             server_concurrency: 16,
             server_rate: 500,
             server_burst: 1_000,

@@ -1,9 +1,5 @@
 //! Before authentication: requests of everybody, of one address, and of a server whose queue is full
 //! anyway. Refused here, a request costs next to nothing; probes do not come this way.
-//!
-//! A refusal is held back for a moment. Whoever asks again as soon as it is refused would otherwise
-//! keep us busy with refusing: the answers of those who were admitted would wait behind thousands of
-//! refusals, at every step they take. A caller who means well is going to wait for longer anyway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +9,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use tokio::time;
 
 use super::{
     Limited, Limiter,
@@ -36,10 +31,8 @@ pub(crate) async fn admit(
         Err(limited) => ApiError::from(limited).into_response(),
     };
     // Not counted any more: who waits to hear that there is no place takes none.
-    if response.status() == StatusCode::TOO_MANY_REQUESTS
-        && let Ok(_held) = cx.limits.held.try_acquire()
-    {
-        time::sleep(cx.limits.options.refusal_delay).await;
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        cx.limits.refusals.turn().await;
     }
     response
 }

@@ -5,7 +5,7 @@
 //! destination that was signed is always our own name, whatever the header says.
 //! <https://spec.matrix.org/v1.16/server-server-api/#request-authentication>
 
-mod header;
+pub(crate) mod header;
 
 use axum::http::{HeaderMap, header::AUTHORIZATION, request::Parts};
 use ed25519_dalek::{Signature, VerifyingKey};
