@@ -98,13 +98,13 @@ pub struct LimitOptions {
     )]
     pub concurrency: usize,
 
-    /// Most 429s in a second; more are held back, up to four seconds each, so that whoever asks
+    /// Most 429s in a second; more are held back, up to ten seconds each, so that whoever asks
     /// again at once does so less often
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_REFUSAL_RATE",
         value_name = "COUNT",
-        default_value_t = 1_000,
+        default_value_t = 400,
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub refusal_rate: u32,
@@ -182,7 +182,7 @@ impl Default for LimitOptions {
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             concurrency: 128,
-            refusal_rate: 1_000,
+            refusal_rate: 400,
             server_concurrency: 16,
             server_rate: 500,
             server_burst: 1_000,

@@ -15,8 +15,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Most seconds that a refusal is held back. Peers wait for an answer for longer than that.
-const MOST_SECONDS: usize = 4;
+/// Most seconds that a refusal is held back: as long as those wait who do get an answer. Peers give
+/// up after a minute.
+const MOST_SECONDS: u32 = 10;
 
 /// Whose turn it is to be refused.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ pub(super) struct Refusals {
 
 impl Refusals {
     pub(super) fn new(a_second: u32) -> Self {
-        let held = usize::try_from(a_second).unwrap_or(usize::MAX).saturating_mul(MOST_SECONDS);
+        let held = a_second.saturating_mul(MOST_SECONDS);
+        let held = usize::try_from(held).unwrap_or(usize::MAX);
         Self {
             every: Duration::from_secs(1) / a_second.max(1),
             held: Semaphore::new(held.min(Semaphore::MAX_PERMITS)),
@@ -81,6 +83,6 @@ mod tests {
         let _full = refusals.held.try_acquire_many(1).unwrap();
         refusals.turn().now_or_never().unwrap();
         held.await;
-        assert_eq!(start.elapsed().as_secs(), 3);
+        assert_eq!(start.elapsed().as_secs(), u64::from(MOST_SECONDS) - 1);
     }
 }
