@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn they_hold_of_all_seeds() {
-        let targets: [(&str, fn(&[u8])); 4] = [
+        type Target = (&'static str, fn(&[u8]));
+        let targets: [Target; 4] = [
             ("x_matrix_header", x_matrix_header),
             ("query_string", query_string),
             ("body", body),
