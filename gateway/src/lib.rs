@@ -46,5 +46,8 @@ pub mod discovery;
 mod json;
 pub mod keys;
 pub mod metrics;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod proto;
 pub mod server_name;
+mod sparing;

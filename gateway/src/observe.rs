@@ -1,8 +1,8 @@
-//! Around every request: one line in the log, its counts, the trace that it belongs to, and a 500
+//! Around every request: one line in the log (of refusals for the sake of others, some), its counts, the trace that it belongs to, and a 500
 //! instead of a broken connection should a handler panic. Handlers add what they learn to the
 //! current span.
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -18,11 +18,12 @@ use crate::{
     error::{ApiError, Refusal},
     metrics::Metrics,
     server_name::ServerName,
+    sparing::Sparing,
 };
 
 /// The middleware.
 pub(crate) async fn observe(
-    State(metrics): State<Metrics>,
+    State((metrics, refusals)): State<(Metrics, Arc<Sparing>)>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -60,7 +61,7 @@ pub(crate) async fn observe(
     if let Some(Events(events)) = response.extensions().get() {
         metrics.events(endpoint, *events);
     }
-    span.in_scope(|| log(&response, started));
+    span.in_scope(|| log(&response, &refusals, started));
     response
 }
 
@@ -73,7 +74,7 @@ fn endpoint_of(request: &Request) -> &'static str {
         .unwrap_or("other")
 }
 
-fn log(response: &Response, started: Instant) {
+fn log(response: &Response, refusals: &Sparing, started: Instant) {
     let status = response.status().as_u16();
     // As a number: wider ones are logged as text.
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -91,8 +92,10 @@ fn log(response: &Response, started: Instant) {
         tracing::error!(status, ms, errcode, limiter, detail, "{message}");
     } else if response.status().is_server_error() {
         tracing::warn!(status, ms, errcode, limiter, detail, "{message}");
-    } else {
-        tracing::info!(status, ms, errcode, limiter, detail, "{message}");
+    } else if limiter.is_none() {
+        tracing::info!(status, ms, errcode, detail, "{message}");
+    } else if let Some(left_out) = refusals.line() {
+        tracing::info!(status, ms, errcode, limiter, left_out, detail, "{message}");
     }
 }
 
@@ -137,7 +140,7 @@ mod tests {
         }
         let router = Router::new()
             .route("/", get(faulty))
-            .layer(middleware::from_fn_with_state(Metrics::new(), observe));
+            .layer(middleware::from_fn_with_state((Metrics::new(), Arc::default()), observe));
         let request = Request::new(Body::empty());
 
         let response = TowerToHyperService::new(router).call(request).await.unwrap();

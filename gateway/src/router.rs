@@ -31,6 +31,8 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let [backfill_path, backfill_slash] = BACKFILL;
     let [missing_path, missing_slash] = GET_MISSING_EVENTS;
     let admit = middleware::from_fn_with_state(Arc::clone(&context), admit);
+    let observe =
+        middleware::from_fn_with_state((context.metrics.clone(), Arc::default()), observe::observe);
     Router::new()
         .route(backfill_path, get(backfill))
         .route(backfill_slash, get(backfill))
@@ -43,6 +45,6 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .fallback(async || ApiError::unknown_path())
         // The Allow header comes by itself.
         .method_not_allowed_fallback(async || ApiError::wrong_method())
-        .layer(middleware::from_fn_with_state(context.metrics.clone(), observe::observe))
+        .layer(observe)
         .with_state(context)
 }

@@ -3,7 +3,11 @@
 //!
 //! 256 cases; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. The seeds are the bundled rooms.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use backscroll::{
     ingest::{self, NewEvent, Verdict},
@@ -12,6 +16,23 @@ use backscroll::{
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::support::{memory::Memory, rooms};
+
+#[path = "../../fuzz/targets/append_events/property.rs"]
+mod property;
+
+/// What `fuzz/run` starts from, and what it has found.
+#[test]
+fn any_seed_of_the_fuzz_target() {
+    let memory = Memory::new();
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/append_events");
+    let seeds = fs::read_dir(seeds).unwrap().map(|it| fs::read(it.unwrap().path()).unwrap());
+    let tried = seeds.map(|it| property::append_events(&memory.cx, &it)).count();
+    assert!(tried > 0);
+    memory.cx.store.flush().unwrap();
+    let mut faults = Faults::default();
+    verify::verify(&memory.cx.store, &mut faults).unwrap();
+    assert!(faults.0.is_empty(), "{:#?}", faults.0);
+}
 
 /// A change of some bytes.
 #[derive(Clone, Debug)]

@@ -9,20 +9,27 @@
 mod addresses;
 mod counts;
 mod options;
+mod refusals;
 mod requests;
 mod servers;
 
 use std::{net::IpAddr, time::Duration};
 
-use self::counts::{Counted, Counts};
 pub use self::options::LimitOptions;
 pub(crate) use self::{addresses::Peer, requests::admit, servers::Servers};
+use self::{
+    counts::{Counted, Counts},
+    refusals::Refusals,
+};
+use crate::sparing::Sparing;
 
 /// Which bound was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limiter {
     /// Requests of everybody.
     Requests,
+    /// Requests of everybody that are being answered, after waiting for a place.
+    Concurrency,
     /// Requests from one address.
     RequestsPerAddress,
     /// Requests of one server that wait.
@@ -36,8 +43,9 @@ pub(crate) enum Limiter {
 }
 
 impl Limiter {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Requests,
+        Self::Concurrency,
         Self::RequestsPerAddress,
         Self::ServerQueue,
         Self::ServerConcurrency,
@@ -49,6 +57,7 @@ impl Limiter {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
+            Self::Concurrency => "concurrency",
             Self::RequestsPerAddress => "requests_per_address",
             Self::ServerQueue => "server_queue",
             Self::ServerConcurrency => "server_concurrency",
@@ -61,6 +70,9 @@ impl Limiter {
     pub(crate) fn message(self) -> &'static str {
         match self {
             Self::Requests => "Too many requests are being answered at the moment",
+            Self::Concurrency => {
+                "Too many requests are being answered at the moment: this one waited for too long"
+            }
             Self::RequestsPerAddress => "Too many requests from your address at the same time",
             Self::ServerQueue => "Too many requests of your server are waiting",
             Self::ServerConcurrency => {
@@ -86,6 +98,8 @@ pub(crate) struct Limits {
     options: LimitOptions,
     connections: Counts,
     requests: Counts,
+    refusals: Refusals,
+    lines: Sparing,
     pub(crate) servers: Servers,
 }
 
@@ -96,6 +110,8 @@ impl Limits {
             connections: Counts::new(options.max_connections, per_address),
             requests: Counts::new(options.max_requests, per_address),
             servers: Servers::new(&options),
+            refusals: Refusals::new(options.refusal_rate),
+            lines: Sparing::default(),
             options,
         }
     }
@@ -106,8 +122,11 @@ impl Limits {
         let trusted = self.options.is_trusted(peer);
         // All that a proxy carries comes from one address: it is told apart by request.
         let counted = self.connections.count((!trusted).then_some(peer));
-        if let Err(which) = counted {
-            tracing::warn!(%peer, limiter = which.of_connections(), "closed a connection");
+        if let Err(which) = counted
+            && let Some(left_out) = self.lines.line()
+        {
+            let limiter = which.of_connections();
+            tracing::warn!(%peer, limiter, left_out, "closed a connection");
         }
         counted.ok()
     }

@@ -88,6 +88,27 @@ pub struct LimitOptions {
     )]
     pub body_timeout: Duration,
 
+    /// Most requests of everybody that are answered at the same time; others wait for their turn
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_CONCURRENCY",
+        value_name = "COUNT",
+        default_value = "128",
+        value_parser = count
+    )]
+    pub concurrency: usize,
+
+    /// Most 429s in a second; more are held back, up to ten seconds each, so that whoever asks
+    /// again at once does so less often
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_REFUSAL_RATE",
+        value_name = "COUNT",
+        default_value_t = 400,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub refusal_rate: u32,
+
     /// Most requests of one server that are answered at the same time
     #[arg(
         long,
@@ -160,6 +181,8 @@ impl Default for LimitOptions {
             max_body_bytes: 256 * 1024,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            concurrency: 128,
+            refusal_rate: 400,
             server_concurrency: 16,
             server_rate: 500,
             server_burst: 1_000,

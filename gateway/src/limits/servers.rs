@@ -31,6 +31,8 @@ pub(crate) struct Servers {
     rate: f64,
     burst: f64,
     max_servers: usize,
+    /// Those of all servers that are being answered.
+    answering: Arc<Semaphore>,
     table: Mutex<Table>,
 }
 
@@ -60,6 +62,7 @@ struct Bucket {
 pub(crate) struct Place {
     _admitted: OwnedSemaphorePermit,
     _running: OwnedSemaphorePermit,
+    _answering: OwnedSemaphorePermit,
     /// Keeps the server in the table.
     _server: Arc<Server>,
 }
@@ -73,11 +76,23 @@ impl Servers {
             rate: options.server_rate.into(),
             burst: options.server_burst.into(),
             max_servers: options.max_servers,
+            answering: Arc::new(Semaphore::new(options.concurrency)),
             table: Mutex::new(Table { servers: HashMap::new(), swept: Instant::now() }),
         }
     }
 
-    /// Waits for a server's turn, until the deadline at the latest.
+    /// Whether a request of this server would find a place now, if only to wait in. Takes none.
+    pub(crate) fn has_room(&self, name: &ServerName) -> Result<(), Limited> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        match table.servers.get(name) {
+            Some(server) if server.admitted.available_permits() == 0 => Err(self.queue_is_full()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a server's turn, until the deadline at the latest. Then for everybody's: oldest
+    /// first there as well, since no server has more than its turns in that queue, and it is too
+    /// short for anybody's deadline to pass in it while answers come.
     pub(crate) async fn admit(
         &self,
         name: &ServerName,
@@ -85,7 +100,7 @@ impl Servers {
     ) -> Result<Place, Limited> {
         let server = self.server(name)?;
         let Ok(admitted) = Arc::clone(&server.admitted).try_acquire_owned() else {
-            return Err(self.limited(Limiter::ServerQueue, self.queue_time()));
+            return Err(self.queue_is_full());
         };
         let until = deadline.min(Instant::now() + self.queue_timeout);
         // Semaphores are fair: first come, first served.
@@ -100,7 +115,12 @@ impl Servers {
             }
             sleep_until(ready).await;
         }
-        Ok(Place { _admitted: admitted, _running: running, _server: server })
+        let answering = timeout_at(until, Arc::clone(&self.answering).acquire_owned()).await;
+        let Ok(Ok(answering)) = answering else {
+            return Err(self.limited(Limiter::Concurrency, LEAST_RETRY));
+        };
+        let (_admitted, _running, _answering) = (admitted, running, answering);
+        Ok(Place { _admitted, _running, _answering, _server: server })
     }
 
     /// A token, or how long until there is one.
@@ -158,6 +178,10 @@ impl Servers {
         if table.servers.len() >= self.max_servers {
             table.servers.retain(|_, server| !is_idle(server));
         }
+    }
+
+    fn queue_is_full(&self) -> Limited {
+        self.limited(Limiter::ServerQueue, self.queue_time())
     }
 
     /// How long a full queue takes.
@@ -218,12 +242,32 @@ mod tests {
         // The queue is full; nobody else is concerned.
         assert_eq!(limiter(&servers, "a", late()).await, Limiter::ServerQueue);
         servers.admit(&name("b"), late()).now_or_never().unwrap().unwrap();
+        assert_eq!(servers.has_room(&a).unwrap_err().limiter, Limiter::ServerQueue);
+        servers.has_room(&name("b")).unwrap();
+        servers.has_room(&name("c")).unwrap();
         // Who leaves the queue makes room in it.
         drop(third);
+        servers.has_room(&a).unwrap();
         let mut fifth = Box::pin(servers.admit(&a, late()));
         assert!(poll!(&mut fifth).is_pending());
         drop(first);
         fourth.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_together_waits_too() {
+        let servers = servers(|options| options.concurrency = 3);
+        let soon = Instant::now() + Duration::from_secs(3);
+        let mut places = Vec::new();
+        for from in ["a", "a", "b"] {
+            places.push(servers.admit(&name(from), late()).await.unwrap());
+        }
+        let b = name("b");
+        let mut waiting = Box::pin(servers.admit(&b, late()));
+        assert!(poll!(&mut waiting).is_pending());
+        assert_eq!(limiter(&servers, "c", soon).await, Limiter::Concurrency);
+        places.remove(0);
+        waiting.now_or_never().unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

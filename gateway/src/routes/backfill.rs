@@ -46,16 +46,16 @@ pub(crate) async fn backfill(
 /// What the query says, faults included: the history service answers those, after it has decided
 /// about access.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Query {
+pub(crate) struct Query {
     /// Every `v` that is not empty.
-    event_ids: Vec<String>,
+    pub(crate) event_ids: Vec<String>,
     /// The first `limit`; zero for one that is none.
-    limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
 }
 
 impl Query {
     /// A `+` stays a `+`: event ids of room version 3 contain it, none contains a space.
-    fn read(query: &str) -> Self {
+    pub(crate) fn read(query: &str) -> Self {
         let mut read = Self::default();
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

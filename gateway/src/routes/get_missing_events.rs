@@ -55,7 +55,7 @@ pub(crate) async fn get_missing_events(
 
 /// What the body says. Members that are missing or null have their defaults.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Body {
+pub(crate) struct Body {
     earliest_events: Vec<String>,
     latest_events: Vec<String>,
     limit: Option<u32>,
@@ -63,7 +63,7 @@ struct Body {
 }
 
 impl Body {
-    fn read(content: Content) -> Result<Self, ApiError> {
+    pub(crate) fn read(content: Content) -> Result<Self, ApiError> {
         let mut object = match content {
             Content::Absent | Content::Empty => return Ok(Self::default()),
             Content::Json(CanonicalJsonValue::Object(object)) => object,

@@ -5,9 +5,9 @@
 //! destination that was signed is always our own name, whatever the header says.
 //! <https://spec.matrix.org/v1.16/server-server-api/#request-authentication>
 
-mod header;
+pub(crate) mod header;
 
-use axum::http::{header::AUTHORIZATION, request::Parts};
+use axum::http::{HeaderMap, header::AUTHORIZATION, request::Parts};
 use ed25519_dalek::{Signature, VerifyingKey};
 use futures_util::future::join_all;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
@@ -59,6 +59,13 @@ pub(crate) enum Unauthenticated {
     NoKey { origin: ServerName, cause: NoKey },
     #[error("the signature of {0} does not fit the request")]
     Signature(ServerName),
+}
+
+/// Who a request says it is from, as far as its first header can be read. Anybody may say so.
+pub(crate) fn claimed_origin(headers: &HeaderMap) -> Option<ServerName> {
+    let mut headers = headers.get_all(AUTHORIZATION).iter();
+    let credentials = headers.find_map(|it| header::parse(it.as_bytes()))?;
+    credentials.ok().map(|it| it.origin)
 }
 
 /// Canonical JSON as it stands: the members are in the order of their names.

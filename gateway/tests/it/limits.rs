@@ -126,6 +126,12 @@ async fn one_server_is_refused_and_another_is_not() {
         tokio::task::yield_now().await;
     }
     assert_limited(&refused.await.unwrap(), "of your server are waiting");
+    // That costs no look at a signature; where there is room, it does.
+    let unsigned =
+        |peer: &Peer| Ask::new("GET", &target(3)).authorization(peer.header(&"A".repeat(86)));
+    let answer = stage.send(unsigned(&stage.peer)).await;
+    assert_limited(&answer, "of your server are waiting");
+    assert_eq!(stage.send(unsigned(&other)).await.refusal().0, 401);
     let others = asking(&stage, &signed(0, &other));
     hold.arrived.notified().await;
     assert_eq!(stage.history.asked().len(), 2, "who waits has not been passed on");

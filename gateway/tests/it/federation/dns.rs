@@ -8,7 +8,10 @@ use std::{
 
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata::SRV},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{CNAME, SRV},
+    },
 };
 use tokio::net::UdpSocket;
 
@@ -51,6 +54,11 @@ impl NameServer {
         self.zone.lock().unwrap().entry(key).or_default().push(data);
     }
 
+    pub(super) fn alias(&self, name: &str, of: &str) {
+        let data = RData::CNAME(CNAME(Name::from_ascii(format!("{of}.")).unwrap()));
+        self.zone.lock().unwrap().insert((name.to_owned(), RecordType::CNAME), vec![data]);
+    }
+
     fn answer(&self, question: &[u8]) -> Vec<u8> {
         let question = Message::from_vec(question).unwrap();
         let query = question.queries[0].clone();
@@ -58,14 +66,22 @@ impl NameServer {
         answer.metadata.message_type = MessageType::Response;
         answer.metadata.recursion_desired = true;
         answer.metadata.recursion_available = true;
-        let name = query.name().to_ascii().to_ascii_lowercase();
-        let name = name.trim_end_matches('.').to_owned();
         let zone = self.zone.lock().unwrap();
-        match zone.get(&(name, query.query_type())) {
+        let of = |name: &Name, kind| {
+            let name = name.to_ascii().to_ascii_lowercase();
+            zone.get(&(name.trim_end_matches('.').to_owned(), kind))
+        };
+        let mut name = query.name().clone();
+        if let Some([data @ RData::CNAME(CNAME(target))]) =
+            of(&name, RecordType::CNAME).map(Vec::as_slice)
+        {
+            answer.add_answer(Record::from_rdata(name, 60, data.clone()));
+            name = target.clone();
+        }
+        match of(&name, query.query_type()) {
             Some(found) => {
                 for data in found {
-                    let record = Record::from_rdata(query.name().clone(), 60, data.clone());
-                    answer.add_answer(record);
+                    answer.add_answer(Record::from_rdata(name.clone(), 60, data.clone()));
                 }
             }
             None => answer.metadata.response_code = ResponseCode::NXDomain,
