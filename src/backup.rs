@@ -104,6 +104,8 @@ pub struct Writer {
     dir: PathBuf,
     manifest: File,
     rooms: Vec<Room>,
+    /// Number of the next room's file: behind those of all rooms that are in it already.
+    next_file: u64,
 }
 
 impl Writer {
@@ -128,7 +130,9 @@ impl Writer {
         for room in &rooms {
             write_entry(&mut manifest, &Entry::Room(room.clone())).map_err(at(&path))?;
         }
-        Ok(Self { dir: dir.to_owned(), manifest, rooms })
+        // Not how many there are: one that was not whole left a number out.
+        let next_file = rooms.iter().filter_map(Room::number).max().unwrap_or(0) + 1;
+        Ok(Self { dir: dir.to_owned(), manifest, rooms, next_file })
     }
 
     /// Whether a room is in it already.
@@ -154,7 +158,7 @@ impl Writer {
     }
 
     fn begin_file(&self, kind: &str) -> Result<RoomFile, BackupError> {
-        let file = format!("rooms/{:06}.{kind}", self.rooms.len() + 1);
+        let file = format!("rooms/{:06}.{kind}", self.next_file);
         let path = self.dir.join(&file);
         let open = File::create(&path).map_err(at(&path))?;
         Ok(RoomFile { file, path, open: io::BufWriter::new(open), hash: Sha256::new() })
@@ -177,6 +181,7 @@ impl Writer {
         let manifest = self.dir.join(PARTIAL);
         write_entry(&mut self.manifest, &Entry::Room(room.clone())).map_err(at(&manifest))?;
         self.rooms.push(room);
+        self.next_file += 1;
         Ok(())
     }
 
@@ -191,13 +196,20 @@ impl Writer {
         let events = self.rooms.iter().map(|it| it.events).sum();
         write_entry(&mut self.manifest, &Entry::Complete { rooms, events })
             .map_err(at(&partial))?;
+        // The names of the files, and only then that of what says they are all there.
+        sync_folder(&self.dir.join("rooms"))?;
         fs::rename(&partial, &whole).map_err(at(&whole))?;
-        File::open(&self.dir).and_then(|it| it.sync_all()).map_err(at(&self.dir))?;
+        sync_folder(&self.dir)?;
         Ok((rooms, events))
     }
 }
 
 impl Room {
+    /// The number in the name of its file.
+    fn number(&self) -> Option<u64> {
+        self.file.strip_prefix("rooms/")?.strip_suffix(".ndjson")?.parse().ok()
+    }
+
     /// Its files and their checksums.
     fn files(&self) -> impl Iterator<Item = (&String, &String)> {
         let purged = self.purged.iter().map(|it| (&it.file, &it.sha256));
@@ -340,6 +352,10 @@ fn write_entry(manifest: &mut File, entry: &Entry) -> io::Result<()> {
     line.push(b'\n');
     manifest.write_all(&line)?;
     manifest.sync_all()
+}
+
+fn sync_folder(path: &Path) -> Result<(), BackupError> {
+    File::open(path).and_then(|it| it.sync_all()).map_err(at(path))
 }
 
 fn sha256_of(path: &Path) -> io::Result<String> {

@@ -3,10 +3,13 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
+
+use backscroll::backup::{self, Writer};
 
 use crate::support::{
     process::{self, Process},
@@ -84,5 +87,32 @@ fn a_backup_under_load_restores_the_same_rooms() {
     for service in [service, restored] {
         let (code, log) = service.stop();
         assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+/// A room of a backup that is made by hand.
+fn add(backup: &mut Writer, name: &str) {
+    let mut file = backup.begin_room().unwrap();
+    writeln!(file, "{name}").unwrap();
+    backup.end_room((file, None), name, 1).unwrap();
+}
+
+#[test]
+fn a_backup_that_is_gone_on_with_leaves_alone_what_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cut_off = Writer::open(dir.path()).unwrap();
+    ["first", "second", "third"].iter().for_each(|it| add(&mut cut_off, it));
+    drop(cut_off);
+    fs::write(dir.path().join("rooms/000002.ndjson"), "damaged").unwrap();
+
+    let mut backup = Writer::open(dir.path()).unwrap();
+    let has = ["first", "second", "third", "fourth"].map(|it| backup.has(it));
+    assert_eq!(has, [true, false, true, false]);
+    ["second", "fourth"].iter().for_each(|it| add(&mut backup, it));
+    assert_eq!(backup.finish().unwrap(), (4, 4));
+    let rooms = backup::rooms(dir.path()).unwrap();
+    for room in rooms {
+        let held = fs::read_to_string(dir.path().join(&room.file)).unwrap();
+        assert_eq!(held, format!("{}\n", room.room_id), "{}", room.file);
     }
 }
