@@ -51,7 +51,7 @@ fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
 
 fn faults(cx: &Context) -> Vec<String> {
     let mut found = Found::default();
-    verify(&cx.store, &mut found).unwrap();
+    assert!(verify(&cx.store, &mut found).unwrap().is_continue());
     assert_eq!(found.events, extent(&cx.store).unwrap());
     found.faults
 }
@@ -162,5 +162,46 @@ fn counters_and_extremities_that_do_not_add_up_are_named() {
     let none = |edit: &mut Edit<'_>| edit.room.forward_extremities.clear();
     names(&damaged(none), "its forward extremities do not follow from the graph");
     let note = |edit: &mut Edit<'_>| edit.put_missing("$never", EventNum(3), 0);
-    names(&damaged(note), "missing predecessors");
+    names(&damaged(note), "a missing predecessor is noted where none is missing");
+}
+
+#[test]
+fn records_that_nothing_leads_to_are_named() {
+    let beyond = EventNum(100_000);
+    let body = |edit: &mut Edit<'_>| edit.put_body(beyond, "$beyond", b"{}");
+    names(&damaged(body), "a record of an event that is not held");
+    let given = |edit: &mut Edit<'_>| edit.put_given_state(beyond, &[]);
+    names(&damaged(given), "a record of an event that is not held");
+    let waiting = |edit: &mut Edit<'_>| edit.put_waiting(EventNum(3), beyond);
+    names(&damaged(waiting), "a note about an event that is not held");
+    let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, false);
+    names(&damaged(redaction), "a record of an event that is not held");
+    let states = |edit: &mut Edit<'_>| edit.room.next_state = crate::store::StateNum(1);
+    names(&damaged(states), "a state that never was");
+    let events = |edit: &mut Edit<'_>| edit.room.next_event = EventNum(1);
+    names(&damaged(events), "a page of events that never came");
+    let id = |edit: &mut Edit<'_>| {
+        edit.add_event("$nothing");
+        edit.room.next_event = EventNum(edit.room.next_event.0 - 1);
+    };
+    names(&damaged(id), "an id leads to no event");
+}
+
+#[test]
+fn a_walk_ends_when_it_is_told_to() {
+    struct Impatient(u32);
+    impl Watch for Impatient {
+        fn events(&mut self, _: u32) {}
+
+        fn fault(&mut self, _: Fault) {}
+
+        fn pause(&mut self) -> ControlFlow<()> {
+            self.0 += 1;
+            if self.0 == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+    }
+    let (_dir, cx, _) = store_of("chaos0-v10");
+    let mut watch = Impatient(0);
+    assert!(verify(&cx.store, &mut watch).unwrap().is_break());
+    assert_eq!(watch.0, 3);
 }
