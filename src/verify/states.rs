@@ -1,20 +1,28 @@
-//! States: every record of every state can be read and refers to nothing that is not there, and
-//! the current state's counts add up.
+//! States: every record of every state can be read, every node that an event's state is made of is
+//! there, and the current state's counts add up.
+//!
+//! A purge removes records of which no state in use has a node; what it leaves may have other nodes
+//! that lead to what is gone. So nodes are followed from the states of events, not from records.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use super::Walk;
 use crate::{
     pdu::Pdu,
-    state::map::{self, Key, Membership, Node, Value},
+    state::map::{self, Key, Membership, Node, Ptr, Value},
     store::{Edit, EventNum, StateNum, StoreError, View},
 };
 
 /// State records looked at between two moments in which others may write.
 const AT_ONCE: usize = 64;
+/// Events whose states are looked at likewise.
+const EVENTS_AT_ONCE: u32 = 256;
 
 impl Walk<'_> {
-    /// Every state record.
+    /// Every state record, and every node in use.
     pub(super) fn states(&mut self) -> Result<ControlFlow<()>, StoreError> {
         // What has a number but no record was purged; that nothing needs it shows below.
         let mut last = None;
@@ -32,6 +40,9 @@ impl Walk<'_> {
             if self.watch.pause().is_break() {
                 return Ok(ControlFlow::Break(()));
             }
+        }
+        if self.nodes_in_use()?.is_break() {
+            return Ok(ControlFlow::Break(()));
         }
         // A state once written stays as it is; only a purge could remove it.
         let store = self.store;
@@ -55,11 +66,47 @@ impl Walk<'_> {
                         self.fault("", format!("state {} names an event that is none", state.0))?;
                     }
                 }
-                Node::Inner { children, .. } => {
-                    for (_, child) in children {
-                        self.store.state_node(self.number, child)?;
-                    }
-                }
+                Node::Inner { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes of the states after all events. Takes some twenty bytes a node.
+    fn nodes_in_use(&mut self) -> Result<ControlFlow<()>, StoreError> {
+        let (mut seen, mut next) = (BTreeSet::new(), 0);
+        loop {
+            let Some(edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
+            let end = edit.room.next_event.0.min(next + EVENTS_AT_ONCE);
+            let topology = edit.topology(self.number);
+            for event in (next..end).map(EventNum) {
+                let node = topology.node(event);
+                let looked = node.and_then(|it| match it.and_then(|it| it.state_after) {
+                    Some(state) => self.reach(state.root(), &mut seen),
+                    None => Ok(()),
+                });
+                self.tolerate(looked)?;
+            }
+            let is_last = end >= edit.room.next_event.0;
+            drop(edit);
+            next = end;
+            if self.watch.pause().is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if is_last {
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
+    }
+
+    /// Every node below one, but for those that were seen.
+    fn reach(&self, from: Ptr, seen: &mut BTreeSet<Ptr>) -> Result<(), StoreError> {
+        let mut next = vec![from];
+        while let Some(at) = next.pop() {
+            if seen.insert(at)
+                && let Node::Inner { children, .. } = &*self.store.state_node(self.number, at)?
+            {
+                next.extend(children.iter().map(|(_, child)| *child));
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use crate::{
     context::Context,
     ingest::{self, NewEvent, Outcome, Verdict},
     room_format::{Line, Reader},
+    state::map::Node,
     store::{Edit, EventNum, Options, PrevEvent},
 };
 
@@ -204,4 +205,37 @@ fn a_walk_ends_when_it_is_told_to() {
     let mut watch = Impatient(0);
     assert!(verify(&cx.store, &mut watch).unwrap().is_break());
     assert_eq!(watch.0, 3);
+}
+
+/// Opened again, so that no cache holds what is gone.
+fn opened_again(dir: &tempfile::TempDir, cx: Context) -> Context {
+    drop(cx);
+    Context::new(Store::open(&Options::small(dir.path())).unwrap())
+}
+
+#[test]
+fn a_state_without_one_of_its_nodes_is_named() {
+    let (dir, cx, room_id) = store_of("chaos0-v10");
+    let room = cx.store.room_num(&room_id).unwrap().unwrap();
+    let newest = *cx.store.state_nums(room, None, usize::MAX).unwrap().last().unwrap();
+    let root = cx.store.state_node(room, newest.root()).unwrap();
+    let Node::Inner { children, .. } = &*root else { panic!("a small state") };
+    let older = children.iter().find(|it| it.1.record != newest.0).unwrap();
+    let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
+    edit.remove_state(crate::store::StateNum(older.1.record));
+    edit.commit().unwrap();
+    names(&faults(&opened_again(&dir, cx)), "damaged state");
+}
+
+#[test]
+fn what_a_purge_leaves_of_states_is_no_fault() {
+    for room in ["chaos0-v10", "chaos6-v12", "powerfork-v12"] {
+        let (dir, cx, room_id) = store_of(room);
+        let number = cx.store.room_num(&room_id).unwrap().unwrap();
+        let newest = cx.store.room(number).unwrap().forward_extremities[0];
+        let newest = cx.store.body(number, newest).unwrap().event_id;
+        let watch = &mut |_| ControlFlow::Continue(());
+        assert!(ingest::purge_history(&cx.store, (&room_id, &newest), watch).unwrap().done);
+        assert_eq!(faults(&opened_again(&dir, cx)), Vec::<String>::new(), "{room}");
+    }
 }
