@@ -4,16 +4,20 @@ use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use tonic::Code;
 
 use super::{
     ServerArgs,
-    client::{Channel, connect, told},
+    client::{Channel, Clients, connect, told},
     export::write_room,
     progress_target,
 };
 use crate::{
-    backup::{RoomFile, Writer},
-    proto::v1::{self as pb, history_service_client::HistoryServiceClient},
+    backup::{RoomFile, Withheld, Writer},
+    proto::v1::{
+        self as pb, admin_service_client::AdminServiceClient,
+        history_service_client::HistoryServiceClient,
+    },
 };
 
 /// Rooms asked for at once.
@@ -36,7 +40,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, dir } = args;
-    let mut history = connect(&server).await?.history;
+    let Clients { mut history, mut admin, .. } = connect(&server).await?;
     let mut backup = Writer::open(&dir)?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
     let mut page_token = String::new();
@@ -47,24 +51,66 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             if backup.has(&room_id) {
                 continue;
             }
-            let request = pb::GetRoomRequest { room_id: room_id.clone() };
-            let room = history.get_room(request).await.map_err(|status| told(&status))?;
             progress.set_message(room_id.clone());
-            let mut file = backup.begin_room()?;
-            let events =
-                write_room(&mut history, room.into_inner(), (&mut file, &progress)).await?;
-            let purged = write_purged(&mut history, &backup, &room_id).await?;
-            backup.end_room((file, purged), &room_id, events)?;
+            if let Err(failure) = write(&mut history, (&mut backup, &progress), &room_id).await {
+                // Deleted since it was listed?
+                let asked = history.get_room(pb::GetRoomRequest { room_id }).await;
+                if asked.map_err(|it| it.code()).err() != Some(Code::NotFound) {
+                    return Err(failure);
+                }
+            }
         }
         if page.next_page_token.is_empty() {
             break;
         }
         page_token = page.next_page_token;
     }
+    // Last: what is deleted while rooms are written is among it.
+    let withheld = withheld(&mut admin).await?;
     progress.finish_and_clear();
-    let (rooms, events) = backup.finish()?;
+    let (rooms, events) = backup.finish(withheld)?;
     println!("{rooms} rooms, {events} events in {}", dir.display());
     Ok(())
+}
+
+/// Writes one room.
+async fn write(
+    history: &mut HistoryServiceClient<Channel>,
+    (backup, progress): (&mut Writer, &ProgressBar),
+    room_id: &str,
+) -> anyhow::Result<()> {
+    let request = pb::GetRoomRequest { room_id: room_id.to_owned() };
+    let room = history.get_room(request).await.map_err(|status| told(&status))?;
+    let mut file = backup.begin_room()?;
+    let events = write_room(history, room.into_inner(), (&mut file, progress)).await?;
+    let purged = write_purged(history, backup, room_id).await?;
+    backup.end_room((file, purged), room_id, events)?;
+    Ok(())
+}
+
+/// What is to stay away from the store as a whole.
+async fn withheld(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Withheld> {
+    let (mut withheld, mut page_token) = (Withheld::default(), String::new());
+    loop {
+        let request = pb::ListDeletedRoomsRequest { page_token };
+        let page = admin.list_deleted_rooms(request).await.map_err(|status| told(&status))?;
+        let page = page.into_inner();
+        withheld.rooms.extend(page.room_ids);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    loop {
+        let request = pb::ListErasedUsersRequest { page_token };
+        let page = admin.list_erased_users(request).await.map_err(|status| told(&status))?;
+        let page = page.into_inner();
+        withheld.users.extend(page.user_ids);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(withheld);
+        }
+    }
 }
 
 /// Writes which events were purged from a room, if any were.

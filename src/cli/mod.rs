@@ -174,7 +174,7 @@ impl Command {
             Self::Restore(args) => restore::run(args).map(|()| true),
             Self::Purge(args) => purge::purge(args).await.map(|()| true),
             Self::DeleteRoom(args) => purge::delete_room(args).await.map(|()| true),
-            Self::Verify(args) => verify::run(args),
+            Self::Verify(args) => verify::run(args).await,
             Self::Explain(args) => explain::run(args).await.map(|()| true),
             Self::Graph(args) => graph::run(args).await.map(|()| true),
             Self::Stats(args) => stats::run(args).await.map(|()| true),

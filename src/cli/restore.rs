@@ -39,7 +39,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let Args { dir, data_dir, cache_mib } = args;
-    let rooms = backup::rooms(&dir)?;
+    let (mut rooms, withheld) = backup::rooms(&dir)?;
+    // Deleted after it was written.
+    rooms.retain(|it| !withheld.rooms.contains(&it.room_id));
     let options = Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: 0 };
     let cx = crate::server::open(&options)?;
     for (_, held) in cx.store.rooms(None, usize::MAX)? {
@@ -50,6 +52,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             );
         }
     }
+    for user_id in &withheld.users {
+        cx.store.set_erased(user_id, true)?;
+    }
+    withheld.rooms.iter().try_for_each(|it| cx.store.bury_room(it))?;
     let events = rooms.iter().map(|it| it.events).sum();
     let progress = ProgressBar::with_draw_target(Some(events), progress_target());
     for room in &rooms {

@@ -5,9 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::progress_target;
+use super::{
+    ServerArgs,
+    client::{connect, told},
+    progress_target,
+};
 use crate::{
     backup,
+    proto::v1 as pb,
     store::{Options, Store},
     verify::{self, Fault, Watch},
 };
@@ -15,15 +20,34 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Derives everything again that can be derived (ids, hashes, edges, extremities, counters, states,
-redactions) and compares it with what is held. Changes nothing. The service must not be running on
-the directory. One line a fault on standard output; exit code 1 if there is any.")]
+redactions), compares it with what is held, and looks for records that nothing leads to. Changes
+nothing. With --data-dir the service must not be running on the directory; with --online it looks
+through its own store while it serves, and rests in between. One line a fault on standard output;
+exit code 1 if there is any.")]
 pub(super) struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// Ask the running service to do it.
+    #[arg(long, env = "BACKSCROLL_ONLINE", conflicts_with = "backup")]
+    online: bool,
+
+    /// With --online: how much of the time it may work, in percent of one core.
+    #[arg(
+        long,
+        env = "BACKSCROLL_BUSY_PERCENT",
+        default_value_t = 25,
+        value_parser = clap::value_parser!(u32).range(1..=100),
+        value_name = "PERCENT"
+    )]
+    busy_percent: u32,
+
     /// Where the store lies.
     #[arg(
         long,
         env = "BACKSCROLL_DATA_DIR",
         value_name = "DIR",
-        required_unless_present = "backup"
+        required_unless_present_any = ["backup", "online"]
     )]
     data_dir: Option<PathBuf>,
 
@@ -36,8 +60,11 @@ pub(super) struct Args {
     cache_mib: u64,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { data_dir, backup, cache_mib } = args;
+pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
+    let Args { server, online, busy_percent, data_dir, backup, cache_mib } = args;
+    if online {
+        return ask(&server, busy_percent).await;
+    }
     if let Some(dir) = backup {
         return check_backup(&dir);
     }
@@ -46,20 +73,32 @@ pub(super) fn run(args: Args) -> anyhow::Result<bool> {
     let options = Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: 0 };
     let store = Store::open(&options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
-    let style = "{wide_bar} {pos}/{len} events {eta} left";
-    let style =
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let progress = ProgressBar::with_draw_target(Some(verify::extent(&store)?), progress_target());
-    let mut watcher = Watcher { progress: progress.with_style(style), faults: 0 };
-    verify::verify(&store, &mut watcher)?;
-    watcher.progress.finish_and_clear();
-    let (events, faults) = (watcher.progress.position(), watcher.faults);
-    println!("{events} events looked at, {faults} faults");
-    Ok(faults == 0)
+    let mut watcher = Watcher::new(verify::extent(&store)?);
+    let ended = verify::verify(&store, &mut watcher)?;
+    anyhow::ensure!(ended.is_continue(), "it was not looked through to the end");
+    Ok(watcher.finish())
+}
+
+/// Has the running service do it.
+async fn ask(server: &ServerArgs, busy_percent: u32) -> anyhow::Result<bool> {
+    let mut admin = connect(server).await?.admin;
+    let request = pb::VerifyRequest { busy_percent };
+    let answers = admin.verify(request).await.map_err(|status| told(&status))?;
+    let (mut answers, mut watcher, mut done) = (answers.into_inner(), Watcher::new(0), false);
+    while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
+        watcher.progress.set_length(answer.to_look_at_count.max(answer.event_count));
+        watcher.progress.set_position(answer.event_count);
+        for pb::Fault { room_id, event_id, what } in answer.faults {
+            watcher.fault(Fault { room_id, event_id, what });
+        }
+        done = answer.done;
+    }
+    anyhow::ensure!(done, "the service ended before all was looked at; ask again");
+    Ok(watcher.finish())
 }
 
 fn check_backup(dir: &Path) -> anyhow::Result<bool> {
-    let rooms = backup::rooms(dir)?;
+    let (rooms, _) = backup::rooms(dir)?;
     let progress = ProgressBar::with_draw_target(Some(0), progress_target());
     progress.set_length(rooms.iter().map(|it| it.events).sum());
     let mut faults = 0;
@@ -78,6 +117,23 @@ fn check_backup(dir: &Path) -> anyhow::Result<bool> {
 struct Watcher {
     progress: ProgressBar,
     faults: u64,
+}
+
+impl Watcher {
+    fn new(extent: u64) -> Self {
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} events {eta} left");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let progress = ProgressBar::with_draw_target(Some(extent), progress_target());
+        Self { progress: progress.with_style(style), faults: 0 }
+    }
+
+    /// Says how it was. Whether all is well.
+    fn finish(self) -> bool {
+        let Self { progress, faults } = self;
+        progress.finish_and_clear();
+        println!("{} events looked at, {faults} faults", progress.position());
+        faults == 0
+    }
 }
 
 impl Watch for Watcher {

@@ -13,6 +13,7 @@ mod room;
 mod serve;
 mod state;
 mod stats;
+mod withheld;
 
 pub use backfill::{Backfill, backfill};
 pub use events::{EventList, RoomEvent, RoomEvents, batch_get_events, list_events};
@@ -23,6 +24,7 @@ pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
 pub use stats::{Stats, WideRoom, stats};
+pub use withheld::{IdList, list_deleted_rooms, list_erased_users};
 
 use serde_json::Value;
 

@@ -13,6 +13,7 @@ mod observe;
 mod purge;
 mod require;
 mod status;
+mod verify;
 mod wire;
 mod work;
 

@@ -18,7 +18,7 @@ use crate::{
 /// News that may wait for a slow reader.
 const MAX_UNREAD: usize = 16;
 
-type News<T> = ReceiverStream<Result<T, Status>>;
+pub(super) type News<T> = ReceiverStream<Result<T, Status>>;
 
 pub(super) fn purge_history(
     cx: Arc<Context>,
@@ -78,7 +78,7 @@ pub(super) fn delete_room(
 }
 
 /// Runs work off the async threads; what it ends with is the last of its news.
-fn run<T: Send + 'static>(
+pub(super) fn run<T: Send + 'static>(
     work: impl FnOnce(&mpsc::Sender<Result<T, Status>>) -> Result<Option<T>, Status> + Send + 'static,
 ) -> News<T> {
     let (to_caller, news) = mpsc::channel(MAX_UNREAD);

@@ -16,6 +16,7 @@ use crate::{
         RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats, WideRoom,
     },
     slowest::SlowWalk,
+    verify::Fault,
     visibility::Form,
 };
 
@@ -207,6 +208,11 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
         widest_rooms: widest_rooms.into_iter().map(wide).collect(),
         slowest_walks: slowest_walks.into_iter().map(slow).collect(),
     }
+}
+
+pub(super) fn fault(fault: Fault) -> pb::Fault {
+    let Fault { room_id, event_id, what } = fault;
+    pb::Fault { room_id, event_id, what }
 }
 
 pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {

@@ -182,8 +182,8 @@ pub async fn run(
         stopped = stop => stopped?,
         () = &mut hurry => warn!("a second signal: not waiting any longer"),
     }
-    tokio::task::spawn_blocking(move || cx.store.flush()).await??;
     ensure!(!failed, "a write to the store failed: start again, what was acknowledged is there");
+    tokio::task::spawn_blocking(move || cx.store.flush()).await??;
     info!("stopped; everything is on disk");
     Ok(())
 }
@@ -198,8 +198,9 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 fn doors(cx: &Arc<Context>, stopping: &CancellationToken) -> Routes {
     let history = HistoryServiceServer::new(HistoryDoor::new(Arc::clone(cx)));
     let ingest = IngestServiceServer::new(IngestDoor::new(Arc::clone(cx), stopping.clone()));
+    let admin = AdminDoor::new(Arc::clone(cx), stopping.clone());
     Routes::new(history.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(ingest.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(KeyServiceServer::new(KeyDoor::new(Arc::clone(cx))))
-        .add_service(AdminServiceServer::new(AdminDoor::new(Arc::clone(cx))))
+        .add_service(AdminServiceServer::new(admin))
 }

@@ -3,7 +3,12 @@
 
 use std::sync::{PoisonError, atomic::Ordering};
 
-use super::{RoomNum, Store, StoreError, View, codec::seal, keys};
+use super::{
+    RoomNum, Store, StoreError, View,
+    codec::{seal, unseal},
+    keys,
+    view::number_or_gone,
+};
 
 /// Records removed in one batch.
 const AT_ONCE: usize = 1_000;
@@ -44,6 +49,46 @@ impl Store {
             self.flush()?;
         }
         Ok(is_deleted)
+    }
+
+    /// Sees to it that a room never comes. Nothing if it is held.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn bury_room(&self, room_id: &str) -> Result<(), StoreError> {
+        let Some(lock) = self.room_lock(room_id) else { return Ok(()) };
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.room_num(room_id)?.is_none() {
+            let key = keys::room_by_name(room_id);
+            let value = seal(&key, Vec::new());
+            self.noted(self.tree.insert(key, value))?;
+        }
+        Ok(())
+    }
+
+    /// The ids of rooms that were deleted and stay away, behind `after` in their own order: those
+    /// among so many rooms looked at, and where to go on, if there may be more.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn buried_rooms(
+        &self,
+        after: Option<&str>,
+        looked_at: usize,
+    ) -> Result<(Vec<String>, Option<String>), StoreError> {
+        let after = after.map(keys::room_by_name);
+        let records = self.scan(&keys::rooms_by_name(), after.as_deref(), looked_at)?;
+        let (mut found, mut last) = (Vec::new(), None);
+        for (key, value) in &records {
+            let damaged = || StoreError::corrupt("room number", key);
+            let room_id = keys::text(key).ok_or_else(damaged)?;
+            let number = unseal(key, value).and_then(number_or_gone).map_err(|_| damaged())?;
+            if number.is_none() {
+                found.push(room_id.to_owned());
+            }
+            last = Some(room_id.to_owned());
+        }
+        Ok((found, last.filter(|_| records.len() >= looked_at)))
     }
 
     /// The rooms that are deleted but have left something behind.

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::{EventNum, RoomNum, StateNum};
 
 /// What kind of record a key names: its first byte. The keyspace is drawn in [`super`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Tag(u8);
 
 impl Tag {
@@ -93,6 +93,11 @@ pub(crate) fn mark() -> Vec<u8> {
 
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
+}
+
+/// All rooms, by their ids.
+pub(crate) fn rooms_by_name() -> Vec<u8> {
+    Key::new(Tag::ROOM_BY_NAME).0
 }
 
 pub(crate) fn rooms() -> Vec<u8> {
@@ -262,6 +267,60 @@ pub(crate) fn text(key: &[u8]) -> Option<&str> {
 /// The room that a key of a room's record belongs to.
 pub(crate) fn room_of(key: &[u8]) -> Option<RoomNum> {
     key.get(1..)?.first_chunk::<4>().map(|it| RoomNum(u32::from_be_bytes(*it)))
+}
+
+/// What a key says.
+pub(crate) enum Parts<'k> {
+    /// Of the store as a whole.
+    Store,
+    /// The id of a room.
+    RoomName(&'k str),
+    /// A room.
+    Room(RoomNum),
+    /// Something of a room.
+    OfRoom(RoomNum, Of),
+}
+
+/// What a record of a room is of.
+#[derive(Clone, Copy)]
+pub(crate) enum Of {
+    Id,
+    Page(u32),
+    State(StateNum),
+    Event(EventNum),
+    /// An event, and one that follows it.
+    Both(EventNum, EventNum),
+    Arrival(i64, EventNum),
+    /// The follower of an event that is missing.
+    Missing(EventNum),
+}
+
+/// Takes a key apart; nothing if it is none of ours.
+pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
+    let (tag, rest) = key.split_first()?;
+    let (numbers, length) = (rest.as_chunks::<4>().0, rest.len());
+    let number = |at: usize| numbers.get(at).map(|it| u32::from_be_bytes(*it));
+    let event = |at| number(at).map(EventNum);
+    let of = match (Tag(*tag), length) {
+        (Tag::FORMAT | Tag::MARK, 0)
+        | (Tag::ERASED_USER | Tag::SERVER_KEYS, _)
+        | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
+        (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
+        (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
+        (Tag::EVENT, 20) => Of::Id,
+        (Tag::PAGE, 8) => Of::Page(number(1)?),
+        (Tag::STATE, 8) => Of::State(StateNum(number(1)?)),
+        (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
+        (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
+        (Tag::ARRIVAL, 16) => {
+            let (arrival, event) = arrival_of(key)?;
+            Of::Arrival(arrival, event)
+        }
+        (Tag::MISSING, 24) => Of::Missing(event(5)?),
+        (Tag::REDACTION | Tag::WANTED, 24) => Of::Event(event(5)?),
+        _ => return None,
+    };
+    Some(Parts::OfRoom(RoomNum(number(0)?), of))
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ mod keys;
 mod mark;
 mod record;
 mod size;
+mod strays;
 mod view;
 
 use std::{
@@ -69,6 +70,7 @@ pub use error::StoreError;
 use flush::Flushes;
 use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+pub use strays::{Place, Stray};
 pub use view::{StateNodes, Topology, View};
 
 /// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.

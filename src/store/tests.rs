@@ -154,7 +154,8 @@ fn a_failed_flush_is_everybodys_own() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    // Each opens a store.
+    #![proptest_config(ProptestConfig::with_cases((ProptestConfig::default().cases / 10).max(1)))]
 
     /// Whatever arrivals callers give, and however they page, a listing is all events in order.
     #[test]

@@ -282,22 +282,6 @@ pub trait View {
         Ok(found)
     }
 
-    /// How many references to events that are not placed are noted in a room.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn count_missing(&self, room: RoomNum) -> Result<u64, StoreError> {
-        let (mut count, mut after) = (0, None::<Vec<u8>>);
-        loop {
-            let records = self.scan(&keys::all_missing(room), after.as_deref(), 1_024)?;
-            count += u64::try_from(records.len()).unwrap_or(u64::MAX);
-            match records.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(count),
-            }
-        }
-    }
-
     /// The events whose state waits for that of another.
     ///
     /// # Errors

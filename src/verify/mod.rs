@@ -4,19 +4,27 @@
 //! bodies, extremities and counters from nodes, states and redactions from the graph. So a fault
 //! is found wherever it lies, and sled, whose checks end at its own pages, need not be believed.
 //!
-//! Changes nothing. Works room by room, a few events at a time; nobody writes to the room
-//! meanwhile only for as long as a few events take.
+//! Then every record on disk is looked at: what nothing leads to is a fault as well.
+//!
+//! Changes nothing, and may be done while others write: it works room by room, a few events at a
+//! time, and nobody writes to the room meanwhile only for as long as that takes; then once for as
+//! long as the room's edges and flags take, a second or two for a million events.
 
 mod events;
 mod graph;
 mod states;
 
-use std::fmt;
+use std::{fmt, ops::ControlFlow};
 
 use crate::{
     pdu::RoomVersion,
-    store::{Room, RoomNum, Store, StoreError, View},
+    store::{Edit, Place, RoomNum, Store, StoreError, View},
 };
+
+/// Rooms listed at once.
+const ROOMS_AT_ONCE: usize = 1_000;
+/// Records looked at between two pauses.
+const RECORDS_AT_ONCE: usize = 512;
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,43 +54,64 @@ pub trait Watch {
     fn events(&mut self, count: u32);
     /// Something is wrong.
     fn fault(&mut self, fault: Fault);
+    /// Between two pieces of work, while nobody waits for us: a moment to rest, or to end it.
+    fn pause(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 /// How many events there are to look at.
 ///
 /// # Errors
-/// When the rooms cannot be read.
-pub fn extent(store: &Store) -> Result<u64, StoreError> {
-    Ok(all_rooms(store)?.iter().map(|(_, room)| u64::from(room.next_event.0)).sum())
-}
-
-/// Walks the whole store. A record that cannot be read is a fault, not an error.
-///
-/// # Errors
 /// When the disk fails.
-pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<(), StoreError> {
-    for (number, room) in all_rooms(store)? {
-        let room_id = room.room_id.clone();
-        if store.room_num(&room_id)? != Some(number) {
-            let what = "the room's id does not lead to its record".to_owned();
-            watch.fault(Fault { room_id: room_id.clone(), event_id: String::new(), what });
-        }
-        match RoomVersion::parse(&room.room_version) {
-            Ok(version) => {
-                Walk { store, number, version, room_id, watch: &mut *watch }.through(&room)?;
-            }
-            Err(_) => {
-                let what = format!("has the unknown version {}", room.room_version);
-                watch.fault(Fault { room_id, event_id: String::new(), what });
+pub fn extent(store: &Store) -> Result<u64, StoreError> {
+    let (mut last, mut events) = (None, 0);
+    loop {
+        let rooms = store.room_nums(last, ROOMS_AT_ONCE)?;
+        let Some(end) = rooms.last() else { return Ok(events) };
+        last = Some(*end);
+        for number in rooms {
+            match store.find_room(number) {
+                Ok(room) => events += room.map_or(0, |it| u64::from(it.next_event.0)),
+                Err(StoreError::Corrupt { .. }) => {}
+                Err(other) => return Err(other),
             }
         }
     }
-    Ok(())
 }
 
-/// Rooms, with their numbers.
-fn all_rooms(store: &Store) -> Result<Vec<(RoomNum, Room)>, StoreError> {
-    store.rooms(None, usize::MAX)
+/// Walks the whole store, until it is done or `watch` ends it. A record that cannot be read is a
+/// fault, not an error.
+///
+/// # Errors
+/// When the disk fails.
+pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<ControlFlow<()>, StoreError> {
+    let mut last = None;
+    loop {
+        let rooms = store.room_nums(last, ROOMS_AT_ONCE)?;
+        let Some(end) = rooms.last() else { break };
+        last = Some(*end);
+        for number in rooms {
+            let walk =
+                Walk { store, number, version: RoomVersion::V1, room_id: String::new(), watch };
+            if walk.begin()?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+    let mut from = Place::default();
+    loop {
+        let (strays, next) = store.strays(&from, RECORDS_AT_ONCE)?;
+        for stray in strays {
+            let room_id = stray.room_id.unwrap_or_default();
+            watch.fault(Fault { room_id, event_id: String::new(), what: stray.what });
+        }
+        let Some(next) = next else { return Ok(ControlFlow::Continue(())) };
+        from = next;
+        if watch.pause().is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
 }
 
 /// A walk through one room.
@@ -94,24 +123,62 @@ struct Walk<'a> {
     watch: &'a mut dyn Watch,
 }
 
-impl Walk<'_> {
-    fn through(mut self, room: &Room) -> Result<(), StoreError> {
-        self.states(room)?;
-        self.events()?;
-        self.graph(room)
+impl<'a> Walk<'a> {
+    fn begin(mut self) -> Result<ControlFlow<()>, StoreError> {
+        let room = match self.store.find_room(self.number) {
+            Ok(Some(room)) => room,
+            // Deleted since it was listed, or damaged and named with all other records.
+            Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(ControlFlow::Continue(())),
+            Err(other) => return Err(other),
+        };
+        self.room_id = room.room_id;
+        let found = self.store.room_num(&self.room_id);
+        let is_it = matches!(found, Ok(Some(number)) if number == self.number);
+        if let Err(failure @ (StoreError::Sled(_) | StoreError::File { .. })) = found {
+            return Err(failure);
+        }
+        if !is_it {
+            self.fault("", "the room's id does not lead to its record")?;
+            return Ok(ControlFlow::Continue(()));
+        }
+        match RoomVersion::parse(&room.room_version) {
+            Ok(version) => self.version = version,
+            Err(_) => {
+                self.fault("", format!("has the unknown version {}", room.room_version))?;
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
+        if self.states()?.is_break() || self.events()?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.whole()?;
+        Ok(self.watch.pause())
     }
 
-    fn fault(&mut self, event_id: &str, what: impl Into<String>) {
-        let (room_id, event_id) = (self.room_id.clone(), event_id.to_owned());
-        self.watch.fault(Fault { room_id, event_id, what: what.into() });
+    /// Holds the room still; nothing if it is not there any more.
+    fn hold(&self) -> Result<Option<Edit<'a>>, StoreError> {
+        match self.store.edit(&self.room_id, None) {
+            Ok(edit) => Ok(edit.filter(|it| it.room_num() == self.number)),
+            // Named with all other records.
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Says what is wrong, unless the room was deleted meanwhile.
+    fn fault(&mut self, event_id: &str, what: impl Into<String>) -> Result<(), StoreError> {
+        if self.store.has_room(self.number)? {
+            let (room_id, event_id) = (self.room_id.clone(), event_id.to_owned());
+            self.watch.fault(Fault { room_id, event_id, what: what.into() });
+        }
+        Ok(())
     }
 
     /// Makes a damaged record a fault, and anything else that fails an error.
     fn tolerate(&mut self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
         match outcome {
             Err(StoreError::Corrupt { what, key }) => {
-                self.fault("", format!("damaged {what} (key {key})"));
-                Ok(())
+                self.fault("", format!("damaged {what} (key {key})"))
             }
             other => other,
         }

@@ -1,58 +1,112 @@
-//! States: every record of every state can be read and refers to nothing that is not there, and
-//! the current state's counts add up.
+//! States: every record of every state can be read, every node that an event's state is made of is
+//! there, and the current state's counts add up.
+//!
+//! A purge removes records of which no state in use has a node; what it leaves may have other nodes
+//! that lead to what is gone. So nodes are followed from the states of events, not from records.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use super::Walk;
 use crate::{
     pdu::Pdu,
-    state::map::{self, Key, Membership, Node, Value},
-    store::{EventNum, Room, StateNum, StoreError, View},
+    state::map::{self, Key, Membership, Node, Ptr, Value},
+    store::{Edit, EventNum, StateNum, StoreError, View},
 };
 
-/// State records listed at once.
-const AT_ONCE: usize = 1_000;
+/// State records looked at between two moments in which others may write.
+const AT_ONCE: usize = 64;
+/// Events whose states are looked at likewise.
+const EVENTS_AT_ONCE: u32 = 256;
 
 impl Walk<'_> {
-    /// Every state record.
-    pub(super) fn states(&mut self, room: &Room) -> Result<(), StoreError> {
+    /// Every state record, and every node in use.
+    pub(super) fn states(&mut self) -> Result<ControlFlow<()>, StoreError> {
         // What has a number but no record was purged; that nothing needs it shows below.
         let mut last = None;
         loop {
-            let states = self.store.state_nums(self.number, last, AT_ONCE)?;
+            // Held still, so that no purge takes away what a record leads to.
+            let Some(edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
+            let states = edit.state_nums(self.number, last, AT_ONCE)?;
             let Some(end) = states.last() else { break };
             last = Some(*end);
             for state in states {
-                let looked = self.state(room, state);
+                let looked = self.state(&edit, state);
                 self.tolerate(looked)?;
             }
-        }
-        match room.current_state {
-            Some(current) => {
-                let looked = self.member_counts(current);
-                self.tolerate(looked)
+            drop(edit);
+            if self.watch.pause().is_break() {
+                return Ok(ControlFlow::Break(()));
             }
-            None => Ok(()),
         }
+        if self.nodes_in_use()?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // A state once written stays as it is; only a purge could remove it.
+        let store = self.store;
+        let _alone = store.purge_alone();
+        if let Ok(Some(current)) = store.room(self.number).map(|it| it.current_state) {
+            let looked = self.member_counts(current);
+            self.tolerate(looked)?;
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn state(&mut self, room: &Room, state: StateNum) -> Result<(), StoreError> {
+    fn state(&mut self, edit: &Edit<'_>, state: StateNum) -> Result<(), StoreError> {
         for node in self.store.state_record(self.number, state)? {
             match node {
                 Node::Leaf(entries) => {
                     let beyond = |value: &Value| match value {
-                        Value::Event { event, .. } => *event >= room.next_event.0,
+                        Value::Event { event, .. } => *event >= edit.room.next_event.0,
                         Value::Server { .. } => false,
                     };
                     if entries.iter().any(|(_, value)| beyond(value)) {
-                        self.fault("", format!("state {} names an event that is none", state.0));
+                        self.fault("", format!("state {} names an event that is none", state.0))?;
                     }
                 }
-                Node::Inner { children, .. } => {
-                    for (_, child) in children {
-                        self.store.state_node(self.number, child)?;
-                    }
-                }
+                Node::Inner { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes of the states after all events. Takes some twenty bytes a node.
+    fn nodes_in_use(&mut self) -> Result<ControlFlow<()>, StoreError> {
+        let (mut seen, mut next) = (BTreeSet::new(), 0);
+        loop {
+            let Some(edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
+            let end = edit.room.next_event.0.min(next + EVENTS_AT_ONCE);
+            let topology = edit.topology(self.number);
+            for event in (next..end).map(EventNum) {
+                let node = topology.node(event);
+                let looked = node.and_then(|it| match it.and_then(|it| it.state_after) {
+                    Some(state) => self.reach(state.root(), &mut seen),
+                    None => Ok(()),
+                });
+                self.tolerate(looked)?;
+            }
+            let is_last = end >= edit.room.next_event.0;
+            drop(edit);
+            next = end;
+            if self.watch.pause().is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if is_last {
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
+    }
+
+    /// Every node below one, but for those that were seen.
+    fn reach(&self, from: Ptr, seen: &mut BTreeSet<Ptr>) -> Result<(), StoreError> {
+        let mut next = vec![from];
+        while let Some(at) = next.pop() {
+            if seen.insert(at)
+                && let Node::Inner { children, .. } = &*self.store.state_node(self.number, at)?
+            {
+                next.extend(children.iter().map(|(_, child)| *child));
             }
         }
         Ok(())
@@ -73,7 +127,7 @@ impl Walk<'_> {
                     let Ok(pdu) = Pdu::parse(&body.pdu, self.version) else { continue };
                     let (kind, state_key) = (pdu.event_type(), pdu.state_key().unwrap_or_default());
                     if Key::of_state(kind, state_key) != key {
-                        self.fault(&body.event_id, "stands in the state under another's key");
+                        self.fault(&body.event_id, "stands in the state under another's key")?;
                     }
                     let server = state_key.split_once(':').map(|(_, server)| server);
                     let count = server.map(|it| counted.entry(Key::of_server(it)).or_default());
@@ -87,7 +141,7 @@ impl Walk<'_> {
         }
         counted.retain(|_, count| *count != (0, 0));
         if held != counted {
-            self.fault("", "the members counted beside its current state do not add up");
+            self.fault("", "the members counted beside its current state do not add up")?;
         }
         Ok(())
     }

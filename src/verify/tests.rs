@@ -7,6 +7,7 @@ use crate::{
     context::Context,
     ingest::{self, NewEvent, Outcome, Verdict},
     room_format::{Line, Reader},
+    state::map::Node,
     store::{Edit, EventNum, Options, PrevEvent},
 };
 
@@ -51,7 +52,7 @@ fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
 
 fn faults(cx: &Context) -> Vec<String> {
     let mut found = Found::default();
-    verify(&cx.store, &mut found).unwrap();
+    assert!(verify(&cx.store, &mut found).unwrap().is_continue());
     assert_eq!(found.events, extent(&cx.store).unwrap());
     found.faults
 }
@@ -162,5 +163,79 @@ fn counters_and_extremities_that_do_not_add_up_are_named() {
     let none = |edit: &mut Edit<'_>| edit.room.forward_extremities.clear();
     names(&damaged(none), "its forward extremities do not follow from the graph");
     let note = |edit: &mut Edit<'_>| edit.put_missing("$never", EventNum(3), 0);
-    names(&damaged(note), "missing predecessors");
+    names(&damaged(note), "a missing predecessor is noted where none is missing");
+}
+
+#[test]
+fn records_that_nothing_leads_to_are_named() {
+    let beyond = EventNum(100_000);
+    let body = |edit: &mut Edit<'_>| edit.put_body(beyond, "$beyond", b"{}");
+    names(&damaged(body), "a record of an event that is not held");
+    let given = |edit: &mut Edit<'_>| edit.put_given_state(beyond, &[]);
+    names(&damaged(given), "a record of an event that is not held");
+    let waiting = |edit: &mut Edit<'_>| edit.put_waiting(EventNum(3), beyond);
+    names(&damaged(waiting), "a note about an event that is not held");
+    let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, false);
+    names(&damaged(redaction), "a record of an event that is not held");
+    let states = |edit: &mut Edit<'_>| edit.room.next_state = crate::store::StateNum(1);
+    names(&damaged(states), "a state that never was");
+    let events = |edit: &mut Edit<'_>| edit.room.next_event = EventNum(1);
+    names(&damaged(events), "a page of events that never came");
+    let id = |edit: &mut Edit<'_>| {
+        edit.add_event("$nothing");
+        edit.room.next_event = EventNum(edit.room.next_event.0 - 1);
+    };
+    names(&damaged(id), "an id leads to no event");
+}
+
+#[test]
+fn a_walk_ends_when_it_is_told_to() {
+    struct Impatient(u32);
+    impl Watch for Impatient {
+        fn events(&mut self, _: u32) {}
+
+        fn fault(&mut self, _: Fault) {}
+
+        fn pause(&mut self) -> ControlFlow<()> {
+            self.0 += 1;
+            if self.0 == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+    }
+    let (_dir, cx, _) = store_of("chaos0-v10");
+    let mut watch = Impatient(0);
+    assert!(verify(&cx.store, &mut watch).unwrap().is_break());
+    assert_eq!(watch.0, 3);
+}
+
+/// Opened again, so that no cache holds what is gone.
+fn opened_again(dir: &tempfile::TempDir, cx: Context) -> Context {
+    drop(cx);
+    Context::new(Store::open(&Options::small(dir.path())).unwrap())
+}
+
+#[test]
+fn a_state_without_one_of_its_nodes_is_named() {
+    let (dir, cx, room_id) = store_of("chaos0-v10");
+    let room = cx.store.room_num(&room_id).unwrap().unwrap();
+    let newest = *cx.store.state_nums(room, None, usize::MAX).unwrap().last().unwrap();
+    let root = cx.store.state_node(room, newest.root()).unwrap();
+    let Node::Inner { children, .. } = &*root else { panic!("a small state") };
+    let older = children.iter().find(|it| it.1.record != newest.0).unwrap();
+    let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
+    edit.remove_state(crate::store::StateNum(older.1.record));
+    edit.commit().unwrap();
+    names(&faults(&opened_again(&dir, cx)), "damaged state");
+}
+
+#[test]
+fn what_a_purge_leaves_of_states_is_no_fault() {
+    for room in ["chaos0-v10", "chaos6-v12", "powerfork-v12"] {
+        let (dir, cx, room_id) = store_of(room);
+        let number = cx.store.room_num(&room_id).unwrap().unwrap();
+        let newest = cx.store.room(number).unwrap().forward_extremities[0];
+        let newest = cx.store.body(number, newest).unwrap().event_id;
+        let watch = &mut |_| ControlFlow::Continue(());
+        assert!(ingest::purge_history(&cx.store, (&room_id, &newest), watch).unwrap().done);
+        assert_eq!(faults(&opened_again(&dir, cx)), Vec::<String>::new(), "{room}");
+    }
 }

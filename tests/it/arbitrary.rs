@@ -9,13 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backscroll::{
-    ingest::{self, NewEvent, Verdict},
-    verify::{self, Fault, Watch},
-};
+use backscroll::ingest::{self, NewEvent, Verdict};
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
 
-use crate::support::{memory::Memory, rooms};
+use crate::support::{faults, memory::Memory, rooms};
 
 #[path = "../../fuzz/targets/append_events/property.rs"]
 mod property;
@@ -83,18 +80,6 @@ fn apply(pdu: &mut Vec<u8>, change: Change) {
     }
 }
 
-/// Names the faults.
-#[derive(Default)]
-struct Faults(Vec<String>);
-
-impl Watch for Faults {
-    fn events(&mut self, _: u32) {}
-
-    fn fault(&mut self, fault: Fault) {
-        self.0.push(fault.to_string());
-    }
-}
-
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
 fn any_change_of_a_recorded_event() {
@@ -104,8 +89,10 @@ fn any_change_of_a_recorded_event() {
     let strategy = (any::<Index>(), any::<Index>(), vec(change(), 0..4), verdicts, any::<bool>());
     let seconds = std::env::var("BACKSCROLL_FUZZ_SECONDS").ok().and_then(|it| it.parse().ok());
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    // A seed that was given is where the first begins, not each of them.
+    let mut seeds = TestRunner::new(ProptestConfig::default());
     loop {
-        let mut runner = TestRunner::new(ProptestConfig::with_cases(256));
+        let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), seeds.new_rng());
         let outcome = runner.run(&strategy, |(room, line, changes, verdict, named)| {
             let room = room.get(&rooms);
             let line = line.get(&room.lines);
@@ -131,7 +118,6 @@ fn any_change_of_a_recorded_event() {
         }
     }
     memory.cx.store.flush().unwrap();
-    let mut faults = Faults::default();
-    verify::verify(&memory.cx.store, &mut faults).unwrap();
-    assert!(faults.0.is_empty(), "{:#?}", faults.0);
+    let found = faults::of(&memory.cx.store);
+    assert!(found.is_empty(), "{found:#?}");
 }

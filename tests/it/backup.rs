@@ -1,12 +1,22 @@
 //! A backup made while events come in, restored: the same rooms, event by event and state by state,
-//! and what was purged stays away there too.
+//! and what was purged or deleted stays away there too.
 
 use std::{
     fs,
+    io::Write as _,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
+
+use backscroll::{
+    backup::{self, Withheld, Writer},
+    proto::v1::{
+        self as pb, admin_service_client::AdminServiceClient,
+        ingest_service_client::IngestServiceClient,
+    },
+};
+use tonic::transport::Channel;
 
 use crate::support::{
     process::{self, Process},
@@ -20,6 +30,22 @@ fn file(room: &RecordedRoom) -> String {
 
 fn export(service: &Process, room: &RecordedRoom) -> String {
     process::stdout(service.command(&["export", &room.header.room_id]))
+}
+
+/// Marks a user whom no room knows.
+#[tokio::main]
+async fn erase(url: &str, user_id: &str) {
+    let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let request = pb::SetUserErasedRequest { user_id: user_id.to_owned(), erased: true };
+    IngestServiceClient::new(channel).set_user_erased(request).await.unwrap();
+}
+
+#[tokio::main]
+async fn erased(url: &str) -> Vec<String> {
+    let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let request = pb::ListErasedUsersRequest::default();
+    let list = AdminServiceClient::new(channel).list_erased_users(request).await.unwrap();
+    list.into_inner().user_ids
 }
 
 #[test]
@@ -36,6 +62,10 @@ fn a_backup_under_load_restores_the_same_rooms() {
     let middle = &purged.lines[purged.lines.len() / 2].event_id;
     let said = process::stdout(service.command(&["purge", &purged.header.room_id, middle]));
     assert!(!said.starts_with("0 events"), "{said}");
+
+    let deleted = settled.iter().find(|it| it.name == "acl-v10").unwrap();
+    process::stdout(service.command(&["delete-room", &deleted.header.room_id]));
+    erase(&service.url, "@nowhere:hs1.example");
 
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -56,7 +86,7 @@ fn a_backup_under_load_restores_the_same_rooms() {
     assert!(verified.ends_with(" 0 faults\n"), "{verified}");
 
     let restored = Process::start(Path::new(&path("second")), &["--reserved-mib", "0"]);
-    for room in settled {
+    for room in settled.iter().filter(|it| it.name != deleted.name) {
         let expected = export(&service, room);
         assert!(export(&restored, room) == expected, "{}", room.name);
         for line in expected.lines().skip(1).step_by(5) {
@@ -81,8 +111,38 @@ fn a_backup_under_load_restores_the_same_rooms() {
     let said = process::stdout(restored.command(&["import", &file(purged)]));
     assert!(said.contains("stay away"), "{said}");
     assert!(export(&restored, purged) == export(&service, purged));
+    let said = process::stdout(restored.command(&["import", &file(deleted)]));
+    assert!(said.contains("0 events appended") && said.contains("stay away"), "{said}");
+    assert!(erased(&restored.url).contains(&"@nowhere:hs1.example".to_owned()));
     for service in [service, restored] {
         let (code, log) = service.stop();
         assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+/// A room of a backup that is made by hand.
+fn add(backup: &mut Writer, name: &str) {
+    let mut file = backup.begin_room().unwrap();
+    writeln!(file, "{name}").unwrap();
+    backup.end_room((file, None), name, 1).unwrap();
+}
+
+#[test]
+fn a_backup_that_is_gone_on_with_leaves_alone_what_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cut_off = Writer::open(dir.path()).unwrap();
+    ["first", "second", "third"].iter().for_each(|it| add(&mut cut_off, it));
+    drop(cut_off);
+    fs::write(dir.path().join("rooms/000002.ndjson"), "damaged").unwrap();
+
+    let mut backup = Writer::open(dir.path()).unwrap();
+    let has = ["first", "second", "third", "fourth"].map(|it| backup.has(it));
+    assert_eq!(has, [true, false, true, false]);
+    ["second", "fourth"].iter().for_each(|it| add(&mut backup, it));
+    assert_eq!(backup.finish(Withheld::default()).unwrap(), (4, 4));
+    let (rooms, _) = backup::rooms(dir.path()).unwrap();
+    for room in rooms {
+        let held = fs::read_to_string(dir.path().join(&room.file)).unwrap();
+        assert_eq!(held, format!("{}\n", room.room_id), "{}", room.file);
     }
 }

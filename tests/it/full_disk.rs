@@ -158,3 +158,41 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     let verified = process::stdout(process::run(["verify", "--data-dir", data_dir]));
     assert!(verified.ends_with(" 0 faults\n"), "{verified}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_fails_all_the_same_stops_the_service() {
+    let Some(volume) = Volume::mount() else {
+        println!("skipped: a tmpfs cannot be mounted here");
+        return;
+    };
+    let data_dir = volume.path().join("data");
+    // Nothing is kept free, so nothing is refused in time.
+    let flags = ["--reserved-mib", "0", "--cache-mib", "16"];
+    let service = Process::start(&data_dir, &flags);
+    let mut clients = Clients::connect(&service).await;
+    let user = "@alice:one.example";
+    let (room, create) = Room::new(RoomVersion::V10, user);
+    append(&mut clients, &room, &create).await.unwrap();
+    let ballast = volume.path().join("ballast");
+    fs::write(&ballast, vec![1; 64 << 20]).unwrap_err();
+    let (mut last, mut acknowledged) = (create.clone(), vec![create.event_id]);
+    let failure = loop {
+        let number = u32::try_from(acknowledged.len()).unwrap();
+        assert!(number < ENOUGH_EVENTS, "the volume does not fill up");
+        let next = room.message(user, &noise(number)).after([&last]).finish();
+        match append(&mut clients, &room, &next).await {
+            Ok(()) => acknowledged.push(next.event_id.clone()),
+            Err(status) => break status,
+        }
+        last = next;
+    };
+    assert_eq!(reason(&failure), (Code::Internal, "STORE_FAILED".to_owned()));
+    let (code, log) = service.wait();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("a write to the store failed; stopping"), "{log}");
+
+    fs::remove_file(&ballast).unwrap();
+    let service = Process::start(&data_dir, &flags);
+    let mut clients = Clients::connect(&service).await;
+    assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
+}

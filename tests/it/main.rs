@@ -29,3 +29,4 @@ mod rot;
 mod server_keys;
 mod support;
 mod traces;
+mod verify;

@@ -5,7 +5,7 @@
 //! `BACKSCROLL_CRASH_ROUNDS` sets the number of rounds, `BACKSCROLL_CRASH_SEED` repeats those of a
 //! seed that was printed.
 
-use std::{collections::BTreeMap, env, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use backscroll::{
     pdu::RoomVersion,
@@ -24,10 +24,11 @@ use crate::support::{
     faults,
     numbers::Numbers,
     process::Process,
+    rounds,
     worlds::{self, Delivery, World},
 };
 
-const ROUNDS: u64 = 8;
+const ROUNDS: u64 = 10;
 /// Rounds on one store before the next begins with an empty one.
 const ROUNDS_A_STORE: u64 = 10;
 const STREAMS: u64 = 4;
@@ -190,20 +191,9 @@ async fn round(
     table.faults += u64::try_from(found.len()).unwrap();
 }
 
-/// How a run is made longer, or repeated.
-#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|it| it.parse().unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_event_is_lost_when_the_service_is_killed() {
-    let rounds = number("BACKSCROLL_CRASH_ROUNDS").unwrap_or(ROUNDS);
-    let seed = number("BACKSCROLL_CRASH_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.unwrap().as_secs()
-    });
-    println!("BACKSCROLL_CRASH_SEED={seed} BACKSCROLL_CRASH_ROUNDS={rounds}");
+    let (rounds, seed) = rounds::of("CRASH", ROUNDS);
     let (mut numbers, mut table) = (Numbers(seed), Table::default());
     let mut done = 0;
     while done < rounds {

@@ -5,7 +5,7 @@
 //! `BACKSCROLL_ROT_ROUNDS` makes it longer, `BACKSCROLL_ROT_SEED` repeats what was printed.
 
 use std::{
-    env, fs,
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -20,17 +20,12 @@ use crate::support::{
     faults, load,
     numbers::Numbers,
     rooms::{self, RecordedRoom},
+    rounds,
 };
 
 const ROUNDS: u64 = 12;
 const ROOMS: [&str; 5] =
     ["forks-v2", "visibility-v12", "redactions-v11", "acl-v10", "rejected-v10"];
-
-/// How a run is made longer, or repeated.
-#[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|it| it.parse().unwrap())
-}
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -122,12 +117,7 @@ fn changed_bytes_are_named_or_do_no_harm() {
         drop(Store::open(&Options::small(&snapped)).unwrap());
     }
 
-    let rounds = number("BACKSCROLL_ROT_ROUNDS").unwrap_or(ROUNDS);
-    let seed = number("BACKSCROLL_ROT_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.unwrap().as_secs()
-    });
-    println!("BACKSCROLL_ROT_SEED={seed} BACKSCROLL_ROT_ROUNDS={rounds}");
+    let (rounds, seed) = rounds::of("ROT", ROUNDS);
     let (mut numbers, mut table) = (Numbers(seed), Table::default());
     for round in 0..rounds {
         let damaged = dir.path().join(round.to_string());

@@ -1,6 +1,6 @@
 //! Properties: whatever is sent, somebody answers, and a caller's mistake is never a 5xx.
 //!
-//! 400 cases each; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. What was found once is kept in
+//! 256 cases each; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. What was found once is kept in
 //! `proptest-regressions` and tried first.
 
 use std::{
@@ -56,7 +56,7 @@ fn check<T: std::fmt::Debug>(
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
 }
 
-/// At least 400 cases.
+/// At least 256 cases.
 #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
 fn for_as_long_as_asked<S: Strategy>(
     strategy: &S,
@@ -64,8 +64,10 @@ fn for_as_long_as_asked<S: Strategy>(
 ) -> Result<(), TestError<S::Value>> {
     let seconds = std::env::var("BACKSCROLL_FUZZ_SECONDS").ok().and_then(|it| it.parse().ok());
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    // A seed that was given is where the first begins, not each of them.
+    let mut seeds = TestRunner::new(ProptestConfig::default());
     loop {
-        let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+        let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), seeds.new_rng());
         runner.run(strategy, &test)?;
         if Instant::now() >= end {
             return Ok(());

@@ -18,6 +18,6 @@ impl Watch for Faults {
 
 pub(crate) fn of(store: &Store) -> Vec<Fault> {
     let mut faults = Faults::default();
-    verify::verify(store, &mut faults).unwrap();
+    assert!(verify::verify(store, &mut faults).unwrap().is_continue());
     faults.0
 }

@@ -11,5 +11,6 @@ pub(crate) mod model;
 pub(crate) mod numbers;
 pub(crate) mod process;
 pub(crate) mod rooms;
+pub(crate) mod rounds;
 pub(crate) mod services;
 pub(crate) mod worlds;

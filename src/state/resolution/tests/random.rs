@@ -77,7 +77,7 @@ fn draw(version: &str, steps: &[Step]) -> (Drawing, Vec<Tip>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn every_order_and_every_way_gives_the_same_state(

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! DIR/manifest.ndjson      {"room": {"room_id", "file", "events", "sha256"}} a line a room,
+//!                          {"withheld": {"rooms", "users"}}: deleted, erased; as many as needed
 //!                          and, last, {"complete": {"rooms", "events"}}
 //! DIR/rooms/000001.ndjson  a room
 //! DIR/rooms/000001.purged  hashes of the ids of events that were purged from it, if any were:
@@ -12,15 +13,18 @@
 //! While a backup is being made the manifest is `manifest.partial`, so that one which was cut off
 //! is never taken for a whole one, and can be gone on with.
 
+mod manifest;
+
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read as _, Write},
+    io::{self, BufReader, Read as _, Write},
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use self::manifest::{Entry, Manifest};
+pub use self::manifest::{Purged, Room, Withheld};
 use crate::{
     pdu::{Pdu, RoomVersion},
     room_format::{FormatError, Header, Line, Reader},
@@ -29,38 +33,6 @@ use crate::{
 /// The manifest of a whole backup, and of one that is being made.
 const MANIFEST: &str = "manifest.ndjson";
 const PARTIAL: &str = "manifest.partial";
-
-/// A room of a backup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Room {
-    /// The room.
-    pub room_id: String,
-    /// Its file, from the folder of the backup.
-    pub file: String,
-    /// Events in it.
-    pub events: u64,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
-    /// Which events were purged from it and must not come back, if any were.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub purged: Option<Purged>,
-}
-
-/// The purged events of a room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purged {
-    /// The file, from the folder of the backup.
-    pub file: String,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Entry {
-    Room(Room),
-    Complete { rooms: u64, events: u64 },
-}
 
 /// Why a backup is not to be relied on.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +76,8 @@ pub struct Writer {
     dir: PathBuf,
     manifest: File,
     rooms: Vec<Room>,
+    /// Number of the next room's file: behind those of all rooms that are in it already.
+    next_file: u64,
 }
 
 impl Writer {
@@ -118,7 +92,7 @@ impl Writer {
         let folder = dir.join("rooms");
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         let path = dir.join(PARTIAL);
-        let mut rooms = if path.exists() { read_manifest(&path)?.0 } else { Vec::new() };
+        let mut rooms = if path.exists() { manifest::read(&path)?.rooms } else { Vec::new() };
         let is_whole = |(file, sha256): (&String, &String)| {
             sha256_of(&dir.join(file)).is_ok_and(|it| it == *sha256)
         };
@@ -126,9 +100,11 @@ impl Writer {
         // Begun anew, so that half a line at its end does no harm.
         let mut manifest = File::create(&path).map_err(at(&path))?;
         for room in &rooms {
-            write_entry(&mut manifest, &Entry::Room(room.clone())).map_err(at(&path))?;
+            manifest::write(&mut manifest, &Entry::Room(room.clone())).map_err(at(&path))?;
         }
-        Ok(Self { dir: dir.to_owned(), manifest, rooms })
+        // Not how many there are: one that was not whole left a number out.
+        let next_file = rooms.iter().filter_map(Room::number).max().unwrap_or(0) + 1;
+        Ok(Self { dir: dir.to_owned(), manifest, rooms, next_file })
     }
 
     /// Whether a room is in it already.
@@ -154,7 +130,7 @@ impl Writer {
     }
 
     fn begin_file(&self, kind: &str) -> Result<RoomFile, BackupError> {
-        let file = format!("rooms/{:06}.{kind}", self.rooms.len() + 1);
+        let file = format!("rooms/{:06}.{kind}", self.next_file);
         let path = self.dir.join(&file);
         let open = File::create(&path).map_err(at(&path))?;
         Ok(RoomFile { file, path, open: io::BufWriter::new(open), hash: Sha256::new() })
@@ -175,8 +151,9 @@ impl Writer {
         let purged = purged.map(|(file, sha256)| Purged { file, sha256 });
         let room = Room { room_id: room_id.to_owned(), file, events, sha256, purged };
         let manifest = self.dir.join(PARTIAL);
-        write_entry(&mut self.manifest, &Entry::Room(room.clone())).map_err(at(&manifest))?;
+        manifest::write(&mut self.manifest, &Entry::Room(room.clone())).map_err(at(&manifest))?;
         self.rooms.push(room);
+        self.next_file += 1;
         Ok(())
     }
 
@@ -185,23 +162,18 @@ impl Writer {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn finish(mut self) -> Result<(u64, u64), BackupError> {
+    pub fn finish(mut self, withheld: Withheld) -> Result<(u64, u64), BackupError> {
         let (partial, whole) = (self.dir.join(PARTIAL), self.dir.join(MANIFEST));
+        manifest::write(&mut self.manifest, &Entry::Withheld(withheld)).map_err(at(&partial))?;
         let rooms = u64::try_from(self.rooms.len()).unwrap_or(u64::MAX);
         let events = self.rooms.iter().map(|it| it.events).sum();
-        write_entry(&mut self.manifest, &Entry::Complete { rooms, events })
+        manifest::write(&mut self.manifest, &Entry::Complete { rooms, events })
             .map_err(at(&partial))?;
+        // The names of the files, and only then that of what says they are all there.
+        sync_folder(&self.dir.join("rooms"))?;
         fs::rename(&partial, &whole).map_err(at(&whole))?;
-        File::open(&self.dir).and_then(|it| it.sync_all()).map_err(at(&self.dir))?;
+        sync_folder(&self.dir)?;
         Ok((rooms, events))
-    }
-}
-
-impl Room {
-    /// Its files and their checksums.
-    fn files(&self) -> impl Iterator<Item = (&String, &String)> {
-        let purged = self.purged.iter().map(|it| (&it.file, &it.sha256));
-        std::iter::once((&self.file, &self.sha256)).chain(purged)
     }
 }
 
@@ -235,22 +207,22 @@ impl Write for RoomFile {
     }
 }
 
-/// The rooms of a finished backup.
+/// The rooms of a finished backup, and what is to stay away.
 ///
 /// # Errors
 /// When there is none, or its manifest is damaged.
-pub fn rooms(dir: &Path) -> Result<Vec<Room>, BackupError> {
+pub fn rooms(dir: &Path) -> Result<(Vec<Room>, Withheld), BackupError> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
         return Err(BackupError::NotFinished(dir.to_owned()));
     }
-    let (rooms, complete) = read_manifest(&path)?;
+    let Manifest { rooms, withheld, complete } = manifest::read(&path)?;
     let counted = u64::try_from(rooms.len()).unwrap_or(u64::MAX);
     let events = rooms.iter().map(|it| it.events).sum();
     if complete != Some((counted, events)) {
         return Err(BackupError::NotFinished(dir.to_owned()));
     }
-    Ok(rooms)
+    Ok((rooms, withheld))
 }
 
 /// Reads a room of a backup whose checksum is right.
@@ -263,11 +235,7 @@ pub fn open_room(
 ) -> Result<(Header, Reader<BufReader<File>>), BackupError> {
     let path = dir.join(&room.file);
     let fault = |what: String| BackupError::Room { path: path.clone(), what };
-    if sha256_of(&path).map_err(at(&path))? != room.sha256 {
-        return Err(fault(
-            "the file is not what was backed up: its checksum is another".to_owned(),
-        ));
-    }
+    check_file(&path, &room.sha256)?;
     let file = BufReader::new(File::open(&path).map_err(at(&path))?);
     let (header, lines) = Reader::open(file).map_err(|error| fault(error.to_string()))?;
     if header.room_id != room.room_id {
@@ -283,13 +251,12 @@ pub fn open_room(
 pub fn purged_of(dir: &Path, room: &Room) -> Result<Vec<[u8; 16]>, BackupError> {
     let Some(Purged { file, sha256 }) = &room.purged else { return Ok(Vec::new()) };
     let path = dir.join(file);
-    let fault = |what: &str| BackupError::Room { path: path.clone(), what: what.to_owned() };
-    if sha256_of(&path).map_err(at(&path))? != *sha256 {
-        return Err(fault("the file is not what was backed up: its checksum is another"));
-    }
+    check_file(&path, sha256)?;
+    let fault =
+        || BackupError::Room { path: path.clone(), what: "holds what is no hash".to_owned() };
     let text = fs::read_to_string(&path).map_err(at(&path))?;
     let hash = |line: &str| u128::from_str_radix(line, 16).map(u128::to_be_bytes);
-    text.lines().map(|line| hash(line).map_err(|_| fault("holds what is no hash"))).collect()
+    text.lines().map(|line| hash(line).map_err(|_| fault())).collect()
 }
 
 /// Checks a room of a backup, event by event, without a store: ids, rooms, counts.
@@ -317,29 +284,16 @@ pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
     }
 }
 
-/// The rooms of a manifest, and what its last line says if it is complete. Half a line at the end
-/// of an incomplete one is what a crash leaves.
-#[expect(clippy::type_complexity, reason = "used twice, a few lines away")]
-fn read_manifest(path: &Path) -> Result<(Vec<Room>, Option<(u64, u64)>), BackupError> {
-    let file = BufReader::new(File::open(path).map_err(at(path))?);
-    let (mut rooms, mut complete) = (Vec::new(), None);
-    let lines: Vec<String> = file.lines().collect::<Result<_, _>>().map_err(at(path))?;
-    for (number, text) in (1..).zip(&lines) {
-        match serde_json::from_str(text) {
-            Ok(Entry::Room(room)) => rooms.push(room),
-            Ok(Entry::Complete { rooms, events }) => complete = Some((rooms, events)),
-            Err(_) if number == lines.len() && path.ends_with(PARTIAL) => {}
-            Err(_) => return Err(BackupError::Manifest { path: path.to_owned(), line: number }),
-        }
-    }
-    Ok((rooms, complete))
+fn sync_folder(path: &Path) -> Result<(), BackupError> {
+    File::open(path).and_then(|it| it.sync_all()).map_err(at(path))
 }
 
-fn write_entry(manifest: &mut File, entry: &Entry) -> io::Result<()> {
-    let mut line = serde_json::to_vec(entry)?;
-    line.push(b'\n');
-    manifest.write_all(&line)?;
-    manifest.sync_all()
+fn check_file(path: &Path, sha256: &str) -> Result<(), BackupError> {
+    if sha256_of(path).map_err(at(path))? == *sha256 {
+        return Ok(());
+    }
+    let what = "the file is not what was backed up: its checksum is another".to_owned();
+    Err(BackupError::Room { path: path.to_owned(), what })
 }
 
 fn sha256_of(path: &Path) -> io::Result<String> {

@@ -1,0 +1,95 @@
+//! Looking through the whole store while it serves.
+
+use std::{
+    ops::ControlFlow,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{
+    purge::{News, run},
+    status, wire,
+};
+use crate::{
+    context::Context,
+    proto::v1 as pb,
+    verify::{self, Fault, Watch},
+};
+
+/// How much of the time it may work when the request does not say, in percent.
+const BUSY_PERCENT: u32 = 25;
+/// The longest rest: callers that leave and the end of the service are noticed after it.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// How often a caller hears of progress, at most.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// Verifies, one caller at a time: `place` is held until it has ended.
+pub(super) fn verify(
+    cx: Arc<Context>,
+    request: pb::VerifyRequest,
+    (stopping, place): (CancellationToken, OwnedSemaphorePermit),
+) -> News<pb::VerifyResponse> {
+    let pb::VerifyRequest { busy_percent } = request;
+    let busy_percent = if busy_percent == 0 { BUSY_PERCENT } else { busy_percent.min(100) };
+    run(move |news| {
+        let _place = place;
+        let failed = |failure| status::of_store(&failure);
+        let extent = verify::extent(&cx.store).map_err(failed)?;
+        let answer = pb::VerifyResponse { to_look_at_count: extent, ..Default::default() };
+        let now = Instant::now();
+        let mut watch = Telling { news, stopping, busy_percent, answer, begun: now, told: now };
+        match verify::verify(&cx.store, &mut watch).map_err(failed)? {
+            ControlFlow::Continue(()) => {
+                watch.answer.done = true;
+                Ok(Some(watch.answer))
+            }
+            ControlFlow::Break(()) if watch.stopping.is_cancelled() => Err(status::stopping()),
+            ControlFlow::Break(()) => Ok(None),
+        }
+    })
+}
+
+/// Tells a caller what is found, and rests in between.
+struct Telling<'a> {
+    news: &'a mpsc::Sender<Result<pb::VerifyResponse, Status>>,
+    stopping: CancellationToken,
+    busy_percent: u32,
+    /// The next answer.
+    answer: pb::VerifyResponse,
+    /// When the piece of work under way began.
+    begun: Instant,
+    told: Instant,
+}
+
+impl Watch for Telling<'_> {
+    fn events(&mut self, count: u32) {
+        self.answer.event_count += u64::from(count);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.answer.faults.push(wire::fault(fault));
+    }
+
+    fn pause(&mut self) -> ControlFlow<()> {
+        if !self.answer.faults.is_empty() || self.told.elapsed() >= TELL_EVERY {
+            let next = pb::VerifyResponse { faults: Vec::new(), ..self.answer.clone() };
+            let answer = std::mem::replace(&mut self.answer, next);
+            if self.news.blocking_send(Ok(answer)).is_err() {
+                return ControlFlow::Break(());
+            }
+            self.told = Instant::now();
+        }
+        let rest = self.begun.elapsed() * (100 - self.busy_percent) / self.busy_percent;
+        thread::sleep(rest.min(LONGEST_REST));
+        self.begun = Instant::now();
+        if self.stopping.is_cancelled() || self.news.is_closed() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
