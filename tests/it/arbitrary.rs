@@ -26,9 +26,8 @@ fn any_seed_of_the_fuzz_target() {
     let tried = seeds.map(|it| property::append_events(&memory.cx, &it)).count();
     assert!(tried > 0);
     memory.cx.store.flush().unwrap();
-    let mut faults = Faults::default();
-    verify::verify(&memory.cx.store, &mut faults).unwrap();
-    assert!(faults.0.is_empty(), "{:#?}", faults.0);
+    let found = faults::of(&memory.cx.store);
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 /// A change of some bytes.

@@ -19,6 +19,7 @@ mod full_disk;
 mod grafts;
 mod graph;
 mod history_service;
+mod layering;
 mod leaks;
 mod operations;
 mod purge;
