@@ -22,6 +22,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll::room_format::Reader;
 use federation::{Federation, Question};
+use mimalloc::MiMalloc;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -29,6 +30,10 @@ mod ask;
 #[path = "../../tests/it/support/federation.rs"]
 mod federation;
 mod serve;
+
+/// That of the programs.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const ROOM: &str = "visibility-v12";
 const ORIGIN: &str = "hs2.example:9102";
