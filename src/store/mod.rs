@@ -61,6 +61,8 @@ use std::{
         Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 pub use body::Body;
@@ -96,6 +98,13 @@ pub enum PrevEvent {
     /// Not held.
     Missing,
 }
+
+/// How long a lock is tried for: whoever is just ending, or has just closed the store, holds it a
+/// moment longer, as sled's threads do.
+const LOCK_TRIES: u32 = 200;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+/// What sled says when its own lock is held. Ours is taken by then, so nobody is there to stay.
+const SLED_IS_LOCKED: &str = "could not acquire lock";
 
 /// The store. Cheap to share by reference; one process at a time.
 pub struct Store {
@@ -152,25 +161,28 @@ impl Store {
         fs::create_dir_all(&graph).map_err(file_error(&graph))?;
         let lock_path = options.data_dir.join("LOCK");
         let lock = File::create(&lock_path).map_err(file_error(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::InUse(options.data_dir.clone()));
-            }
-            Err(TryLockError::Error(source)) => return Err(file_error(&lock_path)(source)),
-        }
+        patiently(|| match lock.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(options.data_dir.clone())),
+            Err(TryLockError::Error(source)) => Err(file_error(&lock_path)(source)),
+        })?;
         for entry in fs::read_dir(&graph).map_err(file_error(&graph))? {
             let path = entry.map_err(file_error(&graph))?.path();
             if path.extension().is_some_and(|it| it == "generating") {
                 fs::remove_file(&path).map_err(file_error(&path))?;
             }
         }
-        let tree = sled::Config::new()
+        let config = sled::Config::new()
             .path(&graph)
             .cache_capacity(options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4)
             // We flush before each acknowledgement; nothing else needs to be on disk earlier.
-            .flush_every_ms(None)
-            .open()?;
+            .flush_every_ms(None);
+        let tree = patiently(|| match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains(SLED_IS_LOCKED) => {
+                Err(StoreError::InUse(options.data_dir.clone()))
+            }
+            opened => Ok(opened?),
+        })?;
         let store = Self {
             tree,
             next_room: AtomicU32::new(0),
@@ -365,6 +377,17 @@ impl Store {
         }
         Ok(outcome?)
     }
+}
+
+/// Tries again while somebody else has the store, for two seconds.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    for _ in 1..LOCK_TRIES {
+        match attempt() {
+            Err(StoreError::InUse(_)) => thread::sleep(BETWEEN_TRIES),
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 #[cfg(test)]

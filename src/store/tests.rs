@@ -75,6 +75,17 @@ fn a_second_process_is_turned_away() {
 }
 
 #[test]
+fn who_is_just_closing_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).unwrap();
+    for _ in 0..20 {
+        let closing = std::thread::spawn(move || drop(store));
+        store = open(dir.path()).unwrap();
+        closing.join().unwrap();
+    }
+}
+
+#[test]
 fn a_snapshot_that_a_crash_cut_off_does_not_keep_it_from_opening() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
