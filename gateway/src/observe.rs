@@ -1,6 +1,6 @@
-//! Around every request: one line in the log (of refusals for the sake of others, some), its counts, the trace that it belongs to, and a 500
-//! instead of a broken connection should a handler panic. Handlers add what they learn to the
-//! current span.
+//! Around every request: one line in the log (of refusals for the sake of others, some), its counts,
+//! the trace that it belongs to, and a 500 instead of a broken connection should a handler panic.
+//! Handlers add what they learn to the current span.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
