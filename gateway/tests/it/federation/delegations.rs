@@ -113,6 +113,15 @@ async fn names_that_stand_for_others() {
             (at, host, Some("alias.example"))
         );
     }
+    // RFC 2782 wants no alias behind an SRV record, and other homeservers follow it all the same.
+    // So do we: the certificate says whose server it is.
+    let world = World::new().await;
+    let peer = Peer::new("h.example", 7);
+    world.dns.srv("_matrix-fed._tcp.h.example", 1, "alias.example", 99);
+    world.dns.alias("alias.example", "real.example");
+    world.dns.address("real.example", "5.1.1.1");
+    world.publish(&world.site("5.1.1.1:99", "h.example").await, &peer);
+    assert_eq!(ask(&world.gateway(&[]).await, &peer).await, granted());
     // Neither does an alias lead inside.
     let world = World::new().await;
     world.dns.alias("h.example", "inside.example");
