@@ -1,5 +1,5 @@
-//! Reading what is on disk. States and bodies never change once they are written, and their numbers
-//! are never given twice, so what was read of them is kept.
+//! Reading what is on disk. States and bodies hardly ever change once they are written, and their
+//! numbers are never given twice, so what was read of them is kept.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use serde_json::Value;
 use sled::IVec;
 
 use super::{
-    Body, EventNum, RoomNum, StateFacts, StateNum, Store, StoreError, View, body, keys, record,
-    view::Records,
+    Body, EventNum, RoomNum, StateFacts, StateNum, Store, StoreError, View, block::Block, body,
+    keys, record, sealing::page_of, view::Records,
 };
 use crate::state::map::{Node, Ptr};
 
@@ -21,6 +21,8 @@ pub(super) struct Caches {
     /// Plain, as they are served: whoever comes back after an event asks for what others have just
     /// asked for.
     bodies: Cache<(RoomNum, EventNum), Body, BodyBytes>,
+    /// Likewise, a page of events at a time.
+    blocks: Cache<(RoomNum, u32), Arc<Block>, BlockBytes>,
     /// Whole, or redacted.
     contents: Cache<(RoomNum, EventNum, bool), Arc<Content>, ContentBytes>,
 }
@@ -75,14 +77,26 @@ impl Weighter<(RoomNum, EventNum), Body> for BodyBytes {
     }
 }
 
+#[derive(Clone)]
+struct BlockBytes;
+
+impl Weighter<(RoomNum, u32), Arc<Block>> for BlockBytes {
+    fn weight(&self, _: &(RoomNum, u32), block: &Arc<Block>) -> u64 {
+        OVERHEAD_BYTES + u64::try_from(block.bytes()).unwrap_or(u64::MAX / 2)
+    }
+}
+
 impl Caches {
     /// Caches that hold about so many bytes: of states, and of bodies.
     pub(super) fn new(of_states: u64, of_bodies: u64) -> Self {
         let items = |bytes: u64, each| usize::try_from(bytes / each).unwrap_or(usize::MAX);
+        // Alone are the newest events of each room, and the long ones.
+        let (alone, blocks) = (of_bodies / 4, of_bodies - of_bodies / 4);
         Self {
             nodes: Cache::with_weighter(items(of_states, 400), of_states, NodeBytes),
             facts: Cache::new(FACTS),
-            bodies: Cache::with_weighter(items(of_bodies, 1_000), of_bodies, BodyBytes),
+            bodies: Cache::with_weighter(items(alone, 1_000), alone, BodyBytes),
+            blocks: Cache::with_weighter(items(blocks, 32_000), blocks, BlockBytes),
             contents: Cache::with_weighter(items(of_states, 10_000), of_states / 4, ContentBytes),
         }
     }
@@ -90,6 +104,7 @@ impl Caches {
     /// To be told of bodies that were written or removed.
     pub(super) fn forget_body(&self, room: RoomNum, event: EventNum) {
         self.bodies.remove(&(room, event));
+        self.blocks.remove(&(room, page_of(event)));
         self.contents.remove(&(room, event, false));
         self.contents.remove(&(room, event, true));
     }
@@ -97,6 +112,7 @@ impl Caches {
     /// To be told of rooms that are removed.
     pub(super) fn forget_bodies(&self, room: RoomNum) {
         self.bodies.retain(|(of, _), _| *of != room);
+        self.blocks.retain(|(of, _), _| *of != room);
         self.contents.retain(|(of, _, _), _| *of != room);
     }
 }
@@ -150,11 +166,27 @@ impl View for Store {
     }
 
     fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
-        self.caches.bodies.get_or_insert_with(&(room, event), || {
-            let key = keys::body(room, event);
-            let body = self.read("body", &key, body::decode)?;
-            body.ok_or_else(|| StoreError::corrupt("body", &key))
-        })
+        let page = page_of(event);
+        let block = self.caches.blocks.get(&(room, page));
+        if let Some(body) = block.and_then(|it| it.get(event).cloned()) {
+            return Ok(body);
+        }
+        let key = keys::body(room, event);
+        // In this order: see `sealing`.
+        let alone = self.caches.bodies.get_or_insert_with(&(room, event), || {
+            self.read("body", &key, body::decode).map_err(Some)?.ok_or(None)
+        });
+        match alone {
+            Ok(body) => return Ok(body),
+            Err(Some(failure)) => return Err(failure),
+            Err(None) => {}
+        }
+        let missing = || StoreError::corrupt("body", &key);
+        let block = self.caches.blocks.get_or_insert_with(&(room, page), || {
+            let block = self.read("block", &keys::block(room, page), Block::decode)?;
+            block.map(Arc::new).ok_or_else(missing)
+        })?;
+        block.get(event).cloned().ok_or_else(missing)
     }
 
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {

@@ -5,14 +5,16 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
+use bytes::Bytes;
 use sled::IVec;
 
 use super::{
-    EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError, View,
-    body,
+    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
+    View,
     codec::seal,
     keys, record,
     record::Page,
+    sealing::Bodies,
     view::{Records, number_or_gone},
 };
 use crate::state::map::{Node, Ptr};
@@ -23,13 +25,14 @@ use crate::state::map::{Node, Ptr};
 pub struct Edit<'s> {
     /// The room's record; written with the rest.
     pub room: Room,
-    store: &'s Store,
-    number: RoomNum,
+    pub(super) store: &'s Store,
+    pub(super) number: RoomNum,
+    /// Events from here on are added by this edit.
+    pub(super) first_new: EventNum,
     changes: BTreeMap<Vec<u8>, Option<IVec>>,
     pages: BTreeMap<u32, Page>,
     has_unsettled: bool,
-    /// Events whose bodies are written or removed.
-    bodies: Vec<EventNum>,
+    bodies: Bodies,
     _guard: MutexGuard<'s, ()>,
 }
 
@@ -41,13 +44,14 @@ impl<'s> Edit<'s> {
         is_new: bool,
     ) -> Self {
         let mut edit = Self {
+            first_new: room.next_event,
             room,
             store,
             number,
             changes: BTreeMap::new(),
             pages: BTreeMap::new(),
             has_unsettled: false,
-            bodies: Vec::new(),
+            bodies: Bodies::new(),
             _guard: guard,
         };
         if is_new {
@@ -72,8 +76,8 @@ impl<'s> Edit<'s> {
 
     /// Keeps an event's body.
     pub fn put_body(&mut self, event: EventNum, event_id: &str, pdu: &[u8]) {
-        self.put(keys::body(self.number, event), body::encode(event_id, pdu));
-        self.bodies.push(event);
+        let body = Body { event_id: event_id.to_owned(), pdu: Bytes::copy_from_slice(pdu) };
+        self.bodies.insert(event, Some(body));
     }
 
     /// An event's node as it stands now.
@@ -144,8 +148,7 @@ impl<'s> Edit<'s> {
         if let Some(page) = self.pages.get_mut(&number) {
             page.remove(event);
         }
-        self.remove(keys::body(self.number, event));
-        self.bodies.push(event);
+        self.bodies.insert(event, None);
         self.remove_given_state(event);
         self.bury(event_id);
         self.room.purged += 1;
@@ -268,8 +271,10 @@ impl<'s> Edit<'s> {
     /// Applies everything at once. On disk only after [`Store::flush`].
     ///
     /// # Errors
-    /// When the disk fails; then nothing was applied.
+    /// When the disk fails, or what is changed is damaged; then nothing was applied.
     pub fn commit(mut self) -> Result<(), StoreError> {
+        let bodies = std::mem::take(&mut self.bodies);
+        self.place_bodies(&bodies)?;
         self.put(keys::room(self.number), self.room.encode());
         for (number, page) in std::mem::take(&mut self.pages) {
             let key = keys::page(self.number, number);
@@ -283,16 +288,16 @@ impl<'s> Edit<'s> {
             }
         }
         self.store.noted(self.store.tree.apply_batch(batch))?;
-        self.bodies.iter().for_each(|it| self.store.caches.forget_body(self.number, *it));
+        bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
         Ok(())
     }
 
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         let sealed = seal(&key, value);
         self.changes.insert(key, Some(sealed.into()));
     }
 
-    fn remove(&mut self, key: Vec<u8>) {
+    pub(super) fn remove(&mut self, key: Vec<u8>) {
         self.changes.insert(key, None);
     }
 }
@@ -328,6 +333,14 @@ impl View for Edit<'_> {
             }
         }
         Ok(records.into_iter().take(limit).collect())
+    }
+
+    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
+        match self.bodies.get(&event).filter(|_| room == self.number) {
+            Some(Some(body)) => Ok(body.clone()),
+            Some(None) => Err(StoreError::corrupt("body", &keys::body(room, event))),
+            None => self.store.body(room, event),
+        }
     }
 
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {

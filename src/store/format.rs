@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The layout that this build reads and writes.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 impl Store {
     /// Reads the store's format, brings an older one up to ours, and refuses a newer one.
@@ -21,6 +21,8 @@ impl Store {
         while format < FORMAT {
             let changes = match format {
                 1 => self.step_1_to_2()?,
+                // Pages are sealed into blocks from now on. Bodies that are alone are read as ever.
+                2 => Batch::default(),
                 _ => return Err(StoreError::corrupt("format", &keys::format())),
             };
             format += 1;

@@ -28,13 +28,15 @@ impl Tag {
     const WANTED: Self = Self(0x0f);
     const DELETED_ROOM: Self = Self(0x10);
     const MARK: Self = Self(0x11);
+    const BLOCK: Self = Self(0x12);
 }
 
 /// Every kind of record whose key goes on with the number of a room, but for the room's own.
-const OF_ROOMS: [Tag; 11] = [
+const OF_ROOMS: [Tag; 12] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
+    Tag::BLOCK,
     Tag::MISSING,
     Tag::WAITING,
     Tag::ARRIVAL,
@@ -45,8 +47,8 @@ const OF_ROOMS: [Tag; 11] = [
     Tag::WANTED,
 ];
 
-/// How many events share a page of topology.
-pub(crate) const PAGE_EVENTS: u32 = 32;
+/// How many events share a page of topology, and a block of bodies.
+pub const PAGE_EVENTS: u32 = 32;
 
 /// A half-built key.
 struct Key(Vec<u8>);
@@ -132,6 +134,11 @@ pub(crate) fn page(room: RoomNum, page: u32) -> Vec<u8> {
 
 pub(crate) fn body(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::BODY, room).number(event.0).0
+}
+
+/// The bodies of a page of events, sealed.
+pub(crate) fn block(room: RoomNum, page: u32) -> Vec<u8> {
+    Key::of_room(Tag::BLOCK, room).number(page).0
 }
 
 /// All events that are referenced but not placed, in all rooms.
@@ -352,6 +359,7 @@ mod tests {
         assert_eq!(hex(super::event(room, "$a")), "03010203047a0eec4b42ce5350c33d7c9f9859574b");
         assert_eq!(hex(page(room, 5)), "040102030400000005");
         assert_eq!(hex(body(room, event)), "05010203040a0b0c0d");
+        assert_eq!(hex(block(room, 5)), "120102030400000005");
         assert_eq!(hex(waiting_of(room, event, EventNum(1))), "07010203040a0b0c0d00000001");
         assert_eq!(hex(arrival(room, -1, event)), "08010203047fffffffffffffff0a0b0c0d");
         assert_eq!(hex(arrival(room, 1, event)), "080102030480000000000000010a0b0c0d");

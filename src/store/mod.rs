@@ -12,7 +12,8 @@
 //! 02 room                          Room          version, counters, extremities, current state
 //! 03 room hash(event id)           number of the event; empty: purged, and stays away
 //! 04 room page                     Page          32 events: depth, arrival, flags, state, edges
-//! 05 room event                    Body          event id, the PDU as it came (compressed)
+//! 05 room event                    Body          event id, the PDU as it came (compressed); of
+//!                                                events whose page is not full, and of long ones
 //! 06 room hash(event id) follower  an event that is referenced but not placed, and by whom
 //! 07 room event follower           an event whose state waits for that of another
 //! 08 room arrival event            only where arrival is not the event's number
@@ -25,6 +26,7 @@
 //! 0f room hash(event id) event     an event not held that a given state names, and whose state
 //! 10 room                          deleted: what is left of it is to be removed
 //! 11                               how often the store was flushed
+//! 12 room page                     Block         the other bodies of a page that is full, together
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -38,6 +40,7 @@
 //!   takes several times the memory. Before opening, left-over `*.generating` files are deleted:
 //!   they are snapshots that a crash cut off, and 0.34.7 refuses to open beside one.
 
+mod block;
 mod body;
 mod codec;
 mod deletion;
@@ -49,6 +52,7 @@ mod format;
 mod keys;
 mod mark;
 mod record;
+mod sealing;
 mod size;
 mod strays;
 mod view;
@@ -70,6 +74,7 @@ pub use deletion::DeletedRoom;
 pub use edit::Edit;
 pub use error::StoreError;
 use flush::Flushes;
+pub use keys::PAGE_EVENTS;
 use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
 pub use strays::{Place, Stray};

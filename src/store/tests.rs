@@ -10,7 +10,30 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{flush::Flushes, format::FORMAT, *};
+use super::{block::Block, flush::Flushes, format::FORMAT, sealing::page_of, *};
+
+/// Damage that no writer does.
+impl Store {
+    pub(crate) fn damage_block(&self, room: RoomNum, event: EventNum) {
+        let key = keys::block(room, page_of(event));
+        let mut value = self.tree.get(&key).unwrap().unwrap().to_vec();
+        value[40] ^= 1;
+        self.tree.insert(key, value).unwrap();
+        self.caches.forget_bodies(room);
+    }
+
+    pub(crate) fn lose_block(&self, room: RoomNum, event: EventNum) {
+        self.tree.remove(keys::block(room, page_of(event))).unwrap().unwrap();
+        self.caches.forget_bodies(room);
+    }
+
+    pub(crate) fn double_body(&self, room: RoomNum, event: EventNum) {
+        let body = self.body(room, event).unwrap();
+        let key = keys::body(room, event);
+        let value = codec::seal(&key, super::body::encode(&body.event_id, &body.pdu));
+        self.tree.insert(key, value).unwrap();
+    }
+}
 
 fn open(dir: &Path) -> Result<Store, StoreError> {
     Store::open(&Options::small(dir))
@@ -125,6 +148,126 @@ fn a_damaged_value_is_named() {
     store.tree.insert(key, value).unwrap();
     let error = store.body(room, event).unwrap_err();
     assert_eq!(error.to_string(), "the store is damaged: body (key 050000000000000000)");
+}
+
+fn text(event: u32) -> Vec<u8> {
+    // One in ten is too long to share a block.
+    let length = if event % 10 == 7 { block::MAX_MEMBER } else { 300 };
+    format!("{{\"number\":{event},\"body\":\"{}\"}}", "x".repeat(length)).into_bytes()
+}
+
+/// Appends events to `!a:b`, so many in a batch.
+fn append(store: &Store, events: std::ops::Range<u32>, in_a_batch: usize) -> RoomNum {
+    let events: Vec<u32> = events.collect();
+    for batch in events.chunks(in_a_batch) {
+        let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
+        for number in batch {
+            let event_id = format!("${number}");
+            let event = edit.add_event(&event_id);
+            assert_eq!(event, EventNum(*number));
+            edit.put_node(event, node((*number).into())).unwrap();
+            edit.put_body(event, &event_id, &text(*number));
+        }
+        edit.commit().unwrap();
+    }
+    store.room_num("!a:b").unwrap().unwrap()
+}
+
+/// The events whose bodies are alone, and those in blocks.
+fn places(store: &Store, room: RoomNum) -> (Vec<u32>, Vec<u32>) {
+    let next = store.room(room).unwrap().next_event.0;
+    let alone = (0..next).filter(|it| store.is_alone(room, EventNum(*it)).unwrap()).collect();
+    let pages = (0..next).step_by(32).map(EventNum);
+    let sealed = pages.flat_map(|it| store.sealed_with(room, it).unwrap()).map(|it| it.0);
+    (alone, sealed.collect())
+}
+
+#[test]
+fn a_page_is_sealed_by_whoever_fills_it() {
+    for in_a_batch in [1, 5, 32, 64, 100] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        let room = append(&store, 0..70, in_a_batch);
+        let store = if in_a_batch == 5 {
+            // Cached while they were alone, too.
+            append(&store, 70..75, 1);
+            store.flush().unwrap();
+            drop(store);
+            open(dir.path()).unwrap()
+        } else {
+            store
+        };
+        let next = store.room(room).unwrap().next_event.0;
+        let (expected_alone, expected_sealed): (Vec<u32>, Vec<u32>) =
+            (0..next).partition(|it| *it >= 64 || it % 10 == 7);
+        assert_eq!(places(&store, room), (expected_alone, expected_sealed));
+        for event in (0..next).rev() {
+            let body = store.body(room, EventNum(event)).unwrap();
+            assert_eq!((body.event_id, &body.pdu[..]), (format!("${event}"), &text(event)[..]));
+        }
+    }
+}
+
+#[test]
+fn a_sealed_body_can_be_replaced_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let room = append(&store, 0..40, 64);
+    let pdu = |event| store.body(room, EventNum(event)).map(|it| it.pdu.to_vec());
+    assert_eq!(pdu(3).unwrap(), text(3));
+    let mut edit = store.edit("!a:b", None).unwrap().unwrap();
+    edit.put_body(EventNum(3), "$3", b"{}");
+    edit.put_body(EventNum(4), "$4", &vec![b'y'; block::MAX_MEMBER]);
+    edit.put_body(EventNum(7), "$7", b"{\"long\":false}");
+    edit.purge_event(EventNum(5), "$5").unwrap();
+    assert_eq!(edit.body(room, EventNum(3)).unwrap().pdu.as_ref(), b"{}");
+    assert!(edit.body(room, EventNum(5)).is_err());
+    assert_eq!(pdu(3).unwrap(), text(3), "not before it is committed");
+    edit.commit().unwrap();
+    assert_eq!(pdu(3).unwrap(), b"{}");
+    assert_eq!(pdu(4).unwrap(), vec![b'y'; block::MAX_MEMBER]);
+    assert!(pdu(5).is_err());
+    assert_eq!(pdu(7).unwrap(), b"{\"long\":false}");
+    assert_eq!(pdu(6).unwrap(), text(6));
+    let (alone, sealed) = places(&store, room);
+    assert_eq!(alone, [4, 7, 17, 27, 32, 33, 34, 35, 36, 37, 38, 39]);
+    assert!(!sealed.contains(&4) && !sealed.contains(&5) && sealed.contains(&3));
+
+    let mut edit = store.edit("!a:b", None).unwrap().unwrap();
+    for event in (0..32).filter(|it| *it != 5) {
+        edit.purge_event(EventNum(event), &format!("${event}")).unwrap();
+    }
+    edit.commit().unwrap();
+    assert_eq!(places(&store, room), ((32..40).collect(), vec![]));
+    assert!(store.value(&keys::block(room, 0)).unwrap().is_none(), "an empty block is no record");
+}
+
+#[test]
+fn a_damaged_body_does_not_keep_its_page_from_being_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let room = append(&store, 0..31, 1);
+    let key = keys::body(room, EventNum(9));
+    let mut value = store.tree.get(&key).unwrap().unwrap().to_vec();
+    value[7] ^= 1;
+    store.tree.insert(&key, value).unwrap();
+    append(&store, 31..32, 1);
+    assert!(store.body(room, EventNum(9)).is_err());
+    assert_eq!(places(&store, room).0, [7, 9, 17, 27]);
+    assert_eq!(store.body(room, EventNum(31)).unwrap().pdu, text(31));
+}
+
+#[test]
+fn a_deleted_room_leaves_no_block_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let room = append(&store, 0..40, 64);
+    let block = keys::block(room, 0);
+    let held = store.read("block", &block, Block::decode).unwrap().unwrap();
+    assert!(held.get(EventNum(1)).is_some());
+    let deleted = store.delete_room("!a:b").unwrap().unwrap();
+    while store.remove_deleted(deleted).unwrap() > 0 {}
+    assert!(store.value(&block).unwrap().is_none());
 }
 
 #[test]

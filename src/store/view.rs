@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError, body,
+    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError,
     codec::{Malformed, unseal},
     keys, record,
     record::Page,
@@ -139,18 +139,7 @@ pub trait View {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
-        let key = keys::body(room, event);
-        self.read("body", &key, body::decode)?.ok_or_else(|| StoreError::corrupt("body", &key))
-    }
-
-    /// Whether there is a body for an event.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    fn has_body(&self, room: RoomNum, event: EventNum) -> Result<bool, StoreError> {
-        Ok(self.value(&keys::body(room, event))?.is_some())
-    }
+    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError>;
 
     /// A page of topology.
     ///

@@ -7,11 +7,11 @@ use crate::{
     ingest,
     pdu::Pdu,
     state::map,
-    store::{Edit, EventNode, EventNum, PrevEvent, StoreError, View},
+    store::{Edit, EventNode, EventNum, PAGE_EVENTS, PrevEvent, StoreError, View},
 };
 
 /// Events looked at between two moments in which others may write.
-const EVENTS_AT_ONCE: u32 = 64;
+const EVENTS_AT_ONCE: u32 = 2 * PAGE_EVENTS;
 
 impl Walk<'_> {
     /// Every event: body, edges, what is derived.
@@ -21,6 +21,10 @@ impl Walk<'_> {
             let Some(mut edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
             let last = edit.room.next_event.0;
             let end = last.min(next + EVENTS_AT_ONCE);
+            for first in (next..end).step_by(usize::try_from(PAGE_EVENTS).unwrap_or(1)) {
+                let looked = self.block(&edit, EventNum(first));
+                self.tolerate(looked)?;
+            }
             for event in (next..end).map(EventNum) {
                 let looked = self.event(&mut edit, event);
                 self.tolerate(looked)?;
@@ -37,9 +41,26 @@ impl Walk<'_> {
         }
     }
 
+    /// The bodies that are sealed together: of events that there are, and nowhere else.
+    fn block(&mut self, edit: &Edit<'_>, first: EventNum) -> Result<(), StoreError> {
+        let sealed = self.store.sealed_with(self.number, first)?;
+        if !sealed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
+            self.fault("", format!("the bodies from event {} on are sealed too early", first.0))?;
+        }
+        for event in sealed {
+            if edit.find_node(event)?.is_none() {
+                self.fault("", format!("event {} has a body but no node", event.0))?;
+            }
+            if self.store.is_alone(self.number, event)? {
+                self.fault("", format!("event {} has a body in its block and one alone", event.0))?;
+            }
+        }
+        Ok(())
+    }
+
     fn event(&mut self, edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
         let Some(node) = edit.find_node(event)? else {
-            if self.store.has_body(self.number, event)? {
+            if self.store.is_alone(self.number, event)? {
                 self.fault("", format!("event {} has a body but no node", event.0))?;
             }
             return Ok(());

@@ -13,12 +13,12 @@ use crate::support::{faults, rooms};
 /// The rooms that each of them was given.
 const ROOMS: [&str; 3] = ["gap-v10-seen-by-hs2", "erased-v10", "forks-v2"];
 
-#[test]
-fn a_store_of_format_1_is_brought_up_and_holds_what_it_held() {
+/// Opens a store as an older build left it.
+fn brought_up(format: &str) {
     let dir = tempfile::tempdir().unwrap();
     let graph = dir.path().join("graph");
     fs::create_dir(&graph).unwrap();
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/format-1");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores").join(format);
     fs::copy(kept.join("conf"), graph.join("conf")).unwrap();
     let packed = fs::File::open(kept.join("db.zst")).unwrap();
     fs::write(graph.join("db"), zstd::decode_all(packed).unwrap()).unwrap();
@@ -35,4 +35,15 @@ fn a_store_of_format_1_is_brought_up_and_holds_what_it_held() {
             assert_eq!(ids, expected, "{}", room.name);
         }
     }
+}
+
+#[test]
+fn a_store_of_format_1_is_brought_up_and_holds_what_it_held() {
+    brought_up("format-1");
+}
+
+/// Its bodies are all alone, those of full pages too.
+#[test]
+fn a_store_of_format_2_is_brought_up_and_holds_what_it_held() {
+    brought_up("format-2");
 }
