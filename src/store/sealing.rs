@@ -1,8 +1,9 @@
 //! Where bodies are kept: alone as they come, and in a [`Block`] once their page of events is full.
 //!
 //! A page is sealed in the batch that fills it. From then on a body leaves its block only to be
-//! purged, or to be alone because it no longer fits: whoever looks for one alone first, and in the
-//! block after that, finds it whatever is committed in between.
+//! purged, or if one that does not fit replaces it, which a redacted form never does. So whoever
+//! looks for a body alone first, and in the block after that, finds it whatever is committed in
+//! between.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +33,7 @@ impl Store {
 }
 
 impl Edit<'_> {
-    /// Puts the bodies that were written or removed where they belong. Pages before `first_new` were
-    /// full before this edit.
+    /// Puts the bodies that were written or removed where they belong.
     pub(super) fn place_bodies(&mut self, bodies: &Bodies) -> Result<(), StoreError> {
         let mut pages: BTreeMap<u32, Bodies> = BTreeMap::new();
         for (event, body) in bodies {

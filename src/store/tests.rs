@@ -30,7 +30,7 @@ impl Store {
     pub(crate) fn double_body(&self, room: RoomNum, event: EventNum) {
         let body = self.body(room, event).unwrap();
         let key = keys::body(room, event);
-        let value = codec::seal(&key, super::body::encode(&body.event_id, &body.pdu));
+        let value = codec::seal(&key, body::encode(&body.event_id, &body.pdu));
         self.tree.insert(key, value).unwrap();
     }
 }
