@@ -21,8 +21,7 @@ impl Store {
         while format < FORMAT {
             let changes = match format {
                 1 => self.step_1_to_2()?,
-                // Pages are sealed into blocks from now on. Bodies that are alone are read as ever.
-                2 => Batch::default(),
+                2 => self.step_2_to_3()?,
                 _ => return Err(StoreError::corrupt("format", &keys::format())),
             };
             format += 1;
@@ -49,6 +48,17 @@ impl Store {
             let Some(room) = self.read("room", &key, Room::decode_1)? else { continue };
             let value = codec::seal(&key, room.encode());
             changes.insert(key, value);
+        }
+        Ok(changes)
+    }
+
+    /// Pages are sealed into blocks from then on; bodies that are alone are read as ever. The mark
+    /// moved.
+    fn step_2_to_3(&self) -> Result<Batch, StoreError> {
+        let mut changes = Batch::default();
+        if let Some(count) = self.read("mark", &keys::mark_2(), |it| Ok(it.to_vec()))? {
+            changes.insert(keys::mark(), codec::seal(&keys::mark(), count));
+            changes.remove(keys::mark_2());
         }
         Ok(changes)
     }

@@ -27,7 +27,7 @@ impl Tag {
     const SERVER_KEYS: Self = Self(0x0e);
     const WANTED: Self = Self(0x0f);
     const DELETED_ROOM: Self = Self(0x10);
-    const MARK: Self = Self(0x11);
+    const MARK_2: Self = Self(0x11);
     const BLOCK: Self = Self(0x12);
 }
 
@@ -88,9 +88,16 @@ pub(crate) fn format() -> Vec<u8> {
     Key::new(Tag::FORMAT).0
 }
 
-/// How often the store was flushed.
+/// How often the store was flushed. Written at every flush, and sled writes what shares a page of
+/// its tree with it again and again: here these are the ids and records of rooms, which are small
+/// and change as often.
 pub(crate) fn mark() -> Vec<u8> {
-    Key::new(Tag::MARK).0
+    Key::new(Tag::FORMAT).bytes(b"mark").0
+}
+
+/// Where [`mark`] was before format 3: beside the first blocks.
+pub(crate) fn mark_2() -> Vec<u8> {
+    Key::new(Tag::MARK_2).0
 }
 
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
@@ -309,13 +316,14 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
     let number = |at: usize| numbers.get(at).map(|it| u32::from_be_bytes(*it));
     let event = |at| number(at).map(EventNum);
     let of = match (Tag(*tag), length) {
-        (Tag::FORMAT | Tag::MARK, 0)
+        (Tag::FORMAT, 0 | 4)
+        | (Tag::MARK_2, 0)
         | (Tag::ERASED_USER | Tag::SERVER_KEYS, _)
         | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
         (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
         (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
         (Tag::EVENT, 20) => Of::Id,
-        (Tag::PAGE, 8) => Of::Page(number(1)?),
+        (Tag::PAGE | Tag::BLOCK, 8) => Of::Page(number(1)?),
         (Tag::STATE, 8) => Of::State(StateNum(number(1)?)),
         (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
         (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
@@ -354,6 +362,7 @@ mod tests {
         let (room, event) = (RoomNum(0x0102_0304), EventNum(0x0a0b_0c0d));
         let hex = |key: Vec<u8>| key.iter().map(|it| format!("{it:02x}")).collect::<String>();
         assert_eq!(hex(format()), "00");
+        assert_eq!(hex(mark()), "006d61726b");
         assert_eq!(hex(room_by_name("!a")), "012161");
         assert_eq!(hex(super::room(room)), "0201020304");
         assert_eq!(hex(super::event(room, "$a")), "03010203047a0eec4b42ce5350c33d7c9f9859574b");

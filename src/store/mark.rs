@@ -56,7 +56,10 @@ impl Mark {
 impl Store {
     /// Compares what the tree holds with what the file says.
     pub(super) fn check_mark(&self) -> Result<(), StoreError> {
-        let held = self.read("mark", &keys::mark(), number)?.unwrap_or(0);
+        let held = match self.read("mark", &keys::mark(), number)? {
+            Some(held) => held,
+            None => self.read("mark", &keys::mark_2(), number)?.unwrap_or(0),
+        };
         match self.mark.read() {
             Some(expected) if expected > held => {
                 Err(StoreError::CutOff { held, expected, mark: self.mark.path.clone() })
