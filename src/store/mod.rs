@@ -112,8 +112,9 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 /// How often sled tidies up. We flush before each acknowledgement and need no other flush; but the
 /// same thread of sled's moves what is left in segments that are mostly dead, so that these can be
 /// used again, one segment a time. Without it, or with longer pauses, such segments pile up as fast
-/// as events are loaded: twice to three times the disk.
-const TIDY_EVERY_MS: u64 = 5;
+/// as events are loaded: twice to three times the disk. It costs an fsync each time, also of a store
+/// that nobody writes to: more often than this saves no more.
+const TIDY_EVERY_MS: u64 = 10;
 /// What sled says when its own lock is held. Ours is taken by then, so nobody is there to stay.
 const SLED_IS_LOCKED: &str = "could not acquire lock";
 
