@@ -9,8 +9,7 @@ use super::progress_target;
 use crate::{
     backup::{self, Room},
     context::Context,
-    ingest::{self, NewEvent, Outcome, Verdict},
-    room_format::Line,
+    ingest::{self, NewEvent, Outcome},
     store::{Options, View as _},
 };
 
@@ -77,19 +76,10 @@ fn restore(
         cx.store.set_erased(user_id, true)?;
     }
     for (number, line) in (1..).zip(lines) {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line?;
-        let event = NewEvent {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id: &event_id,
-            pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &state_after,
-            arrival: None,
-        };
-        match ingest::append(cx, &event)? {
+        let line = line?;
+        match ingest::append(cx, &NewEvent::of_line(&header, &line))? {
             Outcome::Appended { .. } | Outcome::Purged { .. } => progress.inc(1),
-            Outcome::Refused { refusal, .. } => bail!("{event_id}: {refusal}"),
+            Outcome::Refused { refusal, .. } => bail!("{}: {refusal}", line.event_id),
         }
         if number % AT_ONCE == 0 {
             cx.store.flush()?;

@@ -39,6 +39,7 @@ pub use together::{append, append_all};
 
 use crate::{
     pdu::Pdu,
+    room_format::{Header, Line},
     store::{Edit, EventNum, Flags, StateNum, Store, StoreError, View},
 };
 
@@ -77,6 +78,24 @@ pub struct NewEvent<'a> {
     pub state_after: &'a [String],
     /// Its place in the caller's order of arrival.
     pub arrival: Option<i64>,
+}
+
+impl<'a> NewEvent<'a> {
+    /// The event of a line of a room's file, to be appended in the order of the file.
+    #[must_use]
+    pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
+        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+        let (outlier, rejected, soft_failed) = (*outlier, *rejected, *soft_failed);
+        Self {
+            room_id: &header.room_id,
+            room_version: &header.room_version,
+            event_id,
+            pdu: pdu.get().as_bytes(),
+            verdict: Verdict { outlier, rejected, soft_failed },
+            state_after,
+            arrival: None,
+        }
+    }
 }
 
 /// What became of an event.

@@ -5,8 +5,8 @@ use std::{fs::File, io::BufReader, path::Path};
 use super::*;
 use crate::{
     context::Context,
-    ingest::{self, NewEvent, Outcome, Verdict},
-    room_format::{Line, Reader},
+    ingest::{self, NewEvent, Outcome},
+    room_format::Reader,
     state::map::Node,
     store::{Edit, EventNum, Options, PrevEvent},
 };
@@ -35,16 +35,8 @@ fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
     let file = File::open(rooms.join(room).join("room.ndjson")).unwrap();
     let (header, lines) = Reader::open(BufReader::new(file)).unwrap();
     for line in lines {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line.unwrap();
-        let event = NewEvent {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id: &event_id,
-            pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &state_after,
-            arrival: None,
-        };
+        let line = line.unwrap();
+        let event = NewEvent::of_line(&header, &line);
         assert!(matches!(ingest::append(&cx, &event), Ok(Outcome::Appended { .. })));
     }
     (dir, cx, header.room_id)
