@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use indicatif::ProgressBar;
 
-use super::progress_target;
+use super::{out, progress_target};
 use crate::{
     backup::{self, Room},
     context::Context,
@@ -62,7 +62,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     cx.store.flush()?;
     progress.finish_and_clear();
-    println!("{} rooms, {events} events in {}", rooms.len(), options.data_dir.display());
+    let data_dir = options.data_dir.display();
+    out::line(format_args!("{} rooms, {events} events in {data_dir}", rooms.len()))?;
     Ok(())
 }
 

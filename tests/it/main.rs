@@ -11,6 +11,7 @@ mod append_events;
 mod arbitrary;
 mod backup;
 mod callers;
+mod command_line;
 mod convergence;
 mod dashboards;
 mod deadlines;
