@@ -27,20 +27,23 @@ mod held;
 mod place;
 mod purge;
 mod redaction;
+mod rederive;
 mod refusal;
 mod resolve;
 mod settle;
 mod state;
 mod together;
 
-pub use purge::{PurgeError, Purged, purge_history};
+pub use purge::{PurgeError, Purged, purge_history, sweep_states};
+pub use rederive::{
+    Derived, derive, derive_current_state, derive_redaction, link_again, settle_again,
+};
 pub use refusal::Refusal;
 pub use together::{append, append_all};
 
 use crate::{
-    pdu::Pdu,
     room_format::{Header, Line},
-    store::{Edit, EventNum, Flags, StateNum, Store, StoreError, View},
+    store::{Flags, Store, StoreError, View},
 };
 
 /// What the homeserver decided about an event.
@@ -156,29 +159,4 @@ pub fn recover(store: &Store) -> Result<(), StoreError> {
         while store.remove_deleted(room)? > 0 {}
     }
     store.unsettled_rooms()?.iter().try_for_each(|room| settle_waiting(store, &room.room_id))
-}
-
-/// What follows from the graph alone, worked out anew, for comparison with what is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Derived {
-    /// The state after the event, if it can be known. Written into the edit, under a number of
-    /// its own.
-    pub state_after: Option<StateNum>,
-    /// Whether a valid redaction is held.
-    pub redacted: bool,
-    /// Whether there is a redaction whose validity cannot be told.
-    pub redaction_pending: bool,
-}
-
-/// Derives anew what is known of a placed event. The edit is not to be committed.
-///
-/// # Errors
-/// When the store fails.
-pub fn derive(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<Derived, StoreError> {
-    // Nothing may be taken from what is to be compared.
-    edit.room.resolved_from.clear();
-    let node = edit.node(event)?;
-    let state_after = settle::state_after(edit, event, (&node, pdu))?;
-    let (redacted, redaction_pending) = redaction::derive(edit, event, pdu.event_id().as_str())?;
-    Ok(Derived { state_after, redacted, redaction_pending })
 }

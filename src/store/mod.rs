@@ -70,9 +70,10 @@ pub use deletion::DeletedRoom;
 pub use edit::Edit;
 pub use error::StoreError;
 use flush::Flushes;
+pub use keys::Part;
 use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
-pub use strays::{Place, Stray};
+pub use strays::{Astray, Place, Stray};
 pub use view::{StateNodes, Topology, View};
 
 /// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
