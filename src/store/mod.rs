@@ -50,6 +50,7 @@ mod keys;
 mod mark;
 mod record;
 mod size;
+mod space;
 mod strays;
 mod view;
 
@@ -73,6 +74,7 @@ use flush::Flushes;
 pub use keys::Part;
 use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+use space::Space;
 pub use strays::{Astray, Place, Stray};
 pub use view::{StateNodes, Topology, View};
 
@@ -117,7 +119,7 @@ pub struct Store {
     mark: Mark,
     caches: disk::Caches,
     data_dir: PathBuf,
-    reserved_bytes: u64,
+    space: Space,
     /// How often something was removed that a reader may have been about to read.
     removals: AtomicU64,
     /// One purge at a time.
@@ -137,6 +139,7 @@ pub struct Options {
     /// served, the rest for sled's pages.
     pub cache_bytes: u64,
     /// Bytes of the volume that are never written to: sled cannot open a store on a full disk.
+    /// Once there was less, a quarter more must be free.
     pub reserved_bytes: u64,
 }
 
@@ -193,7 +196,7 @@ impl Store {
             mark: Mark::new(&options.data_dir),
             caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: options.data_dir.clone(),
-            reserved_bytes: options.reserved_bytes,
+            space: Space::new(options.reserved_bytes),
             removals: AtomicU64::new(0),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -351,19 +354,6 @@ impl Store {
     /// When the disk fails.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.flushes.wait(|| self.flush_counted())
-    }
-
-    /// Whether there is space to write to.
-    ///
-    /// # Errors
-    /// [`StoreError::DiskFull`] when there is too little, or when the volume cannot be asked.
-    pub fn check_space(&self) -> Result<(), StoreError> {
-        if self.reserved_bytes == 0 {
-            return Ok(());
-        }
-        let free = self.free_bytes()?;
-        let reserved = self.reserved_bytes;
-        if free < reserved { Err(StoreError::DiskFull { free, reserved }) } else { Ok(()) }
     }
 
     /// Whether a write has failed: then nothing can be relied on before the store is opened again.
