@@ -13,6 +13,7 @@ mod backup;
 mod callers;
 mod command_line;
 mod convergence;
+mod cut_off;
 mod dashboards;
 mod deadlines;
 mod formats;
