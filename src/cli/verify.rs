@@ -37,8 +37,9 @@ left. Repaired are:
   notes that nothing leads to, state records that nothing needs
 Not repaired, but for a backup: bodies that do not hash to their ids, or are lost; nodes, which hold
 the verdicts; states that came with events; what sled cannot read. A room of which any of these is
-wrong is left alone as a whole. What is hidden stays hidden, for its redaction may have been lost.
-Make a copy of the directory first.")]
+wrong is left alone as a whole: `backscroll delete-room --may-return` and importing its file of a
+backup put it back. What is hidden stays hidden, for its redaction may have been lost. Make a copy of
+the directory first.")]
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,

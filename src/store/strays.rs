@@ -2,7 +2,7 @@
 //! something leads to; this looks at every record on disk: can it be read, and is there what it
 //! belongs to?
 //!
-//! Others may write meanwhile: what looks wrong is looked at again with its room held still.
+//! What nothing needs can be removed. Others may write meanwhile: what looks wrong is looked at again with its room held still.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},

@@ -123,6 +123,14 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
     assert!(left >= 2 && said.contains("the body is no event of its room"), "{said}");
     assert!(said.ends_with(&format!("\n1 faults repaired, {left} left\n")), "{said}");
     assert_eq!(verify(&[]).0, Some(1));
+
+    // As the help says.
+    let service = Process::start(dir.path(), &["--reserved-mib", "0"]);
+    let room_id = first.header.room_id.as_str();
+    process::stdout(service.command(&["delete-room", room_id, "--may-return"]));
+    process::stdout(service.command(&["import", &file(first)]));
+    assert_eq!(service.stop().0, Some(0));
+    assert_eq!(verify(&[]).0, Some(0));
 }
 
 #[test]
