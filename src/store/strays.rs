@@ -2,7 +2,8 @@
 //! something leads to; this looks at every record on disk: can it be read, and is there what it
 //! belongs to?
 //!
-//! What nothing needs can be removed. Others may write meanwhile: what looks wrong is looked at again with its room held still.
+//! Others may write meanwhile: what looks wrong is looked at again with its room held still. So it is
+//! once more before it is removed, when somebody asks for that.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},

@@ -6,12 +6,12 @@
 //!
 //! Then every record on disk is looked at: what nothing leads to is a fault as well.
 //!
-//! [`verify`] changes nothing, and may be done while others write: it works room by room, a few events at a
-//! time, and nobody writes to the room meanwhile only for as long as that takes; then once for as
-//! long as the room's edges and flags take, a second or two for a million events.
+//! [`verify()`] changes nothing, and may be done while others write: it works room by room, a few
+//! events at a time, and nobody writes to the room meanwhile only for as long as that takes; then
+//! once for as long as the room's edges and flags take, a second or two for a million events.
 //!
-//! [`repair`] puts right what can be derived again; what can be done about which fault is one table
-//! in [`fault`].
+//! [`repair()`] puts right what can be derived again; what can be done about which fault is one
+//! table, [`What::remedy`].
 
 mod events;
 mod fault;

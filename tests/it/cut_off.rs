@@ -1,27 +1,27 @@
-//! A backup and a restore that are killed on their way, again and again, and run once more: what
-//! comes of them is what comes of one that nobody disturbed.
+//! A backup, a restore and a repair that are killed on their way, again and again, and run once
+//! more: what comes of them is what comes of one that nobody disturbed.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::BufWriter,
+    io::{BufReader, BufWriter},
     path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use backscroll::{
     pdu::RoomVersion,
-    room_format::{Header, Line, write_header, write_line},
-    store::{Options, Store},
+    room_format::{Header, Line, Reader, write_header, write_line},
+    store::{Options, Store, View as _},
     verify,
 };
 use serde_json::{Value, json, value::RawValue};
 
 use crate::support::{
     builder::Room,
-    folders,
+    faults, folders,
     numbers::Numbers,
     process::{self, Process},
 };
@@ -75,7 +75,7 @@ fn kill(mut child: Child, is_time: impl Fn() -> bool, numbers: &mut Numbers) {
     while !is_time() && child.try_wait().unwrap().is_none() {
         thread::sleep(Duration::from_millis(1));
     }
-    thread::sleep(Duration::from_millis(numbers.next(30)));
+    thread::sleep(Duration::from_millis(numbers.next(8)));
     drop(child.kill());
     child.wait().unwrap();
 }
@@ -153,14 +153,15 @@ fn killed_on_their_way_a_backup_and_a_restore_come_to_the_same() {
 
     // The restore: killed with some of the events in the store.
     let events: u64 = whole.0.values().map(|it| it["events"].as_u64().unwrap()).sum();
+    let begun = Instant::now();
     process::stdout(process::run(["restore", &text("whole"), "--data-dir", &text("undisturbed")]));
-    let mut halfway = 0;
-    for _ in 0..KILLS {
+    let (takes, mut halfway) = (begun.elapsed(), 0);
+    for part in (2..).take(KILLS.try_into().unwrap()) {
         let child = begin(&["restore", &text("cut"), "--data-dir", &text("disturbed")]);
-        let size = || fs::metadata(path("disturbed/graph/db")).map_or(0, |it| it.len());
-        let before = size();
-        kill(child, || size() > before, &mut numbers);
-        let held = if size() > 0 { held(&path("disturbed")) } else { 0 };
+        let begun = Instant::now();
+        kill(child, || begun.elapsed() > takes * part / 6, &mut numbers);
+        let is_begun = path("disturbed/graph/db").exists();
+        let held = if is_begun { held(&path("disturbed")) } else { 0 };
         halfway += u64::from(held > 0 && held < events);
         println!("{held} of {events} events");
     }
@@ -178,4 +179,58 @@ fn killed_on_their_way_a_backup_and_a_restore_come_to_the_same() {
     });
     assert!(restored[0] == restored[1], "the restored stores are not the same");
     assert!(restored[0] == all(&service, &room_ids), "they are not what was backed up");
+}
+
+/// Every event of a room at another depth, and without a state.
+fn damage(data_dir: &Path, room: &Path) {
+    let store = Store::open(&Options::small(data_dir)).unwrap();
+    let (header, lines) = Reader::open(BufReader::new(File::open(room).unwrap())).unwrap();
+    let mut edit = store.edit(&header.room_id, None).unwrap().unwrap();
+    for line in lines {
+        let event = edit.event_num(edit.room_num(), &line.unwrap().event_id).unwrap().unwrap();
+        let mut node = edit.node(event).unwrap();
+        (node.depth, node.state_after) = (node.depth + 1, None);
+        edit.put_node(event, node).unwrap();
+    }
+    edit.room.outliers = 7;
+    edit.commit().unwrap();
+    store.flush().unwrap();
+}
+
+#[test]
+fn killed_on_its_way_a_repair_comes_to_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let room = write_room(dir.path(), "anna");
+    let room_ids = ["!anna:one.example".to_owned()];
+    let service = Process::start(&data_dir, &["--reserved-mib", "0"]);
+    process::stdout(service.command(&["import", room.to_str().unwrap()]));
+    let before = all(&service, &room_ids);
+    assert_eq!(service.stop().0, Some(0));
+    damage(&data_dir, &room);
+    let undisturbed = dir.path().join("undisturbed");
+    folders::copy(&data_dir, &undisturbed);
+    let begun = Instant::now();
+    process::run(["verify", "--repair", "--data-dir", undisturbed.to_str().unwrap()]);
+    let takes = begun.elapsed();
+    let args = ["verify", "--repair", "--data-dir", data_dir.to_str().unwrap()];
+    let (mut left, mut numbers) = (vec![faults_of(&data_dir)], Numbers(2));
+    for part in (1..).take(KILLS.try_into().unwrap()) {
+        let (child, begun) = (begin(&args), Instant::now());
+        kill(child, || begun.elapsed() > takes * part / 6, &mut numbers);
+        left.push(faults_of(&data_dir));
+    }
+    println!("faults left: {left:?}");
+    assert!(left[0] > 1_000 && left[1] > 0, "it was too fast");
+    let said = process::stdout(process::run(args));
+    assert!(said.ends_with(" 0 left\n"), "{said}");
+    let service = Process::start(&data_dir, &["--reserved-mib", "0"]);
+    assert!(all(&service, &room_ids) == before, "it is not what it was");
+}
+
+/// How many faults a store has that nobody has open.
+fn faults_of(data_dir: &Path) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    folders::copy(data_dir, dir.path());
+    faults::of(&Store::open(&Options::small(dir.path())).unwrap()).len()
 }
