@@ -16,10 +16,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll::{
     context::Context,
-    ingest::{self, NewEvent, Outcome, Verdict},
+    ingest::{self, NewEvent, Outcome},
     pdu::{Pdu, RoomVersion},
     query,
-    room_format::{Header, Line, Reader},
+    room_format::{Header, Reader},
     server,
     store::Options,
     telemetry::{self, LogFormat, Logs},
@@ -101,18 +101,9 @@ async fn listen(port: u16) -> std::io::Result<TcpListener> {
 fn load(cx: &Context, path: &PathBuf) -> anyhow::Result<Header> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
     for line in lines {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line?;
-        let event = NewEvent {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id: &event_id,
-            pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &state_after,
-            arrival: None,
-        };
-        let outcome = ingest::append(cx, &event)?;
-        ensure!(matches!(outcome, Outcome::Appended { .. }), "{event_id}: {outcome:?}");
+        let line = line?;
+        let outcome = ingest::append(cx, &NewEvent::of_line(&header, &line))?;
+        ensure!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", line.event_id);
     }
     cx.store.flush()?;
     Ok(header)

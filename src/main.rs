@@ -1,6 +1,9 @@
 //! Parse, start logging, do it, say what went wrong.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use backscroll::cli::Cli;
 use clap::Parser as _;
@@ -14,7 +17,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Nothing is left to do if nobody reads that either.
+            drop(writeln!(io::stderr(), "error: {error:#}"));
             ExitCode::FAILURE
         }
     }

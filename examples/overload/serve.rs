@@ -11,8 +11,8 @@ use std::{
 
 use backscroll::{
     context::Context,
-    ingest::{self, NewEvent, Verdict},
-    room_format::{Line, Reader},
+    ingest::{self, NewEvent},
+    room_format::Reader,
     server,
     store::Options,
     telemetry::{self, LogFormat, Logs},
@@ -42,17 +42,7 @@ pub(super) async fn serve(refusal_rate: Option<u32>) -> anyhow::Result<()> {
 fn load(cx: &Context, path: &Path) -> anyhow::Result<()> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
     for line in lines {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line?;
-        let event = NewEvent {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id: &event_id,
-            pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &state_after,
-            arrival: None,
-        };
-        ingest::append(cx, &event)?;
+        ingest::append(cx, &NewEvent::of_line(&header, &line?))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::{
     ServerArgs,
     client::{Channel, Clients, connect, told},
     export::write_room,
-    progress_target,
+    out, progress_target,
 };
 use crate::{
     backup::{RoomFile, Withheld, Writer},
@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let withheld = withheld(&mut admin).await?;
     progress.finish_and_clear();
     let (rooms, events) = backup.finish(withheld)?;
-    println!("{rooms} rooms, {events} events in {}", dir.display());
+    out::line(format_args!("{rooms} rooms, {events} events in {}", dir.display()))?;
     Ok(())
 }
 

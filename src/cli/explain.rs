@@ -3,6 +3,7 @@
 use super::{
     ServerArgs,
     client::{connect, told},
+    out,
 };
 use crate::proto::v1 as pb;
 
@@ -51,9 +52,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         pb::AccessOutcome::Refused => "refused",
         pb::AccessOutcome::Unspecified => "unknown; is the service of another version?",
     };
-    println!("{outcome}: {}", answer.rule);
+    out::line(format_args!("{outcome}: {}", answer.rule))?;
     for fact in answer.facts {
-        println!("  {fact}");
+        out::line(format_args!("  {fact}"))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `backscroll export`: a room in the room format, over `ListEvents`.
 
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     ServerArgs,
     client::{Channel, connect, told},
-    progress_target,
+    out, progress_target,
 };
 use crate::{
     proto::v1::{self as pb, history_service_client::HistoryServiceClient},
@@ -37,7 +37,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut history = connect(&server).await?.history;
     let request = pb::GetRoomRequest { room_id: room_id.clone() };
     let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = out::text();
     let event_count = room.event_count;
     let target =
         if io::stdout().is_terminal() { ProgressDrawTarget::hidden() } else { progress_target() };

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     fs,
+    io::Write as _,
     path::PathBuf,
 };
 
@@ -12,7 +13,7 @@ use indicatif::ProgressBar;
 use super::{
     ServerArgs,
     client::{Channel, connect, told},
-    progress_target,
+    out, progress_target,
 };
 use crate::{
     pdu::{Pdu, RoomVersion},
@@ -76,7 +77,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let missing = room.backward_extremities.into_iter().collect();
     let picture = Picture { room_id, room_version, held: event_count, events, missing, around };
     match svg {
-        None => print!("{}", picture::dot(&picture)),
+        None => {
+            let mut out = out::text();
+            out.write_all(picture::dot(&picture).as_bytes())?;
+            out.flush()?;
+        }
         Some(path) => fs::write(&path, picture::svg(&picture))
             .with_context(|| format!("cannot write {}", path.display()))?,
     }

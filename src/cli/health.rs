@@ -10,6 +10,7 @@ use tonic_health::pb::{
 use super::{
     ServerArgs,
     client::{channel, told},
+    out,
 };
 
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let status = tokio::time::timeout(Duration::from_secs(timeout), asking)
         .await
         .context("no answer in time")??;
-    println!("{}", status.as_str_name());
+    out::line(status.as_str_name())?;
     Ok(status == ServingStatus::Serving)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::BufReader,
+    io::{self, BufReader, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     ServerArgs,
     client::{Clients, connect, told},
-    progress_target,
+    out, progress_target,
 };
 use crate::{
     proto::v1::{self as pb, append_events_response::Outcome},
@@ -76,17 +76,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     }
     progress.finish_and_clear();
     let Counts { appended, held, redacted, refused, purged } = total;
-    println!(
+    out::line(format_args!(
         "{} rooms: {appended} events appended, {held} held already, {refused} refused",
         rooms.len()
-    );
+    ))?;
     if redacted > 0 {
-        println!(
+        out::line(format_args!(
             "{redacted} of them did not match their content hash: their redacted form is held"
-        );
+        ))?;
     }
     if purged > 0 {
-        println!("{purged} were purged here, or their room deleted, and stay away");
+        out::line(format_args!("{purged} were purged here, or their room deleted, and stay away"))?;
     }
     Ok(refused == 0)
 }
@@ -145,7 +145,9 @@ async fn import(
         if let Some(refused) = counts.count(response)? {
             // The header is line 1, and every event has an answer.
             let line = counts.answered() + 1;
-            progress.suspend(|| eprintln!("{}:{line}: {refused}", path.display()));
+            let said = || writeln!(io::stderr(), "{}:{line}: {refused}", path.display());
+            // The exit code says it too, if nobody reads.
+            drop(progress.suspend(said));
         }
         progress.set_message(format!("{} events", counts.appended + counts.held));
     }

@@ -7,6 +7,7 @@ mod export;
 mod graph;
 mod health;
 mod import;
+mod out;
 mod purge;
 mod restore;
 mod serve;
@@ -155,6 +156,7 @@ impl Cli {
             telemetry::start("backscroll", logs, otlp_endpoint)?
         };
         let done = runtime.block_on(self.command.run());
+        let done = done.or_else(|it| if out::was_closed(&it) { Ok(true) } else { Err(it) });
         drop(traces);
         // What is still going on, an opening that was given up or a request past its grace, may be
         // cut off anywhere: nothing of it was acknowledged.

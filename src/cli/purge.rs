@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{
     ServerArgs,
     client::{connect, told},
-    progress_target,
+    out, progress_target,
 };
 use crate::proto::v1 as pb;
 
@@ -61,7 +61,9 @@ pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     progress.finish_and_clear();
     anyhow::ensure!(last.done, "the service ended before all was done; run it again");
     let pb::PurgeHistoryResponse { removed_count, outlier_count, .. } = last;
-    println!("{removed_count} events removed, {outlier_count} state events made outliers");
+    out::line(format_args!(
+        "{removed_count} events removed, {outlier_count} state events made outliers"
+    ))?;
     Ok(())
 }
 
@@ -78,7 +80,7 @@ pub(super) async fn delete_room(args: DeleteRoomArgs) -> anyhow::Result<()> {
     }
     progress.finish_and_clear();
     anyhow::ensure!(last.done, "the room is deleted; the service goes on with it when it starts");
-    println!("the room is deleted, {} records removed", last.removed_count);
+    out::line(format_args!("the room is deleted, {} records removed", last.removed_count))?;
     Ok(())
 }
 

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use indicatif::ProgressBar;
 
-use super::progress_target;
+use super::{out, progress_target};
 use crate::{
     backup::{self, Room},
     context::Context,
-    ingest::{self, NewEvent, Outcome, Verdict},
-    room_format::Line,
+    ingest::{self, NewEvent, Outcome},
     store::{Options, View as _},
 };
 
@@ -63,7 +62,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     cx.store.flush()?;
     progress.finish_and_clear();
-    println!("{} rooms, {events} events in {}", rooms.len(), options.data_dir.display());
+    let data_dir = options.data_dir.display();
+    out::line(format_args!("{} rooms, {events} events in {data_dir}", rooms.len()))?;
     Ok(())
 }
 
@@ -77,19 +77,10 @@ fn restore(
         cx.store.set_erased(user_id, true)?;
     }
     for (number, line) in (1..).zip(lines) {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line?;
-        let event = NewEvent {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id: &event_id,
-            pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &state_after,
-            arrival: None,
-        };
-        match ingest::append(cx, &event)? {
+        let line = line?;
+        match ingest::append(cx, &NewEvent::of_line(&header, &line))? {
             Outcome::Appended { .. } | Outcome::Purged { .. } => progress.inc(1),
-            Outcome::Refused { refusal, .. } => bail!("{event_id}: {refusal}"),
+            Outcome::Refused { refusal, .. } => bail!("{}: {refusal}", line.event_id),
         }
         if number % AT_ONCE == 0 {
             cx.store.flush()?;

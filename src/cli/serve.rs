@@ -45,7 +45,7 @@ pub(super) struct Args {
     cache_mib: u64,
 
     /// Space on the volume that is never written to, in MiB. With less free, no events are taken,
-    /// reads go on, and the ingest service is NOT_SERVING until there is more.
+    /// reads go on, and the ingest service is NOT_SERVING, until a quarter more than that is free.
     #[arg(long, env = "BACKSCROLL_RESERVED_MIB", default_value_t = 256, value_name = "MIB")]
     reserved_mib: u64,
 

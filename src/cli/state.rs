@@ -1,10 +1,11 @@
 //! `backscroll state`.
 
-use std::io::{self, BufWriter, Write as _};
+use std::io::Write as _;
 
 use super::{
     ServerArgs,
     client::{connect, told},
+    out,
 };
 use crate::proto::v1 as pb;
 
@@ -46,7 +47,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         page_token = page.next_page_token;
     }
     entries.sort();
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = out::text();
     for (event_type, state_key, event_id) in entries {
         writeln!(out, "{}\t{}\t{event_id}", printable(&event_type), printable(&state_key))?;
     }

@@ -1,12 +1,13 @@
 //! `backscroll stats`.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use indicatif::{HumanBytes, HumanCount};
 
 use super::{
     ServerArgs,
     client::{connect, told},
+    out,
 };
 use crate::proto::v1 as pb;
 
@@ -23,8 +24,9 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut admin = connect(&args.server).await?.admin;
     let stats = admin.stats(pb::StatsRequest {}).await.map_err(|status| told(&status))?;
-    print!("{}", Printed(&stats.into_inner()));
-    Ok(())
+    let mut out = out::text();
+    write!(out, "{}", Printed(&stats.into_inner()))?;
+    Ok(out.flush()?)
 }
 
 struct Printed<'a>(&'a pb::StatsResponse);

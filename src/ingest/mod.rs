@@ -27,19 +27,23 @@ mod held;
 mod place;
 mod purge;
 mod redaction;
+mod rederive;
 mod refusal;
 mod resolve;
 mod settle;
 mod state;
 mod together;
 
-pub use purge::{PurgeError, Purged, purge_history};
+pub use purge::{PurgeError, Purged, purge_history, sweep_states};
+pub use rederive::{
+    Derived, derive, derive_current_state, derive_redaction, link_again, settle_again,
+};
 pub use refusal::Refusal;
 pub use together::{append, append_all};
 
 use crate::{
-    pdu::Pdu,
-    store::{Edit, EventNum, Flags, StateNum, Store, StoreError, View},
+    room_format::{Header, Line},
+    store::{Flags, Store, StoreError, View},
 };
 
 /// What the homeserver decided about an event.
@@ -77,6 +81,24 @@ pub struct NewEvent<'a> {
     pub state_after: &'a [String],
     /// Its place in the caller's order of arrival.
     pub arrival: Option<i64>,
+}
+
+impl<'a> NewEvent<'a> {
+    /// The event of a line of a room's file, to be appended in the order of the file.
+    #[must_use]
+    pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
+        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+        let (outlier, rejected, soft_failed) = (*outlier, *rejected, *soft_failed);
+        Self {
+            room_id: &header.room_id,
+            room_version: &header.room_version,
+            event_id,
+            pdu: pdu.get().as_bytes(),
+            verdict: Verdict { outlier, rejected, soft_failed },
+            state_after,
+            arrival: None,
+        }
+    }
 }
 
 /// What became of an event.
@@ -137,29 +159,4 @@ pub fn recover(store: &Store) -> Result<(), StoreError> {
         while store.remove_deleted(room)? > 0 {}
     }
     store.unsettled_rooms()?.iter().try_for_each(|room| settle_waiting(store, &room.room_id))
-}
-
-/// What follows from the graph alone, worked out anew, for comparison with what is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Derived {
-    /// The state after the event, if it can be known. Written into the edit, under a number of
-    /// its own.
-    pub state_after: Option<StateNum>,
-    /// Whether a valid redaction is held.
-    pub redacted: bool,
-    /// Whether there is a redaction whose validity cannot be told.
-    pub redaction_pending: bool,
-}
-
-/// Derives anew what is known of a placed event. The edit is not to be committed.
-///
-/// # Errors
-/// When the store fails.
-pub fn derive(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<Derived, StoreError> {
-    // Nothing may be taken from what is to be compared.
-    edit.room.resolved_from.clear();
-    let node = edit.node(event)?;
-    let state_after = settle::state_after(edit, event, (&node, pdu))?;
-    let (redacted, redaction_pending) = redaction::derive(edit, event, pdu.event_id().as_str())?;
-    Ok(Derived { state_after, redacted, redaction_pending })
 }

@@ -121,7 +121,11 @@ fn count(edit: &mut Edit<'_>, verdict: Verdict) {
 }
 
 /// Draws the edges to the event's predecessors, and notes those that are not placed.
-fn link(edit: &mut Edit<'_>, number: EventNum, pdu: &Pdu) -> Result<Vec<PrevEvent>, StoreError> {
+pub(super) fn link(
+    edit: &mut Edit<'_>,
+    number: EventNum,
+    pdu: &Pdu,
+) -> Result<Vec<PrevEvent>, StoreError> {
     let mut edges = Vec::new();
     for (place, prev) in (0u32..).zip(pdu.prev_events()) {
         if prev == pdu.event_id() {

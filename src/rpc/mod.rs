@@ -9,6 +9,7 @@ mod append;
 mod history;
 mod ingest;
 mod keys;
+mod news;
 mod observe;
 mod purge;
 mod require;

@@ -2,23 +2,19 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{status, wire};
+use super::{
+    news::{News, run},
+    status, wire,
+};
 use crate::{
     context::Context,
     ingest::{self, PurgeError},
     proto::v1 as pb,
     store::StoreError,
 };
-
-/// News that may wait for a slow reader.
-const MAX_UNREAD: usize = 16;
-
-pub(super) type News<T> = ReceiverStream<Result<T, Status>>;
 
 pub(super) fn purge_history(
     cx: Arc<Context>,
@@ -75,19 +71,6 @@ pub(super) fn delete_room(
             drop(news.blocking_send(Ok(pb::DeleteRoomResponse { removed_count, done: false })));
         }
     })
-}
-
-/// Runs work off the async threads; what it ends with is the last of its news.
-pub(super) fn run<T: Send + 'static>(
-    work: impl FnOnce(&mpsc::Sender<Result<T, Status>>) -> Result<Option<T>, Status> + Send + 'static,
-) -> News<T> {
-    let (to_caller, news) = mpsc::channel(MAX_UNREAD);
-    tokio::task::spawn_blocking(move || {
-        let last = work(&to_caller).transpose();
-        // If the caller has gone, there is nobody to tell.
-        last.map(|it| drop(to_caller.blocking_send(it)))
-    });
-    ReceiverStream::new(news)
 }
 
 fn of_purge(failure: PurgeError) -> Status {

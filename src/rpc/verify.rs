@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    purge::{News, run},
+    news::{News, run},
     status, wire,
 };
 use crate::{

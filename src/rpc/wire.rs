@@ -212,7 +212,7 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
 
 pub(super) fn fault(fault: Fault) -> pb::Fault {
     let Fault { room_id, event_id, what } = fault;
-    pb::Fault { room_id, event_id, what }
+    pb::Fault { room_id, event_id, what: what.to_string() }
 }
 
 pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {

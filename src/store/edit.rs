@@ -70,7 +70,7 @@ impl<'s> Edit<'s> {
     pub fn add_event(&mut self, event_id: &str) -> EventNum {
         let event = self.room.next_event;
         self.room.next_event = EventNum(event.0 + 1);
-        self.put(keys::event(self.number, event_id), event.0.to_be_bytes().to_vec());
+        self.lead(event_id, event);
         event
     }
 
@@ -118,15 +118,39 @@ impl<'s> Edit<'s> {
         changed.set(event, node);
         if before != after {
             if let Some(before) = before {
-                self.remove(keys::arrival(self.number, before, event));
+                self.remove_arrival(event, before);
                 self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
             }
             if let Some(after) = after {
-                self.put(keys::arrival(self.number, after, event), Vec::new());
+                self.list_arrival(event, after);
                 self.room.listed_arrivals += 1;
             }
         }
         Ok(())
+    }
+
+    /// Whether an event is found where it arrived: by its number, or in the list.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_listed(&self, event: EventNum, arrival: i64) -> Result<bool, StoreError> {
+        let key = keys::arrival(self.number, arrival, event);
+        Ok(arrival == i64::from(event.0) || self.value(&key)?.is_some())
+    }
+
+    /// Lists an arrival that the list leaves out.
+    pub fn list_arrival(&mut self, event: EventNum, arrival: i64) {
+        self.put(keys::arrival(self.number, arrival, event), Vec::new());
+    }
+
+    /// Takes an arrival out of the list.
+    pub fn remove_arrival(&mut self, event: EventNum, arrival: i64) {
+        self.remove(keys::arrival(self.number, arrival, event));
+    }
+
+    /// Makes an id lead to an event that is held.
+    pub fn lead(&mut self, event_id: &str, event: EventNum) {
+        self.put(keys::event(self.number, event_id), event.0.to_be_bytes().to_vec());
     }
 
     /// Removes an event: its node, its body, the state that came with it. What is left is that it
@@ -137,7 +161,7 @@ impl<'s> Edit<'s> {
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
         let node = self.node(event)?;
         if node.arrival != i64::from(event.0) {
-            self.remove(keys::arrival(self.number, node.arrival, event));
+            self.remove_arrival(event, node.arrival);
             self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
         }
         let number = event.0 / keys::PAGE_EVENTS;

@@ -27,13 +27,15 @@ pub enum StoreError {
     /// The volume is nearly full. Nothing was written; what is held can still be read.
     #[error(
         "the volume of the store has {free} bytes left and {reserved} are kept free for opening \
-         it again: no events are taken until there is more space"
+         it again: no events are taken until there are {needed}"
     )]
     DiskFull {
         /// Bytes left.
         free: u64,
-        /// Bytes that must be left.
+        /// Bytes that are never written to.
         reserved: u64,
+        /// Bytes that must be left before events are taken again.
+        needed: u64,
     },
     /// Another process has the store open.
     #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]

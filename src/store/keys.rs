@@ -309,6 +309,39 @@ pub(crate) enum Of {
     Missing(EventNum),
 }
 
+/// What kind of record of a room a key names, for whoever asks what the loss of it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The number of an event, by its id.
+    Id,
+    /// Nodes of events.
+    Page,
+    /// What came: an event.
+    Body,
+    /// What came with an event: the state after it.
+    GivenState,
+    /// That an event redacts another, and whether its sender lacked the power as it came.
+    Redaction,
+    /// A state.
+    State,
+    /// What is missing or waited for, or the order of arrival: it follows from all of these.
+    Note,
+}
+
+/// The kind of record of a room that a key names, if it names one.
+pub(crate) fn part(key: &[u8]) -> Option<Part> {
+    Some(match Tag(*key.first()?) {
+        Tag::EVENT => Part::Id,
+        Tag::PAGE => Part::Page,
+        Tag::BODY | Tag::BLOCK => Part::Body,
+        Tag::GIVEN_STATE => Part::GivenState,
+        Tag::REDACTION => Part::Redaction,
+        Tag::STATE => Part::State,
+        Tag::MISSING | Tag::WAITING | Tag::ARRIVAL | Tag::UNSETTLED | Tag::WANTED => Part::Note,
+        _ => return None,
+    })
+}
+
 /// Takes a key apart; nothing if it is none of ours.
 pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
     let (tag, rest) = key.split_first()?;

@@ -55,6 +55,7 @@ mod mark;
 mod record;
 mod sealing;
 mod size;
+mod space;
 mod strays;
 mod view;
 
@@ -75,10 +76,11 @@ pub use deletion::DeletedRoom;
 pub use edit::Edit;
 pub use error::StoreError;
 use flush::Flushes;
-pub use keys::PAGE_EVENTS;
+pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
-pub use strays::{Place, Stray};
+use space::Space;
+pub use strays::{Astray, Place, Stray};
 pub use view::{StateNodes, Topology, View};
 
 /// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
@@ -128,7 +130,7 @@ pub struct Store {
     mark: Mark,
     caches: disk::Caches,
     data_dir: PathBuf,
-    reserved_bytes: u64,
+    space: Space,
     /// How often something was removed that a reader may have been about to read.
     removals: AtomicU64,
     /// One purge at a time.
@@ -148,6 +150,7 @@ pub struct Options {
     /// served, the rest for sled's pages.
     pub cache_bytes: u64,
     /// Bytes of the volume that are never written to: sled cannot open a store on a full disk.
+    /// Once there was less, a quarter more must be free.
     pub reserved_bytes: u64,
 }
 
@@ -203,7 +206,7 @@ impl Store {
             mark: Mark::new(&options.data_dir),
             caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: options.data_dir.clone(),
-            reserved_bytes: options.reserved_bytes,
+            space: Space::new(options.reserved_bytes),
             removals: AtomicU64::new(0),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -361,19 +364,6 @@ impl Store {
     /// When the disk fails.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.flushes.wait(|| self.flush_counted())
-    }
-
-    /// Whether there is space to write to.
-    ///
-    /// # Errors
-    /// [`StoreError::DiskFull`] when there is too little, or when the volume cannot be asked.
-    pub fn check_space(&self) -> Result<(), StoreError> {
-        if self.reserved_bytes == 0 {
-            return Ok(());
-        }
-        let free = self.free_bytes()?;
-        let reserved = self.reserved_bytes;
-        if free < reserved { Err(StoreError::DiskFull { free, reserved }) } else { Ok(()) }
     }
 
     /// Whether a write has failed: then nothing can be relied on before the store is opened again.

@@ -2,28 +2,89 @@
 //! something leads to; this looks at every record on disk: can it be read, and is there what it
 //! belongs to?
 //!
-//! Others may write meanwhile: what looks wrong is looked at again with its room held still.
+//! Others may write meanwhile: what looks wrong is looked at again with its room held still. So it is
+//! once more before it is removed, when somebody asks for that.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    fmt,
     sync::{MutexGuard, PoisonError},
 };
 
 use super::{
     EventNum, PrevEvent, RoomNum, Store, StoreError, Topology, View,
     codec::unseal,
-    keys::{self, Parts},
+    keys::{self, Part, Parts},
     record::{self, Room},
     view::number_or_gone,
 };
 
 /// A record that should not be there, or cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stray {
     /// The room it names, if it names one that is here.
     pub room_id: Option<String>,
     /// What is wrong with it.
-    pub what: String,
+    pub what: Astray,
+    key: Vec<u8>,
+}
+
+impl fmt::Display for Stray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (key ", self.what)?;
+        self.key.iter().try_for_each(|it| write!(f, "{it:02x}"))?;
+        write!(f, ")")
+    }
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Astray {
+    /// Its key is none of ours.
+    #[error("a record of no kind")]
+    NoKind,
+    /// Its checksum does not fit; of which kind it is, if it is a room's.
+    #[error("a record is damaged")]
+    Damaged(Option<Part>),
+    /// A room's own record does not say what it should.
+    #[error("a room's record is damaged")]
+    RoomDamaged,
+    /// Where a room's id leads cannot be read.
+    #[error("a room's number is damaged")]
+    RoomNumberDamaged,
+    /// A room's id leads to no record, or to that of another.
+    #[error("a room's id leads nowhere")]
+    RoomNowhere,
+    /// The room is not here, and was not deleted.
+    #[error("a record of a room that is not here")]
+    NoRoom,
+    /// Where an event's id leads cannot be read.
+    #[error("an event's number is damaged")]
+    EventNumberDamaged,
+    /// An event that came is not there any more.
+    #[error("an id leads to no event")]
+    EventLost,
+    /// The number that an id leads to was never given.
+    #[error("an id leads to no event, but to one that is to come")]
+    EventToCome,
+    /// Nodes of events whose numbers were never given.
+    #[error("a page of events that never came")]
+    PageToCome,
+    /// A state whose number was never given.
+    #[error("a state that never was")]
+    StateToCome,
+    /// The event is not held.
+    #[error("a record of an event that is not held")]
+    OfNoEvent(Part),
+    /// One of the two events is not held.
+    #[error("a note about an event that is not held")]
+    NoteOfNoEvent,
+    /// The event did not arrive then.
+    #[error("an arrival that is none")]
+    NoArrival,
+    /// The follower has no such edge, or the event is there.
+    #[error("a missing predecessor is noted where none is missing")]
+    NothingMissing,
 }
 
 /// Where to go on.
@@ -99,8 +160,23 @@ impl Store {
         };
         // What was left of a deleted room may have gone only now.
         let wrong = wrong.filter(|_| matches!(self.value(key), Ok(Some(_))));
-        let hex = || key.iter().map(|it| format!("{it:02x}")).collect::<String>();
-        Ok(wrong.map(|what| Stray { room_id, what: format!("{what} (key {})", hex()) }))
+        Ok(wrong.map(|what| Stray { room_id, what, key: key.to_vec() }))
+    }
+
+    /// Removes a record, if it is still as wrong as it was.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn remove_stray(&self, stray: &Stray) -> Result<(), StoreError> {
+        let lock = stray.room_id.as_ref().and_then(|it| self.room_lock(it));
+        let _guard: Option<MutexGuard<'_, ()>> =
+            lock.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(value) = self.value(&stray.key)?
+            && self.wrong_with(&stray.key, &value, &mut Seen::default())? == Some(stray.what)
+        {
+            self.noted(self.tree.remove(&stray.key))?;
+        }
+        Ok(())
     }
 
     /// The room whose writers a record belongs to.
@@ -122,22 +198,24 @@ impl Store {
         key: &[u8],
         value: &[u8],
         seen: &mut Seen<'s>,
-    ) -> Result<Option<&'static str>, StoreError> {
-        let Some(parts) = keys::parts(key) else { return Ok(Some("a record of no kind")) };
-        let Ok(bytes) = unseal(key, value) else { return Ok(Some("a record is damaged")) };
+    ) -> Result<Option<Astray>, StoreError> {
+        let Some(parts) = keys::parts(key) else { return Ok(Some(Astray::NoKind)) };
+        let Ok(bytes) = unseal(key, value) else {
+            return Ok(Some(Astray::Damaged(keys::part(key))));
+        };
         let (room, of) = match parts {
             Parts::Store => return Ok(None),
             Parts::Room(_) => {
-                return Ok(Room::decode(bytes).err().map(|_| "a room's record is damaged"));
+                return Ok(Room::decode(bytes).err().map(|_| Astray::RoomDamaged));
             }
             Parts::RoomName(room_id) => {
                 let Ok(number) = number_or_gone(bytes) else {
-                    return Ok(Some("a room's number is damaged"));
+                    return Ok(Some(Astray::RoomNumberDamaged));
                 };
                 let Some(number) = number else { return Ok(None) };
                 let room = self.find_room(RoomNum(number));
                 let is_it = matches!(room, Ok(Some(room)) if room.room_id == room_id);
-                return Ok((!is_it).then_some("a room's id leads nowhere"));
+                return Ok((!is_it).then_some(Astray::RoomNowhere));
             }
             Parts::OfRoom(room, of) => (room, of),
         };
@@ -154,42 +232,45 @@ impl Store {
             }
         };
         match held {
-            Some((record, topology)) => match leads_nowhere(of, bytes, (record, topology)) {
+            Some((record, topology)) => match leads_nowhere((key, of), bytes, (record, topology)) {
                 // The page is named where it stands.
                 Err(StoreError::Corrupt { .. }) => Ok(None),
                 other => other,
             },
             None if self.value(&keys::deleted_room(room))?.is_some() => Ok(None),
-            None => Ok(Some("a record of a room that is not here")),
+            None => Ok(Some(Astray::NoRoom)),
         }
     }
 }
 
 /// What a room's record should not be there for, if anything.
 fn leads_nowhere(
-    of: keys::Of,
+    (key, of): (&[u8], keys::Of),
     bytes: &[u8],
     (room, topology): (&Room, &Topology<'_, Store>),
-) -> Result<Option<&'static str>, StoreError> {
+) -> Result<Option<Astray>, StoreError> {
     let is_held = |event: EventNum| topology.node(event).map(|it| it.is_some());
     let (is_right, what) = match of {
         keys::Of::Id => match number_or_gone(bytes) {
-            Ok(Some(event)) => (is_held(EventNum(event))?, "an id leads to no event"),
-            Ok(None) => (true, ""),
-            Err(_) => (false, "an event's number is damaged"),
+            Ok(Some(event)) if event >= room.next_event.0 => (false, Astray::EventToCome),
+            Ok(Some(event)) => (is_held(EventNum(event))?, Astray::EventLost),
+            Ok(None) => return Ok(None),
+            Err(_) => (false, Astray::EventNumberDamaged),
         },
         keys::Of::Page(page) => {
             let first = page.saturating_mul(keys::PAGE_EVENTS);
-            (first < room.next_event.0, "a page of events that never came")
+            (first < room.next_event.0, Astray::PageToCome)
         }
-        keys::Of::State(state) => (state < room.next_state, "a state that never was"),
-        keys::Of::Event(event) => (is_held(event)?, "a record of an event that is not held"),
+        keys::Of::State(state) => (state < room.next_state, Astray::StateToCome),
+        keys::Of::Event(event) => {
+            (is_held(event)?, Astray::OfNoEvent(keys::part(key).unwrap_or(Part::Note)))
+        }
         keys::Of::Both(event, follower) => {
-            (is_held(event)? && is_held(follower)?, "a note about an event that is not held")
+            (is_held(event)? && is_held(follower)?, Astray::NoteOfNoEvent)
         }
         keys::Of::Arrival(arrival, event) => {
             let node = topology.node(event)?;
-            (node.is_some_and(|it| it.arrival == arrival), "an arrival that is none")
+            (node.is_some_and(|it| it.arrival == arrival), Astray::NoArrival)
         }
         keys::Of::Missing(follower) => {
             let edge = match record::decode_missing(bytes) {
@@ -199,10 +280,7 @@ fn leads_nowhere(
                 }
                 Err(_) => None,
             };
-            (
-                edge == Some(PrevEvent::Missing),
-                "a missing predecessor is noted where none is missing",
-            )
+            (edge == Some(PrevEvent::Missing), Astray::NothingMissing)
         }
     };
     Ok((!is_right).then_some(what))

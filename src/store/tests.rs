@@ -341,3 +341,23 @@ proptest! {
         prop_assert_eq!(listed, expected);
     }
 }
+
+impl Store {
+    /// Removes some record of a room, or changes a bit of its value. Says which, as tests print it.
+    pub(crate) fn damage(&self, number: usize, bit: Option<usize>) -> String {
+        let records = self.scan(&[], None, usize::MAX).unwrap();
+        let of_rooms = |key: &[u8]| !matches!(keys::parts(key), Some(keys::Parts::Store) | None);
+        let records: Vec<_> = records.into_iter().filter(|(key, _)| of_rooms(key)).collect();
+        let (key, value) = &records[number % records.len()];
+        match bit {
+            None => drop(self.tree.remove(key).unwrap()),
+            Some(bit) => {
+                let mut value = value.to_vec();
+                let bit = bit % (8 * value.len());
+                value[bit / 8] ^= 1 << (bit % 8);
+                self.tree.insert(key, value).unwrap();
+            }
+        }
+        format!("{key:02x?} {bit:?}")
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::Walk;
+use super::{Walk, What};
 use crate::{
     ingest,
     pdu::Pdu,
@@ -45,14 +45,14 @@ impl Walk<'_> {
     fn block(&mut self, edit: &Edit<'_>, first: EventNum) -> Result<(), StoreError> {
         let sealed = self.store.sealed_with(self.number, first)?;
         if !sealed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
-            self.fault("", format!("the bodies from event {} on are sealed too early", first.0))?;
+            self.fault("", What::SealedEarly(first.0))?;
         }
         for event in sealed {
             if edit.find_node(event)?.is_none() {
-                self.fault("", format!("event {} has a body but no node", event.0))?;
+                self.fault("", What::NoNode(event.0))?;
             }
             if self.store.is_alone(self.number, event)? {
-                self.fault("", format!("event {} has a body in its block and one alone", event.0))?;
+                self.fault("", What::TwoBodies(event.0))?;
             }
         }
         Ok(())
@@ -61,43 +61,57 @@ impl Walk<'_> {
     fn event(&mut self, edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
         let Some(node) = edit.find_node(event)? else {
             if self.store.is_alone(self.number, event)? {
-                self.fault("", format!("event {} has a body but no node", event.0))?;
+                self.fault("", What::NoNode(event.0))?;
             }
             return Ok(());
         };
         let body = self.store.body(self.number, event)?;
         let event_id = body.event_id.as_str();
-        if self.store.event_num(self.number, event_id)? != Some(event) {
-            self.fault(event_id, "the id does not lead to the event")?;
+        match self.store.event_num(self.number, event_id)? {
+            Some(it) if it == event => {}
+            Some(other) if self.is_held(other, event_id)? => {
+                self.fault(event_id, What::HeldTwice(other.0, event.0))?;
+            }
+            Some(_) | None => self.fault(event_id, What::IdAstray)?,
         }
         let pdu = match Pdu::parse(&body.pdu, self.version) {
             Ok(pdu) => pdu,
             Err(fault) => {
-                self.fault(event_id, format!("the body is no event of its room: {fault}"))?;
+                self.fault(event_id, What::BodyMalformed(fault.to_string()))?;
                 return Ok(());
             }
         };
         if *pdu.event_id() != *event_id {
-            self.fault(event_id, format!("the body is that of {}", pdu.event_id()))?;
+            self.fault(event_id, What::BodyOfAnother(pdu.event_id().to_string()))?;
         }
         if *pdu.room_id() != *self.room_id {
-            self.fault(event_id, "the body is that of another room")?;
+            self.fault(event_id, What::BodyOfAnotherRoom)?;
         }
         let redacted = || pdu.redacted().is_ok_and(|it| it.bytes_as_received() == body.pdu);
         if !pdu.content_hash_matches() && !redacted() {
-            self.fault(
-                event_id,
-                "the body matches neither its content hash nor its redacted form",
-            )?;
+            self.fault(event_id, What::BodyUnhashed)?;
         }
         if node.depth != pdu.depth() {
-            self.fault(event_id, "the depth is not that of the body")?;
+            self.fault(event_id, What::DepthWrong)?;
+        }
+        if !edit.is_listed(event, node.arrival)? {
+            self.fault(event_id, What::NotListed)?;
         }
         if !node.flags.outlier {
             self.edges(edit, (event, &node), &pdu)?;
             self.derived(edit, (event, &node), &pdu)?;
         }
         Ok(())
+    }
+
+    /// Whether this is the event under a number.
+    fn is_held(&self, event: EventNum, event_id: &str) -> Result<bool, StoreError> {
+        match self.store.body(self.number, event) {
+            Ok(body) => Ok(body.event_id == event_id),
+            // It is named where it stands.
+            Err(StoreError::Corrupt { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     /// Edges, against the body and against the notes of what is missing.
@@ -109,12 +123,13 @@ impl Walk<'_> {
     ) -> Result<(), StoreError> {
         let event_id = pdu.event_id().as_str();
         if node.prev_events.len() != pdu.prev_events().len() {
-            self.fault(event_id, "has another number of edges than the body")?;
+            self.fault(event_id, What::EdgesMissing)?;
         }
         for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(pdu.prev_events())) {
             let held = edit.event_num(self.number, prev.as_str())?;
             let placed = match held {
-                Some(held) => !edit.node(held)?.flags.outlier,
+                // An id that leads to no event is named with all other records.
+                Some(held) => edit.find_node(held)?.is_some_and(|it| !it.flags.outlier),
                 None => false,
             };
             match (edge, held.filter(|_| placed)) {
@@ -123,14 +138,14 @@ impl Walk<'_> {
                 (PrevEvent::Missing, None) => {
                     let noted = edit.followers_of_missing(self.number, prev.as_str())?;
                     if !noted.contains(&(event, place)) {
-                        self.fault(event_id, format!("{prev} is missing, but not noted as such"))?;
+                        self.fault(event_id, What::GapNotNoted(prev.to_string()))?;
                     }
                 }
                 (PrevEvent::Held(_), _) => {
-                    self.fault(event_id, format!("the edge to {prev} leads elsewhere"))?;
+                    self.fault(event_id, What::EdgeElsewhere(prev.to_string()))?;
                 }
                 (PrevEvent::Missing, Some(_)) if prev != pdu.event_id() => {
-                    self.fault(event_id, format!("{prev} is held, but the edge says missing"))?;
+                    self.fault(event_id, What::EdgeCut(prev.to_string()))?;
                 }
                 (PrevEvent::Missing, Some(_)) => {}
             }
@@ -147,38 +162,61 @@ impl Walk<'_> {
     ) -> Result<(), StoreError> {
         let event_id = pdu.event_id().as_str();
         let derived = ingest::derive(edit, event, pdu)?;
+        if let Some(target) = pdu.redacts()
+            && !node.flags.rejected
+            && !is_noted(edit, event, target.as_str())?
+        {
+            self.fault(event_id, What::RedactionNotNoted(target.to_string()))?;
+        }
         let held = (node.flags.redacted, node.flags.redaction_pending);
-        // A redaction that was purged has left its target in the redacted form.
-        let is_stripped = || {
-            let redacted = pdu.redacted();
-            redacted.is_ok_and(|it| it.bytes_as_received() == pdu.bytes_as_received())
-        };
-        let redacted = derived.redacted || (node.flags.redacted && is_stripped());
-        if held != (redacted, derived.redaction_pending) {
-            self.fault(
-                event_id,
-                "whether it is redacted does not follow from the redactions held",
-            )?;
+        match hidden(node, pdu, (derived.redacted, derived.redaction_pending)) {
+            follows if follows == held => {}
+            (false, false) => self.fault(event_id, What::Hidden)?,
+            _ => self.fault(event_id, What::Redaction)?,
         }
         match (node.state_after, derived.state_after) {
             (Some(held), Some(derived)) => {
                 let nodes = edit.states(self.number);
                 if held != derived && !map::diff(&nodes, held.root(), derived.root())?.is_empty() {
-                    self.fault(event_id, "the state after it does not follow from the graph")?;
+                    self.fault(event_id, What::StateWrong)?;
                 }
                 let facts = |state| edit.state_facts(self.number, state);
                 if facts(held)?.history_visibility != facts(derived)?.history_visibility {
-                    self.fault(event_id, "the history visibility kept beside its state is wrong")?;
+                    self.fault(event_id, What::VisibilityWrong)?;
                 }
             }
             (None, Some(_)) if !edit.unsettled(self.number, usize::MAX)?.contains(&event) => {
-                self.fault(event_id, "the state after it could be known, but is not held")?;
+                self.fault(event_id, What::StateNotHeld)?;
             }
             (Some(_), None) => {
-                self.fault(event_id, "has a state that does not follow from the graph")?;
+                self.fault(event_id, What::StateUnfounded)?;
             }
             (None, Some(_) | None) => {}
         }
         Ok(())
     }
+}
+
+/// Whether a redaction is noted of its target.
+pub(super) fn is_noted(
+    edit: &Edit<'_>,
+    redaction: EventNum,
+    target_id: &str,
+) -> Result<bool, StoreError> {
+    let held = edit.redactions_of(edit.room_num(), target_id)?;
+    Ok(held.iter().any(|(it, _)| *it == redaction))
+}
+
+/// Whether an event is to be redacted, and whether that cannot be told yet.
+pub(super) fn hidden(
+    node: &EventNode,
+    pdu: &Pdu,
+    (redacted, pending): (bool, bool),
+) -> (bool, bool) {
+    // A redaction that was purged has left its target in the redacted form.
+    let is_stripped = || {
+        let redacted = pdu.redacted();
+        redacted.is_ok_and(|it| it.bytes_as_received() == pdu.bytes_as_received())
+    };
+    (redacted || (node.flags.redacted && is_stripped()), pending)
 }

@@ -6,47 +6,33 @@
 //!
 //! Then every record on disk is looked at: what nothing leads to is a fault as well.
 //!
-//! Changes nothing, and may be done while others write: it works room by room, a few events at a
-//! time, and nobody writes to the room meanwhile only for as long as that takes; then once for as
-//! long as the room's edges and flags take, a second or two for a million events.
+//! [`verify()`] changes nothing, and may be done while others write: it works room by room, a few
+//! events at a time, and nobody writes to the room meanwhile only for as long as that takes; then
+//! once for as long as the room's edges and flags take, a second or two for a million events.
+//!
+//! [`repair()`] puts right what can be derived again; what can be done about which fault is one
+//! table, [`What::remedy`].
 
 mod events;
+mod fault;
 mod graph;
+mod repair;
 mod states;
 
-use std::{fmt, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use crate::{
     pdu::RoomVersion,
     store::{Edit, Place, RoomNum, Store, StoreError, View},
 };
 
+pub use fault::{Counted, Fault, Remedy, What};
+pub use repair::{Left, Repaired, repair};
+
 /// Rooms listed at once.
 const ROOMS_AT_ONCE: usize = 1_000;
 /// Records looked at between two pauses.
 const RECORDS_AT_ONCE: usize = 512;
-
-/// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The room; empty when no room can be named.
-    pub room_id: String,
-    /// The event, where one can be named.
-    pub event_id: String,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { room_id, event_id, what } = self;
-        [room_id, event_id]
-            .iter()
-            .filter(|it| !it.is_empty())
-            .try_for_each(|it| write!(f, "{it} "))?;
-        write!(f, "{what}")
-    }
-}
 
 /// Who follows a walk: told of progress and of faults as they are found.
 pub trait Watch {
@@ -54,6 +40,9 @@ pub trait Watch {
     fn events(&mut self, count: u32);
     /// Something is wrong.
     fn fault(&mut self, fault: Fault);
+    /// So many of a room's state records are in nobody's way and nobody's use: what was resolved
+    /// over forward extremities that are none any more, and what a purge that was cut off has left.
+    fn unused_states(&mut self, _room_id: &str, _records: u64) {}
     /// Between two pieces of work, while nobody waits for us: a moment to rest, or to end it.
     fn pause(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -103,8 +92,9 @@ pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<ControlFlow<()>, S
     loop {
         let (strays, next) = store.strays(&from, RECORDS_AT_ONCE)?;
         for stray in strays {
-            let room_id = stray.room_id.unwrap_or_default();
-            watch.fault(Fault { room_id, event_id: String::new(), what: stray.what });
+            let room_id = stray.room_id.clone().unwrap_or_default();
+            let what = What::Stray(stray);
+            watch.fault(Fault { room_id, event_id: String::new(), what });
         }
         let Some(next) = next else { return Ok(ControlFlow::Continue(())) };
         from = next;
@@ -138,13 +128,13 @@ impl<'a> Walk<'a> {
             return Err(failure);
         }
         if !is_it {
-            self.fault("", "the room's id does not lead to its record")?;
+            self.fault("", What::RoomNowhere)?;
             return Ok(ControlFlow::Continue(()));
         }
         match RoomVersion::parse(&room.room_version) {
             Ok(version) => self.version = version,
             Err(_) => {
-                self.fault("", format!("has the unknown version {}", room.room_version))?;
+                self.fault("", What::VersionUnknown(room.room_version))?;
                 return Ok(ControlFlow::Continue(()));
             }
         }
@@ -166,10 +156,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Says what is wrong, unless the room was deleted meanwhile.
-    fn fault(&mut self, event_id: &str, what: impl Into<String>) -> Result<(), StoreError> {
+    fn fault(&mut self, event_id: &str, what: What) -> Result<(), StoreError> {
         if self.store.has_room(self.number)? {
             let (room_id, event_id) = (self.room_id.clone(), event_id.to_owned());
-            self.watch.fault(Fault { room_id, event_id, what: what.into() });
+            self.watch.fault(Fault { room_id, event_id, what });
         }
         Ok(())
     }
@@ -177,9 +167,7 @@ impl<'a> Walk<'a> {
     /// Makes a damaged record a fault, and anything else that fails an error.
     fn tolerate(&mut self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
         match outcome {
-            Err(StoreError::Corrupt { what, key }) => {
-                self.fault("", format!("damaged {what} (key {key})"))
-            }
+            Err(StoreError::Corrupt { what, key }) => self.fault("", What::Damaged { what, key }),
             other => other,
         }
     }

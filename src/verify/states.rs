@@ -9,11 +9,11 @@ use std::{
     ops::ControlFlow,
 };
 
-use super::Walk;
+use super::{Walk, What};
 use crate::{
     pdu::Pdu,
     state::map::{self, Key, Membership, Node, Ptr, Value},
-    store::{Edit, EventNum, StateNum, StoreError, View},
+    store::{Edit, EventNum, RoomNum, StateNum, Store, StoreError, View},
 };
 
 /// State records looked at between two moments in which others may write.
@@ -63,7 +63,7 @@ impl Walk<'_> {
                         Value::Server { .. } => false,
                     };
                     if entries.iter().any(|(_, value)| beyond(value)) {
-                        self.fault("", format!("state {} names an event that is none", state.0))?;
+                        self.fault("", What::StateOfNoEvent(state.0))?;
                     }
                 }
                 Node::Inner { .. } => {}
@@ -72,9 +72,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The nodes of the states after all events. Takes some twenty bytes a node.
+    /// The nodes of the states after all events, and before them. Takes some twenty bytes a node.
     fn nodes_in_use(&mut self) -> Result<ControlFlow<()>, StoreError> {
-        let (mut seen, mut next) = (BTreeSet::new(), 0);
+        let (mut seen, mut named, mut next) = (Used::default(), BTreeSet::new(), 0);
         loop {
             let Some(edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
             let end = edit.room.next_event.0.min(next + EVENTS_AT_ONCE);
@@ -82,12 +82,27 @@ impl Walk<'_> {
             for event in (next..end).map(EventNum) {
                 let node = topology.node(event);
                 let looked = node.and_then(|it| match it.and_then(|it| it.state_after) {
-                    Some(state) => self.reach(state.root(), &mut seen),
+                    Some(state) => seen.reach(self.store, self.number, state),
                     None => Ok(()),
                 });
-                self.tolerate(looked)?;
+                match looked {
+                    // Many states share a node: it is named once.
+                    Err(StoreError::Corrupt { ref key, .. }) if !named.insert(key.clone()) => {}
+                    looked => self.tolerate(looked)?,
+                }
             }
             let is_last = end >= edit.room.next_event.0;
+            if is_last {
+                let current = edit.room.current_state;
+                for state in edit.room.resolved_from.iter().copied().chain(current) {
+                    // What cannot be read is named elsewhere.
+                    match seen.reach(self.store, self.number, state) {
+                        Ok(()) | Err(StoreError::Corrupt { .. }) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+                self.unused(&seen, edit.room.next_state)?;
+            }
             drop(edit);
             next = end;
             if self.watch.pause().is_break() {
@@ -99,15 +114,14 @@ impl Walk<'_> {
         }
     }
 
-    /// Every node below one, but for those that were seen.
-    fn reach(&self, from: Ptr, seen: &mut BTreeSet<Ptr>) -> Result<(), StoreError> {
-        let mut next = vec![from];
-        while let Some(at) = next.pop() {
-            if seen.insert(at)
-                && let Node::Inner { children, .. } = &*self.store.state_node(self.number, at)?
-            {
-                next.extend(children.iter().map(|(_, child)| *child));
-            }
+    /// Counts the records of which no state in use has a node. They are no fault: what was
+    /// resolved over forward extremities that have gone stays until a purge.
+    fn unused(&mut self, seen: &Used, next_state: StateNum) -> Result<(), StoreError> {
+        let used: BTreeSet<u32> = seen.nodes.iter().map(|it| it.record).collect();
+        let states = self.store.state_nums(self.number, None, usize::MAX)?;
+        let unused = states.iter().filter(|it| **it < next_state && !used.contains(&it.0)).count();
+        if unused > 0 {
+            self.watch.unused_states(&self.room_id, u64::try_from(unused).unwrap_or(u64::MAX));
         }
         Ok(())
     }
@@ -127,7 +141,7 @@ impl Walk<'_> {
                     let Ok(pdu) = Pdu::parse(&body.pdu, self.version) else { continue };
                     let (kind, state_key) = (pdu.event_type(), pdu.state_key().unwrap_or_default());
                     if Key::of_state(kind, state_key) != key {
-                        self.fault(&body.event_id, "stands in the state under another's key")?;
+                        self.fault(&body.event_id, What::StateKey)?;
                     }
                     let server = state_key.split_once(':').map(|(_, server)| server);
                     let count = server.map(|it| counted.entry(Key::of_server(it)).or_default());
@@ -141,8 +155,44 @@ impl Walk<'_> {
         }
         counted.retain(|_, count| *count != (0, 0));
         if held != counted {
-            self.fault("", "the members counted beside its current state do not add up")?;
+            self.fault("", What::MemberCounts)?;
         }
+        Ok(())
+    }
+}
+
+/// The nodes that states in use are made of: all of them were there.
+#[derive(Default)]
+pub(super) struct Used {
+    nodes: BTreeSet<Ptr>,
+    states: BTreeSet<StateNum>,
+}
+
+impl Used {
+    /// Looks at every node of a state and of the one before it, but for those that were seen. When
+    /// one of them cannot be read, nothing was seen.
+    pub(super) fn reach(
+        &mut self,
+        store: &Store,
+        room: RoomNum,
+        state: StateNum,
+    ) -> Result<(), StoreError> {
+        if self.states.contains(&state) {
+            return Ok(());
+        }
+        let before = store.state_facts(room, state)?.before;
+        let mut next: Vec<Ptr> = before.into_iter().chain([state]).map(StateNum::root).collect();
+        let mut fresh = BTreeSet::new();
+        while let Some(at) = next.pop() {
+            if !self.nodes.contains(&at)
+                && fresh.insert(at)
+                && let Node::Inner { children, .. } = &*store.state_node(room, at)?
+            {
+                next.extend(children.iter().map(|(_, child)| *child));
+            }
+        }
+        self.nodes.extend(fresh);
+        self.states.insert(state);
         Ok(())
     }
 }

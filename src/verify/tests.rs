@@ -5,8 +5,8 @@ use std::{fs::File, io::BufReader, path::Path};
 use super::*;
 use crate::{
     context::Context,
-    ingest::{self, NewEvent, Outcome, Verdict},
-    room_format::{Line, Reader},
+    ingest::{self, NewEvent, Outcome},
+    room_format::Reader,
     state::map::Node,
     store::{Edit, EventNum, Options, PrevEvent},
 };
@@ -23,34 +23,26 @@ impl Watch for Found {
     }
 
     fn fault(&mut self, fault: Fault) {
-        self.faults.push(fault.what);
+        self.faults.push(fault.what.to_string());
     }
 }
 
 /// A store with a recorded room in it, and the room's id.
-fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
+pub(super) fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
     let dir = tempfile::tempdir().unwrap();
     let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
     let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
     let file = File::open(rooms.join(room).join("room.ndjson")).unwrap();
     let (header, lines) = Reader::open(BufReader::new(file)).unwrap();
     for line in lines {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line.unwrap();
-        let event = NewEvent {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id: &event_id,
-            pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
-            state_after: &state_after,
-            arrival: None,
-        };
+        let line = line.unwrap();
+        let event = NewEvent::of_line(&header, &line);
         assert!(matches!(ingest::append(&cx, &event), Ok(Outcome::Appended { .. })));
     }
     (dir, cx, header.room_id)
 }
 
-fn faults(cx: &Context) -> Vec<String> {
+pub(super) fn faults(cx: &Context) -> Vec<String> {
     let mut found = Found::default();
     assert!(verify(&cx.store, &mut found).unwrap().is_continue());
     assert_eq!(found.events, extent(&cx.store).unwrap());
@@ -106,6 +98,15 @@ fn a_body_under_anothers_number_is_named() {
     let found = damaged(|edit| {
         let body = edit.body(edit.room_num(), EventNum(20)).unwrap();
         edit.put_body(EventNum(21), &body.event_id, &body.pdu);
+    });
+    names(&found, "is held twice, as event 20 and as event 21");
+}
+
+#[test]
+fn an_id_that_leads_elsewhere_is_named() {
+    let found = damaged(|edit| {
+        let event_id = edit.body(edit.room_num(), EventNum(20)).unwrap().event_id;
+        edit.lead(&event_id, EventNum(21));
     });
     names(&found, "the id does not lead to the event");
 }
@@ -186,6 +187,16 @@ fn counters_and_extremities_that_do_not_add_up_are_named() {
     names(&damaged(|edit| edit.room.next_arrival = 3), "next arrival is one that has been");
     let none = |edit: &mut Edit<'_>| edit.room.forward_extremities.clear();
     names(&damaged(none), "its forward extremities do not follow from the graph");
+    let current = |edit: &mut Edit<'_>| {
+        edit.room.current_state = Some(crate::store::StateNum(0));
+    };
+    names(&damaged(current), "its current state does not follow from its forward extremities");
+    let arrival = |edit: &mut Edit<'_>| {
+        let node = edit.node(EventNum(30)).unwrap();
+        edit.put_node(EventNum(30), crate::store::EventNode { arrival: 1_000, ..node }).unwrap();
+        edit.remove_arrival(EventNum(30), 1_000);
+    };
+    names(&damaged(arrival), "is not listed where it arrived");
     let note = |edit: &mut Edit<'_>| edit.put_missing("$never", EventNum(3), 0);
     names(&damaged(note), "a missing predecessor is noted where none is missing");
 }
@@ -232,7 +243,7 @@ fn a_walk_ends_when_it_is_told_to() {
 }
 
 /// Opened again, so that no cache holds what is gone.
-fn opened_again(dir: &tempfile::TempDir, cx: Context) -> Context {
+pub(super) fn opened_again(dir: &tempfile::TempDir, cx: Context) -> Context {
     drop(cx);
     Context::new(Store::open(&Options::small(dir.path())).unwrap())
 }

@@ -28,6 +28,8 @@ const BALLAST_BYTES: usize = 16 << 20;
 /// About so much of each event does not compress.
 const EVENT_BYTES: usize = 48 << 10;
 const ENOUGH_EVENTS: u32 = 2_000;
+/// How long it is looked at when the volume has just become full.
+const BRINK_SECONDS: u32 = 4;
 const FLAGS: [&str; 4] = ["--reserved-mib", "12", "--cache-mib", "16"];
 
 /// A mounted tmpfs, unmounted when dropped.
@@ -108,8 +110,7 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     let (room, create) = Room::new(RoomVersion::V10, user);
     append(&mut clients, &room, &create).await.unwrap();
 
-    // The import that fills it up. At the brink sled may still give a little back: it goes on until
-    // health has noticed as well.
+    // The import that fills it up, until health has noticed as well.
     let (mut last, mut acknowledged) = (create, Vec::new());
     let mut refused = None;
     let filling = async {
@@ -132,6 +133,13 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     let refusal = refused.unwrap();
     assert_eq!(reason(&refusal), (Code::ResourceExhausted, "DISK_FULL".to_owned()));
     assert!(refusal.message().contains("kept free"), "{}", refusal.message());
+
+    // What sled gives back at the brink changes nothing: no to and fro.
+    for _ in 0..BRINK_SECONDS {
+        assert!(append(&mut clients, &room, &last).await.is_err());
+        assert_eq!(clients.health("IngestService").await, ServingStatus::NotServing);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 
     // Reads go on; only the ingest service is out of service.
     assert_eq!(clients.health("HistoryService").await, ServingStatus::Serving);

@@ -65,7 +65,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "deadline",
         ],
     ),
-    ("ingest", &["context", "store", "graph", "visibility", "state", "pdu"]),
+    ("ingest", &["context", "store", "room_format", "graph", "visibility", "state", "pdu"]),
     ("context", &["store", "pdu", "metrics", "slowest"]),
     ("backup", &["room_format", "pdu"]),
     ("store", &["state", "visibility"]),

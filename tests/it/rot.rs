@@ -17,7 +17,7 @@ use backscroll::{
 
 use crate::support::{
     answers::{Answer, Question},
-    faults, load,
+    faults, folders, load,
     numbers::Numbers,
     rooms::{self, RecordedRoom},
     rounds,
@@ -26,19 +26,6 @@ use crate::support::{
 const ROUNDS: u64 = 12;
 const ROOMS: [&str; 5] =
     ["forks-v2", "visibility-v12", "redactions-v11", "acl-v10", "rejected-v10"];
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, target).unwrap();
-        }
-    }
-}
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
@@ -112,7 +99,7 @@ fn changed_bytes_are_named_or_do_no_harm() {
     // sled reads its log when it opens, and only from the snapshot on that the last opening wrote:
     // what lies before is read when it is asked for. Both kinds are damaged in turn.
     let snapped = dir.path().join("snapped");
-    copy(&whole, &snapped);
+    folders::copy(&whole, &snapped);
     for _ in 0..2 {
         drop(Store::open(&Options::small(&snapped)).unwrap());
     }
@@ -121,7 +108,7 @@ fn changed_bytes_are_named_or_do_no_harm() {
     let (mut numbers, mut table) = (Numbers(seed), Table::default());
     for round in 0..rounds {
         let damaged = dir.path().join(round.to_string());
-        copy(if round % 2 == 0 { &whole } else { &snapped }, &damaged);
+        folders::copy(if round % 2 == 0 { &whole } else { &snapped }, &damaged);
         let what = damage(&damaged, &mut numbers);
         let open = || Store::open(&Options::small(&damaged));
         let opened = catch_unwind(AssertUnwindSafe(open));

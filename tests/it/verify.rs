@@ -1,5 +1,5 @@
 //! A store that is looked through while it serves: events come in, history is purged, rooms are
-//! deleted meanwhile, and none of that looks like a fault.
+//! deleted meanwhile, and none of that looks like a fault. And one that is repaired by hand.
 
 use std::{
     path::Path,
@@ -7,7 +7,13 @@ use std::{
     thread,
 };
 
+use backscroll::{
+    context::Context,
+    store::{Edit, EventNum, Options, Store, View as _},
+};
+
 use crate::support::{
+    load,
     process::{self, Process},
     rooms::{self, RecordedRoom},
 };
@@ -56,4 +62,94 @@ fn what_changes_meanwhile_is_no_fault() {
     let data_dir = dir.path().to_str().unwrap();
     let verified = process::stdout(process::run(["verify", "--data-dir", data_dir]));
     assert!(verified.ends_with(" 0 faults\n"), "{verified}");
+}
+
+/// Changes a room of a store that nobody has open.
+fn change(data_dir: &str, room: &RecordedRoom, change: impl FnOnce(&mut Edit<'_>)) {
+    let store = Store::open(&Options::small(Path::new(data_dir))).unwrap();
+    let mut edit = store.edit(&room.header.room_id, None).unwrap().unwrap();
+    change(&mut edit);
+    edit.commit().unwrap();
+    store.flush().unwrap();
+}
+
+fn number(edit: &Edit<'_>, event_id: &str) -> EventNum {
+    edit.event_num(edit.room_num(), event_id).unwrap().unwrap()
+}
+
+#[test]
+fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let rooms = rooms::bundled();
+    let [first, second, ..] = rooms.as_slice() else { panic!("too few rooms") };
+    let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
+    [first, second].iter().for_each(|it| load::append_room(&cx, it));
+    drop(cx);
+    let verify = |flags: &[&str]| {
+        let args = ["verify", "--data-dir", data_dir].into_iter().chain(flags.iter().copied());
+        let output = process::run(args);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+
+    for room in [first, second] {
+        change(data_dir, room, |edit| {
+            edit.room.rejected += 1;
+            let event = number(edit, &room.lines[5].event_id);
+            let mut node = edit.node(event).unwrap();
+            node.state_after = None;
+            edit.put_node(event, node).unwrap();
+        });
+    }
+    assert_eq!(verify(&[]).0, Some(1));
+    let (code, said) = verify(&["--repair"]);
+    assert!(said.contains("its record says 1: repaired, counted again\n"), "{said}");
+    assert!(said.contains("is not held: repaired, derived again from the graph\n"), "{said}");
+    assert!(said.ends_with("\n6 faults repaired, 0 left\n"), "{said}");
+    assert_eq!((code, verify(&[]).0), (Some(0), Some(0)), "{said}");
+
+    // With a body gone bad, its room is left alone; others are repaired all the same.
+    for room in [first, second] {
+        change(data_dir, room, |edit| edit.room.outliers += 1);
+    }
+    change(data_dir, first, |edit| {
+        let event_id = &first.lines[7].event_id;
+        edit.put_body(number(edit, event_id), event_id, b"{}");
+    });
+    let (code, said) = verify(&["--repair"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("its record says 1: repaired, counted again\n"), "{said}");
+    let left = said.lines().filter(|it| it.ends_with(": restore from a backup")).count();
+    assert!(left >= 2 && said.contains("the body is no event of its room"), "{said}");
+    assert!(said.ends_with(&format!("\n1 faults repaired, {left} left\n")), "{said}");
+    assert_eq!(verify(&[]).0, Some(1));
+
+    // As the help says.
+    let service = Process::start(dir.path(), &["--reserved-mib", "0"]);
+    let room_id = first.header.room_id.as_str();
+    process::stdout(service.command(&["delete-room", room_id, "--may-return"]));
+    process::stdout(service.command(&["import", &file(first)]));
+    assert_eq!(service.stop().0, Some(0));
+    assert_eq!(verify(&[]).0, Some(0));
+}
+
+#[test]
+fn only_a_store_that_nobody_has_open_is_repaired() {
+    for flags in [["--online", "--busy-percent=9"], ["--backup", "backup"]] {
+        let output = process::run(["verify", "--data-dir", ".", "--repair"].iter().chain(&flags));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("'--repair' cannot be used with"), "{said}");
+    }
+    let output = process::run(["verify", "--repair"]);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--data-dir <DIR>"));
+    let dir = tempfile::tempdir().unwrap();
+    let service = Process::start(dir.path(), &["--reserved-mib", "0"]);
+    let output = process::run(["verify", "--repair", "--data-dir", dir.path().to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && said.contains("in use by another process"),
+        "{said}"
+    );
+    drop(service);
 }

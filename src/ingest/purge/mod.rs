@@ -92,6 +92,16 @@ pub fn purge_history(
     Ok(progress)
 }
 
+/// Removes a room's states that nothing needs any more.
+///
+/// # Errors
+/// When the store fails.
+pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
+    let _alone = store.purge_alone();
+    let Some(room) = store.room_num(room_id)? else { return Ok(()) };
+    sweep::sweep(store, (room_id, room))
+}
+
 /// What is to be purged, and who will notice.
 struct Plan {
     /// Oldest first.

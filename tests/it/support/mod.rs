@@ -5,6 +5,7 @@ pub(crate) mod builder;
 pub(crate) mod clients;
 pub(crate) mod faults;
 pub(crate) mod federation;
+pub(crate) mod folders;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod model;
