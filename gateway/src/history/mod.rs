@@ -64,8 +64,9 @@ struct Services {
 }
 
 impl History {
-    /// Connects to nothing yet. Needs a runtime.
-    pub(crate) fn new(options: HistoryOptions, metrics: Metrics) -> Self {
+    /// Connects to nothing yet. Needs a runtime. Each of so many threads, which
+    /// [`workers`](crate::workers) numbers, will have connections of its own.
+    pub(crate) fn new(options: HistoryOptions, metrics: Metrics, threads: usize) -> Self {
         if let Some(tls) = &options.tls {
             tls.watch();
         }
@@ -73,7 +74,7 @@ impl History {
             token.watch();
         }
         Self {
-            services: Services { pool: Pool::start(options.clone()), options, metrics },
+            services: Services { pool: Pool::start(options.clone(), threads), options, metrics },
             backfills: SingleFlight::default(),
             missing_events: SingleFlight::default(),
         }

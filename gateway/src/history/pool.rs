@@ -33,6 +33,7 @@ use super::{
     connection::Connection,
     options::HistoryOptions,
 };
+use crate::workers;
 
 /// Shorter than a prober's patience.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,6 +52,7 @@ const MAX_ENDPOINTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Pool {
     options: HistoryOptions,
+    threads: usize,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     /// Where the search for the next one starts: those with as little under way take turns.
     turn: AtomicUsize,
@@ -63,7 +65,8 @@ struct Endpoint {
     address: SocketAddr,
     url: Uri,
     authority: Authority,
-    connection: Connection,
+    /// One for each thread, so that a question and its answer stay on it, and one for the others.
+    connections: Vec<Connection>,
     serves: AtomicBool,
     under_way: AtomicUsize,
     since: Instant,
@@ -75,9 +78,10 @@ pub(super) struct Chosen(Arc<Endpoint>);
 
 impl Pool {
     /// Connects to nothing yet, and looks after the services for as long as somebody holds this.
-    pub(super) fn start(options: HistoryOptions) -> Arc<Self> {
+    pub(super) fn start(options: HistoryOptions, threads: usize) -> Arc<Self> {
         let pool = Arc::new(Self {
             options,
+            threads,
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
             resolving: Mutex::default(),
@@ -189,12 +193,14 @@ impl Pool {
     fn endpoint(&self, url: &Uri, address: SocketAddr, serves: bool) -> Arc<Endpoint> {
         let host = url.host().unwrap_or_default().to_owned();
         let tls = if is_tls(url) { self.options.tls.clone() } else { None };
-        let authority = url.authority().cloned();
+        let (authority, dialer) = (url.authority().cloned(), Dialer { tls, host });
         Arc::new(Endpoint {
             address,
             url: url.clone(),
             authority: authority.unwrap_or_else(|| Authority::from_static("history")),
-            connection: Connection::new(address, Dialer { tls, host }),
+            connections: (0..=self.threads)
+                .map(|_| Connection::new(address, dialer.clone()))
+                .collect(),
             serves: AtomicBool::new(serves),
             under_way: AtomicUsize::new(0),
             since: Instant::now(),
@@ -217,7 +223,9 @@ impl Endpoint {
         path: &'static str,
         (headers, question): (HeaderMap, Framed),
     ) -> Result<A, Status> {
-        call(&self.connection, (&self.authority, path), (headers, question)).await
+        let connection = self.connections.get(workers::nth()).or(self.connections.first());
+        let connection = connection.ok_or_else(|| Status::internal("there is no connection"))?;
+        call(connection, (&self.authority, path), (headers, question)).await
     }
 }
 
