@@ -101,12 +101,12 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
         let until = until(request.metadata());
-        let question = wire::backfill(request.into_inner())?;
+        let (question, shape) = wire::backfill(request.into_inner())?;
         let by = (&question.asker, question.event_ids.len());
         let asked = Asked::new("backfill", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
         let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::backfill_response(page)))
+        Ok(Response::new(wire::backfill_response(page, shape)))
     }
 
     async fn get_missing_events(
@@ -114,13 +114,13 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
         let until = until(request.metadata());
-        let question = wire::missing_events(request.into_inner())?;
+        let (question, shape) = wire::missing_events(request.into_inner())?;
         let named = question.latest_events.len() + question.earliest_events.len();
         let by = (&question.asker, named);
         let asked = Asked::new("get_missing_events", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::get_missing_events(cx, &question, it);
         let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::missing_events_response(page)))
+        Ok(Response::new(wire::missing_events_response(page, shape)))
     }
 
     async fn batch_get_events(
