@@ -81,7 +81,7 @@ async fn main() -> anyhow::Result<()> {
     try_yourself(history_address, &header.room_id, hidden.as_deref().unwrap_or(start));
     println!("\nServing until Ctrl-C.");
     serving.await??;
-    gatewaying.await?;
+    gatewaying.await??;
     Ok(())
 }
 

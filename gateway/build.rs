@@ -12,5 +12,10 @@ const PROTOS: [&str; 2] = [
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=../proto");
     let descriptors = protox::compile(PROTOS, ["../proto"]).map_err(io::Error::other)?;
-    tonic_prost_build::configure().bytes(".").generate_default_stubs(true).compile_fds(descriptors)
+    tonic_prost_build::configure()
+        .bytes(".")
+        // `src/history/call.rs` asks.
+        .build_client(false)
+        .generate_default_stubs(true)
+        .compile_fds(descriptors)
 }

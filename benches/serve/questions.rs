@@ -91,7 +91,7 @@ fn question(
                 format!("/_matrix/federation/v1/backfill/{room}?v={v}&limit={BACKFILL_LIMIT}");
             let event_ids = vec![from.to_owned()];
             let limit = Some(BACKFILL_LIMIT);
-            let plain = pb::BackfillRequest { room_id, requester, event_ids, limit };
+            let plain = pb::BackfillRequest { room_id, requester, event_ids, limit, as_json: true };
             ("GET", uri, None, Plain::Backfill(plain))
         }
         Endpoint::MissingEvents => {
@@ -107,6 +107,7 @@ fn question(
                 latest_events: vec![from.to_owned()],
                 limit: Some(MISSING_LIMIT),
                 min_depth: 0,
+                as_json: true,
             };
             ("POST", uri, Some(content), Plain::MissingEvents(plain))
         }

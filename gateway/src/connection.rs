@@ -11,7 +11,7 @@ use axum::{Router, extract::Request};
 use backscroll_tls::{ServerConfig, TlsAcceptor, Watched};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::Peer;
+use crate::{
+    limits::{LimitOptions, Peer},
+    workers::Spread,
+};
 
 /// More header fields than this, or a head longer than its limit, is answered with 431 by hyper.
 /// In HTTP/2 the limit of the head counts 32 bytes for each field on top.
@@ -46,7 +49,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How connections are served.
 #[derive(Clone)]
 pub(crate) struct Protocols {
-    http: auto::Builder<TokioExecutor>,
+    http: auto::Builder<Spread>,
     tls: Option<Arc<Watched<ServerConfig>>>,
     idle_timeout: Duration,
 }
@@ -55,10 +58,10 @@ impl Protocols {
     /// `head_timeout` is for the handshake, for the head of a request, and for waiting for one.
     pub(crate) fn new(
         tls: Option<Arc<Watched<ServerConfig>>>,
-        head_timeout: Duration,
-        max_head_bytes: usize,
+        &LimitOptions { head_timeout, max_head_bytes, .. }: &LimitOptions,
+        spread: Spread,
     ) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
+        let mut http = auto::Builder::new(spread);
         http.http1()
             .timer(TokioTimer::new())
             .header_read_timeout(head_timeout)

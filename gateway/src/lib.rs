@@ -51,3 +51,4 @@ pub mod properties;
 pub mod proto;
 pub mod server_name;
 mod sparing;
+mod workers;

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-#[tokio::main]
+// Connections are served by threads of their own.
+#[tokio::main(worker_threads = 1)]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     let logs = Logs { format: config.log_format, filter: &config.log };
@@ -40,11 +41,11 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut serving = Box::pin(server::serve(listener, options, stop.cancelled()));
     tokio::select! {
-        () = &mut serving => return Ok(()),
+        ended = &mut serving => return Ok(ended?),
         () = signals.next() => stop.cancel(),
     }
     tokio::select! {
-        () = serving => {}
+        ended = serving => ended?,
         () = signals.next() => tracing::warn!("a second signal: not waiting any longer"),
     }
     tracing::info!("stopped");

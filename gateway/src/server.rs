@@ -5,6 +5,7 @@
 //! when the drain deadline passes is cut off.
 
 use std::{
+    io,
     net::IpAddr,
     pin::pin,
     sync::{
@@ -33,6 +34,7 @@ use crate::{
     metrics::{CONNECTIONS, Metrics},
     router::router,
     server_name::ServerName,
+    workers::Workers,
     x_matrix::Authenticator,
 };
 
@@ -61,6 +63,9 @@ pub struct Options {
     pub request_timeout: Duration,
     /// How much at once, and for whom.
     pub limits: LimitOptions,
+    /// Threads among which connections are shared out; zero: the runtime of the caller serves
+    /// them.
+    pub threads: usize,
     /// How long to go on accepting while `/readyz` says that we are stopping.
     pub shutdown_notice: Duration,
     /// How long requests under way may take to finish after that.
@@ -81,6 +86,7 @@ impl Options {
             metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
             limits: LimitOptions::default(),
+            threads: 0,
             shutdown_notice: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
@@ -91,10 +97,18 @@ impl Options {
 /// Dropped earlier, it closes all connections at once.
 ///
 /// The history service need not be there yet, and a listener that fails to accept is tried again.
-pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) {
+///
+/// # Errors
+/// When the system has no threads left for us.
+pub async fn serve(
+    listener: TcpListener,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let workers = Workers::start(options.threads)?;
     let Options { server_name, history, keys, fetching, clock, .. } = options;
     let Options { request_timeout, limits, metrics, .. } = options;
-    let history = History::new(history, metrics.clone());
+    let history = History::new(history, metrics.clone(), options.threads);
     let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
@@ -113,7 +127,8 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
         listener,
         router: router(Arc::clone(&cx)),
         cx: Arc::clone(&cx),
-        protocols: Protocols::new(options.tls, limits.head_timeout, limits.max_head_bytes),
+        protocols: Protocols::new(options.tls, &limits, workers.spread()),
+        workers,
         connections: JoinSet::new(),
         closing: CancellationToken::new(),
     };
@@ -123,6 +138,7 @@ pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Futur
     tracing::info!("stopping: not ready any more");
     server.accept_until(time::sleep(options.shutdown_notice)).await;
     server.drain(options.drain_timeout).await;
+    Ok(())
 }
 
 struct Server {
@@ -130,6 +146,7 @@ struct Server {
     router: Router,
     cx: Arc<Context>,
     protocols: Protocols,
+    workers: Workers,
     connections: JoinSet<()>,
     /// Tells connections to finish what they do and to close.
     closing: CancellationToken,
@@ -165,14 +182,19 @@ impl Server {
         }
         let (router, closing) = (self.router.clone(), self.closing.clone());
         let protocols = self.protocols.clone();
-        self.connections.spawn(async move {
+        let serving = async move {
             let _counted = counted;
-            protocols.serve(stream, Peer(peer), router, closing).await;
-        });
+            // The runtime that serves it is the one to wake when something comes.
+            match stream.into_std().and_then(TcpStream::from_std) {
+                Ok(stream) => protocols.serve(stream, Peer(peer), router, closing).await,
+                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+            }
+        };
+        self.connections.spawn_on(serving, &self.workers.next());
     }
 
     async fn drain(self, deadline: Duration) {
-        let Self { listener, mut connections, closing, .. } = self;
+        let Self { listener, mut connections, closing, workers: _workers, .. } = self;
         drop(listener);
         closing.cancel();
         let drained =

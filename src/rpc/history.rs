@@ -50,12 +50,16 @@ impl HistoryDoor {
         (asked, until): (Asked, Option<time::Instant>),
         question: impl Fn(&Context, &Deadline) -> Result<Page, QueryError> + Send + 'static,
     ) -> Result<Page, Status> {
-        let Asked { question: name, room_id, origin } = asked;
+        let Asked { question: name, room_id, origin, named } = asked;
         observe::asked(origin.as_deref(), &room_id);
         let started = Instant::now();
         let cx = Arc::clone(&self.cx);
         let ask = move |it: &Deadline| query::steadily(&cx, |cx| question(cx, it));
-        let answer = self.work.run(until, ask).await?;
+        let answer = if named <= FEW_EVENTS {
+            self.work.run_soon(until, ask).await?
+        } else {
+            self.work.run(until, ask).await?
+        };
         let took = started.elapsed();
         if let Err(QueryError::NotAllowed(refusal)) = &answer {
             self.cx.metrics.question_refused(wire::access_refusal_name(*refusal));
@@ -68,20 +72,25 @@ impl HistoryDoor {
     }
 }
 
+/// So many events are looked up in a moment.
+const FEW_EVENTS: usize = 200;
+
 /// Who asks what about which room.
 struct Asked {
     question: &'static str,
     room_id: String,
     origin: Option<String>,
+    /// How many events the question names.
+    named: usize,
 }
 
 impl Asked {
-    fn new(question: &'static str, room_id: &str, asker: &Asker) -> Self {
+    fn new(question: &'static str, room_id: &str, (asker, named): (&Asker, usize)) -> Self {
         let origin = match asker {
             Asker::Sister => None,
             Asker::Server { origin, .. } => Some(origin.clone()),
         };
-        Self { question, room_id: room_id.to_owned(), origin }
+        Self { question, room_id: room_id.to_owned(), origin, named }
     }
 }
 
@@ -92,11 +101,12 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
         let until = until(request.metadata());
-        let question = wire::backfill(request.into_inner())?;
-        let asked = Asked::new("backfill", &question.room_id, &question.asker);
+        let (question, shape) = wire::backfill(request.into_inner())?;
+        let by = (&question.asker, question.event_ids.len());
+        let asked = Asked::new("backfill", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
         let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::backfill_response(page)))
+        Ok(Response::new(wire::backfill_response(page, shape)))
     }
 
     async fn get_missing_events(
@@ -104,11 +114,13 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
         let until = until(request.metadata());
-        let question = wire::missing_events(request.into_inner())?;
-        let asked = Asked::new("get_missing_events", &question.room_id, &question.asker);
+        let (question, shape) = wire::missing_events(request.into_inner())?;
+        let named = question.latest_events.len() + question.earliest_events.len();
+        let by = (&question.asker, named);
+        let asked = Asked::new("get_missing_events", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::get_missing_events(cx, &question, it);
         let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::missing_events_response(page)))
+        Ok(Response::new(wire::missing_events_response(page, shape)))
     }
 
     async fn batch_get_events(

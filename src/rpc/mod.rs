@@ -2,7 +2,8 @@
 //! encodes; it decides nothing.
 //!
 //! Below here everything is synchronous: [`blocking`] is the one place where a request leaves the
-//! async threads, so that a slow disk never stalls health checks.
+//! async threads, so that a slow disk never stalls health checks. What [`work`] does on them for a
+//! moment leaves one free for the same reason.
 
 mod admin;
 mod append;
@@ -17,6 +18,8 @@ mod status;
 mod verify;
 mod wire;
 mod work;
+
+use std::fmt;
 
 use tonic::Status;
 use tracing::{Span, error};
@@ -43,9 +46,12 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Status> {
     let span = Span::current();
     let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
-    done.map_err(|failure| {
-        metrics.panicked();
-        error!(%failure, "a request failed in a way that should not be possible");
-        status::internal()
-    })
+    done.map_err(|failure| failed(metrics, failure))
+}
+
+/// What a caller hears of a request that failed in a way that should not be possible.
+fn failed(metrics: &Metrics, failure: impl fmt::Display) -> Status {
+    metrics.panicked();
+    error!(%failure, "a request failed in a way that should not be possible");
+    status::internal()
 }

@@ -1,6 +1,7 @@
 //! Between proto and the domain. Requests are taken apart field by field, so that a new field
 //! does not compile until it is thought about.
 
+use bytes::Bytes;
 use tonic::Status;
 
 use super::status;
@@ -23,14 +24,30 @@ use crate::{
 /// The longest server name that the specification allows.
 const MAX_SERVER_NAME: usize = 255;
 
-pub(super) fn backfill(request: pb::BackfillRequest) -> Result<Backfill, Status> {
-    let pb::BackfillRequest { room_id, requester, event_ids, limit } = request;
-    Ok(Backfill { room_id, asker: asker(requester)?, event_ids, limit })
+/// How the events of a page travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One by one.
+    Events,
+    /// As one text.
+    Json,
+}
+
+impl Shape {
+    fn of(as_json: bool) -> Self {
+        if as_json { Self::Json } else { Self::Events }
+    }
+}
+
+pub(super) fn backfill(request: pb::BackfillRequest) -> Result<(Backfill, Shape), Status> {
+    let pb::BackfillRequest { room_id, requester, event_ids, limit, as_json } = request;
+    let question = Backfill { room_id, asker: asker(requester)?, event_ids, limit };
+    Ok((question, Shape::of(as_json)))
 }
 
 pub(super) fn missing_events(
     request: pb::GetMissingEventsRequest,
-) -> Result<GetMissingEvents, Status> {
+) -> Result<(GetMissingEvents, Shape), Status> {
     let pb::GetMissingEventsRequest {
         room_id,
         requester,
@@ -38,9 +55,12 @@ pub(super) fn missing_events(
         latest_events,
         limit,
         min_depth,
+        as_json,
     } = request;
     let asker = asker(requester)?;
-    Ok(GetMissingEvents { room_id, asker, earliest_events, latest_events, limit, min_depth })
+    let question =
+        GetMissingEvents { room_id, asker, earliest_events, latest_events, limit, min_depth };
+    Ok((question, Shape::of(as_json)))
 }
 
 fn asker(requester: Option<pb::Requester>) -> Result<Asker, Status> {
@@ -65,23 +85,34 @@ pub(super) fn server_names(requester: pb::Requester) -> Result<(String, String),
     Ok((origin, destination))
 }
 
-pub(super) fn backfill_response(page: Page) -> pb::BackfillResponse {
-    let (events, end_reason, missing_event_ids, visited) = answer(page);
-    pb::BackfillResponse { events, end_reason, missing_event_ids, visited }
-}
-
-pub(super) fn missing_events_response(page: Page) -> pb::GetMissingEventsResponse {
-    let (events, end_reason, missing_event_ids, visited) = answer(page);
-    pb::GetMissingEventsResponse { events, end_reason, missing_event_ids, visited }
-}
-
-fn answer(page: Page) -> (Vec<pb::Event>, i32, Vec<String>, u32) {
+pub(super) fn backfill_response(page: Page, shape: Shape) -> pb::BackfillResponse {
     let Page { events, end, missing_event_ids, visited } = page;
-    let end_reason = match end {
+    let end_reason = end_reason(end);
+    let (events, json, pdu_count) = shaped("pdus", events, shape);
+    pb::BackfillResponse { events, end_reason, missing_event_ids, visited, json, pdu_count }
+}
+
+pub(super) fn missing_events_response(page: Page, shape: Shape) -> pb::GetMissingEventsResponse {
+    let Page { events, end, missing_event_ids, visited } = page;
+    let end_reason = end_reason(end);
+    let (events, json, pdu_count) = shaped("events", events, shape);
+    pb::GetMissingEventsResponse { events, end_reason, missing_event_ids, visited, json, pdu_count }
+}
+
+fn end_reason(end: End) -> i32 {
+    let reason = match end {
         End::Exhausted => pb::EndReason::Exhausted,
         End::Limit => pb::EndReason::Limit,
         End::Budget => pb::EndReason::Budget,
     };
+    reason.into()
+}
+
+fn shaped(member: &str, events: Vec<ServedEvent>, shape: Shape) -> (Vec<pb::Event>, Bytes, u32) {
+    if shape == Shape::Json {
+        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        return (Vec::new(), json_end(member, &events), count);
+    }
     let event = |it| {
         let ServedEvent { event_id, pdu, form } = it;
         let form = match form {
@@ -90,7 +121,23 @@ fn answer(page: Page) -> (Vec<pb::Event>, i32, Vec<String>, u32) {
         };
         pb::Event { event_id, pdu, form: form.into() }
     };
-    (events.into_iter().map(event).collect(), end_reason.into(), missing_event_ids, visited)
+    (events.into_iter().map(event).collect(), Bytes::new(), 0)
+}
+
+/// `"member":[…]}`: a server is answered with what the gateway puts before it. One buffer, of the
+/// right size from the start.
+fn json_end(member: &str, events: &[ServedEvent]) -> Bytes {
+    let pdus: usize = events.iter().map(|it| it.pdu.len() + 1).sum();
+    let mut text = Vec::with_capacity(member.len() + pdus + r#""":[]}"#.len());
+    text.extend_from_slice(format!(r#""{member}":["#).as_bytes());
+    for (nth, event) in events.iter().enumerate() {
+        if nth > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(&event.pdu);
+    }
+    text.extend_from_slice(b"]}");
+    text.into()
 }
 
 pub(super) fn batch_get_events_response(events: RoomEvents) -> pb::BatchGetEventsResponse {
@@ -273,5 +320,31 @@ fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
         Refusal::SignatureInvalid(_) => Reason::SignatureInvalid,
         Refusal::Conflict(_) => Reason::Conflict,
         Refusal::StateInvalid { .. } => Reason::StateInvalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_federations_answer() {
+        let event = |pdu: &'static str| ServedEvent {
+            event_id: "$a".to_owned(),
+            pdu: pdu.into(),
+            form: Form::Full,
+        };
+        for (pdus, expected) in [
+            (&[][..], r#""pdus":[]}"#),
+            (&["{}"], r#""pdus":[{}]}"#),
+            (&[r#"{"a" : 1.0}"#, "{ }"], r#""pdus":[{"a" : 1.0},{ }]}"#),
+        ] {
+            let events: Vec<ServedEvent> = pdus.iter().map(|it| event(it)).collect();
+            let (none, json, count) = shaped("pdus", events.clone(), Shape::Json);
+            assert_eq!((none.len(), &*json), (0, expected.as_bytes()));
+            assert_eq!(usize::try_from(count).unwrap(), pdus.len());
+            let (events, json, count) = shaped("pdus", events, Shape::Events);
+            assert_eq!((events.len(), json.len(), count), (pdus.len(), 0, 0));
+        }
     }
 }

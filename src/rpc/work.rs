@@ -1,24 +1,45 @@
-//! Answering questions off the async threads: so many at the same time, some waiting, and none
-//! whose caller has gone or whose deadline has passed.
+//! Answering questions: so many at the same time, some waiting, and none whose caller has gone or
+//! whose deadline has passed.
 //!
 //! A place is given back when its work has ended, not when its caller leaves: callers that come,
 //! give up and come again find the places taken instead of piling up work behind them.
+//!
+//! Work is done off the async threads, since it may wait for the disk. The way there and back costs
+//! as much as a usual answer, whose parts are all in memory. So [`Work::run_soon`] first tries for
+//! [`A_MOMENT`] on the thread that it is called on, unless that is the last one left for everything
+//! else, and begins anew elsewhere if the moment was not enough.
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{
+    num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::available_parallelism,
+    time::Duration,
+};
 
 use tokio::{
+    runtime::Handle,
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{blocking, status};
+use super::{blocking, failed, status};
 use crate::{deadline::Deadline, metrics::Metrics};
 
 /// Questions answered at the same time, for each core: some of them wait for the disk.
 const PLACES_PER_CORE: usize = 4;
 /// Questions that may wait for a place.
 const MAX_WAITING: usize = 1_024;
+
+/// How long an async thread works on a question at most, but for what it is in the middle of: many
+/// times what a usual answer takes. A caller that leaves meanwhile is not noticed before.
+const A_MOMENT: Duration = Duration::from_millis(1);
+/// The clock is asked once in so many checks: a check is made before each event.
+const CHECKS_PER_LOOK: u32 = 8;
 
 /// What is left of the caller's time for the refusal to reach it, so that it hears
 /// DEADLINE_EXCEEDED of us and not CANCELLED of the transport.
@@ -30,17 +51,68 @@ pub(super) struct Work {
     places: Arc<Semaphore>,
     /// As many as have a place or may wait for one.
     admitted: Semaphore,
+    /// Async threads that may work on a question: all but one, which is there for everything else
+    /// when all the others wait for the disk.
+    threads: Semaphore,
 }
 
 impl Work {
     pub(super) fn new(metrics: Metrics) -> Self {
         let cores = available_parallelism().map_or(1, NonZero::get);
-        Self::with(metrics, PLACES_PER_CORE * cores, MAX_WAITING)
+        let threads = Handle::try_current().map_or(1, |it| it.metrics().num_workers());
+        Self::with(metrics, (PLACES_PER_CORE * cores, MAX_WAITING), threads.saturating_sub(1))
     }
 
-    fn with(metrics: Metrics, places: usize, waiting: usize) -> Self {
+    fn with(metrics: Metrics, (places, waiting): (usize, usize), threads: usize) -> Self {
         let admitted = Semaphore::new(places.saturating_add(waiting));
-        Self { metrics, places: Arc::new(Semaphore::new(places)), admitted }
+        let (places, threads) = (Arc::new(Semaphore::new(places)), Semaphore::new(threads));
+        Self { metrics, places, admitted, threads }
+    }
+
+    /// Does a piece of work that mostly takes a moment and changes nothing: here, if that is
+    /// possible, or else as [`Work::run`] does. It may be begun twice, and must ask its deadline
+    /// before every step.
+    pub(super) async fn run_soon<T: Send + 'static>(
+        &self,
+        until: Option<Instant>,
+        work: impl Fn(&Deadline) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        match self.run_here(until, &work) {
+            Some(done) => done,
+            None => self.run(until, work).await,
+        }
+    }
+
+    /// Nothing if there is no thread for it, if others have waited for longer, or if it takes more
+    /// than a moment.
+    fn run_here<T>(
+        &self,
+        until: Option<Instant>,
+        work: impl Fn(&Deadline) -> T,
+    ) -> Option<Result<T, Status>> {
+        if self.places.available_permits() == 0 {
+            return None;
+        }
+        let _thread = self.threads.try_acquire().ok()?;
+        let now = Instant::now();
+        if until.is_some_and(|until| until <= now) {
+            return Some(Err(status::deadline_exceeded()));
+        }
+        let ends = now + A_MOMENT;
+        let ends = until.map_or(ends, |until| until.min(ends));
+        let (checks, cut_short) = (AtomicU32::new(0), Arc::new(AtomicBool::new(false)));
+        let cut = Arc::clone(&cut_short);
+        let deadline = Deadline::new(move || {
+            let is_due = checks.fetch_add(1, Ordering::Relaxed) % CHECKS_PER_LOOK == 0;
+            let has_passed = cut.load(Ordering::Relaxed) || is_due && Instant::now() >= ends;
+            cut.store(has_passed, Ordering::Relaxed);
+            has_passed
+        });
+        match catch_unwind(AssertUnwindSafe(|| work(&deadline))) {
+            Ok(_) if cut_short.load(Ordering::Relaxed) => None,
+            Ok(done) => Some(Ok(done)),
+            Err(_panic) => Some(Err(failed(&self.metrics, "a panic"))),
+        }
     }
 
     /// Does a piece of work when there is a place, unless nobody waits for it any more by then.
@@ -142,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_past_its_deadline_is_not_begun() {
-        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
+        let work = Arc::new(Work::with(Metrics::new(), (1, 10), 0));
         let (go_on, running) = occupied(&work);
         while work.places.available_permits() > 0 {
             tokio::task::yield_now().await;
@@ -161,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_all_places_to_wait_taken_is_told_at_once() {
-        let work = Arc::new(Work::with(Metrics::new(), 1, 1));
+        let work = Arc::new(Work::with(Metrics::new(), (1, 1), 0));
         let (go_on, running) = occupied(&work);
         while work.places.available_permits() > 0 {
             tokio::task::yield_now().await;
@@ -177,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_ends_when_its_caller_leaves_and_keeps_its_place_until_then() {
-        let work = Arc::new(Work::with(Metrics::new(), 1, 10));
+        let work = Arc::new(Work::with(Metrics::new(), (1, 10), 0));
         let (has_begun, begun) = tokio::sync::oneshot::channel();
         let mut asking = Box::pin(work.run(None, move |deadline| {
             has_begun.send(()).unwrap();
@@ -191,5 +263,50 @@ mod tests {
         drop(asking);
         // Waits for the place.
         work.run(Some(Instant::now() + Duration::from_secs(60)), |_| ()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_takes_a_moment_is_done_here_and_what_takes_longer_elsewhere() {
+        let work = Work::with(Metrics::new(), (1, 10), 1);
+        let this = std::thread::current().id();
+        let here = work.run_soon(None, |it| (it.check(), std::thread::current().id()));
+        assert_eq!(here.now_or_never().expect("at once").unwrap(), (Ok(()), this));
+        // Longer than a moment where it was begun, and no longer at all where it may take its time.
+        let slow = work.run_soon(None, move |deadline| {
+            while std::thread::current().id() == this && deadline.check().is_ok() {}
+            std::thread::current().id()
+        });
+        assert_ne!(slow.await.unwrap(), this);
+        // The thread is free again.
+        assert_eq!(work.threads.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_here_that_would_overtake_or_take_the_last_thread() {
+        let this = std::thread::current().id();
+        let none_to_spare = Work::with(Metrics::new(), (1, 10), 0);
+        let done = none_to_spare.run_soon(None, |_| std::thread::current().id()).await;
+        assert_ne!(done.unwrap(), this);
+        let work = Arc::new(Work::with(Metrics::new(), (1, 10), 1));
+        let (go_on, running) = occupied(&work);
+        while work.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut waiting = Box::pin(work.run_soon(None, |_| ()));
+        assert!(poll!(&mut waiting).is_pending());
+        go_on.send(()).unwrap();
+        running.await.unwrap();
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_here_is_one_failure_and_a_deadline_that_has_passed_is_kept() {
+        let work = Work::with(Metrics::new(), (1, 10), 1);
+        let failed: Result<(), Status> =
+            work.run_soon(None, |_| panic!("this is part of the test")).await;
+        assert_eq!(failed.unwrap_err().code(), Code::Internal);
+        assert_eq!(work.threads.available_permits(), 1);
+        let late = work.run_soon(Some(Instant::now()), |_| ()).now_or_never().expect("at once");
+        assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
     }
 }

@@ -64,6 +64,7 @@ async fn every_failure_has_its_code_and_its_reason() {
         requester: requester("two.example"),
         event_ids: vec![last.clone()],
         limit: Some(5),
+        as_json: false,
     };
     assert_eq!(failed(history.backfill(good.clone()).await), (Code::Ok, String::new()));
 
@@ -212,6 +213,7 @@ async fn every_list_has_its_bound() {
         requester: requester("two.example"),
         event_ids: many(&last),
         limit: Some(u32::MAX),
+        as_json: false,
     });
     assert_eq!(answer.await.unwrap().into_inner().events.len(), 100);
     let answer = history.get_missing_events(pb::GetMissingEventsRequest {
@@ -221,6 +223,7 @@ async fn every_list_has_its_bound() {
         latest_events: many(&last),
         limit: Some(u32::MAX),
         min_depth: 0,
+        as_json: false,
     });
     assert_eq!(answer.await.unwrap().into_inner().events.len(), 20);
     let event_ids = many("$none");

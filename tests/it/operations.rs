@@ -192,6 +192,7 @@ fn backfill(room: &RecordedRoom, origin: &str) -> BackfillRequest {
         requester: Some(Requester { origin, destination }),
         event_ids: vec![room.lines.last().unwrap().event_id.clone()],
         limit: Some(40),
+        as_json: false,
     }
 }
 

@@ -13,31 +13,28 @@ use std::{
     time::Duration,
 };
 
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri, uri::Authority};
 use backscroll_tls::Dialer;
 use futures_util::future::join_all;
+use prost::Message;
 use tokio::{
     net::lookup_host,
     sync::Mutex,
     time::{self, Instant},
 };
-use tonic::{Status, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
-use tower::service_fn;
+use tonic::Status;
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+};
 
-use super::{HISTORY_SERVICE, options::HistoryOptions};
+use super::{
+    HISTORY_SERVICE,
+    call::{Framed, call},
+    connection::Connection,
+    options::HistoryOptions,
+};
+use crate::workers;
 
-/// What may be under way at once: a whole answer, so that none waits for permission to go on; and
-/// several of them on the connection.
-const STREAM_WINDOW: u32 = 9 << 20;
-const CONNECTION_WINDOW: u32 = 64 << 20;
-/// What comes in one piece: most answers. The default, 16 KiB, would be five pieces of a usual one.
-const MAX_FRAME: u32 = 1 << 20;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that has lost its other end is noticed after the sum of the two.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shorter than a prober's patience.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often every service is asked how it is.
@@ -47,6 +44,7 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// How long a connection is used. An address may stand for several services, such as that of a
 /// Service with a cluster address: connections that last would keep to the one they met first.
 const CONNECTION_AGE: Duration = Duration::from_secs(300);
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Most services that are used.
 const MAX_ENDPOINTS: usize = 64;
 
@@ -54,6 +52,7 @@ const MAX_ENDPOINTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Pool {
     options: HistoryOptions,
+    threads: usize,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     /// Where the search for the next one starts: those with as little under way take turns.
     turn: AtomicUsize,
@@ -65,7 +64,9 @@ pub(super) struct Pool {
 struct Endpoint {
     address: SocketAddr,
     url: Uri,
-    channel: Channel,
+    authority: Authority,
+    /// One for each thread, so that a question and its answer stay on it, and one for the others.
+    connections: Vec<Connection>,
     serves: AtomicBool,
     under_way: AtomicUsize,
     since: Instant,
@@ -77,9 +78,10 @@ pub(super) struct Chosen(Arc<Endpoint>);
 
 impl Pool {
     /// Connects to nothing yet, and looks after the services for as long as somebody holds this.
-    pub(super) fn start(options: HistoryOptions) -> Arc<Self> {
+    pub(super) fn start(options: HistoryOptions, threads: usize) -> Arc<Self> {
         let pool = Arc::new(Self {
             options,
+            threads,
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
             resolving: Mutex::default(),
@@ -191,26 +193,14 @@ impl Pool {
     fn endpoint(&self, url: &Uri, address: SocketAddr, serves: bool) -> Arc<Endpoint> {
         let host = url.host().unwrap_or_default().to_owned();
         let tls = if is_tls(url) { self.options.tls.clone() } else { None };
-        let dialer = Arc::new(Dialer { tls, host });
-        let dial = service_fn(move |_| {
-            let dialer = Arc::clone(&dialer);
-            async move { dialer.dial(address).await }
-        });
-        // The dialer speaks TLS; tonic's own would have to be told.
-        let authority = url.authority().map_or("history", |it| it.as_str());
-        let plain = Uri::builder().scheme("http").authority(authority).path_and_query("/");
-        let channel = Channel::builder(plain.build().unwrap_or_else(|_| url.clone()))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME)
-            .connect_with_connector_lazy(dial);
+        let (authority, dialer) = (url.authority().cloned(), Dialer { tls, host });
         Arc::new(Endpoint {
             address,
             url: url.clone(),
-            channel,
+            authority: authority.unwrap_or_else(|| Authority::from_static("history")),
+            connections: (0..=self.threads)
+                .map(|_| Connection::new(address, dialer.clone()))
+                .collect(),
             serves: AtomicBool::new(serves),
             under_way: AtomicUsize::new(0),
             since: Instant::now(),
@@ -221,17 +211,32 @@ impl Pool {
 impl Endpoint {
     /// Whether the service says of itself that it answers.
     async fn check(&self) -> bool {
-        let mut health = tonic_health::pb::health_client::HealthClient::new(self.channel.clone());
-        let request = HealthCheckRequest { service: HISTORY_SERVICE.to_owned() };
-        let answer = time::timeout(HEALTH_TIMEOUT, health.check(request)).await;
-        let status = answer.ok().and_then(Result::ok).map(|it| it.into_inner().status());
+        let question = Framed::new(&HealthCheckRequest { service: HISTORY_SERVICE.to_owned() });
+        let answer = self.call::<HealthCheckResponse>(HEALTH_CHECK, (HeaderMap::new(), question));
+        let answer = time::timeout(HEALTH_TIMEOUT, answer).await;
+        let status = answer.ok().and_then(Result::ok).map(|it| it.status());
         status == Some(ServingStatus::Serving)
+    }
+
+    async fn call<A: Message + Default>(
+        &self,
+        path: &'static str,
+        (headers, question): (HeaderMap, Framed),
+    ) -> Result<A, Status> {
+        let connection = self.connections.get(workers::nth()).or(self.connections.first());
+        let connection = connection.ok_or_else(|| Status::internal("there is no connection"))?;
+        call(connection, (&self.authority, path), (headers, question)).await
     }
 }
 
 impl Chosen {
-    pub(super) fn channel(&self) -> Channel {
-        self.0.channel.clone()
+    /// Asks it.
+    pub(super) async fn call<A: Message + Default>(
+        &self,
+        path: &'static str,
+        question: (HeaderMap, Framed),
+    ) -> Result<A, Status> {
+        self.0.call(path, question).await
     }
 
     /// Not to be chosen until it says that it serves.

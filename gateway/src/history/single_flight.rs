@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,27 +15,27 @@ use futures_util::{
 };
 
 /// The computations under way, by what they compute.
-pub(super) struct SingleFlight<T: Clone> {
-    under_way: Arc<UnderWay<T>>,
+pub(super) struct SingleFlight<K, T: Clone> {
+    under_way: Arc<UnderWay<K, T>>,
 }
 
-type UnderWay<T> = Mutex<HashMap<Vec<u8>, WeakShared<BoxFuture<'static, T>>>>;
+type UnderWay<K, T> = Mutex<HashMap<K, WeakShared<BoxFuture<'static, T>>>>;
 
-impl<T: Clone> Default for SingleFlight<T> {
+impl<K, T: Clone> Default for SingleFlight<K, T> {
     fn default() -> Self {
         Self { under_way: Arc::default() }
     }
 }
 
-impl<T: Clone> fmt::Debug for SingleFlight<T> {
+impl<K, T: Clone> fmt::Debug for SingleFlight<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SingleFlight")
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
+impl<K: Clone + Eq + Hash, T: Clone + Send + Sync + 'static> SingleFlight<K, T> {
     /// Joins the computation under way for this key, or starts one.
-    pub(super) async fn run<F>(&self, key: Vec<u8>, start: impl FnOnce() -> F) -> T
+    pub(super) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> T
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -45,9 +46,9 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// The computation is dropped before the note that one participant has left it.
     fn join<F>(
         &self,
-        key: Vec<u8>,
+        key: K,
         start: impl FnOnce() -> F,
-    ) -> (Leaving<T>, Shared<BoxFuture<'static, T>>)
+    ) -> (Leaving<K, T>, Shared<BoxFuture<'static, T>>)
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -67,12 +68,12 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
 }
 
 /// Clears up after the last participant.
-struct Leaving<T: Clone> {
-    under_way: Arc<UnderWay<T>>,
-    key: Vec<u8>,
+struct Leaving<K: Eq + Hash, T: Clone> {
+    under_way: Arc<UnderWay<K, T>>,
+    key: K,
 }
 
-impl<T: Clone> Drop for Leaving<T> {
+impl<K: Eq + Hash, T: Clone> Drop for Leaving<K, T> {
     fn drop(&mut self) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.get(&self.key).is_some_and(|it| it.upgrade().is_none()) {
@@ -108,12 +109,12 @@ mod tests {
         let flights = SingleFlight::default();
         let started = Arc::default();
         let (tell, start) = told(&started);
-        let mut first = Box::pin(flights.run(b"a".to_vec(), start));
+        let mut first = Box::pin(flights.run("a", start));
         assert!(poll!(&mut first).is_pending());
-        let mut second = Box::pin(flights.run(b"a".to_vec(), told(&started).1));
+        let mut second = Box::pin(flights.run("a", told(&started).1));
         assert!(poll!(&mut second).is_pending());
         let (tell_other, start) = told(&started);
-        let mut other = Box::pin(flights.run(b"b".to_vec(), start));
+        let mut other = Box::pin(flights.run("b", start));
         assert!(poll!(&mut other).is_pending());
         tell.send(7).unwrap();
         tell_other.send(8).unwrap();
@@ -127,9 +128,9 @@ mod tests {
         let flights = SingleFlight::default();
         let started = Arc::default();
         let (tell, start) = told(&started);
-        let mut first = Box::pin(flights.run(b"a".to_vec(), start));
+        let mut first = Box::pin(flights.run("a", start));
         assert!(poll!(&mut first).is_pending());
-        let mut second = Box::pin(flights.run(b"a".to_vec(), told(&started).1));
+        let mut second = Box::pin(flights.run("a", told(&started).1));
         assert!(poll!(&mut second).is_pending());
         drop(first);
         tell.send(7).unwrap();
@@ -142,7 +143,7 @@ mod tests {
         let flights = SingleFlight::default();
         let started = Arc::default();
         let (tell, start) = told(&started);
-        let mut first = Box::pin(flights.run(b"a".to_vec(), start));
+        let mut first = Box::pin(flights.run("a", start));
         assert!(poll!(&mut first).is_pending());
         drop(first);
         assert!(tell.is_closed());
@@ -154,14 +155,14 @@ mod tests {
         let flights = SingleFlight::default();
         let started = Arc::default();
         let (tell, start) = told(&started);
-        let mut first = Box::pin(flights.run(b"a".to_vec(), start));
+        let mut first = Box::pin(flights.run("a", start));
         assert!(poll!(&mut first).is_pending());
-        let mut lingering = Box::pin(flights.run(b"a".to_vec(), told(&started).1));
+        let mut lingering = Box::pin(flights.run("a", told(&started).1));
         assert!(poll!(&mut lingering).is_pending());
         tell.send(7).unwrap();
         assert_eq!(first.await, 7);
         let (tell, start) = told(&started);
-        let mut second = Box::pin(flights.run(b"a".to_vec(), start));
+        let mut second = Box::pin(flights.run("a", start));
         assert!(poll!(&mut second).is_pending());
         assert_eq!(lingering.await, 7);
         tell.send(8).unwrap();

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{requester, room_id};
 use crate::{
-    answer,
+    answer::{self, Pdus},
     context::Context,
     error::ApiError,
     observe,
@@ -34,13 +34,14 @@ pub(crate) async fn backfill(
     let _place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
-    let question = BackfillRequest { room_id, requester, event_ids, limit };
+    let as_json = true;
+    let question = BackfillRequest { room_id, requester, event_ids, limit, as_json };
     let answer = cx.history.backfill(question, deadline).await?;
-    let BackfillResponse { events, end_reason: _, missing_event_ids: _, visited: _ } = &*answer;
+    let BackfillResponse { events, json, pdu_count, .. } = &*answer;
 
-    let us = &cx.authenticator;
-    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), events);
-    Ok(observe::answered(events.len(), answer))
+    let (us, pdus) = (&cx.authenticator, Pdus::new(events, (json, *pdu_count)));
+    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), &pdus);
+    Ok(observe::answered(pdus.count(), answer))
 }
 
 /// What the query says, faults included: the history service answers those, after it has decided

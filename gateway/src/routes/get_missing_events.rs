@@ -11,7 +11,8 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
 use super::{requester, room_id};
 use crate::{
-    answer, body,
+    answer::{self, Pdus},
+    body,
     context::Context,
     error::ApiError,
     json, observe,
@@ -45,12 +46,13 @@ pub(crate) async fn get_missing_events(
         latest_events,
         limit,
         min_depth,
+        as_json: true,
     };
     let answer = cx.history.get_missing_events(question, deadline).await?;
-    let GetMissingEventsResponse { events, end_reason: _, missing_event_ids: _, visited: _ } =
-        &*answer;
+    let GetMissingEventsResponse { events, json, pdu_count, .. } = &*answer;
 
-    Ok(observe::answered(events.len(), answer::missing_events(events)))
+    let pdus = Pdus::new(events, (json, *pdu_count));
+    Ok(observe::answered(pdus.count(), answer::missing_events(&pdus)))
 }
 
 /// What the body says. Members that are missing or null have their defaults.

@@ -45,7 +45,7 @@ impl Services {
         let (stop_gateway, stopped) = oneshot::channel::<()>();
         let gatewaying = tokio::spawn(async {
             let stopped = async { drop(stopped.await) };
-            backscroll_gateway::server::serve(listener, options, stopped).await;
+            backscroll_gateway::server::serve(listener, options, stopped).await.unwrap();
         });
         // The gateway first, since it asks the other.
         let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);

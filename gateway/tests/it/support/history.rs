@@ -2,10 +2,15 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use axum::body::Bytes;
 use backscroll_gateway::proto::v1::{
     BackfillRequest, BackfillResponse, EndReason, Event, EventForm, GetMissingEventsRequest,
     GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest,
@@ -44,6 +49,8 @@ struct Inner {
     respond: Mutex<Respond>,
     /// While set, every question waits here after it has arrived.
     hold: Mutex<Option<Arc<Hold>>>,
+    /// Whether it does not know yet that answers may be one text.
+    is_old: AtomicBool,
     /// By server name.
     keys: Mutex<BTreeMap<String, Value>>,
 }
@@ -70,6 +77,7 @@ impl FakeHistory {
             asked: Mutex::default(),
             respond: Mutex::new(Box::new(|| Ok(Vec::new()))),
             hold: Mutex::default(),
+            is_old: AtomicBool::default(),
             keys: Mutex::default(),
         });
         let service = HistoryServiceServer::from_arc(Arc::clone(&inner));
@@ -103,6 +111,11 @@ impl FakeHistory {
         let hold = Arc::<Hold>::default();
         *self.inner.hold.lock().unwrap() = Some(Arc::clone(&hold));
         hold
+    }
+
+    /// From now on it answers with events one by one, whatever it is asked for.
+    pub(crate) fn grow_old(&self) {
+        self.inner.is_old.store(true, Ordering::Relaxed);
     }
 
     pub(crate) async fn set_serving(&self, serving: bool) {
@@ -170,24 +183,44 @@ impl Inner {
     }
 }
 
+/// The end of the federation's answer, and how many PDUs are in it.
+fn json_end(member: &str, events: &[Event]) -> (Bytes, u32) {
+    let pdus: Vec<&[u8]> = events.iter().map(|it| &*it.pdu).collect();
+    let head = format!(r#""{member}":["#).into_bytes();
+    let text = [head, pdus.join(&b","[..]), b"]}".to_vec()].concat();
+    (text.into(), events.len().try_into().unwrap())
+}
+
 #[tonic::async_trait]
 impl HistoryService for Inner {
     async fn backfill(
         &self,
         request: Request<BackfillRequest>,
     ) -> Result<Response<BackfillResponse>, Status> {
+        let as_json = request.get_ref().as_json && !self.is_old.load(Ordering::Relaxed);
         let events = self.answer(request, Asked::Backfill).await?;
         let end_reason = EndReason::Exhausted.into();
-        Ok(Response::new(BackfillResponse { events, end_reason, ..Default::default() }))
+        let mut answer = BackfillResponse { events, end_reason, ..Default::default() };
+        if as_json {
+            let events = mem::take(&mut answer.events);
+            (answer.json, answer.pdu_count) = json_end("pdus", &events);
+        }
+        Ok(Response::new(answer))
     }
 
     async fn get_missing_events(
         &self,
         request: Request<GetMissingEventsRequest>,
     ) -> Result<Response<GetMissingEventsResponse>, Status> {
+        let as_json = request.get_ref().as_json && !self.is_old.load(Ordering::Relaxed);
         let events = self.answer(request, Asked::GetMissingEvents).await?;
         let end_reason = EndReason::Exhausted.into();
-        Ok(Response::new(GetMissingEventsResponse { events, end_reason, ..Default::default() }))
+        let mut answer = GetMissingEventsResponse { events, end_reason, ..Default::default() };
+        if as_json {
+            let events = mem::take(&mut answer.events);
+            (answer.json, answer.pdu_count) = json_end("events", &events);
+        }
+        Ok(Response::new(answer))
     }
 }
 

@@ -57,7 +57,8 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, options, stop.clone().cancelled_owned()));
+        let stopped = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(async { serve(listener, options, stopped).await.unwrap() });
         Self { address, history, peer, stop, serving }
     }
 
