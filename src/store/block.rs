@@ -5,15 +5,13 @@
 //! Bounded: what is long stays alone, so that reading one event never unpacks more than
 //! [`MAX_PLAIN`] bytes.
 
-use std::cell::RefCell;
-
 use bytes::Bytes;
-use zstd::bulk::{Compressor, Decompressor};
 
 use super::{
     Body, EventNum,
     codec::{Malformed, Reader, Writer},
     keys::PAGE_EVENTS,
+    packing::Packing,
 };
 
 /// The longest body, its event id included, that shares a block.
@@ -21,16 +19,13 @@ pub(super) const MAX_MEMBER: usize = 8 << 10;
 /// A block of such bodies, with their slots and lengths.
 const MAX_PLAIN: usize = (MAX_MEMBER + 8) * PAGE_SLOTS;
 const PAGE_SLOTS: usize = 32;
-/// Higher levels save three hundredths more at several times the time. The neighbours do what the
-/// dictionary of [bodies that are alone](super::body) does for those.
-const LEVEL: i32 = 3;
 
 const PLAIN: u8 = 0;
 const COMPRESSED: u8 = 1;
 
 thread_local! {
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    /// The neighbours do what the dictionary of [bodies that are alone](super::body) does for those.
+    static PACKING: Packing = const { Packing::new(&[]) };
 }
 
 /// The bodies of a page, by their slots in it, in order.
@@ -96,7 +91,7 @@ impl Block {
             plain.raw(&body.pdu);
         }
         let plain = plain.finish();
-        let compressed = compress(&plain).filter(|it| it.len() < plain.len());
+        let compressed = PACKING.with(|it| it.compress(&plain));
         let mut out = Writer::default();
         out.byte(if compressed.is_some() { COMPRESSED } else { PLAIN });
         out.length(plain.len());
@@ -113,7 +108,7 @@ impl Block {
         }
         let plain: Bytes = match kind {
             PLAIN => from.0.to_vec(),
-            COMPRESSED => decompress(from.0, length).ok_or(Malformed)?,
+            COMPRESSED => PACKING.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
             _ => return Err(Malformed),
         }
         .into();
@@ -139,24 +134,6 @@ impl Block {
 
 fn slot(event: EventNum) -> u8 {
     u8::try_from(event.0 % PAGE_EVENTS).unwrap_or(0)
-}
-
-fn compress(plain: &[u8]) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|compressor| {
-        if compressor.is_none() {
-            *compressor = Compressor::new(LEVEL).ok();
-        }
-        compressor.as_mut()?.compress(plain).ok()
-    })
-}
-
-fn decompress(bytes: &[u8], length: usize) -> Option<Vec<u8>> {
-    DECOMPRESSOR.with_borrow_mut(|decompressor| {
-        if decompressor.is_none() {
-            *decompressor = Decompressor::new().ok();
-        }
-        decompressor.as_mut()?.decompress(bytes, length).ok()
-    })
 }
 
 #[cfg(test)]

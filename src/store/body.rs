@@ -3,17 +3,15 @@
 //! The dictionary is part of the disk format: a new one gets a new kind byte and the old one stays
 //! readable. What compression would not shorten is kept as it is.
 
-use std::cell::RefCell;
-
 use bytes::Bytes;
-use zstd::bulk::{Compressor, Decompressor};
 
-use super::codec::{Malformed, Reader, Writer};
+use super::{
+    codec::{Malformed, Reader, Writer},
+    packing::Packing,
+};
 
 /// Trained on events of all room versions, in the member orders that homeservers send.
 static DICTIONARY_1: &[u8] = include_bytes!("body/pdu-1.zdict");
-/// Quick, and with the dictionary within a few percent of the highest levels.
-const LEVEL: i32 = 3;
 /// No stored body is larger: ingest refuses longer texts.
 const MAX_BODY: usize = 1 << 20;
 
@@ -30,12 +28,11 @@ pub struct Body {
 }
 
 thread_local! {
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    static PACKING: Packing = const { Packing::new(DICTIONARY_1) };
 }
 
 pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
-    let compressed = compress(pdu).filter(|it| it.len() < pdu.len());
+    let compressed = PACKING.with(|it| it.compress(pdu));
     let mut out = Writer::default();
     out.byte(if compressed.is_some() { COMPRESSED_1 } else { PLAIN });
     out.text(event_id);
@@ -54,28 +51,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
     }
     let pdu = match kind {
         PLAIN => from.0.to_vec(),
-        COMPRESSED_1 => decompress(from.0, length).ok_or(Malformed)?,
+        COMPRESSED_1 => PACKING.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
         _ => return Err(Malformed),
     };
     if pdu.len() == length { Ok(Body { event_id, pdu: pdu.into() }) } else { Err(Malformed) }
-}
-
-fn compress(pdu: &[u8]) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|compressor| {
-        if compressor.is_none() {
-            *compressor = Compressor::with_dictionary(LEVEL, DICTIONARY_1).ok();
-        }
-        compressor.as_mut()?.compress(pdu).ok()
-    })
-}
-
-fn decompress(bytes: &[u8], length: usize) -> Option<Vec<u8>> {
-    DECOMPRESSOR.with_borrow_mut(|decompressor| {
-        if decompressor.is_none() {
-            *decompressor = Decompressor::with_dictionary(DICTIONARY_1).ok();
-        }
-        decompressor.as_mut()?.decompress(bytes, length).ok()
-    })
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ mod flush;
 mod format;
 mod keys;
 mod mark;
+mod packing;
 mod record;
 mod sealing;
 mod size;
