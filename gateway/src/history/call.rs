@@ -7,7 +7,7 @@ use axum::{
     http::{
         HeaderMap, HeaderValue, Request, StatusCode, Uri,
         header::{CONTENT_TYPE, TE, USER_AGENT},
-        uri::{Authority, PathAndQuery, Scheme},
+        uri::PathAndQuery,
     },
 };
 use h2::RecvStream;
@@ -47,12 +47,12 @@ impl Framed {
 /// Asks.
 pub(super) async fn call<A: Message + Default>(
     connection: &Connection,
-    (authority, path): (&Authority, &'static str),
+    (service, path): (&Uri, &'static str),
     (mut headers, Framed(question)): (HeaderMap, Framed),
 ) -> Result<A, Status> {
     let mut request = Request::new(());
     *request.method_mut() = axum::http::Method::POST;
-    *request.uri_mut() = uri(authority, path)?;
+    *request.uri_mut() = uri(service, path)?;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.insert(USER_AGENT, HeaderValue::from_static(OURSELVES));
@@ -78,10 +78,9 @@ fn refused(status: Status) -> Result<(), Status> {
     if status.code() == tonic::Code::Ok { Ok(()) } else { Err(status) }
 }
 
-fn uri(authority: &Authority, path: &'static str) -> Result<Uri, Status> {
-    let mut parts = axum::http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority.clone());
+/// Where a service has a method.
+fn uri(service: &Uri, path: &'static str) -> Result<Uri, Status> {
+    let mut parts = service.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::from_static(path));
     Uri::from_parts(parts).map_err(|error| Status::internal(error.to_string()))
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{HeaderMap, Uri, uri::Authority};
+use axum::http::{HeaderMap, Uri};
 use backscroll_tls::Dialer;
 use futures_util::future::join_all;
 use prost::Message;
@@ -64,7 +64,6 @@ pub(super) struct Pool {
 struct Endpoint {
     address: SocketAddr,
     url: Uri,
-    authority: Authority,
     /// One for each thread, so that a question and its answer stay on it, and one for the others.
     connections: Vec<Connection>,
     serves: AtomicBool,
@@ -193,11 +192,10 @@ impl Pool {
     fn endpoint(&self, url: &Uri, address: SocketAddr, serves: bool) -> Arc<Endpoint> {
         let host = url.host().unwrap_or_default().to_owned();
         let tls = if is_tls(url) { self.options.tls.clone() } else { None };
-        let (authority, dialer) = (url.authority().cloned(), Dialer { tls, host });
+        let dialer = Dialer { tls, host };
         Arc::new(Endpoint {
             address,
             url: url.clone(),
-            authority: authority.unwrap_or_else(|| Authority::from_static("history")),
             connections: (0..=self.threads)
                 .map(|_| Connection::new(address, dialer.clone()))
                 .collect(),
@@ -225,7 +223,7 @@ impl Endpoint {
     ) -> Result<A, Status> {
         let connection = self.connections.get(workers::nth()).or(self.connections.first());
         let connection = connection.ok_or_else(|| Status::internal("there is no connection"))?;
-        call(connection, (&self.authority, path), (headers, question)).await
+        call(connection, (&self.url, path), (headers, question)).await
     }
 }
 
