@@ -1,6 +1,10 @@
 //! One question and its answer in gRPC (<https://grpc.github.io/grpc/core/md_doc__p_r_o_t_o_c_o_l-_h_t_t_p2.html>).
-//! An answer mostly comes in one piece of memory; it stays there, and the PDUs in it are parts of
-//! that piece.
+//! An answer is put together in one piece of memory, of the right size from the start, and stays
+//! there: the PDUs in it are parts of that piece.
+//!
+//! It comes in frames of the usual 16 KiB. With one frame of up to 1 MiB there would be nothing to
+//! put together, and yet it took a fifth more time with the allocator of the program, though not
+//! with the system's: as far as could be seen, in growing the buffer that h2 reads a frame into.
 
 use axum::{
     body::Bytes,

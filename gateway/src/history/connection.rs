@@ -27,8 +27,6 @@ use tonic::Status;
 /// several of them on the connection.
 const STREAM_WINDOW: u32 = 9 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
-/// What comes in one piece: most answers. The default, 16 KiB, would be five pieces of a usual one.
-const MAX_FRAME: u32 = 1 << 20;
 /// The head of an answer, or the status at its end.
 const MAX_HEAD_BYTES: u32 = 16 << 10;
 
@@ -107,7 +105,6 @@ impl Connection {
                 .enable_push(false)
                 .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_frame_size(MAX_FRAME)
                 .max_header_list_size(MAX_HEAD_BYTES)
                 .handshake(stream.into_inner())
                 .await;
