@@ -70,8 +70,10 @@ fn every_command() {
 fn every_path_in_the_documentation_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = vec![root.join("README.md")];
-    let entries = fs::read_dir(root.join("docs")).unwrap().map(|it| it.unwrap().path());
-    pages.extend(entries.filter(|it| it.extension().is_some_and(|it| it == "md")));
+    for folder in ["docs", "docs/decisions"] {
+        let entries = fs::read_dir(root.join(folder)).unwrap().map(|it| it.unwrap().path());
+        pages.extend(entries.filter(|it| it.extension().is_some_and(|it| it == "md")));
+    }
     let mut seen = 0;
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
