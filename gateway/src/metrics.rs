@@ -62,9 +62,6 @@ struct Method {
     grpc_method: &'static str,
 }
 
-/// The bound on connections, which has no request to be a limiter of.
-pub(crate) const CONNECTIONS: &str = "connections";
-
 /// From half a millisecond to about half a minute.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_5, 2.5, 13))
@@ -93,7 +90,7 @@ impl Metrics {
         };
         // There from the start, so that the first refusal is seen as a change.
         for limiter in
-            limits::Limiter::ALL.map(limits::Limiter::name).into_iter().chain([CONNECTIONS])
+            limits::Limiter::ALL.map(limits::Limiter::name).into_iter().chain(limits::ENDINGS)
         {
             drop(all.limited.get_or_create(&Limiter { limiter }));
         }
