@@ -32,7 +32,7 @@ use crate::{
     handshakes::Handshakes,
     limits::{Caller, Cut, LimitOptions, Share},
     outgoing,
-    wire::Wire,
+    wire::{Backlog, Wire},
     workers::Spread,
 };
 
@@ -141,15 +141,17 @@ impl Protocols {
         caller: Caller,
         cut: CancellationToken,
     ) -> io::Result<()> {
-        let stream = Wire::new(stream, Arc::clone(&caller.connection), self.cx.metrics.clone());
+        let (connection, backlog) = (Arc::clone(&caller.connection), Backlog::default());
+        let stream = Wire::new(stream, connection, self.cx.metrics.clone(), backlog.clone());
         let router = TowerToHyperService::new(self.router.clone());
         let under_way = UnderWay::default();
         let mut idle = pin!(under_way.idle_for(self.idle_timeout));
         let service = service_fn(|mut request: Request<Incoming>| {
-            let counted = under_way.one_more();
+            let (counted, waiting) = (under_way.one_more(), backlog.one_more());
             let (router, cx) = (router.clone(), Arc::clone(&self.cx));
             let (mut caller, cut) = (caller.clone(), cut.clone());
             async move {
+                drop(waiting);
                 caller.address = cx.limits.address(caller.address, request.headers());
                 // Here, since this is what a stream of HTTP/2 runs.
                 caller.cut = Cut::of_request(cut);

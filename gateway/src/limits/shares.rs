@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
 use super::{Cut, SHARE};
@@ -43,6 +44,8 @@ struct Inner<K> {
     /// Under which what gave way is counted.
     name: &'static str,
     metrics: Metrics,
+    /// How many there are, and how many bytes.
+    shown: (Gauge, Gauge),
     bounds: Bounds,
     table: Mutex<Table<K>>,
 }
@@ -112,7 +115,8 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         let (turn, all) = Default::default();
         let (owners, entries) = Default::default();
         let table = Mutex::new(Table { turn, all, owners, entries });
-        Self(Arc::new(Inner { name, metrics, bounds, table }))
+        let shown = metrics.shares(name);
+        Self(Arc::new(Inner { name, metrics, shown, bounds, table }))
     }
 
     /// One more, of so many bytes. `cut` is used when it has to give way.
@@ -140,7 +144,11 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         let Inner { table, bounds, .. } = &*self.0;
         let changed = {
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut table, bounds, &mut gone)
+            let changed = change(&mut table, bounds, &mut gone);
+            let (count, bytes) = &self.0.shown;
+            count.set(i64::try_from(table.all.count).unwrap_or(i64::MAX));
+            bytes.set(i64::try_from(table.all.bytes).unwrap_or(i64::MAX));
+            changed
         };
         for cut in gone {
             self.0.metrics.limited(self.0.name);

@@ -3,7 +3,8 @@
 //!
 //! - HTTP/1.1: heads with a length beside a transfer coding ([`heads`]).
 //! - HTTP/2: frames that ask for nothing ([`frames`]).
-//! - Both: how much there is of a head that has not come whole, which counts as a stranger's.
+//! - Both: how much there is of a head that has not come whole, which counts as a stranger's; and
+//!   nothing is read while several requests of the same connection have not been looked at.
 
 mod frames;
 mod heads;
@@ -12,11 +13,18 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{self, Sleep},
+};
 
 use self::{frames::Frames, heads::Heads};
 use crate::{
@@ -28,6 +36,9 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Heads are counted in steps of this size: those that come in one piece are none of them.
 const STEP_BYTES: usize = 4 * 1024;
+/// Requests of one connection that nobody has looked at: with more, nothing is read for a while.
+const MAX_BACKLOG: usize = 8;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection's socket, or what TLS makes of it.
 #[derive(Debug)]
@@ -38,6 +49,30 @@ pub(crate) struct Wire<S> {
     connection: Arc<Share<IpAddr>>,
     counted: usize,
     metrics: Metrics,
+    backlog: Backlog,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// How many requests of a connection have been read that nobody has looked at yet. There may be
+/// memory for them, but hardly time: reading more would make those of others wait longer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Backlog(Arc<AtomicUsize>);
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Waiting(Backlog);
+
+impl Backlog {
+    pub(crate) fn one_more(&self) -> Waiting {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waiting(self.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -49,8 +84,24 @@ enum Protocol {
 }
 
 impl<S> Wire<S> {
-    pub(crate) fn new(socket: S, connection: Arc<Share<IpAddr>>, metrics: Metrics) -> Self {
-        Self { socket, protocol: Protocol::Unknown(0), connection, counted: 0, metrics }
+    pub(crate) fn new(
+        socket: S,
+        connection: Arc<Share<IpAddr>>,
+        metrics: Metrics,
+        backlog: Backlog,
+    ) -> Self {
+        let (protocol, counted, pause) = (Protocol::Unknown(0), 0, None);
+        Self { socket, protocol, connection, counted, metrics, backlog, pause }
+    }
+
+    /// Ready when there are few requests that nobody has looked at.
+    fn poll_backlog(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.backlog.0.load(Ordering::Relaxed) > MAX_BACKLOG {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(time::sleep(PAUSE)));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
     }
 
     /// Looks at what has come. May change it to what hyper refuses.
@@ -107,6 +158,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_backlog(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
         let new = buffer.filled_mut().get_mut(before..).unwrap_or_default();

@@ -294,7 +294,7 @@ async fn heads_that_can_be_read_in_two_ways() {
     for (version, headers, body, status) in [
         ("1.1", format!("Host: x\r\n{length}"), whole, 200),
         ("1.1", format!("Host: x\r\n{chunked}"), chunks, 200),
-        ("1.1", format!("Host: [::1]:8448\r\nTRANSFER-ENCODING:\tCHUNKED \r\n"), chunks, 200),
+        ("1.1", "Host: [::1]:8448\r\nTRANSFER-ENCODING:\tCHUNKED \r\n".to_owned(), chunks, 200),
         ("1.0", length.to_owned(), whole, 200),
         ("1.1", length.to_owned(), whole, 400),
         ("1.1", format!("Host: x\r\nHost: x\r\n{length}"), whole, 400),
