@@ -1,9 +1,6 @@
 //! Writing: one decision about one room, applied at once or not at all.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, MutexGuard},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use sled::IVec;
@@ -14,6 +11,7 @@ use super::{
     codec::seal,
     keys, record,
     record::Page,
+    room_locks::RoomGuard,
     sealing::Bodies,
     view::{Records, number_or_gone},
 };
@@ -33,13 +31,13 @@ pub struct Edit<'s> {
     pages: BTreeMap<u32, Page>,
     has_unsettled: bool,
     bodies: Bodies,
-    _guard: MutexGuard<'s, ()>,
+    _guard: RoomGuard<'s>,
 }
 
 impl<'s> Edit<'s> {
     pub(super) fn new(
         store: &'s Store,
-        guard: MutexGuard<'s, ()>,
+        guard: RoomGuard<'s>,
         (number, room): (RoomNum, Room),
         is_new: bool,
     ) -> Self {
@@ -340,12 +338,16 @@ impl View for Edit<'_> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Records, StoreError> {
-        // Of what is on disk, no more can be gone than was changed.
-        let enough = limit.saturating_add(self.changes.len());
+        let changed = || {
+            let from = self.changes.range(prefix.to_vec()..);
+            from.take_while(|(key, _)| key.starts_with(prefix))
+        };
+        // Of what is on disk, no more can be gone than was removed.
+        let removed = changed().filter(|(_, change)| change.is_none()).count();
+        let enough = limit.saturating_add(removed);
         let mut records: BTreeMap<Vec<u8>, IVec> =
             self.store.scan(prefix, after, enough)?.into_iter().collect();
-        let changed = self.changes.range(prefix.to_vec()..);
-        for (key, change) in changed.take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, change) in changed() {
             match change {
                 Some(value) if after.is_none_or(|it| key.as_slice() > it) => {
                     records.insert(key.clone(), value.clone());

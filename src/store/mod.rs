@@ -54,6 +54,7 @@ mod keys;
 mod mark;
 mod packing;
 mod record;
+mod room_locks;
 mod sealing;
 mod size;
 mod space;
@@ -80,12 +81,10 @@ use flush::Flushes;
 pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+use room_locks::RoomLocks;
 use space::Space;
 pub use strays::{Astray, Place, Stray};
 pub use view::{StateNodes, Topology, View};
-
-/// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
-const ROOM_LOCKS: usize = 256;
 
 /// Number of a room in this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,7 +124,7 @@ const SLED_IS_LOCKED: &str = "could not acquire lock";
 pub struct Store {
     tree: sled::Db,
     next_room: AtomicU32,
-    room_locks: Vec<Mutex<()>>,
+    room_locks: RoomLocks,
     erased_users: RwLock<BTreeSet<String>>,
     flushes: Flushes,
     mark: Mark,
@@ -201,7 +200,7 @@ impl Store {
         let store = Self {
             tree,
             next_room: AtomicU32::new(0),
-            room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
+            room_locks: RoomLocks::default(),
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
             mark: Mark::new(&options.data_dir),
@@ -238,8 +237,7 @@ impl Store {
     /// # Errors
     /// When the room's record cannot be read.
     pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
-        let Some(lock) = self.room_lock(room_id) else { return Ok(None) };
-        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.room_locks.lock(room_id);
         let (number, room, is_new) = match self.room_num(room_id)? {
             Some(number) => (number, self.room(number)?, false),
             None => match make {
@@ -251,13 +249,6 @@ impl Store {
             },
         };
         Ok(Some(Edit::new(self, guard, (number, room), is_new)))
-    }
-
-    /// The lock that keeps writers of a room apart.
-    fn room_lock(&self, room_id: &str) -> Option<&Mutex<()>> {
-        let sum =
-            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
-        self.room_locks.get(sum % ROOM_LOCKS)
     }
 
     /// Counts up whenever something was removed: a reader that finds a record missing, and this

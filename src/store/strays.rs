@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt,
-    sync::{MutexGuard, PoisonError},
 };
 
 use super::{
@@ -151,9 +150,7 @@ impl Store {
     /// Looks again, while nobody writes to the room.
     fn confirmed(&self, key: &[u8]) -> Result<Option<Stray>, StoreError> {
         let room_id = self.room_id_for(key)?;
-        let lock = room_id.as_ref().and_then(|it| self.room_lock(it));
-        let _guard: Option<MutexGuard<'_, ()>> =
-            lock.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        let _guard = room_id.as_ref().map(|it| self.room_locks.lock(it));
         let wrong = match self.value(key)? {
             Some(value) => self.wrong_with(key, &value, &mut Seen::default())?,
             None => None,
@@ -168,9 +165,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub fn remove_stray(&self, stray: &Stray) -> Result<(), StoreError> {
-        let lock = stray.room_id.as_ref().and_then(|it| self.room_lock(it));
-        let _guard: Option<MutexGuard<'_, ()>> =
-            lock.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        let _guard = stray.room_id.as_ref().map(|it| self.room_locks.lock(it));
         if let Some(value) = self.value(&stray.key)?
             && self.wrong_with(&stray.key, &value, &mut Seen::default())? == Some(stray.what)
         {
