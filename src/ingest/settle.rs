@@ -4,28 +4,43 @@
 //! the event waits, and what is not known hides it. A state once known never changes.
 
 use super::{
+    extremities,
     held::{parse_held, version_of},
-    redaction, resolve,
+    place, redaction, resolve,
     state::{self, Base, Entry},
 };
 use crate::{
     pdu::Pdu,
-    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, View},
+    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, Unsettled, View},
 };
+
+/// Does what a note of an event asks for: works out the state after it, if that is possible now,
+/// and goes on telling other events of it. What is left then is noted again.
+pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), StoreError> {
+    let Unsettled { event, is_unfinished } = note;
+    // It may have been purged since it was noted.
+    let Some(node) = edit.find_node(event)? else { return Ok(()) };
+    let EventNode { flags, state_after, prev_events, .. } = node;
+    if is_unfinished {
+        place::finish(edit, event, flags.outlier)?;
+        if flags.followed && !flags.is_accepted() {
+            extremities::follow(edit, &prev_events)?;
+        }
+    }
+    if flags.outlier {
+        return Ok(());
+    }
+    if state_after.is_some() {
+        return tell_who_waits(edit, event);
+    }
+    match parse_held(edit, event, version_of(edit)?)? {
+        Some(pdu) => settle_parsed(edit, event, &pdu),
+        None => Ok(()),
+    }
+}
 
 /// Works out the state after an event that is held, if that is possible now, and notes whose state
 /// may be known because of it.
-pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
-    let version = version_of(edit)?;
-    let needed = |it: EventNode| !it.flags.outlier && it.state_after.is_none();
-    if !edit.find_node(event)?.is_some_and(needed) {
-        return Ok(());
-    }
-    let Some(pdu) = parse_held(edit, event, version)? else { return Ok(()) };
-    settle_parsed(edit, event, &pdu)
-}
-
-/// As [`settle`], of an event that has been parsed already.
 pub(super) fn settle_parsed(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -41,11 +56,21 @@ pub(super) fn settle_parsed(
     };
     node.state_after = Some(after);
     edit.put_node(event, node)?;
-    for follower in edit.waiting_for(edit.room_num(), event)? {
-        edit.remove_waiting(event, follower);
-        edit.put_unsettled(follower);
-    }
+    tell_who_waits(edit, event)?;
     redaction::settled(edit, event, pdu)
+}
+
+/// Notes of events which wait for the state after another that theirs may be known now.
+fn tell_who_waits(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let followers = edit.waiting_for(edit.room_num(), event, place::TOLD_AT_ONCE)?;
+    for follower in &followers {
+        edit.remove_waiting(event, *follower);
+        edit.put_unsettled(*follower)?;
+    }
+    if followers.len() == place::TOLD_AT_ONCE {
+        edit.put_unfinished(event);
+    }
+    Ok(())
 }
 
 /// Notes for which predecessors' states an event waits. Those that are not placed are noted

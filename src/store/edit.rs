@@ -223,9 +223,22 @@ impl<'s> Edit<'s> {
     }
 
     /// Notes that the state of an event may be known now.
-    pub fn put_unsettled(&mut self, event: EventNum) {
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn put_unsettled(&mut self, event: EventNum) -> Result<(), StoreError> {
         self.has_unsettled = true;
-        self.put(keys::unsettled(self.number, event), Vec::new());
+        let key = keys::unsettled(self.number, event);
+        if self.value(&key)?.is_none() {
+            self.put(key, record::encode_unsettled(false));
+        }
+        Ok(())
+    }
+
+    /// Notes that not all other events were told of an event.
+    pub fn put_unfinished(&mut self, event: EventNum) {
+        self.has_unsettled = true;
+        self.put(keys::unsettled(self.number, event), record::encode_unsettled(true));
     }
 
     /// Whether such a note was made.

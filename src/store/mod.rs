@@ -84,7 +84,7 @@ pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
 use room_locks::RoomLocks;
 use space::Space;
 pub use strays::{Astray, Place, Stray};
-pub use view::{StateNodes, Topology, View};
+pub use view::{StateNodes, Topology, Unsettled, View};
 
 /// Number of a room in this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -289,11 +289,15 @@ impl Store {
     /// # Errors
     /// When a record cannot be read.
     pub fn unsettled_rooms(&self) -> Result<Vec<Room>, StoreError> {
-        let keys = self.scan(&keys::all_unsettled(), None, usize::MAX)?;
-        let rooms: BTreeSet<RoomNum> =
-            keys.iter().filter_map(|(key, _)| keys::room_of(key)).collect();
-        let held = |room| self.read("room", &keys::room(room), Room::decode).transpose();
-        rooms.into_iter().filter_map(held).collect()
+        let mut rooms = Vec::new();
+        let mut after = None;
+        // One note of each room is enough: the next to look at lies behind all that it may have.
+        while let Some((key, _)) = self.scan(&keys::all_unsettled(), after.as_deref(), 1)?.pop() {
+            let number = keys::room_of(&key).ok_or_else(|| StoreError::corrupt("work left", &key))?;
+            rooms.extend(self.read("room", &keys::room(number), Room::decode)?);
+            after = Some(keys::unsettled(number, EventNum(u32::MAX)));
+        }
+        Ok(rooms)
     }
 
     /// Whether a user asked for erasure.

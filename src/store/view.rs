@@ -16,6 +16,15 @@ use crate::state::map::{Node, Nodes, Ptr};
 /// Keys and sealed values, in order.
 pub(super) type Records = Vec<(Vec<u8>, IVec)>;
 
+/// An event for which work is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The event: its state may be known now.
+    pub event: EventNum,
+    /// Not all other events were told of it.
+    pub is_unfinished: bool,
+}
+
 /// What can be read from.
 pub trait View {
     /// A sealed value.
@@ -224,8 +233,8 @@ pub trait View {
         self.read("given state", &keys::given_state(room, event), record::decode_given)
     }
 
-    /// The events that reference an event which is not placed, each with the place of the
-    /// reference among its predecessors.
+    /// Events that reference an event which is not placed, each with the place of the reference
+    /// among its predecessors: at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -233,8 +242,9 @@ pub trait View {
         &self,
         room: RoomNum,
         event_id: &str,
+        limit: usize,
     ) -> Result<Vec<(EventNum, u32)>, StoreError> {
-        let records = self.scan(&keys::missing(room, event_id), None, usize::MAX)?;
+        let records = self.scan(&keys::missing(room, event_id), None, limit)?;
         let follower = |(key, value): &(Vec<u8>, IVec)| {
             let (place, _) = unseal(key, value).and_then(record::decode_missing).ok()?;
             Some((EventNum(keys::last_number(key)?), place))
@@ -243,6 +253,21 @@ pub trait View {
             .iter()
             .map(|it| follower(it).ok_or_else(|| StoreError::corrupt("missing event", &it.0)))
             .collect()
+    }
+
+    /// Which of its predecessors `follower` is noted to reference by an id that is not placed; none
+    /// if that is not noted.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn place_of_missing(
+        &self,
+        room: RoomNum,
+        event_id: &str,
+        follower: EventNum,
+    ) -> Result<Option<u32>, StoreError> {
+        let key = keys::missing_of(room, event_id, follower);
+        Ok(self.read("missing event", &key, record::decode_missing)?.map(|(place, _)| place))
     }
 
     /// The ids that are referenced in a room but not placed, each once, at most `limit`.
@@ -271,28 +296,55 @@ pub trait View {
         Ok(found)
     }
 
-    /// The events whose state waits for that of another.
+    /// Events whose state waits for that of another, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn waiting_for(&self, room: RoomNum, event: EventNum) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::waiting(room, event), usize::MAX)
+    fn waiting_for(
+        &self,
+        room: RoomNum,
+        event: EventNum,
+        limit: usize,
+    ) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::waiting(room, event), limit)
     }
 
-    /// The events whose state needs an event that was not held.
+    /// Events whose state needs an event that was not held, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn wanted_by(&self, room: RoomNum, event_id: &str) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::wanted(room, event_id), usize::MAX)
+    fn wanted_by(
+        &self,
+        room: RoomNum,
+        event_id: &str,
+        limit: usize,
+    ) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::wanted(room, event_id), limit)
     }
 
-    /// Events of a room whose state may be known now.
+    /// Events of a room for which work is left, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn unsettled(&self, room: RoomNum, limit: usize) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::unsettled_in(room), limit)
+    fn unsettled(&self, room: RoomNum, limit: usize) -> Result<Vec<Unsettled>, StoreError> {
+        let records = self.scan(&keys::unsettled_in(room), None, limit)?;
+        let note = |(key, value): &(Vec<u8>, IVec)| {
+            let event = EventNum(keys::last_number(key)?);
+            let is_unfinished = unseal(key, value).and_then(record::decode_unsettled).ok()?;
+            Some(Unsettled { event, is_unfinished })
+        };
+        records
+            .iter()
+            .map(|it| note(it).ok_or_else(|| StoreError::corrupt("work left", &it.0)))
+            .collect()
+    }
+
+    /// Whether work is left for an event.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn is_unsettled(&self, room: RoomNum, event: EventNum) -> Result<bool, StoreError> {
+        Ok(self.value(&keys::unsettled(room, event))?.is_some())
     }
 
     /// Events in their order of arrival, those that arrived together by number, behind `after`,

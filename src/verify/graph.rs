@@ -27,9 +27,13 @@ impl Walk<'_> {
         let (room, topology) = (&edit.room, edit.topology(self.number));
         let looked = self.sums(room, &topology);
         self.tolerate(looked)?;
-        let looked = self.followed(room, &topology);
-        self.tolerate(looked)?;
         let looked = self.cycles(room, &topology);
+        self.tolerate(looked)?;
+        if !edit.unsettled(self.number, 1)?.is_empty() {
+            // What follows from the graph as a whole is still being worked out.
+            return Ok(());
+        }
+        let looked = self.followed(room, &topology);
         self.tolerate(looked)?;
         let looked = self.current_state(&mut edit);
         self.tolerate(looked)

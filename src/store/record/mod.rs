@@ -181,6 +181,19 @@ pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
     Ok(missing)
 }
 
+/// Work that is left: whether it is more than to work out the event's own state.
+pub(super) fn encode_unsettled(is_unfinished: bool) -> Vec<u8> {
+    if is_unfinished { vec![1] } else { Vec::new() }
+}
+
+pub(super) fn decode_unsettled(bytes: &[u8]) -> Result<bool, Malformed> {
+    match bytes {
+        [] => Ok(false),
+        [1] => Ok(true),
+        _ => Err(Malformed),
+    }
+}
+
 fn optional_state(from: &mut Reader<'_>) -> Result<Option<StateNum>, Malformed> {
     let number = from.number()?;
     number

@@ -43,6 +43,12 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Whether an event counts as the room's own: only such an event follows another.
+    #[must_use]
+    pub fn is_accepted(self) -> bool {
+        !self.outlier && !self.rejected && !self.soft_failed
+    }
+
     fn bits(self) -> u8 {
         let Self { outlier, rejected, soft_failed, redacted, redaction_pending, followed, purged } =
             self;
@@ -72,6 +78,14 @@ impl Flags {
 /// of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Page(Vec<Option<EventNode>>);
+
+impl EventNode {
+    /// Whether the event is a forward extremity.
+    #[must_use]
+    pub fn is_extremity(&self) -> bool {
+        self.flags.is_accepted() && !self.flags.followed
+    }
+}
 
 impl Page {
     pub(in crate::store) fn get(&self, event: EventNum) -> Option<&EventNode> {

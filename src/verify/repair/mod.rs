@@ -75,7 +75,8 @@ impl fmt::Display for Left {
 pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired, StoreError> {
     match ingest::recover(store) {
         // Named below.
-        Ok(()) | Err(StoreError::Corrupt { .. }) => {}
+        Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
+        Err(StoreError::Corrupt { .. }) => {}
         Err(other) => return Err(other),
     }
     let mut found = Found::look(store, looked_at)?;

@@ -146,7 +146,7 @@ fn what_follows_from_bodies_is_drawn_again() {
     }
     comes_back("visibility-v10-seen-by-hs2", |edit| {
         let gap = edit.backward_extremities(edit.room_num(), 1).unwrap().remove(0);
-        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap).unwrap() {
+        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap() {
             edit.remove_missing(&gap, follower);
         }
     });
