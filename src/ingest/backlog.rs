@@ -34,19 +34,24 @@ pub(super) fn turns(store: &Store, room_id: &str, at_most: usize) -> Result<Left
 
 fn turn(store: &Store, room_id: &str) -> Result<Left, StoreError> {
     let Some(mut edit) = store.edit(room_id, None)? else { return Ok(Left::None) };
-    let notes = edit.unsettled(edit.room_num(), NOTES_A_TURN)?;
-    if notes.is_empty() {
-        return Ok(Left::None);
+    let mut worked_off = 0;
+    let left = loop {
+        let notes = edit.unsettled(edit.room_num(), NOTES_A_TURN.saturating_sub(worked_off))?;
+        if notes.is_empty() {
+            let is_done = worked_off < NOTES_A_TURN;
+            break if is_done { Left::None } else { Left::Some };
+        }
+        worked_off += notes.len();
+        for note in notes {
+            edit.remove_unsettled(note.event);
+            settle::work_off(&mut edit, note)?;
+        }
+    };
+    if worked_off > 0 {
+        settle::refresh_current_state(&mut edit)?;
+        edit.commit()?;
     }
-    let may_be_more = notes.len() == NOTES_A_TURN;
-    for note in notes {
-        edit.remove_unsettled(note.event);
-        settle::work_off(&mut edit, note)?;
-    }
-    settle::refresh_current_state(&mut edit)?;
-    let more = may_be_more || edit.has_unsettled();
-    edit.commit()?;
-    Ok(if more { Left::Some } else { Left::None })
+    Ok(left)
 }
 
 /// Works out all that can be known in a room.

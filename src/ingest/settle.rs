@@ -14,6 +14,13 @@ use crate::{
     store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, Unsettled, View},
 };
 
+/// Forward extremities that the current state is made of: those that arrived last. Any server of the
+/// room can make more of them than can be looked at with each event.
+const EXTREMITIES_LOOKED_AT: usize = 256;
+/// Distinct states that the current state is resolved from: as many as an event may have
+/// predecessors, so that it is the state before an event that could be sent now.
+const STATES_RESOLVED: usize = 20;
+
 /// Does what a note of an event asks for: works out the state after it, if that is possible now,
 /// and goes on telling other events of it. What is left then is noted again.
 pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), StoreError> {
@@ -140,11 +147,13 @@ fn one_of(
 }
 
 /// Works out the state over the forward extremities, if they have changed. It is known only when
-/// the states of all of them are.
+/// the states of all of them are. Of a room with very many of them, over those that arrived last.
 pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreError> {
+    let newest = edit.extremities(edit.room_num(), EXTREMITIES_LOOKED_AT)?;
     let mut states = Vec::new();
-    for event in edit.room.forward_extremities.clone() {
-        match edit.node(event)?.state_after {
+    for extremity in &newest {
+        match extremity.state_after {
+            Some(state) if states.contains(&state) => {}
             Some(state) => states.push(state),
             None => {
                 edit.room.current_state = None;
@@ -152,13 +161,15 @@ pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreErro
                 return Ok(());
             }
         }
+        if states.len() >= STATES_RESOLVED {
+            break;
+        }
     }
     states.sort_unstable();
-    states.dedup();
     // What could not be resolved is not tried again before an event comes that was looked for.
     if states != edit.room.resolved_from {
-        edit.room.current_state = match edit.room.forward_extremities.first().copied() {
-            Some(event) => one_of(edit, event, states.clone())?,
+        edit.room.current_state = match newest.first() {
+            Some(newest) => one_of(edit, newest.event, states.clone())?,
             None => None,
         };
         edit.room.resolved_from = states;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
+    Body, EventNode, EventNum, Extremity, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
     View,
     codec::seal,
     keys, record,
@@ -29,7 +29,9 @@ pub struct Edit<'s> {
     pub(super) first_new: EventNum,
     changes: BTreeMap<Vec<u8>, Option<IVec>>,
     pages: BTreeMap<u32, Page>,
-    has_unsettled: bool,
+    pub(super) has_unsettled: bool,
+    /// Whether it removes what somebody may be about to read.
+    removes: bool,
     bodies: Bodies,
     _guard: RoomGuard<'s>,
 }
@@ -49,6 +51,7 @@ impl<'s> Edit<'s> {
             changes: BTreeMap::new(),
             pages: BTreeMap::new(),
             has_unsettled: false,
+            removes: false,
             bodies: Bodies::new(),
             _guard: guard,
         };
@@ -84,7 +87,7 @@ impl<'s> Edit<'s> {
     /// When it cannot be read, or there is none.
     pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
         let page = || keys::page(self.number, event.0 / keys::PAGE_EVENTS);
-        self.find_node(event)?.ok_or_else(|| StoreError::corrupt("event", &page()))
+        self.find_node(event)?.ok_or_else(|| StoreError::missing("event", &page()))
     }
 
     /// An event's node as it stands now; nothing if the event was purged, or never was.
@@ -99,7 +102,8 @@ impl<'s> Edit<'s> {
         })
     }
 
-    /// Writes an event's node, and lists its arrival where that is not its number.
+    /// Writes an event's node. Lists its arrival where that is not its number, and the event among
+    /// the forward extremities if it is one.
     ///
     /// # Errors
     /// When its page cannot be read.
@@ -111,9 +115,15 @@ impl<'s> Edit<'s> {
         }
         let Some(changed) = self.pages.get_mut(&page) else { return Ok(()) };
         let listed = |arrival: i64| Some(arrival).filter(|it| *it != i64::from(event.0));
-        let before = changed.get(event).and_then(|it| listed(it.arrival));
+        let held = changed.get(event);
+        let ends = [held.and_then(|it| it.extremity(event)), node.extremity(event)];
+        let before = held.and_then(|it| listed(it.arrival));
         let after = listed(node.arrival);
         changed.set(event, node);
+        let [end_before, end_after] = ends;
+        if end_before != end_after {
+            self.change_extremity(end_before, end_after);
+        }
         if before != after {
             if let Some(before) = before {
                 self.remove_arrival(event, before);
@@ -125,6 +135,36 @@ impl<'s> Edit<'s> {
             }
         }
         Ok(())
+    }
+
+    fn change_extremity(&mut self, before: Option<Extremity>, after: Option<Extremity>) {
+        if let Some(before) = before {
+            self.remove_extremity(before);
+            self.room.forward_extremities = self.room.forward_extremities.saturating_sub(1);
+        }
+        if let Some(after) = after {
+            self.list_extremity(after);
+            self.room.forward_extremities += 1;
+        }
+    }
+
+    /// Lists a forward extremity that the list leaves out.
+    pub fn list_extremity(&mut self, extremity: Extremity) {
+        let Extremity { event, arrival, state_after } = extremity;
+        let key = keys::extremity(self.number, arrival, event);
+        self.put(key, record::encode_extremity(state_after));
+    }
+
+    /// Takes a forward extremity out of the list.
+    pub fn remove_extremity(&mut self, extremity: Extremity) {
+        let Extremity { event, arrival, .. } = extremity;
+        let key = keys::extremity(self.number, arrival, event);
+        if event >= self.first_new {
+            // It is only listed in this edit.
+            self.changes.remove(&key);
+        } else {
+            self.remove(key);
+        }
     }
 
     /// Whether an event is found where it arrived: by its number, or in the list.
@@ -157,11 +197,13 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When its page cannot be read.
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
+        self.removes = true;
         let node = self.node(event)?;
         if node.arrival != i64::from(event.0) {
             self.remove_arrival(event, node.arrival);
             self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
         }
+        self.change_extremity(node.extremity(event), None);
         let number = event.0 / keys::PAGE_EVENTS;
         if !self.pages.contains_key(&number) {
             let read = self.page(self.number, number)?;
@@ -200,90 +242,6 @@ impl<'s> Edit<'s> {
         Ok(())
     }
 
-    /// Notes that `follower` references, at `place` among its predecessors, an event that is not
-    /// placed.
-    pub fn put_missing(&mut self, event_id: &str, follower: EventNum, place: u32) {
-        let key = keys::missing_of(self.number, event_id, follower);
-        self.put(key, record::encode_missing(place, event_id));
-    }
-
-    /// Takes such a note back.
-    pub fn remove_missing(&mut self, event_id: &str, follower: EventNum) {
-        self.remove(keys::missing_of(self.number, event_id, follower));
-    }
-
-    /// Notes that the state of `follower` waits for that of `event`.
-    pub fn put_waiting(&mut self, event: EventNum, follower: EventNum) {
-        self.put(keys::waiting_of(self.number, event, follower), Vec::new());
-    }
-
-    /// Takes such a note back.
-    pub fn remove_waiting(&mut self, event: EventNum, follower: EventNum) {
-        self.remove(keys::waiting_of(self.number, event, follower));
-    }
-
-    /// Notes that the state of an event may be known now.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn put_unsettled(&mut self, event: EventNum) -> Result<(), StoreError> {
-        self.has_unsettled = true;
-        let key = keys::unsettled(self.number, event);
-        if self.value(&key)?.is_none() {
-            self.put(key, record::encode_unsettled(false));
-        }
-        Ok(())
-    }
-
-    /// Notes that not all other events were told of an event.
-    pub fn put_unfinished(&mut self, event: EventNum) {
-        self.has_unsettled = true;
-        self.put(keys::unsettled(self.number, event), record::encode_unsettled(true));
-    }
-
-    /// Whether such a note was made.
-    #[must_use]
-    pub fn has_unsettled(&self) -> bool {
-        self.has_unsettled
-    }
-
-    /// Takes such a note back.
-    pub fn remove_unsettled(&mut self, event: EventNum) {
-        self.remove(keys::unsettled(self.number, event));
-    }
-
-    /// Notes a redaction of an event, held or not, and whether its sender lacked the power to
-    /// redact when it came.
-    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum, powerless: bool) {
-        let key = keys::redaction(self.number, target_id, redaction);
-        self.put(key, vec![u8::from(powerless)]);
-    }
-
-    /// Takes such a note back.
-    pub fn remove_redaction(&mut self, target_id: &str, redaction: EventNum) {
-        self.remove(keys::redaction(self.number, target_id, redaction));
-    }
-
-    /// Keeps the state that came with an event.
-    pub fn put_given_state(&mut self, event: EventNum, state: &[GivenEvent]) {
-        self.put(keys::given_state(self.number, event), record::encode_given(state));
-    }
-
-    /// Takes it back.
-    pub fn remove_given_state(&mut self, event: EventNum) {
-        self.remove(keys::given_state(self.number, event));
-    }
-
-    /// Notes that the state of `follower` needs an event that is not held.
-    pub fn put_wanted(&mut self, event_id: &str, follower: EventNum) {
-        self.put(keys::wanted_by(self.number, event_id, follower), Vec::new());
-    }
-
-    /// Takes such a note back.
-    pub fn remove_wanted(&mut self, event_id: &str, follower: EventNum) {
-        self.remove(keys::wanted_by(self.number, event_id, follower));
-    }
-
     /// The number that the next state will get.
     #[must_use]
     pub fn next_state(&self) -> StateNum {
@@ -300,6 +258,7 @@ impl<'s> Edit<'s> {
 
     /// Removes a state that nothing refers to.
     pub fn remove_state(&mut self, state: StateNum) {
+        self.removes = true;
         self.remove(keys::state(self.number, state));
     }
 
@@ -322,7 +281,11 @@ impl<'s> Edit<'s> {
                 None => batch.remove(key),
             }
         }
-        self.store.noted(self.store.tree.apply_batch(batch))?;
+        let apply = || self.store.noted(self.store.tree.apply_batch(batch));
+        match self.store.removals(&self.room.room_id).filter(|_| self.removes) {
+            Some(removals) => removals.of_records.during(apply)?,
+            None => apply()?,
+        }
         bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
         Ok(())
     }
@@ -377,7 +340,7 @@ impl View for Edit<'_> {
     fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
         match self.bodies.get(&event).filter(|_| room == self.number) {
             Some(Some(body)) => Ok(body.clone()),
-            Some(None) => Err(StoreError::corrupt("body", &keys::body(room, event))),
+            Some(None) => Err(StoreError::Bug("a body is read in the decision that removes it")),
             None => self.store.body(room, event),
         }
     }
@@ -388,7 +351,7 @@ impl View for Edit<'_> {
             return self.store.state_node(room, at);
         }
         let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-        node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
+        node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
     }
 
     #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]

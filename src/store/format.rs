@@ -4,13 +4,14 @@
 use sled::Batch;
 
 use super::{
-    Room, Store, StoreError, View,
+    Store, StoreError, View,
     codec::{self, Malformed},
     keys,
+    record::{self, Room2},
 };
 
 /// The layout that this build reads and writes.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 impl Store {
     /// Reads the store's format, brings an older one up to ours, and refuses a newer one.
@@ -22,6 +23,7 @@ impl Store {
             let changes = match format {
                 1 => self.step_1_to_2()?,
                 2 => self.step_2_to_3()?,
+                3 => self.step_3_to_4()?,
                 _ => return Err(StoreError::corrupt("format", &keys::format())),
             };
             format += 1;
@@ -44,9 +46,8 @@ impl Store {
     /// Rooms got a count of what was purged; nothing was, before.
     fn step_1_to_2(&self) -> Result<Batch, StoreError> {
         let mut changes = Batch::default();
-        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
-            let Some(room) = self.read("room", &key, Room::decode_1)? else { continue };
-            let value = codec::seal(&key, room.encode());
+        for (key, room) in self.rooms_2(Room2::decode_1)? {
+            let value = codec::seal(&key, room.encode_2());
             changes.insert(key, value);
         }
         Ok(changes)
@@ -61,6 +62,40 @@ impl Store {
             changes.remove(keys::mark_2());
         }
         Ok(changes)
+    }
+
+    /// Rooms got a count of unreadable events, of which there were none, and the states that decide
+    /// while the current one is not known: of a room where it is not known now, nothing tells which
+    /// they were. Forward extremities got records of their own.
+    fn step_3_to_4(&self) -> Result<Batch, StoreError> {
+        let mut changes = Batch::default();
+        for (key, Room2 { room, extremities }) in self.rooms_2(Room2::decode_2)? {
+            let damaged = || StoreError::corrupt("room", &key);
+            let number = keys::room_of(&key).ok_or_else(damaged)?;
+            let topology = self.topology(number);
+            for event in extremities {
+                let Some(node) = topology.node(event)? else { continue };
+                let key = keys::extremity(number, node.arrival, event);
+                let value = codec::seal(&key, record::encode_extremity(node.state_after));
+                changes.insert(key, value);
+            }
+            let value = codec::seal(&key, room.encode());
+            changes.insert(key, value);
+        }
+        Ok(changes)
+    }
+
+    /// Every room's record, in the layout of an older format.
+    fn rooms_2(
+        &self,
+        decode: fn(&[u8]) -> Result<Room2, Malformed>,
+    ) -> Result<Vec<(Vec<u8>, Room2)>, StoreError> {
+        let mut rooms = Vec::new();
+        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
+            let room = self.read("room", &key, decode)?;
+            rooms.extend(room.map(|it| (key, it)));
+        }
+        Ok(rooms)
     }
 }
 

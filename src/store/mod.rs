@@ -28,6 +28,7 @@
 //! 10 room                          deleted: what is left of it is to be removed
 //! 11                               where "mark" was before format 3
 //! 12 room page                     Block         the other bodies of a page that is full, together
+//! 13 room arrival event            a forward extremity, the last to arrive first: the state after it
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -52,8 +53,11 @@ mod flush;
 mod format;
 mod keys;
 mod mark;
+mod nodes;
+mod notes;
 mod packing;
 mod record;
+mod removals;
 mod room_locks;
 mod sealing;
 mod size;
@@ -67,7 +71,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::Duration,
@@ -80,11 +84,18 @@ pub use error::StoreError;
 use flush::Flushes;
 pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
-pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+pub use nodes::{StateNodes, Topology};
+pub use notes::Unsettled;
+pub use record::{EventNode, Extremity, Flags, GivenEvent, Room, StateFacts};
+use removals::Removals;
+pub use removals::{Moment, Removed};
 use room_locks::RoomLocks;
 use space::Space;
 pub use strays::{Astray, Place, Stray};
-pub use view::{StateNodes, Topology, Unsettled, View};
+pub use view::View;
+
+/// Counts of what was removed; rooms share them by the bytes of their ids.
+const REMOVAL_COUNTS: usize = 256;
 
 /// Number of a room in this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,8 +142,8 @@ pub struct Store {
     caches: disk::Caches,
     data_dir: PathBuf,
     space: Space,
-    /// How often something was removed that a reader may have been about to read.
-    removals: AtomicU64,
+    /// What was removed that a reader may have been about to read; as many as there are locks.
+    removals: Vec<Removals>,
     /// One purge at a time.
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
@@ -207,7 +218,7 @@ impl Store {
             caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: options.data_dir.clone(),
             space: Space::new(options.reserved_bytes),
-            removals: AtomicU64::new(0),
+            removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
             _lock: lock,
@@ -251,15 +262,11 @@ impl Store {
         Ok(Some(Edit::new(self, guard, (number, room), is_new)))
     }
 
-    /// Counts up whenever something was removed: a reader that finds a record missing, and this
-    /// changed, is to read again.
-    pub fn removals(&self) -> u64 {
-        self.removals.load(Ordering::SeqCst)
-    }
-
-    /// To be told after a removal was committed.
-    pub fn note_removal(&self) {
-        self.removals.fetch_add(1, Ordering::SeqCst);
+    /// What was removed from the rooms that share a count.
+    fn removals(&self, room_id: &str) -> Option<&Removals> {
+        let sum =
+            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+        self.removals.get(sum % REMOVAL_COUNTS)
     }
 
     /// Waits until no other purge is under way, and keeps others from beginning.
@@ -267,7 +274,7 @@ impl Store {
         self.purging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ids of rooms after a number, in the order in which the rooms came.
+    /// The rooms after a number, in the order in which they came, at most `limit`.
     ///
     /// # Errors
     /// When a record cannot be read.
@@ -278,9 +285,13 @@ impl Store {
     ) -> Result<Vec<(RoomNum, Room)>, StoreError> {
         let after = after.map(keys::room);
         let records = self.scan(&keys::rooms(), after.as_deref(), limit)?;
-        let number =
-            |key: &[u8]| keys::room_of(key).ok_or_else(|| StoreError::corrupt("room", key));
-        records.iter().map(|(key, _)| number(key).and_then(|it| Ok((it, self.room(it)?)))).collect()
+        let room = |(key, value): &(Vec<u8>, sled::IVec)| {
+            let damaged = || StoreError::corrupt("room", key);
+            let number = keys::room_of(key).ok_or_else(damaged)?;
+            let room = codec::unseal(key, value).and_then(Room::decode);
+            Ok((number, room.map_err(|_| damaged())?))
+        };
+        records.iter().map(room).collect()
     }
 
     /// The rooms in which the state of some event may have become known: work that a crash cut
@@ -293,7 +304,8 @@ impl Store {
         let mut after = None;
         // One note of each room is enough: the next to look at lies behind all that it may have.
         while let Some((key, _)) = self.scan(&keys::all_unsettled(), after.as_deref(), 1)?.pop() {
-            let number = keys::room_of(&key).ok_or_else(|| StoreError::corrupt("work left", &key))?;
+            let number =
+                keys::room_of(&key).ok_or_else(|| StoreError::corrupt("work left", &key))?;
             rooms.extend(self.read("room", &keys::room(number), Room::decode)?);
             after = Some(keys::unsettled(number, EventNum(u32::MAX)));
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    EventNum, PrevEvent, RoomNum, Store, StoreError, Topology, View,
+    EventNum, Extremity, PrevEvent, RoomNum, Store, StoreError, Topology, View,
     codec::unseal,
     keys::{self, Part, Parts},
     record::{self, Room},
@@ -81,6 +81,9 @@ pub enum Astray {
     /// The event did not arrive then.
     #[error("an arrival that is none")]
     NoArrival,
+    /// The event is none, or did not arrive then, or the state after it is another.
+    #[error("a forward extremity that is none")]
+    NoExtremity,
     /// The follower has no such edge, or the event is there.
     #[error("a missing predecessor is noted where none is missing")]
     NothingMissing,
@@ -266,6 +269,13 @@ fn leads_nowhere(
         keys::Of::Arrival(arrival, event) => {
             let node = topology.node(event)?;
             (node.is_some_and(|it| it.arrival == arrival), Astray::NoArrival)
+        }
+        keys::Of::Extremity(arrival, event) => {
+            let held = topology.node(event)?.and_then(|it| it.extremity(event));
+            let is_it = |it: Extremity| {
+                it.arrival == arrival && record::decode_extremity(bytes) == Ok(it.state_after)
+            };
+            (held.is_some_and(is_it), Astray::NoExtremity)
         }
         keys::Of::Missing(follower) => {
             let edge = match record::decode_missing(bytes) {

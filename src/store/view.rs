@@ -1,29 +1,23 @@
 //! Reading, in domain words: what is on disk, or what is on disk with an [`Edit`](super::Edit)'s
 //! changes laid over it.
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError,
+    Body, EventNum, Extremity, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError,
+    Unsettled,
     codec::{Malformed, unseal},
-    keys, record,
+    keys,
+    nodes::{StateNodes, Topology},
+    record,
     record::Page,
 };
-use crate::state::map::{Node, Nodes, Ptr};
+use crate::state::map::{Node, Ptr};
 
 /// Keys and sealed values, in order.
 pub(super) type Records = Vec<(Vec<u8>, IVec)>;
-
-/// An event for which work is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsettled {
-    /// The event: its state may be known now.
-    pub event: EventNum,
-    /// Not all other events were told of it.
-    pub is_unfinished: bool,
-}
 
 /// What can be read from.
 pub trait View {
@@ -84,7 +78,7 @@ pub trait View {
     /// When it cannot be read.
     fn room(&self, room: RoomNum) -> Result<Room, StoreError> {
         let key = keys::room(room);
-        self.read("room", &key, Room::decode)?.ok_or_else(|| StoreError::corrupt("room", &key))
+        self.read("room", &key, Room::decode)?.ok_or_else(|| StoreError::missing("room", &key))
     }
 
     /// The number of an event in a room; nothing if it is not held there.
@@ -183,7 +177,7 @@ pub trait View {
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
         let key = keys::state(room, StateNum(at.record));
         let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-        node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
+        node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
     }
 
     /// All nodes that a state has of its own.
@@ -193,7 +187,7 @@ pub trait View {
     fn state_record(&self, room: RoomNum, state: StateNum) -> Result<Vec<Node>, StoreError> {
         let key = keys::state(room, state);
         let nodes = self.read("state", &key, record::decode_state_nodes)?;
-        nodes.ok_or_else(|| StoreError::corrupt("state", &key))
+        nodes.ok_or_else(|| StoreError::missing("state", &key))
     }
 
     /// The facts about a state.
@@ -203,7 +197,7 @@ pub trait View {
     fn state_facts(&self, room: RoomNum, state: StateNum) -> Result<StateFacts, StoreError> {
         let key = keys::state(room, state);
         let facts = self.read("state", &key, record::decode_state_facts)?;
-        facts.ok_or_else(|| StoreError::corrupt("state", &key))
+        facts.ok_or_else(|| StoreError::missing("state", &key))
     }
 
     /// The numbers of a room's states behind `after`, in order, at most `limit`.
@@ -347,6 +341,23 @@ pub trait View {
         Ok(self.value(&keys::unsettled(room, event))?.is_some())
     }
 
+    /// Forward extremities, the one that arrived last first, at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn extremities(&self, room: RoomNum, limit: usize) -> Result<Vec<Extremity>, StoreError> {
+        let records = self.scan(&keys::extremities(room), None, limit)?;
+        let extremity = |(key, value): &(Vec<u8>, IVec)| {
+            let (arrival, event) = keys::extremity_of(key)?;
+            let state_after = unseal(key, value).and_then(record::decode_extremity).ok()?;
+            Some(Extremity { event, arrival, state_after })
+        };
+        records
+            .iter()
+            .map(|it| extremity(it).ok_or_else(|| StoreError::corrupt("forward extremity", &it.0)))
+            .collect()
+    }
+
     /// Events in their order of arrival, those that arrived together by number, behind `after`,
     /// at most `limit`.
     ///
@@ -427,57 +438,4 @@ pub(super) fn number_or_gone(bytes: &[u8]) -> Result<Option<u32>, Malformed> {
         return Ok(None);
     }
     bytes.try_into().map(|it| Some(u32::from_be_bytes(it))).map_err(|_| Malformed)
-}
-
-/// Pages that are remembered at most: more than one answer reads, less than a large room has.
-const REMEMBERED_PAGES: usize = 2_048;
-
-/// The nodes of a room's graph. Remembers the pages it has read.
-pub struct Topology<'v, V> {
-    view: &'v V,
-    room: RoomNum,
-    pages: RefCell<BTreeMap<u32, Page>>,
-}
-
-impl<V: View> Topology<'_, V> {
-    /// An event's node; nothing if there is no such event.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
-        let page = event.0 / keys::PAGE_EVENTS;
-        if let Some(page) = self.pages.borrow().get(&page) {
-            return Ok(page.get(event).cloned());
-        }
-        let read = self.view.page(self.room, page)?;
-        let node = read.get(event).cloned();
-        let mut pages = self.pages.borrow_mut();
-        if pages.len() >= REMEMBERED_PAGES {
-            pages.clear();
-        }
-        pages.insert(page, read);
-        Ok(node)
-    }
-}
-
-/// The nodes of a room's states.
-pub struct StateNodes<'v, V> {
-    view: &'v V,
-    room: RoomNum,
-}
-
-impl<V: View> Nodes for StateNodes<'_, V> {
-    type Error = StoreError;
-
-    fn node(&self, at: Ptr) -> Result<Arc<Node>, StoreError> {
-        self.view.state_node(self.room, at)
-    }
-}
-
-impl StateNum {
-    /// Where the map of this state begins.
-    #[must_use]
-    pub fn root(self) -> Ptr {
-        Ptr { record: self.0, slot: 0 }
-    }
 }

@@ -76,8 +76,8 @@ pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired,
     match ingest::recover(store) {
         // Named below.
         Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
-        Err(StoreError::Corrupt { .. }) => {}
-        Err(other) => return Err(other),
+        Err(failure) if !is_named(&failure) => return Err(failure),
+        Err(_) => {}
     }
     let mut found = Found::look(store, looked_at)?;
     let mut outcome = Repaired { unused_states: found.unused.values().sum(), ..Default::default() };
@@ -97,8 +97,8 @@ pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired,
         for (room_id, faults) in rooms {
             match room::mend(store, room_id, &faults) {
                 // What could not be read is named again.
-                Ok(()) | Err(StoreError::Corrupt { .. }) => {}
-                Err(other) => return Err(other),
+                Err(failure) if !is_named(&failure) => return Err(failure),
+                Ok(()) | Err(_) => {}
             }
         }
         store.flush()?;
@@ -125,6 +125,11 @@ pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired,
         outcome.left.push((fault, left));
     }
     Ok(outcome)
+}
+
+/// Whether a look through the store names what has failed here.
+fn is_named(failure: &StoreError) -> bool {
+    failure.is_of_record() || matches!(failure, StoreError::RoomVersionUnknown { .. })
 }
 
 /// What a look through the store found.
