@@ -20,10 +20,10 @@ pub struct RoomSummary {
     pub room_id: String,
     /// Its version.
     pub room_version: String,
-    /// Events that nothing accepted follows, some of them if there are very many.
+    /// Events that nothing accepted follows, the one that arrived last first: at most a thousand.
     pub forward_extremities: Vec<String>,
     /// How many there are.
-    pub forward_extremity_count: usize,
+    pub forward_extremity_count: u64,
     /// Events that are referenced but not held.
     pub backward_extremities: Vec<String>,
     /// Events held, outliers included.
@@ -57,13 +57,13 @@ pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> 
     let store = &cx.store;
     let found = admit(store, room_id, &Asker::Sister)?;
     let (number, room) = (found.number, found.room);
-    let named = room.forward_extremities.iter().take(MAX_FORWARD);
-    let ids = named.map(|it| Ok(store.body(number, *it)?.event_id));
+    let newest = store.extremities(number, MAX_FORWARD)?;
+    let ids = newest.into_iter().map(|it| Ok(store.body(number, it.event)?.event_id));
     let forward_extremities = ids.collect::<Result<_, StoreError>>()?;
     let facts = room.current_state.map(|it| store.state_facts(number, it)).transpose()?;
     Ok(RoomSummary {
         forward_extremities,
-        forward_extremity_count: room.forward_extremities.len(),
+        forward_extremity_count: room.forward_extremities,
         backward_extremities: store.backward_extremities(number, MAX_BACKWARD)?,
         event_count: u64::from(room.next_event.0).saturating_sub(room.purged),
         appended_count: room.next_event.0.into(),

@@ -206,7 +206,7 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         soft_failed_count,
         current_state_known: state_count.is_some(),
         state_count: state_count.unwrap_or(0).into(),
-        forward_extremity_count: u64::try_from(forward_extremity_count).unwrap_or(u64::MAX),
+        forward_extremity_count,
     }
 }
 
