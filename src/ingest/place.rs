@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::parse_held, redaction};
 use crate::{
-    pdu::Pdu,
+    pdu::{EventId, Pdu},
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
 
@@ -224,6 +224,8 @@ fn given_state(
         } else if let Some(held) = held {
             given.push(GivenEvent::Held(held));
             parse_held(edit, held, checked.version)?.as_ref().and_then(state_entry)
+        } else if EventId::parse(event_id).is_err() {
+            return refused(event_id, "is no event id");
         } else {
             given.push(GivenEvent::Named(event_id.clone()));
             continue;
