@@ -351,7 +351,6 @@ fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
         Refusal::Pdu(PduError::TooLarge { .. }) => Reason::TooLarge,
         Refusal::RoomMismatch { .. } => Reason::RoomMismatch,
         Refusal::EventIdMismatch { .. } => Reason::EventIdMismatch,
-        Refusal::SignatureInvalid(_) => Reason::SignatureInvalid,
         Refusal::Conflict(_) => Reason::Conflict,
         Refusal::StateInvalid { .. } => Reason::StateInvalid,
     }
