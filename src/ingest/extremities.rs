@@ -9,8 +9,8 @@ fn is_accepted(flags: Flags) -> bool {
     !flags.outlier && !flags.rejected && !flags.soft_failed
 }
 
-/// Takes a newly placed event into account.
-pub(super) fn place(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+/// Takes a newly placed event into account. Gives back what is no forward extremity any more.
+pub(super) fn place(edit: &mut Edit<'_>, event: EventNum) -> Result<Vec<EventNum>, StoreError> {
     let node = edit.node(event)?;
     if is_accepted(node.flags) && !node.flags.followed {
         let extremities = &mut edit.room.forward_extremities;
@@ -19,9 +19,9 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreErr
         }
     }
     if is_accepted(node.flags) || node.flags.followed {
-        follow(edit, &node.prev_events)?;
+        return follow(edit, &node.prev_events);
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// Takes into account that `follower`, which was here before, follows `event`, which has just
@@ -40,8 +40,10 @@ pub(super) fn followed_by(
     Ok(())
 }
 
-/// Marks events as followed, and through those that were not accepted their predecessors.
-fn follow(edit: &mut Edit<'_>, prev_events: &[PrevEvent]) -> Result<(), StoreError> {
+/// Marks events as followed, and through those that were not accepted their predecessors. Gives
+/// back those that were forward extremities until then.
+fn follow(edit: &mut Edit<'_>, prev_events: &[PrevEvent]) -> Result<Vec<EventNum>, StoreError> {
+    let mut followed = Vec::new();
     let mut next: Vec<PrevEvent> = prev_events.to_vec();
     while let Some(edge) = next.pop() {
         let PrevEvent::Held(event) = edge else { continue };
@@ -53,6 +55,7 @@ fn follow(edit: &mut Edit<'_>, prev_events: &[PrevEvent]) -> Result<(), StoreErr
             let extremities = &mut edit.room.forward_extremities;
             if let Ok(at) = extremities.binary_search(&event) {
                 extremities.remove(at);
+                followed.push(event);
             }
         } else {
             next.extend(node.prev_events.iter().copied());
@@ -60,5 +63,5 @@ fn follow(edit: &mut Edit<'_>, prev_events: &[PrevEvent]) -> Result<(), StoreErr
         node.flags.followed = true;
         edit.put_node(event, node)?;
     }
-    Ok(())
+    Ok(followed)
 }

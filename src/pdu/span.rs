@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 /// object.
 pub(super) fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
     let Members(members) = serde_json::from_str(text).ok()?;
-    let named = |(name, value): (&RawValue, _)| Some((serde_json::from_str(name.get()).ok()?, value));
+    let named =
+        |(name, value): (&RawValue, _)| Some((serde_json::from_str(name.get()).ok()?, value));
     Some(members.into_iter().filter_map(named).collect())
 }
 

@@ -9,8 +9,9 @@ use super::{
     error::PduError,
     event::{self, MAX_RECEIVED_BYTES, Pdu},
     ids::{EventId, RoomId},
-    json, span,
+    json,
     room_version::RoomVersion,
+    span,
 };
 
 /// The most predecessors of an unreadable event that are looked at. New events may have 20; what
@@ -137,9 +138,7 @@ impl Unreadable {
             && self.event_type.as_deref() == Some("m.room.create");
         match &self.room_id {
             Some(room_id) => Some(room_id.clone()),
-            None if makes_its_room => {
-                Some(RoomId::created_by(&self.event_id).as_str().to_owned())
-            }
+            None if makes_its_room => Some(RoomId::created_by(&self.event_id).as_str().to_owned()),
             None => None,
         }
     }

@@ -32,6 +32,10 @@ pub struct RoomEvent {
     pub redacted: bool,
     /// The ids of the state that came with it.
     pub state_after: Vec<String>,
+    /// Whether it breaks the format of its room version.
+    pub unreadable: bool,
+    /// Whether it is placed in the graph and the state after it is not known.
+    pub state_unknown: bool,
 }
 
 /// Events by id.
@@ -145,5 +149,7 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
             soft_failed: node.flags.soft_failed,
         },
         redacted: node.flags.redacted,
+        unreadable: node.flags.unreadable,
+        state_unknown: !node.flags.outlier && node.state_after.is_none(),
     })
 }

@@ -1,6 +1,6 @@
 //! What is known of a room as a whole, and which rooms there are. For sister services.
 
-use super::{Asker, QueryError, admit};
+use super::{Asker, QueryError, admit, unknown::state_needed};
 use crate::{
     context::Context,
     state::map::{self, Key},
@@ -34,8 +34,12 @@ pub struct RoomSummary {
     pub rejected_count: u64,
     /// Soft-failed events among them.
     pub soft_failed_count: u64,
+    /// Events among them that cannot be read.
+    pub unreadable_count: u64,
     /// Entries of the current state; none if it is not known.
     pub state_count: Option<u32>,
+    /// While it is not known, some events whose state has to come for it to be known.
+    pub state_needed: Vec<String>,
     /// Erased users who are in the current state.
     pub erased_users: Vec<String>,
 }
@@ -56,6 +60,7 @@ pub struct RoomList {
 pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> {
     let store = &cx.store;
     let found = admit(store, room_id, &Asker::Sister)?;
+    let state_needed = state_needed(store, found.number, &found.room)?;
     let (number, room) = (found.number, found.room);
     let ids = room.forward_extremities.iter().map(|it| Ok(store.body(number, *it)?.event_id));
     let forward_extremities = ids.collect::<Result<_, StoreError>>()?;
@@ -77,7 +82,9 @@ pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> 
         outlier_count: room.outliers,
         rejected_count: room.rejected,
         soft_failed_count: room.soft_failed,
+        unreadable_count: room.unreadable,
         state_count,
+        state_needed,
         erased_users,
         room_id: room.room_id,
         room_version: room.room_version,

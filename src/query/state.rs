@@ -3,7 +3,7 @@
 use super::{Asker, QueryError, admit};
 use crate::{
     context::Context,
-    pdu::Pdu,
+    pdu::Event,
     state::map::{self, Key, Value},
     store::{EventNum, StoreError, View},
 };
@@ -71,12 +71,10 @@ pub fn get_state(
         let Value::Event { event, .. } = *value else { continue };
         let body = store.body(found.number, EventNum(event))?;
         let damaged = || StoreError::corrupt("state event", body.event_id.as_bytes());
-        let pdu = Pdu::parse(&body.pdu, found.version).map_err(|_| damaged())?;
-        entries.push(StateEntry {
-            event_type: pdu.event_type().to_owned(),
-            state_key: pdu.state_key().ok_or_else(damaged)?.to_owned(),
-            event_id: body.event_id,
-        });
+        let read = Event::read(&body.pdu, found.version, &body.event_id).map_err(|_| damaged())?;
+        let (event_type, state_key) = read.state_entry().ok_or_else(damaged)?;
+        let (event_type, state_key) = (event_type.to_owned(), state_key.to_owned());
+        entries.push(StateEntry { event_type, state_key, event_id: body.event_id });
     }
     let last = listed.last().filter(|_| listed.len() == size);
     let next_page_token = last.map(|(key, _)| token(*key)).unwrap_or_default();

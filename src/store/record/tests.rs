@@ -93,13 +93,15 @@ fn golden_room() {
     room.resolved_from = vec![StateNum(0)];
     room.unreadable = 6;
     room.last_known = vec![StateNum(1), StateNum(0)];
+    room.known_over = vec![StateNum(3)];
     let before = b"\x04!a:b\x0210\xac\x02\x02\x01\x00\x00\x00\x01\x05\x02\x07\xab\x02\x02\x01\x00";
     let bytes = room.encode();
-    assert_eq!(bytes, [before.as_slice(), b"\x06\x02\x01\x00"].concat());
+    assert_eq!(bytes, [before.as_slice(), b"\x06\x02\x01\x00\x01\x03"].concat());
     assert_eq!(Room::decode(&bytes), Ok(room.clone()));
     // Before format 4 there were no unreadable events.
     room.unreadable = 0;
     room.last_known.clear();
+    room.known_over.clear();
     assert_eq!(room.encode_2(), before);
     assert_eq!(Room::decode_2(before), Ok(room.clone()));
     // Format 1 did not count what was purged.
