@@ -30,6 +30,7 @@ pub struct Metrics {
     refused: Family<Reason, Counter>,
     flushes: Histogram,
     panics: Counter,
+    backlog: Gauge,
     totals: Totals,
 }
 
@@ -143,6 +144,7 @@ impl Metrics {
             refused: Family::default(),
             flushes: seconds(),
             panics: Counter::default(),
+            backlog: Gauge::default(),
             totals: Totals::default(),
         };
         let mut registry = Registry::default();
@@ -175,6 +177,8 @@ impl Metrics {
         to.register_with_unit("backscroll_flush", help, Unit::Seconds, it.flushes);
         let help = "Calls that failed in a way that should not be possible";
         to.register("backscroll_panics", help, it.panics);
+        let help = "Rooms in which states that can be known are still being worked out";
+        to.register("backscroll_backlog_rooms", help, it.backlog);
     }
 
     /// What `/metrics` shows.
@@ -229,6 +233,11 @@ impl Metrics {
     /// A call panicked.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// In so many rooms something is left to work out.
+    pub fn backlog(&self, rooms: usize) {
+        self.backlog.set(i64::try_from(rooms).unwrap_or(i64::MAX));
     }
 
     /// Whether events are not taken for want of space.

@@ -10,28 +10,50 @@
 use tracing::{info, warn};
 
 use super::{
+    extremities,
     held::{read_held, version_of},
-    redaction, resolve,
+    place, redaction, resolve,
     state::{self, Base, Entry},
 };
 use crate::{
     pdu::Event,
-    store::{Edit, EventNode, EventNum, PrevEvent, Room, StateNum, StoreError, View},
+    store::{Edit, EventNode, EventNum, PrevEvent, Room, StateNum, StoreError, Unsettled, View},
 };
+
+/// Forward extremities that the current state is made of: those that arrived last. Any server of the
+/// room can make more of them than can be looked at with each event.
+const EXTREMITIES_LOOKED_AT: usize = 256;
+/// Distinct states that the current state is resolved from: as many as an event may have
+/// predecessors, so that it is the state before an event that could be sent now.
+const STATES_RESOLVED: usize = 20;
+
+/// Does what a note of an event asks for: works out the state after it, if that is possible now,
+/// and goes on telling other events of it. What is left then is noted again.
+pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), StoreError> {
+    let Unsettled { event, is_unfinished } = note;
+    // It may have been purged since it was noted.
+    let Some(node) = edit.find_node(event)? else { return Ok(()) };
+    let EventNode { flags, state_after, prev_events, .. } = node;
+    if is_unfinished {
+        place::finish(edit, event, flags.outlier)?;
+        if flags.followed && !flags.is_accepted() {
+            extremities::follow(edit, &prev_events)?;
+        }
+    }
+    if flags.outlier {
+        return Ok(());
+    }
+    let is_given = || edit.given_state(edit.room_num(), event).map(|it| it.is_some());
+    if state_after.is_some() && !is_given()? {
+        return tell_who_waits(edit, event);
+    }
+    let read = read_held(edit, event, version_of(edit)?)?;
+    settle_read(edit, event, &read)?;
+    if state_after.is_some() { tell_who_waits(edit, event) } else { Ok(()) }
+}
 
 /// Works out the state after an event that is held, if that is possible now, and notes whose state
 /// may be known because of it.
-pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
-    // It may have been purged since it was noted.
-    let Some(node) = edit.find_node(event)?.filter(|it| !it.flags.outlier) else { return Ok(()) };
-    if node.state_after.is_some() && edit.given_state(edit.room_num(), event)?.is_none() {
-        return Ok(());
-    }
-    let read = read_held(edit, event, version_of(edit)?)?;
-    settle_read(edit, event, &read)
-}
-
-/// As [`settle`], of an event that has been read already.
 pub(super) fn settle_read(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -42,7 +64,8 @@ pub(super) fn settle_read(
         return Ok(());
     }
     if let Some(after) = node.state_after {
-        return settle_before(edit, event, (node, after), read);
+        let is_given = edit.given_state(edit.room_num(), event)?.is_some();
+        return if is_given { settle_before(edit, event, (node, after), read) } else { Ok(()) };
     }
     let Some(After { state, before_unknown }) = state_after(edit, event, (&node, read))? else {
         return wait(edit, event, &node);
@@ -52,10 +75,7 @@ pub(super) fn settle_read(
     }
     node.state_after = Some(state);
     edit.put_node(event, node)?;
-    for follower in edit.waiting_for(edit.room_num(), event)? {
-        edit.remove_waiting(event, follower);
-        edit.put_unsettled(follower);
-    }
+    tell_who_waits(edit, event)?;
     redaction::settled(edit, event, read)
 }
 
@@ -66,8 +86,7 @@ fn settle_before(
     (mut node, after): (EventNode, StateNum),
     read: &Event,
 ) -> Result<(), StoreError> {
-    let is_given = edit.given_state(edit.room_num(), event)?.is_some();
-    if !is_given || read.state_entry().is_none() {
+    if read.state_entry().is_none() {
         return Ok(());
     }
     match state_before(edit, event, (&node, read))? {
@@ -82,6 +101,19 @@ fn settle_before(
             edit.put_node(event, node)
         }
     }
+}
+
+/// Notes of events which wait for the state after another that theirs may be known now.
+fn tell_who_waits(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let followers = edit.waiting_for(edit.room_num(), event, place::TOLD_AT_ONCE)?;
+    for follower in &followers {
+        edit.remove_waiting(event, *follower);
+        edit.put_unsettled(*follower)?;
+    }
+    if followers.len() == place::TOLD_AT_ONCE {
+        edit.put_unfinished(event);
+    }
+    Ok(())
 }
 
 /// Notes for which predecessors' states an event waits. Those that are not placed are noted
@@ -190,26 +222,30 @@ fn one_of(
 }
 
 /// Works out the state over the forward extremities, if they have changed. It is known only when
-/// the states of all of them are.
+/// the states of all of them are. Of a room with very many of them, over those that arrived last.
 pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreError> {
+    let newest = edit.extremities(edit.room_num(), EXTREMITIES_LOOKED_AT)?;
     let mut states = Vec::new();
-    for event in edit.room.forward_extremities.clone() {
-        match edit.node(event)?.state_after {
+    for extremity in &newest {
+        match extremity.state_after {
+            Some(state) if states.contains(&state) => {}
             Some(state) => states.push(state),
-            None => return lose_current_state(edit, event),
+            None => return lose_current_state(edit, extremity.event),
+        }
+        if states.len() >= STATES_RESOLVED {
+            break;
         }
     }
     states.sort_unstable();
-    states.dedup();
     // What could not be resolved is not tried again before an event comes that was looked for.
     if states != edit.room.resolved_from {
-        let Some(event) = edit.room.forward_extremities.first().copied() else {
+        let Some(newest) = newest.first() else {
             (edit.room.current_state, edit.room.resolved_from) = (None, states);
             return Ok(());
         };
-        match one_of(edit, event, states.clone())? {
+        match one_of(edit, newest.event, states.clone())? {
             Some(state) => gain_current_state(&mut edit.room, state),
-            None => lose_current_state(edit, event)?,
+            None => lose_current_state(edit, newest.event)?,
         }
         edit.room.resolved_from = states;
     }

@@ -10,9 +10,12 @@ use crate::{
     store::{EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
-/// Most states and forward extremities that are looked at for one question, while the current state
-/// is not known.
+/// While the current state is not known: most states that were known last and are looked at for one
+/// question. Of a room with more, nobody may ask.
 const MAX_DECIDING: usize = 1_000;
+/// Most forward extremities that are looked at with them, those that arrived last: as many as the
+/// current state is made of.
+const MAX_EXTREMITIES: usize = 256;
 
 /// A room that may be read.
 pub(super) struct Found {
@@ -52,14 +55,12 @@ pub(super) fn deciding(store: &Store, found: &Found) -> Result<Option<Vec<StateN
     if let Some(current) = room.current_state {
         return Ok(Some(vec![current]));
     }
-    let is_bounded = room.last_known.len() + room.forward_extremities.len() <= MAX_DECIDING;
-    if room.last_known.is_empty() || !is_bounded {
+    if room.last_known.is_empty() || room.last_known.len() > MAX_DECIDING {
         return Ok(None);
     }
     let mut states = room.last_known.clone();
-    let topology = store.topology(found.number);
-    for event in &room.forward_extremities {
-        let state = topology.node(*event)?.and_then(|it| it.state_after);
+    for extremity in store.extremities(found.number, MAX_EXTREMITIES)? {
+        let state = extremity.state_after;
         states.extend(state.filter(|it| !states.contains(it) && !room.known_over.contains(it)));
     }
     Ok(Some(states))

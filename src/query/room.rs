@@ -7,6 +7,8 @@ use crate::{
     store::{RoomNum, StoreError, View},
 };
 
+/// Most forward extremities named.
+const MAX_FORWARD: usize = 1_000;
 /// Most backward extremities named.
 const MAX_BACKWARD: usize = 1_000;
 /// Most rooms of a page, and how many when the asker does not say.
@@ -20,7 +22,7 @@ pub struct RoomSummary {
     pub room_id: String,
     /// Its version.
     pub room_version: String,
-    /// Events that nothing accepted follows.
+    /// Events that nothing accepted follows, the one that arrived last first: at most a thousand.
     pub forward_extremities: Vec<String>,
     /// Events that are referenced but not held.
     pub backward_extremities: Vec<String>,
@@ -62,7 +64,8 @@ pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> 
     let found = admit(store, room_id, &Asker::Sister)?;
     let state_needed = state_needed(store, found.number, &found.room)?;
     let (number, room) = (found.number, found.room);
-    let ids = room.forward_extremities.iter().map(|it| Ok(store.body(number, *it)?.event_id));
+    let newest = store.extremities(number, MAX_FORWARD)?;
+    let ids = newest.into_iter().map(|it| Ok(store.body(number, it.event)?.event_id));
     let forward_extremities = ids.collect::<Result<_, StoreError>>()?;
     let (mut state_count, mut erased_users) = (None, Vec::new());
     if let Some(current) = room.current_state {

@@ -20,7 +20,8 @@ pub(super) fn state_needed(
         return Ok(Vec::new());
     }
     let topology = store.topology(number);
-    let mut next: VecDeque<EventNum> = room.forward_extremities.iter().copied().collect();
+    let extremities = store.extremities(number, MAX_LOOKED_AT)?;
+    let mut next: VecDeque<EventNum> = extremities.iter().map(|it| it.event).collect();
     let (mut seen, mut waiting, mut needed) = (BTreeSet::new(), Vec::new(), Vec::new());
     while let Some(event) = next.pop_front() {
         if needed.len() >= MAX_NAMED || seen.len() >= MAX_LOOKED_AT {

@@ -60,8 +60,10 @@ pub fn open(options: &Options) -> anyhow::Result<Arc<Context>> {
 pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<Context>> {
     let store = Store::open(options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
-    ingest::recover(&store).context("cannot finish what a crash cut off")?;
-    Ok(Arc::new(Context::counted(store, metrics)))
+    let left = ingest::recover(&store).context("cannot finish what a crash cut off")?;
+    let cx = Context::counted(store, metrics);
+    left.iter().for_each(|room_id| cx.backlog.add(room_id));
+    Ok(Arc::new(cx))
 }
 
 /// Who may call, and how connections are protected. By default everybody, and not at all: then the
@@ -160,6 +162,7 @@ pub async fn run(
         ended = &mut server => return Ok(ended?),
         () = watch::watch(Arc::clone(&cx), health.clone()) => true,
         _ = watch::measure(Arc::clone(&cx)) => true,
+        _ = watch::work_off(Arc::clone(&cx)) => true,
         () = shutdown => false,
     };
     say(&health, if failed { State::Failed } else { State::Stopping }).await;

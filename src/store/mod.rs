@@ -28,6 +28,7 @@
 //! 10 room                          deleted: what is left of it is to be removed
 //! 11                               where "mark" was before format 3
 //! 12 room page                     Block         the other bodies of a page that is full, together
+//! 13 room arrival event            a forward extremity, the last to arrive first: the state after it
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -52,9 +53,12 @@ mod flush;
 mod format;
 mod keys;
 mod mark;
+mod nodes;
+mod notes;
 mod packing;
 mod record;
 mod removals;
+mod room_locks;
 mod sealing;
 mod size;
 mod space;
@@ -80,15 +84,18 @@ pub use error::StoreError;
 use flush::Flushes;
 pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
-pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+pub use nodes::{StateNodes, Topology};
+pub use notes::Unsettled;
+pub use record::{EventNode, Extremity, Flags, GivenEvent, Room, StateFacts};
 use removals::Removals;
 pub use removals::{Moment, Removed};
+use room_locks::RoomLocks;
 use space::Space;
 pub use strays::{Astray, Place, Stray};
-pub use view::{StateNodes, Topology, View};
+pub use view::View;
 
-/// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
-const ROOM_LOCKS: usize = 256;
+/// Counts of what was removed; rooms share them by the bytes of their ids.
+const REMOVAL_COUNTS: usize = 256;
 
 /// Number of a room in this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,7 +135,7 @@ const SLED_IS_LOCKED: &str = "could not acquire lock";
 pub struct Store {
     tree: sled::Db,
     next_room: AtomicU32,
-    room_locks: Vec<Mutex<()>>,
+    room_locks: RoomLocks,
     erased_users: RwLock<BTreeSet<String>>,
     flushes: Flushes,
     mark: Mark,
@@ -204,14 +211,14 @@ impl Store {
         let store = Self {
             tree,
             next_room: AtomicU32::new(0),
-            room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
+            room_locks: RoomLocks::default(),
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
             mark: Mark::new(&options.data_dir),
             caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: options.data_dir.clone(),
             space: Space::new(options.reserved_bytes),
-            removals: (0..ROOM_LOCKS).map(|_| Removals::default()).collect(),
+            removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
             _lock: lock,
@@ -241,8 +248,7 @@ impl Store {
     /// # Errors
     /// When the room's record cannot be read.
     pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
-        let Some(lock) = self.room_lock(room_id) else { return Ok(None) };
-        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.room_locks.lock(room_id);
         let (number, room, is_new) = match self.room_num(room_id)? {
             Some(number) => (number, self.room(number)?, false),
             None => match make {
@@ -256,14 +262,11 @@ impl Store {
         Ok(Some(Edit::new(self, guard, (number, room), is_new)))
     }
 
-    /// The lock that keeps writers of a room apart.
-    fn room_lock(&self, room_id: &str) -> Option<&Mutex<()>> {
-        self.room_locks.get(lock_of(room_id))
-    }
-
-    /// What was removed from the rooms that share that lock.
+    /// What was removed from the rooms that share a count.
     fn removals(&self, room_id: &str) -> Option<&Removals> {
-        self.removals.get(lock_of(room_id))
+        let sum =
+            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+        self.removals.get(sum % REMOVAL_COUNTS)
     }
 
     /// Waits until no other purge is under way, and keeps others from beginning.
@@ -297,11 +300,16 @@ impl Store {
     /// # Errors
     /// When a record cannot be read.
     pub fn unsettled_rooms(&self) -> Result<Vec<Room>, StoreError> {
-        let keys = self.scan(&keys::all_unsettled(), None, usize::MAX)?;
-        let rooms: BTreeSet<RoomNum> =
-            keys.iter().filter_map(|(key, _)| keys::room_of(key)).collect();
-        let held = |room| self.read("room", &keys::room(room), Room::decode).transpose();
-        rooms.into_iter().filter_map(held).collect()
+        let mut rooms = Vec::new();
+        let mut after = None;
+        // One note of each room is enough: the next to look at lies behind all that it may have.
+        while let Some((key, _)) = self.scan(&keys::all_unsettled(), after.as_deref(), 1)?.pop() {
+            let number =
+                keys::room_of(&key).ok_or_else(|| StoreError::corrupt("work left", &key))?;
+            rooms.extend(self.read("room", &keys::room(number), Room::decode)?);
+            after = Some(keys::unsettled(number, EventNum(u32::MAX)));
+        }
+        Ok(rooms)
     }
 
     /// Whether a user asked for erasure.
@@ -378,12 +386,6 @@ impl Store {
         }
         Ok(outcome?)
     }
-}
-
-/// The number of a room's lock.
-fn lock_of(room_id: &str) -> usize {
-    let sum = room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
-    sum % ROOM_LOCKS
 }
 
 /// Tries again while somebody else has the store, for two seconds.

@@ -7,14 +7,18 @@ use backscroll::{
     query::{self, Access, Asker, Backfill, GetMissingEvents},
     visibility::Form,
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::support::{
     answers::{self, Question},
     builder::{Draft, Event, Room},
     faults,
+    federation::{Federation, Question as FederationQuestion},
     memory::Memory,
     model::HOME,
+    rooms,
+    services::Services,
 };
 
 const ALICE: &str = "@alice:one.example";
@@ -433,4 +437,56 @@ fn odd_events_of_a_given_state_grant_nothing() {
         assert_eq!(form, expected, "{}", odd.pdu);
         assert_eq!(faults::of(&memory.cx.store), [], "{}", odd.pdu);
     }
+}
+
+/// The same through both services, on real sockets: 200, with everything before and after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_servers_are_answered_around_an_odd_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = rooms::keys();
+    let federation = Federation::new(&keys.signing);
+    let services = Services::start(dir.path(), "hs1.example:9101", &keys.server).await;
+    let (alice, bob) = ("@alice:hs1.example:9101", "@bob:hs2.example:9102");
+    for version in VERSIONS {
+        for (number, (what, change)) in rows(version).into_iter().enumerate() {
+            let (room, create) = Room::named(version, alice, &format!("room{version}-{number}"));
+            let mut served = vec![create];
+            let mut odd = None;
+            for draft in [
+                room.member(alice, alice, "join"),
+                room.member(bob, bob, "join"),
+                room.message(bob, "before"),
+                room.message(alice, "odd"),
+                room.message(bob, "after"),
+            ] {
+                if served.len() < 4 || odd.is_some() {
+                    let before = odd.as_ref().or(served.last());
+                    served.push(draft.after(before).finish());
+                } else {
+                    let change =
+                        |text: String| change(version, serde_json::from_str(&text).unwrap());
+                    odd = Some(draft.after(served.last()).odd(change));
+                }
+            }
+            let odd = odd.unwrap();
+            for event in served[..4].iter().chain([&odd, &served[4]]) {
+                let outcome = ingest::append(&services.cx, &room.accepted(event)).unwrap();
+                assert!(matches!(outcome, Outcome::Appended { .. }), "{what}: {outcome:?}");
+            }
+            let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let (room_id, last) = (encode(&room.room_id), encode(&served[4].event_id));
+            let uri = format!("/_matrix/federation/v1/backfill/{room_id}?v={last}&limit=100");
+            let (origin, destination) = ("hs2.example:9102", "hs1.example:9101");
+            let question =
+                FederationQuestion { origin, destination, method: "GET", uri: &uri, content: None };
+            let answer = federation.ask(services.gateway, question).await;
+            assert_eq!(answer.status, 200, "version {version}, {what}");
+            let body: Value = serde_json::from_slice(&answer.body).unwrap();
+            let pdus: Vec<String> =
+                body["pdus"].as_array().unwrap().iter().map(ToString::to_string).collect();
+            let expected: Vec<String> = served.iter().rev().map(|it| it.pdu.clone()).collect();
+            assert_eq!(pdus, expected, "version {version}, {what}");
+        }
+    }
+    services.stop().await;
 }

@@ -180,6 +180,30 @@ impl World {
         let deliveries = maker.deliveries();
         Self { room, deliveries }
     }
+
+    /// Every event of a history, in order, none lost, each with the state after it.
+    pub(crate) fn whole(version: RoomVersion, steps: &[Step]) -> Self {
+        let (room, create) = Room::new(version, USERS[0]);
+        let mut maker = Maker::new(&room, create);
+        for step in steps {
+            maker.step(step);
+        }
+        let all = &maker.all;
+        let whole = (0..).zip(&maker.events).map(|(arrival, (event, fate))| Delivery {
+            event: event.clone(),
+            verdict: verdict(*fate),
+            given: ids_after(all, event),
+            arrival,
+        });
+        let deliveries = whole.collect();
+        Self { room, deliveries }
+    }
+}
+
+/// The ids of the state after an event.
+fn ids_after(all: &Model, event: &Event) -> Vec<String> {
+    let state = all.after(&event.event_id).unwrap_or_default();
+    state.values().map(ToString::to_string).collect()
 }
 
 /// Makes a history, knowing all of it: events name what authorises them.
@@ -305,10 +329,6 @@ impl<'r> Maker<'r> {
 
     /// What is sent to us. What a given state names comes at least as an outlier.
     fn deliveries(mut self) -> Vec<Delivery> {
-        let ids_after = |all: &Model, event: &Event| -> Vec<String> {
-            let state = all.after(&event.event_id).unwrap_or_default();
-            state.values().map(ToString::to_string).collect()
-        };
         for at in 0..self.events.len() {
             if matches!(self.events[at].1, Fate::WithState | Fate::StateLater) {
                 let given = ids_after(&self.all, &self.events[at].0);
