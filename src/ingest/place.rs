@@ -301,15 +301,15 @@ fn given_state(
             others.push(GivenEvent::Named(event_id.clone()));
             continue;
         };
-        match event.state_entry() {
-            Some((event_type, state_key)) => {
-                if !entries.insert((event_type.to_owned(), state_key.to_owned())) {
-                    return refused(event_id, "is the second event for its type and state key");
-                }
+        let Some((event_type, state_key)) = event.state_entry() else {
+            // For what an unreadable event stands may be unreadable, too: then for nothing.
+            match event {
+                Event::Readable(_) => return refused(event_id, "is not a state event"),
+                Event::Unreadable(_) => continue,
             }
-            None if event.pdu().is_some() => return refused(event_id, "is not a state event"),
-            // For what it stands cannot be read: then for nothing.
-            None => {}
+        };
+        if !entries.insert((event_type.to_owned(), state_key.to_owned())) {
+            return refused(event_id, "is the second event for its type and state key");
         }
     }
     Ok(Ok(Some(GivenState { own, others })))

@@ -114,11 +114,11 @@ fn a_predecessor_that_is_not_held_closes_no_room() {
         // It is said what is needed.
         let room_id = room.room_id.as_str();
         let summary = query::get_room(&stage.memory.cx, room_id).unwrap();
-        assert_eq!(summary.state_needed, [tip.event_id.clone()]);
+        assert_eq!(summary.state_needed, [tip.event_id.as_str()]);
         let stats = query::stats(&stage.memory.cx).unwrap();
         assert_eq!((stats.sizes.state_unknown, stats.unknown_rooms.len()), (1, 1));
         assert!(stats.unknown_rooms[0].is_answered);
-        assert_eq!(stats.unknown_rooms[0].state_needed, [tip.event_id.clone()]);
+        assert_eq!(stats.unknown_rooms[0].state_needed, [tip.event_id.as_str()]);
         let asked = (room_id, next.event_id.as_str());
         let explained =
             query::explain_access(&stage.memory.cx, asked, ("two.example", HOME)).unwrap();
@@ -205,8 +205,7 @@ fn a_state_may_come_in_any_order_and_twice() {
     let room = &stage.room;
     let tip = room.message(BOB, "tip").after_id("$not-held").finish();
     let topic = room.state(ALICE, "m.room.topic", "", json!({"topic": "later"})).finish();
-    let with_topic: Vec<String> =
-        stage.state().into_iter().chain([topic.event_id.clone()]).collect();
+    let with_topic: Vec<String> = stage.state().into_iter().chain([topic.event_id]).collect();
     assert_eq!(stage.append(&tip, &with_topic), OF_UNKNOWN_STATE);
     assert_eq!(stage.append(&tip, &with_topic), (true, false, true));
     assert_eq!(stage.append(&tip, &stage.state()), GIVEN);

@@ -39,8 +39,11 @@ pub(crate) enum What {
     Redaction(usize),
 }
 
+/// A member, and a value that it may not have.
+type Oddity = (&'static str, fn() -> Value);
+
 /// What of an event breaks the format of its room version, in every version.
-const ODDITIES: [(&str, fn() -> Value); 6] = [
+const ODDITIES: [Oddity; 6] = [
     ("depth", || json!(-1)),
     ("content", || json!("no object")),
     ("sender", || json!(7)),
