@@ -136,6 +136,7 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         room_id: _,
         room_version: _,
         forward_extremities,
+        forward_extremity_count: _,
         backward_extremities,
         event_count,
         appended_count: _,
@@ -145,8 +146,8 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         unreadable_count,
         state_count,
         state_needed: _,
-        erased_users,
     } = query::get_room(cx, room_id).unwrap();
+    let erased_users = query::list_erased_members(cx, room_id, "").unwrap().ids;
     Summary {
         forward_extremities: forward_extremities.into_iter().collect(),
         backward_extremities: backward_extremities.into_iter().collect(),
