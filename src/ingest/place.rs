@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::read_held, redaction};
 use crate::{
-    pdu::{Event, Pdu},
+    pdu::{Event, EventId, Pdu},
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
 
@@ -297,6 +297,8 @@ fn given_state(
             others.push(GivenEvent::Held(held));
             read = read_held(edit, held, checked.version)?;
             &read
+        } else if EventId::parse(event_id).is_err() {
+            return refused(event_id, "is no event id");
         } else {
             others.push(GivenEvent::Named(event_id.clone()));
             continue;
