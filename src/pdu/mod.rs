@@ -17,6 +17,7 @@ mod server_keys;
 mod signatures;
 mod span;
 mod strict;
+mod unreadable;
 
 pub use self::{
     error::{BadJson, PduError},
@@ -25,6 +26,7 @@ pub use self::{
     room_version::{RoomVersion, UnknownRoomVersion},
     server_keys::KeyRing,
     signatures::{BadSignature, ServerKey, SignatureCheck, required_servers, verify_signatures},
+    unreadable::{Event, Unreadable, id_of_unreadable},
 };
 
 #[cfg(test)]
