@@ -26,7 +26,7 @@ use crate::support::{
     },
     history::FakeHistory,
     peer::Peer,
-    program::Program,
+    program::{MANY, Program, one_of_many},
     tls::hello,
 };
 
@@ -238,7 +238,10 @@ async fn requests_that_do_not_come_whole() {
 
 /// Questions of a server that is known, whose answers it does not take.
 async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<TcpStream> {
-    let peer = Peer::new("other.example", 2);
+    greedy_as(&Peer::new("other.example", 2), nth, to, settings).await
+}
+
+async fn greedy_as(peer: &Peer, nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<TcpStream> {
     let mut raw = Raw::connect(nth, to, settings).await?;
     for question in 0..100 {
         let path =
@@ -249,9 +252,9 @@ async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<TcpStrea
     Ok(raw.stream)
 }
 
-/// 3 MiB each.
+/// About as large as any is: 2 MiB.
 fn large_pages(history: &FakeHistory) {
-    history.respond(|| Ok(vec![vec![b'1'; 60_000]; 50]));
+    history.respond(|| Ok(vec![vec![b'1'; 60_000]; 35]));
 }
 
 const UNTAKEN: &[(&str, Begin)] = &[
@@ -260,6 +263,11 @@ const UNTAKEN: &[(&str, Begin)] = &[
     }),
     ("a window of one byte", |to| {
         Box::pin(from_each(1, 4, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 1])))
+    }),
+    ("a window of nothing, many servers", |to| {
+        Box::pin(from_each(MANY, 1, to, |nth, to| async move {
+            greedy_as(&one_of_many(nth), nth, to, &[0, 4, 0, 0, 0, 0]).await
+        }))
     }),
     ("the widest window, and nothing is read", |to| {
         Box::pin(from_each(1, 4, to, |nth, to| async move {

@@ -20,12 +20,27 @@ use super::{
     tls::Authority,
 };
 
+/// So many others.
+pub(crate) const MANY: u8 = 16;
+
+/// One of them.
+pub(crate) fn one_of_many(nth: u8) -> Peer {
+    Peer::new(&format!("s{nth}.example"), 100 + nth)
+}
+
+/// The program, or another version of it, to see what an attack does to that.
+#[expect(clippy::disallowed_methods, reason = "a test that measures has no command line")]
+fn binary() -> String {
+    let other = env::var("BACKSCROLL_GATEWAY_BINARY");
+    other.unwrap_or_else(|_| env!("CARGO_BIN_EXE_backscroll-gateway").to_owned())
+}
+
 /// It, and the history service behind it.
 pub(crate) struct Program {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) history: FakeHistory,
-    /// A server whose keys are pinned, as those of `other.example` are.
+    /// A server whose keys are pinned, as those of `other.example` and of many others are.
     pub(crate) peer: Peer,
     _dir: TempDir,
     /// Who has signed its certificate, if it has one.
@@ -49,17 +64,15 @@ impl Program {
         let (peer, other) = (Peer::new("peer.example:8448", 1), Peer::new("other.example", 2));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_hours(9);
         let until = now.as_millis().try_into().unwrap();
-        let keys = [&peer, &other].map(|it| (it.name.clone(), it.key_answer_until(until)));
+        let known = [peer.clone(), other].into_iter().chain((0..MANY).map(one_of_many));
+        let keys = known.map(|it| (it.name.clone(), it.key_answer_until(until)));
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("keys.json");
-        fs::write(&file, Value::Object(keys.into_iter().collect()).to_string()).unwrap();
+        fs::write(&file, Value::Object(keys.collect()).to_string()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        // Another version, to see what an attack does to it.
-        let binary = env::var("BACKSCROLL_GATEWAY_BINARY")
-            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_backscroll-gateway").to_owned());
-        let mut command = Command::new(binary);
+        let mut command = Command::new(binary());
         if let Some(authority) = &authority {
             let (cert, key) = (authority.path("cert.pem"), authority.path("key.pem"));
             command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
