@@ -1,7 +1,12 @@
 //! The whole store in figures. For operators.
 
 use super::QueryError;
-use crate::{context::Context, metrics::Sizes, slowest::SlowWalk, store::Room};
+use crate::{
+    context::Context,
+    metrics::Sizes,
+    slowest::SlowWalk,
+    store::{Durability, Room},
+};
 
 /// Most rooms that are looked at, and most notes that are counted.
 const MAX_ROOMS: u64 = 1_000_000;
@@ -12,8 +17,10 @@ const PAGE: usize = 500;
 const WIDEST: usize = 10;
 
 /// The whole store in figures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stats {
+    /// What makes the store's writes durable.
+    pub durability: Durability,
     /// Sizes.
     pub sizes: Sizes,
     /// The rooms with most forward extremities, the widest first; only those with more than one.
@@ -40,7 +47,12 @@ pub struct WideRoom {
 /// When the store fails.
 pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
     let store = &cx.store;
-    let mut stats = Stats { slowest_walks: cx.slowest.all(), ..Stats::default() };
+    let mut stats = Stats {
+        durability: store.durability(),
+        sizes: Sizes::default(),
+        widest_rooms: Vec::new(),
+        slowest_walks: cx.slowest.all(),
+    };
     let mut after = None;
     while stats.sizes.rooms < MAX_ROOMS {
         let rooms = store.rooms(after, PAGE)?;

@@ -49,6 +49,9 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
             with_reason(Code::ResourceExhausted, "DISK_FULL", &failure.to_string())
         }
         StoreError::Sled(_)
+        | StoreError::Panicked(_)
+        | StoreError::NotOpened { .. }
+        | StoreError::NotDurable(_)
         | StoreError::File { .. }
         | StoreError::InUse(_)
         | StoreError::CutOff { .. }

@@ -29,7 +29,7 @@ impl Store {
             batch.insert(key, value);
         }
         batch.remove(keys::room(number));
-        self.noted(self.tree.apply_batch(batch))?;
+        self.write(|tree| tree.apply_batch(batch))?;
         self.removals.fetch_add(1, Ordering::SeqCst);
         self.caches.forget_bodies(number);
         self.flush()?;
@@ -45,7 +45,7 @@ impl Store {
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let is_deleted = self.is_deleted(room_id)?;
         if is_deleted {
-            self.noted(self.tree.remove(keys::room_by_name(room_id)))?;
+            self.write(|tree| tree.remove(keys::room_by_name(room_id)))?;
             self.flush()?;
         }
         Ok(is_deleted)
@@ -61,7 +61,7 @@ impl Store {
         if self.room_num(room_id)?.is_none() {
             let key = keys::room_by_name(room_id);
             let value = seal(&key, Vec::new());
-            self.noted(self.tree.insert(key, value))?;
+            self.write(|tree| tree.insert(key, value))?;
         }
         Ok(())
     }
@@ -115,11 +115,11 @@ impl Store {
             }
             let mut batch = sled::Batch::default();
             records.iter().for_each(|(key, _)| batch.remove(key.as_slice()));
-            self.noted(self.tree.apply_batch(batch))?;
+            self.write(|tree| tree.apply_batch(batch))?;
             self.flush()?;
             return Ok(records.len());
         }
-        self.noted(self.tree.remove(keys::deleted_room(number)))?;
+        self.write(|tree| tree.remove(keys::deleted_room(number)))?;
         self.flush()?;
         Ok(0)
     }

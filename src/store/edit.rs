@@ -311,7 +311,7 @@ impl<'s> Edit<'s> {
                 None => batch.remove(key),
             }
         }
-        self.store.noted(self.store.tree.apply_batch(batch))?;
+        self.store.write(|tree| tree.apply_batch(batch))?;
         bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Opening, locking, editing, listing, group commit.
 
 use std::{
+    fs,
     sync::{
         Arc, Barrier,
         atomic::{AtomicU64, Ordering},

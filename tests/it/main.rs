@@ -25,6 +25,7 @@ mod history_service;
 mod layering;
 mod leaks;
 mod operations;
+mod power;
 mod purge;
 mod recorded;
 mod restart;
