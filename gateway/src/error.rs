@@ -167,6 +167,12 @@ impl From<Status> for ApiError {
                 "The room history has too many requests to answer at the moment",
                 details.retry_info().and_then(|info| info.retry_delay),
             ),
+            // Events of the room are being removed; nothing is wrong.
+            Code::Aborted => Self::limited(
+                "history",
+                "The room history is being changed at the moment",
+                details.retry_info().and_then(|info| info.retry_delay),
+            ),
             Code::Unavailable => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "M_UNKNOWN",
@@ -182,7 +188,6 @@ impl From<Status> for ApiError {
             | Code::Unknown
             | Code::AlreadyExists
             | Code::FailedPrecondition
-            | Code::Aborted
             | Code::OutOfRange
             | Code::Unimplemented
             | Code::Internal

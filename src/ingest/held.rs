@@ -17,6 +17,5 @@ pub(super) fn parse_held(
 
 /// The version of the room, parsed. A room is only made with a version that is known.
 pub(super) fn version_of(edit: &Edit<'_>) -> Result<RoomVersion, StoreError> {
-    RoomVersion::parse(&edit.room.room_version)
-        .map_err(|_| StoreError::corrupt("room version", edit.room.room_id.as_bytes()))
+    RoomVersion::parse(&edit.room.room_version).map_err(|_| StoreError::version_unknown(&edit.room))
 }

@@ -141,7 +141,7 @@ pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
             return Ok(());
         }
         let Some(mut edit) = store.edit(room_id, None)? else { return Ok(()) };
-        for event in edit.unsettled(room, SETTLED_AT_ONCE)? {
+        for event in edit.unsettled(edit.room_num(), SETTLED_AT_ONCE)? {
             edit.remove_unsettled(event);
             settle::settle(&mut edit, event)?;
         }

@@ -35,7 +35,7 @@ pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError>
     let mut batch = Batch::new(cx);
     batch.append(event, Early::check(cx, event)?)?;
     batch.commit()?;
-    batch.outcomes.pop().ok_or_else(|| StoreError::corrupt("outcome", b""))
+    batch.outcomes.pop().ok_or(StoreError::Bug("an event was appended without an outcome"))
 }
 
 /// Appends events in the order given. What became of the first of them, and the failure that kept
@@ -54,7 +54,8 @@ pub fn append_all(cx: &Context, events: &[NewEvent<'_>]) -> (Vec<Outcome>, Optio
         failure.get_or_insert(error);
     }
     batch.outcomes.truncate(batch.committed);
-    (batch.outcomes, failure)
+    // Of a room that is held still, nothing is removed meanwhile.
+    (batch.outcomes, failure.map(StoreError::at_rest))
 }
 
 /// What was found out about an event before its turn, and the room version it was checked for.
@@ -190,6 +191,7 @@ impl<'c> Batch<'c> {
 }
 
 fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {
-    let room = store.room_num(room_id)?.map(|it| store.room(it)).transpose()?;
-    Ok(room.map(|it| it.room_version))
+    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
+    // Deleted since, if there is none; the edit that follows says for good.
+    Ok(store.find_room(number)?.map(|it| it.room_version))
 }

@@ -128,7 +128,7 @@ fn parse_token(token: &str) -> Option<(i64, EventNum)> {
 fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, StoreError> {
     let Body { event_id, pdu } = store.body(found.number, event)?;
     let node = store.topology(found.number).node(event)?;
-    let node = node.ok_or_else(|| StoreError::corrupt("event", event_id.as_bytes()))?;
+    let node = node.ok_or_else(|| StoreError::missing("event", event_id.as_bytes()))?;
     let given = store.given_state(found.number, event)?.unwrap_or_default();
     let state_after = given.into_iter().map(|it| match it {
         GivenEvent::Held(event) => Ok(store.body(found.number, event)?.event_id),

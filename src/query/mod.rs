@@ -13,6 +13,7 @@ mod room;
 mod serve;
 mod state;
 mod stats;
+mod steadily;
 mod withheld;
 
 pub use backfill::{Backfill, backfill};
@@ -24,37 +25,19 @@ pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
 pub use stats::{Stats, WideRoom, stats};
+pub use steadily::steadily;
 pub use withheld::{IdList, list_deleted_rooms, list_erased_users};
 
 use serde_json::Value;
 
 use crate::{
     access::{self, Refusal, acl_allows},
-    context::Context,
     deadline::{Deadline, DeadlinePassed},
     graph,
     pdu::{Pdu, RoomVersion},
     state::map::{self, Key},
     store::{EventNum, PrevEvent, Room, RoomNum, StateNum, Store, StoreError, Topology, View},
 };
-
-/// Asks a question again when what it was about to read was removed meanwhile.
-///
-/// # Errors
-/// Those of the question.
-pub fn steadily<T>(
-    cx: &Context,
-    question: impl Fn(&Context) -> Result<T, QueryError>,
-) -> Result<T, QueryError> {
-    loop {
-        let removals = cx.store.removals();
-        match question(cx) {
-            Err(QueryError::Store(StoreError::Corrupt { .. }))
-                if cx.store.removals() != removals => {}
-            answer => return answer,
-        }
-    }
-}
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +80,9 @@ pub enum QueryError {
     /// Not a token that we gave.
     #[error("the page token is not one of this list's")]
     PageTokenInvalid,
+    /// At each try, what was to be read was removed meanwhile.
+    #[error("events of room {0} are being removed; ask again in a moment")]
+    RoomChanges(String),
     /// Nobody waits for the answer any more.
     #[error(transparent)]
     Deadline(#[from] DeadlinePassed),
@@ -129,8 +115,8 @@ fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found, QueryErro
 fn find(store: &Store, room_id: &str) -> Result<Option<Found>, StoreError> {
     let Some(number) = store.room_num(room_id)? else { return Ok(None) };
     let room = store.room(number)?;
-    let version = RoomVersion::parse(&room.room_version)
-        .map_err(|_| StoreError::corrupt("room version", room_id.as_bytes()))?;
+    let version =
+        RoomVersion::parse(&room.room_version).map_err(|_| StoreError::version_unknown(&room))?;
     Ok(Some(Found { number, room, version }))
 }
 
@@ -178,8 +164,8 @@ fn state_event<T>(
     let value = map::get(&store.states(found.number), state.root(), key)?;
     let Some(map::Value::Event { event, .. }) = value else { return Ok(None) };
     let event = EventNum(event);
-    let damaged = || StoreError::corrupt("state event", event_type.as_bytes());
-    let node = store.topology(found.number).node(event)?.ok_or_else(damaged)?;
+    let missing = || StoreError::missing("state event", event_type.as_bytes());
+    let node = store.topology(found.number).node(event)?.ok_or_else(missing)?;
     let redacted = node.flags.redacted || node.flags.redaction_pending;
     let content = |text: &[u8]| {
         let mut pdu = Pdu::parse(text, found.version).ok()?;

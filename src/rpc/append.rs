@@ -1,7 +1,7 @@
 //! One `AppendEvents` stream: what is there is taken together, appended, flushed once, and only
 //! then acknowledged, in the order in which it came.
 
-use std::{sync::Arc, time::Instant};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{Instrument as _, Span};
 
-use super::{blocking, status, wire};
+use super::{blocking, failed, status, wire};
 use crate::{
     context::Context,
     ingest::{self, NewEvent, Outcome},
@@ -36,7 +36,10 @@ pub(super) fn run(
 ) -> ReceiverStream<Acknowledgement> {
     let (to_caller, acknowledgements) = mpsc::channel(MAX_UNREAD);
     let serving = async move {
-        if let Err(status) = serve(&cx, requests, (&to_caller, &stopping)).await {
+        let serving = AssertUnwindSafe(serve(&cx, requests, (&to_caller, &stopping)));
+        // A stream that ends with OK says that every event was answered.
+        let ended = serving.catch_unwind().await;
+        if let Err(status) = ended.unwrap_or_else(|_| Err(failed(&cx.metrics, "a panic"))) {
             // If the caller has gone, there is nobody to tell.
             drop(to_caller.send(Err(status)).await);
         }

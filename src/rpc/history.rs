@@ -31,15 +31,17 @@ impl HistoryDoor {
         Self { cx, work }
     }
 
-    /// Asks a question off the async threads, and puts the answer or the failure into words.
+    /// Asks a question about a room off the async threads, and puts the answer or the failure into
+    /// words.
     async fn ask<T: Send + 'static, R>(
         &self,
         until: Option<time::Instant>,
-        question: impl Fn(&Context) -> Result<T, QueryError> + Send + 'static,
+        room_id: String,
+        question: impl Fn(&Context, &str) -> Result<T, QueryError> + Send + 'static,
         encode: impl FnOnce(T) -> R,
     ) -> Result<Response<R>, Status> {
         let cx = Arc::clone(&self.cx);
-        let ask = move |_: &Deadline| query::steadily(&cx, question);
+        let ask = move |_: &Deadline| query::steadily(&cx, &room_id, |cx| question(cx, &room_id));
         let answer = self.work.run(until, ask).await?;
         answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
     }
@@ -53,8 +55,8 @@ impl HistoryDoor {
         let Asked { question: name, room_id, origin, named } = asked;
         observe::asked(origin.as_deref(), &room_id);
         let started = Instant::now();
-        let cx = Arc::clone(&self.cx);
-        let ask = move |it: &Deadline| query::steadily(&cx, |cx| question(cx, it));
+        let (cx, asked_for) = (Arc::clone(&self.cx), room_id.clone());
+        let ask = move |it: &Deadline| query::steadily(&cx, &asked_for, |cx| question(cx, it));
         let answer = if named <= FEW_EVENTS {
             self.work.run_soon(until, ask).await?
         } else {
@@ -129,8 +131,9 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::BatchGetEventsResponse>, Status> {
         let until = until(request.metadata());
         let pb::BatchGetEventsRequest { room_id, event_ids } = request.into_inner();
-        let ask = move |cx: &Context| query::batch_get_events(cx, &room_id, &event_ids);
-        self.ask(until, ask, wire::batch_get_events_response).await
+        let ask =
+            move |cx: &Context, room_id: &str| query::batch_get_events(cx, room_id, &event_ids);
+        self.ask(until, room_id, ask, wire::batch_get_events_response).await
     }
 
     async fn get_room(
@@ -139,7 +142,7 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::GetRoomResponse>, Status> {
         let until = until(request.metadata());
         let pb::GetRoomRequest { room_id } = request.into_inner();
-        self.ask(until, move |cx| query::get_room(cx, &room_id), wire::get_room_response).await
+        self.ask(until, room_id, query::get_room, wire::get_room_response).await
     }
 
     async fn list_rooms(
@@ -148,8 +151,10 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::ListRoomsResponse>, Status> {
         let until = until(request.metadata());
         let pb::ListRoomsRequest { page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context| query::list_rooms(cx, (page_size, &page_token));
-        self.ask(until, ask, wire::list_rooms_response).await
+        let cx = Arc::clone(&self.cx);
+        let list = move |_: &Deadline| query::list_rooms(&cx, (page_size, &page_token));
+        let rooms = self.work.run(until, list).await?.map_err(status::of_query)?;
+        Ok(Response::new(wire::list_rooms_response(rooms)))
     }
 
     async fn list_events(
@@ -159,10 +164,10 @@ impl HistoryService for HistoryDoor {
         let until = until(request.metadata());
         let pb::ListEventsRequest { room_id, page_size, page_token, of_first } =
             request.into_inner();
-        let ask = move |cx: &Context| {
-            query::list_events(cx, (&room_id, of_first), (page_size, &page_token))
+        let ask = move |cx: &Context, room_id: &str| {
+            query::list_events(cx, (room_id, of_first), (page_size, &page_token))
         };
-        self.ask(until, ask, wire::list_events_response).await
+        self.ask(until, room_id, ask, wire::list_events_response).await
     }
 
     async fn list_purged_events(
@@ -171,9 +176,10 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::ListPurgedEventsResponse>, Status> {
         let until = until(request.metadata());
         let pb::ListPurgedEventsRequest { room_id, page_size, page_token } = request.into_inner();
-        let ask =
-            move |cx: &Context| query::list_purged_events(cx, &room_id, (page_size, &page_token));
-        self.ask(until, ask, wire::list_purged_events_response).await
+        let ask = move |cx: &Context, room_id: &str| {
+            query::list_purged_events(cx, room_id, (page_size, &page_token))
+        };
+        self.ask(until, room_id, ask, wire::list_purged_events_response).await
     }
 
     async fn get_state(
@@ -182,10 +188,10 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::GetStateResponse>, Status> {
         let until = until(request.metadata());
         let pb::GetStateRequest { room_id, event_id, page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context| {
-            query::get_state(cx, (&room_id, &event_id), (page_size, &page_token))
+        let ask = move |cx: &Context, room_id: &str| {
+            query::get_state(cx, (room_id, &event_id), (page_size, &page_token))
         };
-        self.ask(until, ask, wire::get_state_response).await
+        self.ask(until, room_id, ask, wire::get_state_response).await
     }
 
     async fn explain_access(
@@ -195,9 +201,9 @@ impl HistoryService for HistoryDoor {
         let until = until(request.metadata());
         let pb::ExplainAccessRequest { room_id, event_id, requester } = request.into_inner();
         let (origin, destination) = wire::server_names(requester.unwrap_or_default())?;
-        let ask = move |cx: &Context| {
-            query::explain_access(cx, (&room_id, &event_id), (&origin, &destination))
+        let ask = move |cx: &Context, room_id: &str| {
+            query::explain_access(cx, (room_id, &event_id), (&origin, &destination))
         };
-        self.ask(until, ask, wire::explain_access_response).await
+        self.ask(until, room_id, ask, wire::explain_access_response).await
     }
 }

@@ -22,7 +22,8 @@ pub(super) fn purge_history(
     stopping: CancellationToken,
 ) -> News<pb::PurgeHistoryResponse> {
     let pb::PurgeHistoryRequest { room_id, event_id } = request;
-    run(move |news| {
+    let metrics = cx.metrics.clone();
+    run(&metrics, move |news| {
         let mut watch = |progress| {
             let told = news.blocking_send(Ok(wire::purge_history_response(progress)));
             if told.is_err() || stopping.is_cancelled() {
@@ -46,7 +47,8 @@ pub(super) fn delete_room(
     stopping: CancellationToken,
 ) -> News<pb::DeleteRoomResponse> {
     let pb::DeleteRoomRequest { room_id, may_return } = request;
-    run(move |news| {
+    let metrics = cx.metrics.clone();
+    run(&metrics, move |news| {
         let failed = |failure: StoreError| status::of_store(&failure);
         let deleted = cx.store.delete_room(&room_id).map_err(failed)?;
         let forgotten = may_return && cx.store.forget_deleted_room(&room_id).map_err(failed)?;

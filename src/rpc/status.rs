@@ -34,17 +34,27 @@ pub(super) fn of_query(failure: QueryError) -> Status {
         QueryError::PageTokenInvalid => {
             with_reason(Code::InvalidArgument, "PAGE_TOKEN_INVALID", &text)
         }
+        QueryError::RoomChanges(_) => room_changes(&text),
         QueryError::Deadline(_) => deadline_exceeded(),
         QueryError::Store(failure) => of_store(&failure),
     }
 }
 
 pub(super) fn of_store(failure: &StoreError) -> Status {
+    if let StoreError::Missing { .. } = failure {
+        debug!(%failure, "removed while it was to be read");
+        return room_changes("what was to be read is being removed; ask again in a moment");
+    }
     error!(%failure, "the store failed");
     match failure {
+        // Only what a backup, or a repair, is needed for.
         StoreError::Corrupt { .. } => {
             with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged")
         }
+        StoreError::RoomVersionUnknown { .. } => {
+            with_reason(Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN", &failure.to_string())
+        }
+        StoreError::Missing { .. } | StoreError::Bug(_) => internal(),
         StoreError::DiskFull { .. } => {
             with_reason(Code::ResourceExhausted, "DISK_FULL", &failure.to_string())
         }
@@ -100,6 +110,13 @@ pub(super) fn busy() -> Status {
     let mut details = ErrorDetails::with_error_info("BUSY", DOMAIN, HashMap::new());
     details.set_retry_info(Some(Duration::from_secs(1)));
     Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
+/// Nothing is wrong: a purge goes on, or a room is being deleted.
+fn room_changes(message: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info("ROOM_CHANGES", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(Duration::from_secs(1)));
+    Status::with_error_details(Code::Aborted, message, details)
 }
 
 pub(super) fn internal() -> Status {

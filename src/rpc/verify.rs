@@ -36,7 +36,8 @@ pub(super) fn verify(
 ) -> News<pb::VerifyResponse> {
     let pb::VerifyRequest { busy_percent } = request;
     let busy_percent = if busy_percent == 0 { BUSY_PERCENT } else { busy_percent.min(100) };
-    run(move |news| {
+    let metrics = cx.metrics.clone();
+    run(&metrics, move |news| {
         let _place = place;
         let failed = |failure| status::of_store(&failure);
         let extent = verify::extent(&cx.store).map_err(failed)?;

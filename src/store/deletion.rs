@@ -1,7 +1,7 @@
 //! Deleting a room. It is gone with one write, which takes its id away from its number; what it
 //! left behind is then removed bit by bit, after a crash too.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::PoisonError;
 
 use super::{
     RoomNum, Store, StoreError, View,
@@ -29,8 +29,11 @@ impl Store {
             batch.insert(key, value);
         }
         batch.remove(keys::room(number));
-        self.write(|tree| tree.apply_batch(batch))?;
-        self.removals.fetch_add(1, Ordering::SeqCst);
+        let apply = || self.write(|tree| tree.apply_batch(batch));
+        match self.removals(room_id) {
+            Some(removals) => removals.of_rooms.during(apply)?,
+            None => apply()?,
+        }
         self.caches.forget_bodies(number);
         self.flush()?;
         Ok(Some(DeletedRoom(number)))

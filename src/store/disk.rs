@@ -181,7 +181,7 @@ impl View for Store {
             Err(Some(failure)) => return Err(failure),
             Err(None) => {}
         }
-        let missing = || StoreError::corrupt("body", &key);
+        let missing = || StoreError::missing("body", &key);
         let block = self.caches.blocks.get_or_insert_with(&(room, page), || {
             let block = self.read("block", &keys::block(room, page), Block::decode)?;
             block.map(Arc::new).ok_or_else(missing)
@@ -194,7 +194,7 @@ impl View for Store {
         self.caches.nodes.get_or_insert_with(&(room, state, at.slot), || {
             let key = keys::state(room, state);
             let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-            node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
+            node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
         })
     }
 
@@ -202,7 +202,7 @@ impl View for Store {
         self.caches.facts.get_or_insert_with(&(room, state), || {
             let key = keys::state(room, state);
             let facts = self.read("state", &key, record::decode_state_facts)?;
-            facts.ok_or_else(|| StoreError::corrupt("state", &key))
+            facts.ok_or_else(|| StoreError::missing("state", &key))
         })
     }
 }

@@ -32,6 +32,8 @@ pub struct Edit<'s> {
     changes: BTreeMap<Vec<u8>, Option<IVec>>,
     pages: BTreeMap<u32, Page>,
     has_unsettled: bool,
+    /// Whether it removes what somebody may be about to read.
+    removes: bool,
     bodies: Bodies,
     _guard: MutexGuard<'s, ()>,
 }
@@ -51,6 +53,7 @@ impl<'s> Edit<'s> {
             changes: BTreeMap::new(),
             pages: BTreeMap::new(),
             has_unsettled: false,
+            removes: false,
             bodies: Bodies::new(),
             _guard: guard,
         };
@@ -86,7 +89,7 @@ impl<'s> Edit<'s> {
     /// When it cannot be read, or there is none.
     pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
         let page = || keys::page(self.number, event.0 / keys::PAGE_EVENTS);
-        self.find_node(event)?.ok_or_else(|| StoreError::corrupt("event", &page()))
+        self.find_node(event)?.ok_or_else(|| StoreError::missing("event", &page()))
     }
 
     /// An event's node as it stands now; nothing if the event was purged, or never was.
@@ -159,6 +162,7 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When its page cannot be read.
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
+        self.removes = true;
         let node = self.node(event)?;
         if node.arrival != i64::from(event.0) {
             self.remove_arrival(event, node.arrival);
@@ -289,6 +293,7 @@ impl<'s> Edit<'s> {
 
     /// Removes a state that nothing refers to.
     pub fn remove_state(&mut self, state: StateNum) {
+        self.removes = true;
         self.remove(keys::state(self.number, state));
     }
 
@@ -311,7 +316,11 @@ impl<'s> Edit<'s> {
                 None => batch.remove(key),
             }
         }
-        self.store.write(|tree| tree.apply_batch(batch))?;
+        let apply = || self.store.write(|tree| tree.apply_batch(batch));
+        match self.store.removals(&self.room.room_id).filter(|_| self.removes) {
+            Some(removals) => removals.of_records.during(apply)?,
+            None => apply()?,
+        }
         bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
         Ok(())
     }
@@ -362,7 +371,7 @@ impl View for Edit<'_> {
     fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
         match self.bodies.get(&event).filter(|_| room == self.number) {
             Some(Some(body)) => Ok(body.clone()),
-            Some(None) => Err(StoreError::corrupt("body", &keys::body(room, event))),
+            Some(None) => Err(StoreError::Bug("a body is read in the decision that removes it")),
             None => self.store.body(room, event),
         }
     }
@@ -373,7 +382,7 @@ impl View for Edit<'_> {
             return self.store.state_node(room, at);
         }
         let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-        node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
+        node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
     }
 
     #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use super::Room;
+
 /// Why the store cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -38,7 +40,7 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// A record is missing, misplaced, or does not say what it should.
+    /// A record does not say what it should, or is lost: the store is damaged.
     #[error("the store is damaged: {what} (key {key})")]
     Corrupt {
         /// What was to be read.
@@ -46,6 +48,26 @@ pub enum StoreError {
         /// Its key, in hexadecimal.
         key: String,
     },
+    /// A record is not there though another one names it. Either it was removed between the two
+    /// reads, by a purge or since the room was deleted; or it is lost: [`StoreError::at_rest`].
+    #[error("what was to be read is not there: {what} (key {key})")]
+    Missing {
+        /// What was to be read.
+        what: &'static str,
+        /// Its key, in hexadecimal.
+        key: String,
+    },
+    /// This build does not know the version of a room that is held; a newer one does.
+    #[error("room {room_id} has version {version}, which this build does not know")]
+    RoomVersionUnknown {
+        /// The room.
+        room_id: String,
+        /// Its version.
+        version: String,
+    },
+    /// The program did what it should never do. Nothing is wrong with what is held.
+    #[error("this should not be possible, please report it: {0}")]
+    Bug(&'static str),
     /// The volume is nearly full. Nothing was written; what is held can still be read.
     #[error(
         "the volume of the store has {free} bytes left and {reserved} are kept free for opening \
@@ -88,7 +110,35 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn corrupt(what: &'static str, key: &[u8]) -> Self {
-        let key = key.iter().map(|it| format!("{it:02x}")).collect();
-        Self::Corrupt { what, key }
+        Self::Corrupt { what, key: hex(key) }
     }
+
+    pub(crate) fn missing(what: &'static str, key: &[u8]) -> Self {
+        Self::Missing { what, key: hex(key) }
+    }
+
+    pub(crate) fn version_unknown(room: &Room) -> Self {
+        let Room { room_id, room_version, .. } = room;
+        Self::RoomVersionUnknown { room_id: room_id.clone(), version: room_version.clone() }
+    }
+
+    /// What a failure means where nothing can have been removed meanwhile: a record that is not
+    /// there is lost.
+    #[must_use]
+    pub fn at_rest(self) -> Self {
+        match self {
+            Self::Missing { what, key } => Self::Corrupt { what, key },
+            other => other,
+        }
+    }
+
+    /// Whether the failure is about one record: it is damaged, or not there.
+    #[must_use]
+    pub fn is_of_record(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Missing { .. })
+    }
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|it| format!("{it:02x}")).collect()
 }

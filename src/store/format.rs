@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The layout that this build reads and writes.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 impl Store {
     /// Reads the store's format, brings an older one up to ours, and refuses a newer one.
@@ -22,6 +22,7 @@ impl Store {
             let changes = match format {
                 1 => self.step_1_to_2()?,
                 2 => self.step_2_to_3()?,
+                3 => self.step_3_to_4()?,
                 _ => return Err(StoreError::corrupt("format", &keys::format())),
             };
             format += 1;
@@ -43,13 +44,7 @@ impl Store {
 
     /// Rooms got a count of what was purged; nothing was, before.
     fn step_1_to_2(&self) -> Result<Batch, StoreError> {
-        let mut changes = Batch::default();
-        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
-            let Some(room) = self.read("room", &key, Room::decode_1)? else { continue };
-            let value = codec::seal(&key, room.encode());
-            changes.insert(key, value);
-        }
-        Ok(changes)
+        self.rooms_again(Room::decode_1, Room::encode_2)
     }
 
     /// Pages are sealed into blocks from then on; bodies that are alone are read as ever. The mark
@@ -59,6 +54,28 @@ impl Store {
         if let Some(count) = self.read("mark", &keys::mark_2(), |it| Ok(it.to_vec()))? {
             changes.insert(keys::mark(), codec::seal(&keys::mark(), count));
             changes.remove(keys::mark_2());
+        }
+        Ok(changes)
+    }
+
+    /// Rooms got a count of unreadable events, of which there were none, and the states that decide
+    /// while the current one is not known: of a room where it is not known now, nothing tells which
+    /// they were.
+    fn step_3_to_4(&self) -> Result<Batch, StoreError> {
+        self.rooms_again(Room::decode_2, Room::encode)
+    }
+
+    /// Every room's record, read in one layout and written in another.
+    fn rooms_again(
+        &self,
+        decode: fn(&[u8]) -> Result<Room, Malformed>,
+        encode: fn(&Room) -> Vec<u8>,
+    ) -> Result<Batch, StoreError> {
+        let mut changes = Batch::default();
+        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
+            let Some(room) = self.read("room", &key, decode)? else { continue };
+            let value = codec::seal(&key, encode(&room));
+            changes.insert(key, value);
         }
         Ok(changes)
     }

@@ -59,6 +59,7 @@ mod opening;
 mod packing;
 mod panics;
 mod record;
+mod removals;
 mod sealing;
 mod size;
 mod space;
@@ -72,7 +73,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -89,6 +90,8 @@ use mark::Mark;
 use opening::{Closing, ROOM_LOCKS};
 pub use panics::caught;
 pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+use removals::Removals;
+pub use removals::{Moment, Removed};
 use space::Space;
 pub use strays::{Astray, Place, Stray};
 pub use view::{StateNodes, Topology, View};
@@ -126,8 +129,8 @@ pub struct Store {
     caches: disk::Caches,
     data_dir: PathBuf,
     space: Space,
-    /// How often something was removed that a reader may have been about to read.
-    removals: AtomicU64,
+    /// What was removed that a reader may have been about to read; as many as there are locks.
+    removals: Vec<Removals>,
     /// One purge at a time.
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
@@ -201,20 +204,12 @@ impl Store {
 
     /// The lock that keeps writers of a room apart.
     fn room_lock(&self, room_id: &str) -> Option<&Mutex<()>> {
-        let sum =
-            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
-        self.room_locks.get(sum % ROOM_LOCKS)
+        self.room_locks.get(lock_of(room_id))
     }
 
-    /// Counts up whenever something was removed: a reader that finds a record missing, and this
-    /// changed, is to read again.
-    pub fn removals(&self) -> u64 {
-        self.removals.load(Ordering::SeqCst)
-    }
-
-    /// To be told after a removal was committed.
-    pub fn note_removal(&self) {
-        self.removals.fetch_add(1, Ordering::SeqCst);
+    /// What was removed from the rooms that share that lock.
+    fn removals(&self, room_id: &str) -> Option<&Removals> {
+        self.removals.get(lock_of(room_id))
     }
 
     /// Waits until no other purge is under way, and keeps others from beginning.
@@ -222,7 +217,7 @@ impl Store {
         self.purging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ids of rooms after a number, in the order in which the rooms came.
+    /// The rooms after a number, in the order in which they came, at most `limit`.
     ///
     /// # Errors
     /// When a record cannot be read.
@@ -233,9 +228,13 @@ impl Store {
     ) -> Result<Vec<(RoomNum, Room)>, StoreError> {
         let after = after.map(keys::room);
         let records = self.scan(&keys::rooms(), after.as_deref(), limit)?;
-        let number =
-            |key: &[u8]| keys::room_of(key).ok_or_else(|| StoreError::corrupt("room", key));
-        records.iter().map(|(key, _)| number(key).and_then(|it| Ok((it, self.room(it)?)))).collect()
+        let room = |(key, value): &(Vec<u8>, sled::IVec)| {
+            let damaged = || StoreError::corrupt("room", key);
+            let number = keys::room_of(key).ok_or_else(damaged)?;
+            let room = codec::unseal(key, value).and_then(Room::decode);
+            Ok((number, room.map_err(|_| damaged())?))
+        };
+        records.iter().map(room).collect()
     }
 
     /// The rooms in which the state of some event may have become known: work that a crash cut
@@ -336,6 +335,12 @@ impl Store {
         }
         outcome
     }
+}
+
+/// The number of a room's lock.
+fn lock_of(room_id: &str) -> usize {
+    let sum = room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+    sum % ROOM_LOCKS
 }
 
 #[cfg(test)]

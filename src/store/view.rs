@@ -75,7 +75,7 @@ pub trait View {
     /// When it cannot be read.
     fn room(&self, room: RoomNum) -> Result<Room, StoreError> {
         let key = keys::room(room);
-        self.read("room", &key, Room::decode)?.ok_or_else(|| StoreError::corrupt("room", &key))
+        self.read("room", &key, Room::decode)?.ok_or_else(|| StoreError::missing("room", &key))
     }
 
     /// The number of an event in a room; nothing if it is not held there.
@@ -174,7 +174,7 @@ pub trait View {
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
         let key = keys::state(room, StateNum(at.record));
         let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-        node.map(Arc::new).ok_or_else(|| StoreError::corrupt("state", &key))
+        node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
     }
 
     /// All nodes that a state has of its own.
@@ -184,7 +184,7 @@ pub trait View {
     fn state_record(&self, room: RoomNum, state: StateNum) -> Result<Vec<Node>, StoreError> {
         let key = keys::state(room, state);
         let nodes = self.read("state", &key, record::decode_state_nodes)?;
-        nodes.ok_or_else(|| StoreError::corrupt("state", &key))
+        nodes.ok_or_else(|| StoreError::missing("state", &key))
     }
 
     /// The facts about a state.
@@ -194,7 +194,7 @@ pub trait View {
     fn state_facts(&self, room: RoomNum, state: StateNum) -> Result<StateFacts, StoreError> {
         let key = keys::state(room, state);
         let facts = self.read("state", &key, record::decode_state_facts)?;
-        facts.ok_or_else(|| StoreError::corrupt("state", &key))
+        facts.ok_or_else(|| StoreError::missing("state", &key))
     }
 
     /// The numbers of a room's states behind `after`, in order, at most `limit`.

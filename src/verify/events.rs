@@ -109,7 +109,7 @@ impl Walk<'_> {
         match self.store.body(self.number, event) {
             Ok(body) => Ok(body.event_id == event_id),
             // It is named where it stands.
-            Err(StoreError::Corrupt { .. }) => Ok(false),
+            Err(failure) if failure.is_of_record() => Ok(false),
             Err(other) => Err(other),
         }
     }

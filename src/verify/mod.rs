@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
         match self.store.edit(&self.room_id, None) {
             Ok(edit) => Ok(edit.filter(|it| it.room_num() == self.number)),
             // Named with all other records.
-            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(failure) if failure.is_of_record() => Ok(None),
             Err(other) => Err(other),
         }
     }
@@ -167,7 +167,9 @@ impl<'a> Walk<'a> {
     /// Makes a damaged record a fault, and anything else that fails an error.
     fn tolerate(&mut self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
         match outcome {
-            Err(StoreError::Corrupt { what, key }) => self.fault("", What::Damaged { what, key }),
+            Err(StoreError::Corrupt { what, key } | StoreError::Missing { what, key }) => {
+                self.fault("", What::Damaged { what, key })
+            }
             other => other,
         }
     }

@@ -87,7 +87,9 @@ impl Walk<'_> {
                 });
                 match looked {
                     // Many states share a node: it is named once.
-                    Err(StoreError::Corrupt { ref key, .. }) if !named.insert(key.clone()) => {}
+                    Err(
+                        StoreError::Corrupt { ref key, .. } | StoreError::Missing { ref key, .. },
+                    ) if !named.insert(key.clone()) => {}
                     looked => self.tolerate(looked)?,
                 }
             }
@@ -97,8 +99,8 @@ impl Walk<'_> {
                 for state in edit.room.resolved_from.iter().copied().chain(current) {
                     // What cannot be read is named elsewhere.
                     match seen.reach(self.store, self.number, state) {
-                        Ok(()) | Err(StoreError::Corrupt { .. }) => {}
-                        Err(other) => return Err(other),
+                        Err(failure) if !failure.is_of_record() => return Err(failure),
+                        Ok(()) | Err(_) => {}
                     }
                 }
                 self.unused(&seen, edit.room.next_state)?;

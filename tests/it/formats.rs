@@ -47,3 +47,9 @@ fn a_store_of_format_1_is_brought_up_and_holds_what_it_held() {
 fn a_store_of_format_2_is_brought_up_and_holds_what_it_held() {
     brought_up("format-2");
 }
+
+/// Its rooms count no unreadable events.
+#[test]
+fn a_store_of_format_3_is_brought_up_and_holds_what_it_held() {
+    brought_up("format-3");
+}

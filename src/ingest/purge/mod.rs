@@ -22,7 +22,7 @@ use std::{
 use super::{held::version_of, settle};
 use crate::{
     graph::Outline,
-    store::{EventNum, PrevEvent, RoomNum, Store, StoreError, View},
+    store::{Edit, EventNum, PrevEvent, RoomNum, Store, StoreError, View},
 };
 
 /// Events of a slice: bounds what is held in memory, and for how long writers of the room wait.
@@ -68,18 +68,43 @@ pub fn purge_history(
     let _alone = store.purge_alone();
     let room = store.room_num(room_id)?;
     let room = room.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
+    match purge(store, (room_id, room), event_id, watch) {
+        // Of all that may remove something meanwhile, only a deletion does not wait for us.
+        Err(_) if store.room_num(room_id)? != Some(room) => {
+            Err(PurgeError::RoomUnknown(room_id.to_owned()))
+        }
+        Err(PurgeError::Store(failure)) => Err(failure.at_rest().into()),
+        ended => ended,
+    }
+}
+
+/// Holds a room still; nothing if it was deleted since it had that number.
+fn hold<'s>(
+    store: &'s Store,
+    room_id: &str,
+    number: RoomNum,
+) -> Result<Option<Edit<'s>>, StoreError> {
+    Ok(store.edit(room_id, None)?.filter(|it| it.room_num() == number))
+}
+
+fn purge(
+    store: &Store,
+    (room_id, room): (&str, RoomNum),
+    event_id: &str,
+    watch: &mut dyn FnMut(Purged) -> ControlFlow<()>,
+) -> Result<Purged, PurgeError> {
+    let room_unknown = || PurgeError::RoomUnknown(room_id.to_owned());
     let plan = Plan::make(store, room, event_id)?;
     let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
     let mut progress = Purged { to_purge: count(plan.events.len()), ..Purged::default() };
     for (number, events) in plan.events.chunks(SLICE).enumerate() {
-        let Some(mut edit) = store.edit(room_id, None)? else { return Ok(progress) };
+        let mut edit = hold(store, room_id, room)?.ok_or_else(room_unknown)?;
         let version = version_of(&edit)?;
         let mut followers = plan.followers.get(&number).cloned().unwrap_or_default();
         followers.extend((plan.next_event.0..edit.room.next_event.0).map(EventNum));
         let (removed, made_outliers) = cut::cut(&mut edit, version, events, &followers)?;
         settle::refresh_current_state(&mut edit)?;
         edit.commit()?;
-        store.note_removal();
         store.flush()?;
         progress.removed += removed;
         progress.made_outliers += made_outliers;
@@ -87,7 +112,9 @@ pub fn purge_history(
             return Ok(progress);
         }
     }
-    sweep::sweep(store, (room_id, room))?;
+    if !sweep::sweep(store, room_id, room)? {
+        return Err(room_unknown());
+    }
     progress.done = true;
     Ok(progress)
 }
@@ -99,7 +126,7 @@ pub fn purge_history(
 pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
     let _alone = store.purge_alone();
     let Some(room) = store.room_num(room_id)? else { return Ok(()) };
-    sweep::sweep(store, (room_id, room))
+    sweep::sweep(store, room_id, room).map(drop)
 }
 
 /// What is to be purged, and who will notice.

@@ -11,22 +11,22 @@ use crate::{
 const AT_ONCE: usize = 1_000;
 
 /// Removes from a room every state record of which no event's state and not the current state has
-/// a node. Records that are written meanwhile stay: they share nodes with states in use only.
-pub(super) fn sweep(store: &Store, (room_id, room): (&str, RoomNum)) -> Result<(), StoreError> {
+/// a node. Records that are written meanwhile stay: they share nodes with states in use only. Whether
+/// the room was there to the end.
+pub(super) fn sweep(store: &Store, room_id: &str, room: RoomNum) -> Result<bool, StoreError> {
     let record = store.room(room)?;
     let used = used(store, room, record.next_event)?;
     let mut after = None;
     loop {
-        let Some(mut edit) = store.edit(room_id, None)? else { return Ok(()) };
+        let Some(mut edit) = super::hold(store, room_id, room)? else { return Ok(false) };
         let states = store.state_nums(room, after, AT_ONCE)?;
-        let Some(last) = states.last() else { return Ok(()) };
+        let Some(last) = states.last() else { return Ok(true) };
         after = Some(*last);
         let newer = |state: &StateNum| *state >= record.next_state;
         for state in states.iter().filter(|it| !newer(it) && !used.contains(it)) {
             edit.remove_state(*state);
         }
         edit.commit()?;
-        store.note_removal();
         store.flush()?;
     }
 }

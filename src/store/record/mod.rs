@@ -41,10 +41,16 @@ pub struct Room {
     pub soft_failed: u64,
     /// Events that came and were purged without a trace but their ids.
     pub purged: u64,
+    /// Events among those held that cannot be read, outliers included.
+    pub unreadable: u64,
     /// Accepted events that nothing accepted follows, in ascending order.
     pub forward_extremities: Vec<EventNum>,
     /// The state resolved over the forward extremities, when it is known.
     pub current_state: Option<StateNum>,
+    /// While the current state is not known, the states that have to allow what is asked: the last
+    /// current state that was known, and those after events that were forward extremities when an
+    /// event of unknown state followed them. Distinct. Empty if the current state never was known.
+    pub last_known: Vec<StateNum>,
     /// Which states (sorted, distinct) the current state was resolved from.
     pub resolved_from: Vec<StateNum>,
 }
@@ -64,13 +70,24 @@ impl Room {
             rejected: 0,
             soft_failed: 0,
             purged: 0,
+            unreadable: 0,
             forward_extremities: Vec::new(),
             current_state: None,
+            last_known: Vec::new(),
             resolved_from: Vec::new(),
         }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
+        self.write(4)
+    }
+
+    /// As formats 2 and 3 had it.
+    pub(super) fn encode_2(&self) -> Vec<u8> {
+        self.write(2)
+    }
+
+    fn write(&self, format: u32) -> Vec<u8> {
         let mut out = Writer::default();
         out.text(&self.room_id);
         out.text(&self.room_version);
@@ -87,21 +104,31 @@ impl Room {
         out.number(self.current_state.map_or(0, |it| u64::from(it.0) + 1));
         out.length(self.resolved_from.len());
         self.resolved_from.iter().for_each(|it| out.number(it.0.into()));
+        if format >= 4 {
+            out.number(self.unreadable);
+            out.length(self.last_known.len());
+            self.last_known.iter().for_each(|it| out.number(it.0.into()));
+        }
         out.finish()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        Self::read(bytes, true)
+        Self::read(bytes, 4)
+    }
+
+    /// As formats 2 and 3 had it.
+    pub(super) fn decode_2(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::read(bytes, 2)
     }
 
     /// As format 1 had it.
     pub(super) fn decode_1(bytes: &[u8]) -> Result<Self, Malformed> {
-        Self::read(bytes, false)
+        Self::read(bytes, 1)
     }
 
-    fn read(bytes: &[u8], has_purged: bool) -> Result<Self, Malformed> {
+    fn read(bytes: &[u8], format: u32) -> Result<Self, Malformed> {
         let mut from = Reader(bytes);
-        let room = Self {
+        let mut room = Self {
             room_id: from.text()?.to_owned(),
             room_version: from.text()?.to_owned(),
             next_event: EventNum(from.small()?),
@@ -111,17 +138,20 @@ impl Room {
             outliers: from.number()?,
             rejected: from.number()?,
             soft_failed: from.number()?,
-            purged: if has_purged { from.number()? } else { 0 },
+            purged: if format >= 2 { from.number()? } else { 0 },
+            unreadable: 0,
             forward_extremities: {
                 let count = from.length()?;
                 (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?
             },
             current_state: optional_state(&mut from)?,
-            resolved_from: {
-                let count = from.length()?;
-                (0..count).map(|_| from.small().map(StateNum)).collect::<Result<_, _>>()?
-            },
+            last_known: Vec::new(),
+            resolved_from: states(&mut from)?,
         };
+        if format >= 4 {
+            room.unreadable = from.number()?;
+            room.last_known = states(&mut from)?;
+        }
         from.end()?;
         Ok(room)
     }
@@ -179,6 +209,11 @@ pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
     let missing = (from.small()?, from.text()?.to_owned());
     from.end()?;
     Ok(missing)
+}
+
+fn states(from: &mut Reader<'_>) -> Result<Vec<StateNum>, Malformed> {
+    let count = from.length()?;
+    (0..count).map(|_| from.small().map(StateNum)).collect()
 }
 
 fn optional_state(from: &mut Reader<'_>) -> Result<Option<StateNum>, Malformed> {

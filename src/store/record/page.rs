@@ -7,6 +7,9 @@ use crate::store::{
     keys::PAGE_EVENTS,
 };
 
+/// Stands where flags would, for an event that has no node.
+const NO_NODE: u8 = 0xff;
+
 /// An event's place in the graph, and what was decided about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventNode {
@@ -40,23 +43,30 @@ pub struct Flags {
     /// A state event that was purged from the graph: it is an outlier from then on, kept for the
     /// states that hold it, and never placed again.
     pub purged: bool,
+    /// It cannot be read: never served, walked through, changes no state.
+    pub unreadable: bool,
 }
 
 impl Flags {
     fn bits(self) -> u8 {
-        let Self { outlier, rejected, soft_failed, redacted, redaction_pending, followed, purged } =
-            self;
-        [outlier, rejected, soft_failed, redacted, redaction_pending, followed, purged]
-            .into_iter()
-            .rev()
-            .fold(0, |bits, flag| (bits << 1) | u8::from(flag))
+        let Self { outlier, rejected, soft_failed, redacted, redaction_pending, .. } = self;
+        let Self { followed, purged, unreadable, .. } = self;
+        let all = [
+            outlier,
+            rejected,
+            soft_failed,
+            redacted,
+            redaction_pending,
+            followed,
+            purged,
+            unreadable,
+        ];
+        all.into_iter().rev().fold(0, |bits, flag| (bits << 1) | u8::from(flag))
     }
 
-    pub(super) const fn of_bits(bits: u8) -> Option<Self> {
-        if bits & !127 != 0 {
-            return None;
-        }
-        Some(Self {
+    /// Any bits but [`NO_NODE`]: an outlier is never followed, so no event has all of them.
+    pub(super) const fn of_bits(bits: u8) -> Self {
+        Self {
             outlier: bits & 1 != 0,
             rejected: bits & 2 != 0,
             soft_failed: bits & 4 != 0,
@@ -64,7 +74,8 @@ impl Flags {
             redaction_pending: bits & 16 != 0,
             followed: bits & 32 != 0,
             purged: bits & 64 != 0,
-        })
+            unreadable: bits & 128 != 0,
+        }
     }
 }
 
@@ -107,7 +118,7 @@ impl Page {
         out.length(self.0.len());
         for (event, node) in (page * PAGE_EVENTS..).zip(&self.0) {
             let Some(node) = node else {
-                out.byte(0xff);
+                out.byte(NO_NODE);
                 continue;
             };
             out.byte(node.flags.bits());
@@ -132,11 +143,11 @@ impl Page {
         let mut nodes = Vec::with_capacity(count);
         for event in (first..).take(count) {
             let bits = from.byte()?;
-            if bits == 0xff {
+            if bits == NO_NODE {
                 nodes.push(None);
                 continue;
             }
-            let flags = Flags::of_bits(bits).ok_or(Malformed)?;
+            let flags = Flags::of_bits(bits);
             let depth = from.signed()?;
             let arrival = from.signed()?.wrapping_add(i64::from(event));
             let state_after = optional_state(&mut from)?;

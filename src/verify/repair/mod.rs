@@ -75,8 +75,8 @@ impl fmt::Display for Left {
 pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired, StoreError> {
     match ingest::recover(store) {
         // Named below.
-        Ok(()) | Err(StoreError::Corrupt { .. }) => {}
-        Err(other) => return Err(other),
+        Err(failure) if !is_named(&failure) => return Err(failure),
+        Ok(()) | Err(_) => {}
     }
     let mut found = Found::look(store, looked_at)?;
     let mut outcome = Repaired { unused_states: found.unused.values().sum(), ..Default::default() };
@@ -96,8 +96,8 @@ pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired,
         for (room_id, faults) in rooms {
             match room::mend(store, room_id, &faults) {
                 // What could not be read is named again.
-                Ok(()) | Err(StoreError::Corrupt { .. }) => {}
-                Err(other) => return Err(other),
+                Err(failure) if !is_named(&failure) => return Err(failure),
+                Ok(()) | Err(_) => {}
             }
         }
         store.flush()?;
@@ -124,6 +124,11 @@ pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired,
         outcome.left.push((fault, left));
     }
     Ok(outcome)
+}
+
+/// Whether a look through the store names what has failed here.
+fn is_named(failure: &StoreError) -> bool {
+    failure.is_of_record() || matches!(failure, StoreError::RoomVersionUnknown { .. })
 }
 
 /// What a look through the store found.

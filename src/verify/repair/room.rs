@@ -21,8 +21,8 @@ use crate::{
 pub(super) fn mend(store: &Store, room_id: &str, faults: &[&What]) -> Result<(), StoreError> {
     let Some(number) = store.room_num(room_id)? else { return Ok(()) };
     let room = store.room(number)?;
-    let version = RoomVersion::parse(&room.room_version)
-        .map_err(|_| StoreError::corrupt("room version", room_id.as_bytes()))?;
+    let version =
+        RoomVersion::parse(&room.room_version).map_err(|_| StoreError::version_unknown(&room))?;
     if !faults.is_empty() {
         for fault in faults {
             match fault {
@@ -56,7 +56,7 @@ struct Mending<'a> {
 impl<'a> Mending<'a> {
     fn edit(&self) -> Result<Edit<'a>, StoreError> {
         let edit = self.store.edit(self.room_id, None)?;
-        edit.ok_or_else(|| StoreError::corrupt("room", self.room_id.as_bytes()))
+        edit.ok_or_else(|| StoreError::missing("room", self.room_id.as_bytes()))
     }
 
     fn each(
@@ -106,7 +106,7 @@ impl<'a> Mending<'a> {
             }
             // What was purged stays away.
             Ok(None) => edit.is_purged(self.number, &event_id)?,
-            Err(StoreError::Corrupt { .. }) => false,
+            Err(failure) if failure.is_of_record() => false,
             Err(failure) => return Err(failure),
         };
         let is_listed = edit.is_listed(event, node.arrival)?;
@@ -164,15 +164,15 @@ impl<'a> Mending<'a> {
         edit.room.current_state = None;
         let derived = match ingest::derive(&mut edit, event, &pdu) {
             Ok(Derived { state_after, .. }) => state_after,
-            Err(StoreError::Corrupt { .. }) => return Ok(false),
+            Err(failure) if failure.is_of_record() => return Ok(false),
             Err(failure) => return Err(failure),
         };
         match (node.state_after, derived) {
             (Some(_), None) => return Ok(false),
             (Some(held), Some(derived)) => match self.is_same(&edit, (held, derived), used) {
                 Ok(true) => return Ok(true),
-                Ok(false) | Err(StoreError::Corrupt { .. }) => {}
-                Err(failure) => return Err(failure),
+                Err(failure) if !failure.is_of_record() => return Err(failure),
+                Ok(false) | Err(_) => {}
             },
             // What it waits for is noted again, at least.
             (None, Some(_) | None) => {}

@@ -26,7 +26,7 @@ use backscroll::store::{Options, Store, StoreError, View as _};
 
 use self::{
     load::{Acknowledged, Growing, due},
-    record::{Flags, Recording, library},
+    record::{Flags, Recorder, Recording, library},
     replay::{Replay, read_log},
 };
 use crate::support::{clients::Clients, faults, folders, numbers::Numbers, process::Process};
@@ -153,8 +153,8 @@ impl Work<'_> {
         }
         let log = self.dir.join("log");
         let delay = [100, 700, 2_000][usize::try_from(numbers.next(3)).unwrap()];
-        let (recording, service) =
-            Recording::start(self.recorder, &data_dir, &log, self.flags, delay, &FLAGS);
+        let recorder = Recorder { library: self.recorder, flags: self.flags, delay_us: delay };
+        let (recording, service) = recorder.start(&data_dir, &log);
         self.load(&recording, service, &mut acknowledged, numbers).await;
         table.acknowledged += acknowledged.iter().filter(|it| it.after > 0).count();
         let log = read_log(&log);
@@ -186,7 +186,7 @@ impl Work<'_> {
             }
         }
         // From time to time begun with nothing.
-        next.filter(|_| self.round % 7 != 0)
+        next.filter(|_| !self.round.is_multiple_of(7))
     }
 
     /// Where a cut is: anywhere, or near the beginning or the end.

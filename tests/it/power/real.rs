@@ -59,11 +59,18 @@ impl Volume {
     fn unmount(&self) -> bool {
         succeeds("umount", &[self.mounted.to_str().unwrap()])
     }
+
+    /// What a cut that never came to its end leaves.
+    fn unmount_for_good(&self) {
+        if !self.unmount() {
+            succeeds("umount", &["-l", self.mounted.to_str().unwrap()]);
+        }
+    }
 }
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        drop(self.unmount());
+        self.unmount_for_good();
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use super::FLAGS;
 use crate::support::process::Process;
 
 /// How the file system treats the inode flags S and D, as the service sees it.
@@ -52,34 +53,38 @@ pub(crate) fn library(name: &str, folder: &Path) -> Option<PathBuf> {
     }
 }
 
+/// How services are recorded.
+pub(crate) struct Recorder<'a> {
+    pub(crate) library: &'a Path,
+    pub(crate) flags: Flags,
+    /// How long a sync takes, in microseconds.
+    pub(crate) delay_us: u64,
+}
+
 /// A recording.
 #[derive(Clone)]
 pub(crate) struct Recording {
     counter: Option<PathBuf>,
 }
 
-impl Recording {
-    /// Starts a service that is recorded, and waits until it serves.
-    pub(crate) fn start(
-        library: &Path,
-        data_dir: &Path,
-        log: &Path,
-        flags: Flags,
-        delay_us: u64,
-        args: &[&str],
-    ) -> (Self, Process) {
+impl Recorder<'_> {
+    /// Starts a service that is recorded into a file, and waits until it serves.
+    pub(crate) fn start(&self, data_dir: &Path, log: &Path) -> (Recording, Process) {
         let counter = PathBuf::from(format!("{}.n", log.display()));
         for path in [log, &counter] {
             drop(fs::remove_file(path));
         }
-        let service = Process::start_with(data_dir, args, |command| {
+        let service = Process::start_with(data_dir, &FLAGS, |command| {
             command.env("RECORD_DIR", data_dir).env("RECORD_LOG", log);
-            command.env("RECORD_FLAGS", flags.name()).env("RECORD_DELAY", delay_us.to_string());
-            command.env("LD_PRELOAD", library);
+            command.env("RECORD_FLAGS", self.flags.name());
+            command.env("RECORD_DELAY", self.delay_us.to_string());
+            command.env("LD_PRELOAD", self.library);
         });
-        (Self { counter: Some(counter) }, service)
+        (Recording { counter: Some(counter) }, service)
     }
+}
 
+impl Recording {
     /// None: what is done is real.
     pub(crate) fn none() -> Self {
         Self { counter: None }

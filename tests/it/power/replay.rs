@@ -167,7 +167,7 @@ impl<'a> Replay<'a> {
     pub(crate) fn new(log: &'a [Record], base: &Path) -> Self {
         let mut tree = BTreeMap::new();
         if base.exists() {
-            read_tree(base, String::new(), &mut tree);
+            read_tree(base, "", &mut tree);
         }
         Self {
             log,
@@ -343,13 +343,13 @@ fn chance(numbers: &mut Numbers, percent: u64) -> bool {
     numbers.next(100) < percent
 }
 
-fn read_tree(folder: &Path, below: String, tree: &mut BTreeMap<String, Node>) {
+fn read_tree(folder: &Path, below: &str, tree: &mut BTreeMap<String, Node>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = format!("{below}/{}", path.file_name().unwrap().to_str().unwrap());
         if path.is_dir() {
             tree.insert(name.clone(), Node::Folder);
-            read_tree(&path, name, tree);
+            read_tree(&path, &name, tree);
         } else {
             tree.insert(name, Node::Base(fs::read(&path).unwrap()));
         }

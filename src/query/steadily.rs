@@ -1,0 +1,160 @@
+//! Reading a room while others remove it, or a part of it.
+
+use super::QueryError;
+use crate::{
+    context::Context,
+    store::{Removed, StoreError},
+};
+
+/// How often a question is asked at most. Each time but the last, what it was about to read was
+/// removed meanwhile: a purge commits a slice in the time of many answers.
+const MAX_TRIES: u32 = 5;
+
+/// Asks a question about a room, and asks it again when the room was deleted meanwhile, or when
+/// what it was about to read was removed from it by a purge. What is not there, though nothing was
+/// removed, is lost: only that is damage.
+///
+/// # Errors
+/// Those of the question; and that the room changed at each try.
+pub fn steadily<T>(
+    cx: &Context,
+    room_id: &str,
+    question: impl Fn(&Context) -> Result<T, QueryError>,
+) -> Result<T, QueryError> {
+    for _ in 0..MAX_TRIES {
+        let moment = cx.store.moment(room_id);
+        let answer = question(cx);
+        let is_missing = matches!(&answer, Err(QueryError::Store(StoreError::Missing { .. })));
+        match (cx.store.removed_since(room_id, moment), answer) {
+            (_, Err(QueryError::Deadline(passed))) => return Err(passed.into()),
+            // Parts of it may be of the room as it was, and parts of none.
+            (Removed::Room, _) => {}
+            (Removed::Records, _) if is_missing => {}
+            (Removed::Nothing, Err(QueryError::Store(failure))) => {
+                return Err(failure.at_rest().into());
+            }
+            (Removed::Records | Removed::Nothing, answer) => return answer,
+        }
+    }
+    Err(QueryError::RoomChanges(room_id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::store::{Options, Store, View as _};
+
+    const ROOM: &str = "!a:one.example";
+
+    fn context() -> (Context, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
+        make(&cx);
+        (cx, dir)
+    }
+
+    fn make(cx: &Context) {
+        cx.store.edit(ROOM, Some("10")).unwrap().unwrap().commit().unwrap();
+    }
+
+    fn missing() -> QueryError {
+        StoreError::missing("body", b"key").into()
+    }
+
+    /// Removes something from the room, as a purge does.
+    fn purge(cx: &Context) {
+        let mut edit = cx.store.edit(ROOM, None).unwrap().unwrap();
+        let state = edit.next_state();
+        edit.remove_state(state);
+        edit.commit().unwrap();
+    }
+
+    /// What the question is answered with, how often it was asked.
+    fn asked(
+        cx: &Context,
+        question: impl Fn(u32) -> Result<u32, QueryError>,
+    ) -> (Result<u32, QueryError>, u32) {
+        let tries = Cell::new(0);
+        let answer = steadily(cx, ROOM, |_| {
+            tries.set(tries.get() + 1);
+            question(tries.get())
+        });
+        (answer, tries.get())
+    }
+
+    #[test]
+    fn what_is_not_there_though_nothing_was_removed_is_damage() {
+        let (cx, _dir) = context();
+        let (answer, tries) = asked(&cx, |_| Err(missing()));
+        assert!(matches!(answer, Err(QueryError::Store(StoreError::Corrupt { .. }))), "{answer:?}");
+        assert_eq!(tries, 1);
+    }
+
+    #[test]
+    fn what_a_purge_removed_meanwhile_is_asked_for_again() {
+        let (cx, _dir) = context();
+        let (answer, tries) = asked(&cx, |nth| {
+            purge(&cx);
+            if nth < 3 { Err(missing()) } else { Ok(nth) }
+        });
+        assert!(matches!(answer, Ok(3)), "{answer:?}");
+        assert_eq!(tries, 3);
+    }
+
+    #[test]
+    fn a_room_that_changes_without_end_is_given_up() {
+        let (cx, _dir) = context();
+        let (answer, tries) = asked(&cx, |_| {
+            purge(&cx);
+            Err(missing())
+        });
+        assert!(matches!(answer, Err(QueryError::RoomChanges(_))), "{answer:?}");
+        assert_eq!(tries, MAX_TRIES);
+    }
+
+    #[test]
+    fn a_room_that_is_deleted_meanwhile_is_unknown_whatever_was_read_of_it() {
+        for first in [|| Ok(1), || Err(missing())] {
+            let (cx, _dir) = context();
+            let (answer, tries) = asked(&cx, |_| {
+                if cx.store.room_num(ROOM)?.is_none() {
+                    return Err(QueryError::RoomUnknown(ROOM.to_owned()));
+                }
+                cx.store.delete_room(ROOM)?;
+                first()
+            });
+            assert!(matches!(answer, Err(QueryError::RoomUnknown(_))), "{answer:?}");
+            assert_eq!(tries, 2);
+        }
+    }
+
+    #[test]
+    fn an_answer_from_before_a_deletion_is_not_given_for_the_room_that_came_after() {
+        let (cx, _dir) = context();
+        let (answer, tries) = asked(&cx, |nth| {
+            if nth == 1 {
+                cx.store.delete_room(ROOM)?;
+                cx.store.forget_deleted_room(ROOM)?;
+                make(&cx);
+            }
+            Ok(nth)
+        });
+        assert!(matches!(answer, Ok(2)), "{answer:?}");
+        assert_eq!(tries, 2);
+    }
+
+    #[test]
+    fn another_room_that_changes_makes_nothing_be_asked_again() {
+        let (cx, _dir) = context();
+        let (answer, tries) = asked(&cx, |_| {
+            let edit = cx.store.edit("!other:one.example", Some("10"))?;
+            edit.unwrap().commit()?;
+            cx.store.delete_room("!other:one.example")?;
+            Err(missing())
+        });
+        assert!(matches!(answer, Err(QueryError::Store(StoreError::Corrupt { .. }))), "{answer:?}");
+        assert_eq!(tries, 1);
+    }
+}
