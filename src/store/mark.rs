@@ -103,7 +103,7 @@ impl Store {
     pub(super) fn flush_uncounted(&self) -> Result<(), StoreError> {
         self.write(|tree| tree.flush())?;
         let _watched = self.watchdog.watch("a sync of the store");
-        self.noted(self.durable.sync())
+        self.noted(self.closing.durable.sync())
     }
 }
 

@@ -81,7 +81,6 @@ use std::{
 pub use body::Body;
 pub use deletion::DeletedRoom;
 pub use durable::Durability;
-use durable::Durable;
 pub use edit::Edit;
 pub use error::StoreError;
 use flush::Flushes;
@@ -135,8 +134,7 @@ pub struct Store {
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
     failed: AtomicBool,
-    /// Before these, sled is closed.
-    durable: Durable,
+    /// Behind what uses sled: it closes it.
     closing: Closing,
     watchdog: Watchdog,
     /// Held for as long as the store is open.
@@ -319,7 +317,7 @@ impl Store {
 
     /// What makes the store's writes durable.
     pub fn durability(&self) -> Durability {
-        self.durable.durability()
+        self.closing.durable.durability()
     }
 
     /// Writes. A write that fails is remembered, and one that does not return ends the process.

@@ -21,7 +21,7 @@ use super::{
     durable::{self, Durable, at},
     flush::Flushes,
     helpers,
-    kept::Kept,
+    kept::{Kept, is_full},
     keys,
     mark::Mark,
     panics::caught,
@@ -46,6 +46,8 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 const TIDY_EVERY_MS: u64 = 10;
 /// What sled says when its own lock is held. Ours is taken by then, so nobody is there to stay.
 const SLED_IS_LOCKED: &str = "could not acquire lock";
+/// The file that is there while the store is open.
+const MARKER: &str = "OPEN";
 /// Rooms whose newest events are read before an opening after a crash is taken to be good.
 const PROVED_ROOMS: usize = 1_000;
 
@@ -62,7 +64,7 @@ impl Store {
         let lock = lock(data_dir)?;
         let durable = Durable::prepare(data_dir)?;
         require(options, &durable)?;
-        let marker = data_dir.join(Closing::FILE);
+        let marker = data_dir.join(MARKER);
         let kept = match Kept::find(data_dir)? {
             Some(kept) => {
                 kept.put_back()?;
@@ -107,7 +109,8 @@ impl Store {
     fn attempt(options: &Options, lock: &File) -> Result<Self, StoreError> {
         let data_dir = &options.data_dir;
         helpers::check(data_dir)?;
-        let mut closing = Closing::begin(data_dir)?;
+        let marker = data_dir.join(MARKER);
+        note_open(&marker)?;
         let config = sled::Config::new()
             .path(data_dir.join("graph"))
             .cache_capacity(options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4)
@@ -122,13 +125,12 @@ impl Store {
             Err(other) => Err(other),
             Ok(Ok(opened)) => Ok(opened),
         })?;
-        closing.tree = Some(tree.clone());
         let mut durable = Durable::prepare(data_dir)?;
         durable.opened()?;
         require(options, &durable)?;
         let lock_path = data_dir.join("LOCK");
         let store = Self {
-            tree,
+            tree: tree.clone(),
             next_room: AtomicU32::new(0),
             room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
             erased_users: RwLock::default(),
@@ -140,8 +142,12 @@ impl Store {
             removals: (0..ROOM_LOCKS).map(|_| Removals::default()).collect(),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
-            durable,
-            closing,
+            closing: Closing {
+                marker,
+                durable,
+                is_clean: AtomicBool::new(false),
+                tree: Some(tree),
+            },
             watchdog: Watchdog::start(options.flush_timeout),
             _lock: lock.try_clone().map_err(at(&lock_path))?,
         };
@@ -214,27 +220,22 @@ impl Drop for Store {
     }
 }
 
-/// A file that is there while the store is open: found at an opening, it says that the store was
-/// not closed.
+/// What is left to do when a store is closed, and what it needs for that.
 pub(super) struct Closing {
-    path: PathBuf,
-    graph: PathBuf,
+    /// A file that is there while the store is open: found at an opening, it says that the store
+    /// was not closed.
+    marker: PathBuf,
+    pub(super) durable: Durable,
     is_clean: AtomicBool,
     /// The last to hold sled, which panics in its end when the disk fails.
     tree: Option<sled::Db>,
 }
 
-impl Closing {
-    const FILE: &str = "OPEN";
-
-    fn begin(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join(Self::FILE);
-        let file = File::create(&path).map_err(at(&path))?;
-        file.sync_all().map_err(at(&path))?;
-        durable::sync(data_dir)?;
-        let graph = data_dir.join("graph");
-        Ok(Self { path, graph, is_clean: AtomicBool::new(false), tree: None })
-    }
+/// Notes on the disk that the store is open. On a full disk there is no note.
+fn note_open(marker: &Path) -> Result<(), StoreError> {
+    let made = File::create(marker).and_then(|it| it.sync_all());
+    made.or_else(|error| if is_full(&error) { Ok(()) } else { Err(at(marker)(error)) })?;
+    marker.parent().map_or(Ok(()), durable::sync)
 }
 
 impl Drop for Closing {
@@ -242,10 +243,10 @@ impl Drop for Closing {
         let tree = self.tree.take();
         // sled writes until it is dropped.
         let is_ended = caught(|| drop(tree)).is_ok();
-        let is_synced = || durable::sync(&self.graph.join(durable::DB)).is_ok();
-        if is_ended && self.is_clean.load(Ordering::SeqCst) && is_synced() {
+        let is_clean = self.is_clean.load(Ordering::SeqCst);
+        if is_ended && is_clean && self.durable.sync().is_ok() {
             // If it stays, the next opening is only slower.
-            drop(fs::remove_file(&self.path));
+            drop(fs::remove_file(&self.marker));
         }
     }
 }

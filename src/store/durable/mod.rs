@@ -77,6 +77,9 @@ pub(super) struct Durable {
 #[derive(Default)]
 struct SyncedBlobs {
     names: HashSet<OsString>,
+    /// Those that were synced, but may have been found before all was written to them: by a batch
+    /// that was under way. The next flush is only made when that has ended.
+    maybe_half: HashSet<OsString>,
     /// When the folder was changed, as it says itself, and when we first saw that.
     changed: Option<(SystemTime, Instant)>,
     /// No file that came later can have left the folder's time as it is.
@@ -184,28 +187,34 @@ impl Durable {
         let folder = self.graph.join(BLOBS);
         let mut synced = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = fs::metadata(&folder).and_then(|it| it.modified()).map_err(at(&folder))?;
-        match synced.changed {
-            Some((seen, _)) if seen == changed && synced.settled => return Ok(()),
-            Some((seen, first)) if seen == changed => synced.settled = first.elapsed() > A_TICK,
-            _ => {
-                synced.changed = Some((changed, Instant::now()));
-                synced.settled = false;
-            }
+        let is_same = synced.changed.is_some_and(|(seen, _)| seen == changed);
+        if is_same && synced.settled && synced.maybe_half.is_empty() {
+            return Ok(());
         }
-        let mut names = HashSet::new();
+        synced.settled = is_same && synced.changed.is_some_and(|(_, it)| it.elapsed() > A_TICK);
+        if !is_same {
+            synced.changed = Some((changed, Instant::now()));
+        }
+        let (mut names, mut maybe_half) = (HashSet::new(), HashSet::new());
         for entry in fs::read_dir(&folder).map_err(at(&folder))? {
             let name = entry.map_err(at(&folder))?.file_name();
-            if !synced.names.contains(&name) {
-                match sync(&folder.join(&name)) {
-                    // sled has removed it meanwhile.
-                    Err(StoreError::File { source, .. })
-                        if source.kind() == io::ErrorKind::NotFound => {}
-                    done => done?,
-                }
+            if synced.names.contains(&name) {
+                names.insert(name);
+                continue;
             }
-            names.insert(name);
+            match sync(&folder.join(&name)) {
+                // sled has removed it meanwhile.
+                Err(StoreError::File { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+            if synced.maybe_half.contains(&name) {
+                names.insert(name);
+            } else {
+                maybe_half.insert(name);
+            }
         }
-        synced.names = names;
+        (synced.names, synced.maybe_half) = (names, maybe_half);
         sync(&folder)
     }
 }
@@ -255,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_each_new_blob_is_synced_once() {
+    fn without_flags_each_new_blob_is_synced_twice() {
         let dir = tempfile::tempdir().unwrap();
         let mut durable = Durable::prepare(dir.path()).unwrap();
         fs::write(dir.path().join("graph/db"), "log").unwrap();
@@ -268,6 +277,8 @@ mod tests {
         };
         for name in ["1", "2"] {
             fs::write(dir.path().join("graph/blobs").join(name), "blob").unwrap();
+            durable.sync().unwrap();
+            assert!(!synced(&durable).contains(&name.into()));
             durable.sync().unwrap();
             assert_eq!(synced(&durable).last().unwrap(), name);
         }

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use backscroll::store::{Options, Store, StoreError, View as _};
+use backscroll::store::{Options, Store, StoreError, View as _, caught};
 
 use self::{
     load::{Acknowledged, Growing, due},
@@ -267,13 +267,26 @@ fn check(
         }
         Ok(Ok(store)) => store,
     };
+    // Where the flags are not heeded, sled may throw at what it reads as well.
+    match caught(|| compare(&store, due, verified)) {
+        Ok(end) => end,
+        Err(thrown) => (End::Damaged, thrown.to_string()),
+    }
+}
+
+/// What of all that is due is there.
+fn compare(
+    store: &Store,
+    due: &BTreeMap<&str, Vec<&Acknowledged>>,
+    verified: bool,
+) -> (End, String) {
     let held = store.rooms(None, 1).unwrap();
     if held.is_empty() && !due.is_empty() {
         return (End::Empty, format!("{} rooms were held", due.len()));
     }
     let mut lost = Vec::new();
     for it in due.values().flatten() {
-        if !is_held(&store, it).unwrap_or(false) {
+        if !is_held(store, it).unwrap_or(false) {
             lost.push(it.event_id.as_str());
         }
     }
@@ -282,7 +295,7 @@ fn check(
         return (End::Lost, format!("{} of {all}: {}", lost.len(), lost[0]));
     }
     if verified {
-        let faults = faults::of(&store);
+        let faults = faults::of(store);
         if let Some(fault) = faults.first() {
             return (End::Damaged, format!("{} faults: {fault}", faults.len()));
         }

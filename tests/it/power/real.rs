@@ -25,7 +25,7 @@ const CUTS: u64 = 50;
 /// Cuts of one store before the next begins with nothing.
 const CUTS_A_STORE: u64 = 5;
 /// Events of a stream, more than it comes to.
-const EVENTS: u64 = 2_000;
+const EVENTS: u64 = 700;
 const LONGEST_MS: u64 = 4_300;
 const IMAGE_BYTES: u64 = 1 << 30;
 
