@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    backlog::Backlog,
     metrics::Metrics,
     pdu::ServerKeys,
     slowest::Slowest,
@@ -21,6 +22,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// The slowest walks.
     pub slowest: Slowest,
+    /// Rooms in which more is left to work out than an append waits for.
+    pub backlog: Backlog,
     /// Keys that were looked up, and whether there were any: they change only through
     /// [`put_server_keys`](Self::put_server_keys).
     server_keys: RwLock<BTreeMap<String, Option<Arc<ServerKeys>>>>,
@@ -40,7 +43,7 @@ impl Context {
     #[must_use]
     pub fn counted(store: Store, metrics: Metrics) -> Self {
         let (slowest, server_keys) = (Slowest::default(), RwLock::default());
-        Self { store, metrics, slowest, server_keys }
+        Self { store, metrics, slowest, backlog: Backlog::default(), server_keys }
     }
 
     /// The keys of a server, if they are known.

@@ -31,6 +31,7 @@
 //! - No content and no key is ever logged. The service opens no connection to anywhere.
 
 pub mod access;
+pub mod backlog;
 pub mod backup;
 pub mod cli;
 pub mod context;

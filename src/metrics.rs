@@ -30,6 +30,7 @@ pub struct Metrics {
     refused: Family<Reason, Counter>,
     flushes: Histogram,
     panics: Counter,
+    backlog: Gauge,
     totals: Totals,
 }
 
@@ -138,6 +139,7 @@ impl Metrics {
             refused: Family::default(),
             flushes: seconds(),
             panics: Counter::default(),
+            backlog: Gauge::default(),
             totals: Totals::default(),
         };
         let mut registry = Registry::default();
@@ -155,7 +157,7 @@ impl Metrics {
         let help = "From the head of a call to the end of its answer; streams as long as they last";
         to.register_with_unit("grpc_server_handling", help, Unit::Seconds, it.handling);
         to.register("backscroll_walk_nodes", "Events that a walk looked at", it.walk_nodes);
-        let help = "Walks, by why they ended: exhausted, limit, budget";
+        let help = "Walks, by why they ended: exhausted, limit, budget, size";
         to.register("backscroll_walks_ended", help, it.walks_ended);
         let help = "Events answered to other servers and sister services: full, redacted";
         to.register("backscroll_events_served", help, it.served);
@@ -170,6 +172,8 @@ impl Metrics {
         to.register_with_unit("backscroll_flush", help, Unit::Seconds, it.flushes);
         let help = "Calls that failed in a way that should not be possible";
         to.register("backscroll_panics", help, it.panics);
+        let help = "Rooms in which states that can be known are still being worked out";
+        to.register("backscroll_backlog_rooms", help, it.backlog);
     }
 
     /// What `/metrics` shows.
@@ -224,6 +228,11 @@ impl Metrics {
     /// A call panicked.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// In so many rooms something is left to work out.
+    pub fn backlog(&self, rooms: usize) {
+        self.backlog.set(i64::try_from(rooms).unwrap_or(i64::MAX));
     }
 
     /// Whether events are not taken for want of space.

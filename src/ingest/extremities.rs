@@ -1,24 +1,19 @@
 //! Forward extremities: accepted events that nothing accepted follows, neither directly nor
 //! through events that were not accepted. Which they are depends on the graph alone, not on the
 //! order in which it came.
+//!
+//! An event is one by its flags; the store lists those that are whenever it writes a node.
 
-use crate::store::{Edit, EventNum, Flags, PrevEvent, StoreError};
+use crate::store::{Edit, EventNum, PrevEvent, StoreError};
 
-/// Whether an event counts as the room's own: only such an event follows another.
-fn is_accepted(flags: Flags) -> bool {
-    !flags.outlier && !flags.rejected && !flags.soft_failed
-}
+/// Events that are marked as followed in one go. Strangers choose how long a line of events is that
+/// were not accepted; the rest of it is left to a note.
+const MARKED_AT_ONCE: usize = 256;
 
 /// Takes a newly placed event into account.
 pub(super) fn place(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
     let node = edit.node(event)?;
-    if is_accepted(node.flags) && !node.flags.followed {
-        let extremities = &mut edit.room.forward_extremities;
-        if let Err(at) = extremities.binary_search(&event) {
-            extremities.insert(at, event);
-        }
-    }
-    if is_accepted(node.flags) || node.flags.followed {
+    if node.flags.is_accepted() || node.flags.followed {
         follow(edit, &node.prev_events)?;
     }
     Ok(())
@@ -32,33 +27,47 @@ pub(super) fn followed_by(
     follower: EventNum,
 ) -> Result<(), StoreError> {
     let flags = edit.node(follower)?.flags;
-    if is_accepted(flags) || flags.followed {
-        let mut node = edit.node(event)?;
-        node.flags.followed = true;
-        edit.put_node(event, node)?;
+    if flags.is_accepted() || flags.followed {
+        follow(edit, &[PrevEvent::Held(event)])?;
     }
     Ok(())
 }
 
 /// Marks events as followed, and through those that were not accepted their predecessors.
-fn follow(edit: &mut Edit<'_>, prev_events: &[PrevEvent]) -> Result<(), StoreError> {
-    let mut next: Vec<PrevEvent> = prev_events.to_vec();
-    while let Some(edge) = next.pop() {
-        let PrevEvent::Held(event) = edge else { continue };
+pub(super) fn follow(edit: &mut Edit<'_>, prev_events: &[PrevEvent]) -> Result<(), StoreError> {
+    let mut marked = 0;
+    // Events whose predecessors are followed, too.
+    let mut passed: Vec<EventNum> = mark(edit, prev_events, &mut marked)?;
+    while let Some(event) = passed.pop() {
+        if marked >= MARKED_AT_ONCE {
+            edit.put_unfinished(event);
+            continue;
+        }
+        let prev_events = edit.node(event)?.prev_events;
+        passed.extend(mark(edit, &prev_events, &mut marked)?);
+    }
+    Ok(())
+}
+
+/// Marks events as followed. Those of them that were not accepted, and were not marked before.
+fn mark(
+    edit: &mut Edit<'_>,
+    events: &[PrevEvent],
+    marked: &mut usize,
+) -> Result<Vec<EventNum>, StoreError> {
+    let mut passed = Vec::new();
+    for edge in events {
+        let PrevEvent::Held(event) = *edge else { continue };
         let mut node = edit.node(event)?;
         if node.flags.followed {
             continue;
         }
-        if is_accepted(node.flags) {
-            let extremities = &mut edit.room.forward_extremities;
-            if let Ok(at) = extremities.binary_search(&event) {
-                extremities.remove(at);
-            }
-        } else {
-            next.extend(node.prev_events.iter().copied());
+        if !node.flags.is_accepted() {
+            passed.push(event);
         }
         node.flags.followed = true;
         edit.put_node(event, node)?;
+        *marked += 1;
     }
-    Ok(())
+    Ok(passed)
 }

@@ -17,10 +17,11 @@
 //!
 //! Steps 1 to 3 look at no room: of events that come together they are taken on all cores. Steps
 //! 4 to 6 are one atomic batch, which events of one room that come together share: [`together`].
-//! What waited for an event is settled in batches of its own; a note on disk makes sure that a
-//! crash does not forget it. Nothing is durable
-//! before [`Store::flush`](crate::store::Store::flush): the door acknowledges after that.
+//! What waited for an event is settled in batches of its own, of bounded size: a few before the
+//! event is acknowledged, the rest after that: [`backlog`]. A note on disk makes sure that nothing
+//! forgets it. Nothing is durable before [`Store::flush`](crate::store::Store::flush): the door acknowledges after that.
 
+mod backlog;
 mod check;
 mod extremities;
 mod held;
@@ -34,6 +35,7 @@ mod settle;
 mod state;
 mod together;
 
+pub use backlog::{Left, recover, settle_waiting, work_off};
 pub use purge::{PurgeError, Purged, purge_history, sweep_states};
 pub use rederive::{
     Derived, derive, derive_current_state, derive_redaction, link_again, settle_again,
@@ -43,7 +45,7 @@ pub use together::{append, append_all};
 
 use crate::{
     room_format::{Header, Line},
-    store::{Flags, Store, StoreError, View},
+    store::Flags,
 };
 
 /// What the homeserver decided about an event.
@@ -125,38 +127,4 @@ pub enum Outcome {
         /// Why.
         refusal: Refusal,
     },
-}
-
-/// How many waiting events are settled in one batch: bounds what a writer holds in memory.
-const SETTLED_AT_ONCE: usize = 64;
-
-/// Works out the states that have become known in a room, until none is left.
-///
-/// # Errors
-/// When the store fails.
-pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
-    loop {
-        let Some(room) = store.room_num(room_id)? else { return Ok(()) };
-        if store.unsettled(room, 1)?.is_empty() {
-            return Ok(());
-        }
-        let Some(mut edit) = store.edit(room_id, None)? else { return Ok(()) };
-        for event in edit.unsettled(edit.room_num(), SETTLED_AT_ONCE)? {
-            edit.remove_unsettled(event);
-            settle::settle(&mut edit, event)?;
-        }
-        settle::refresh_current_state(&mut edit)?;
-        edit.commit()?;
-    }
-}
-
-/// Finishes, in all rooms, what a crash cut off. To be called once, after opening.
-///
-/// # Errors
-/// When the store fails.
-pub fn recover(store: &Store) -> Result<(), StoreError> {
-    for room in store.deleted_rooms()? {
-        while store.remove_deleted(room)? > 0 {}
-    }
-    store.unsettled_rooms()?.iter().try_for_each(|room| settle_waiting(store, &room.room_id))
 }

@@ -67,10 +67,9 @@ pub(super) fn place(
         state_after: None,
         prev_events: Vec::new(),
     };
-    for follower in edit.wanted_by(edit.room_num(), event_id)? {
-        edit.remove_wanted(event_id, follower);
-        edit.put_unsettled(follower);
-        edit.room.resolved_from.clear();
+    let are_all_told = tell_who_wants(edit, event_id)?;
+    if !are_all_told {
+        edit.put_unfinished(number);
     }
     if event.verdict.outlier {
         edit.put_node(number, node)?;
@@ -82,7 +81,9 @@ pub(super) fn place(
         state.extend(own.then_some(GivenEvent::Held(number)));
         edit.put_given_state(number, &state);
     }
-    adopt(edit, number, event_id)?;
+    if !adopt(edit, number, event_id)? {
+        edit.put_unfinished(number);
+    }
     extremities::place(edit, number)?;
     redaction::place(edit, number, &checked.pdu)?;
     Ok(Ok(Placed::Now(number)))
@@ -145,9 +146,42 @@ pub(super) fn link(
     Ok(edges)
 }
 
+/// Events that are told of another in one go. Strangers choose how many there are; the rest is left
+/// to a note.
+pub(super) const TOLD_AT_ONCE: usize = 64;
+
+/// Goes on with what was left when an event was placed, or came as an outlier.
+pub(super) fn finish(
+    edit: &mut Edit<'_>,
+    number: EventNum,
+    is_outlier: bool,
+) -> Result<(), StoreError> {
+    let event_id = edit.body(edit.room_num(), number)?.event_id;
+    let are_all_told = tell_who_wants(edit, &event_id)?;
+    let are_all_tied = is_outlier || adopt(edit, number, &event_id)?;
+    if !(are_all_told && are_all_tied) {
+        edit.put_unfinished(number);
+    }
+    Ok(())
+}
+
+/// Notes of events whose state needs one that has come that it may be known now. Whether these are
+/// all.
+fn tell_who_wants(edit: &mut Edit<'_>, event_id: &str) -> Result<bool, StoreError> {
+    let followers = edit.wanted_by(edit.room_num(), event_id, TOLD_AT_ONCE)?;
+    for follower in &followers {
+        edit.remove_wanted(event_id, *follower);
+        edit.put_unsettled(*follower)?;
+        edit.room.resolved_from.clear();
+    }
+    Ok(followers.len() < TOLD_AT_ONCE)
+}
+
 /// Ties an event to those that came before it and reference it. Their states wait for its own.
-fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<(), StoreError> {
-    for (follower, place) in edit.followers_of_missing(edit.room_num(), event_id)? {
+/// Whether these are all.
+fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<bool, StoreError> {
+    let followers = edit.followers_of_missing(edit.room_num(), event_id, TOLD_AT_ONCE)?;
+    for (follower, place) in followers.iter().copied() {
         edit.remove_missing(event_id, follower);
         let mut node = edit.node(follower)?;
         let place = usize::try_from(place).ok();
@@ -161,7 +195,7 @@ fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<(), St
             edit.put_waiting(number, follower);
         }
     }
-    Ok(())
+    Ok(followers.len() < TOLD_AT_ONCE)
 }
 
 /// The state that came with an event: whether the event itself is part of it, and the others.

@@ -68,8 +68,8 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<boo
     node.depth = pdu.depth();
     if !node.flags.outlier {
         for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(pdu.prev_events()) {
-            let noted = || edit.followers_of_missing(edit.room_num(), prev.as_str());
-            all_noted &= *edge != PrevEvent::Missing || noted()?.contains(&(event, place));
+            let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
+            all_noted &= *edge != PrevEvent::Missing || noted()? == Some(place);
         }
         node.prev_events = place::link(edit, event, pdu)?;
     }

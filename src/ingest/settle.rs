@@ -4,28 +4,50 @@
 //! the event waits, and what is not known hides it. A state once known never changes.
 
 use super::{
+    extremities,
     held::{parse_held, version_of},
-    redaction, resolve,
+    place, redaction, resolve,
     state::{self, Base, Entry},
 };
 use crate::{
     pdu::Pdu,
-    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, View},
+    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, Unsettled, View},
 };
+
+/// Forward extremities that the current state is made of: those that arrived last. Any server of the
+/// room can make more of them than can be looked at with each event.
+const EXTREMITIES_LOOKED_AT: usize = 256;
+/// Distinct states that the current state is resolved from: as many as an event may have
+/// predecessors, so that it is the state before an event that could be sent now.
+const STATES_RESOLVED: usize = 20;
+
+/// Does what a note of an event asks for: works out the state after it, if that is possible now,
+/// and goes on telling other events of it. What is left then is noted again.
+pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), StoreError> {
+    let Unsettled { event, is_unfinished } = note;
+    // It may have been purged since it was noted.
+    let Some(node) = edit.find_node(event)? else { return Ok(()) };
+    let EventNode { flags, state_after, prev_events, .. } = node;
+    if is_unfinished {
+        place::finish(edit, event, flags.outlier)?;
+        if flags.followed && !flags.is_accepted() {
+            extremities::follow(edit, &prev_events)?;
+        }
+    }
+    if flags.outlier {
+        return Ok(());
+    }
+    if state_after.is_some() {
+        return tell_who_waits(edit, event);
+    }
+    match parse_held(edit, event, version_of(edit)?)? {
+        Some(pdu) => settle_parsed(edit, event, &pdu),
+        None => Ok(()),
+    }
+}
 
 /// Works out the state after an event that is held, if that is possible now, and notes whose state
 /// may be known because of it.
-pub(super) fn settle(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
-    let version = version_of(edit)?;
-    let needed = |it: EventNode| !it.flags.outlier && it.state_after.is_none();
-    if !edit.find_node(event)?.is_some_and(needed) {
-        return Ok(());
-    }
-    let Some(pdu) = parse_held(edit, event, version)? else { return Ok(()) };
-    settle_parsed(edit, event, &pdu)
-}
-
-/// As [`settle`], of an event that has been parsed already.
 pub(super) fn settle_parsed(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -41,11 +63,21 @@ pub(super) fn settle_parsed(
     };
     node.state_after = Some(after);
     edit.put_node(event, node)?;
-    for follower in edit.waiting_for(edit.room_num(), event)? {
-        edit.remove_waiting(event, follower);
-        edit.put_unsettled(follower);
-    }
+    tell_who_waits(edit, event)?;
     redaction::settled(edit, event, pdu)
+}
+
+/// Notes of events which wait for the state after another that theirs may be known now.
+fn tell_who_waits(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let followers = edit.waiting_for(edit.room_num(), event, place::TOLD_AT_ONCE)?;
+    for follower in &followers {
+        edit.remove_waiting(event, *follower);
+        edit.put_unsettled(*follower)?;
+    }
+    if followers.len() == place::TOLD_AT_ONCE {
+        edit.put_unfinished(event);
+    }
+    Ok(())
 }
 
 /// Notes for which predecessors' states an event waits. Those that are not placed are noted
@@ -115,11 +147,13 @@ fn one_of(
 }
 
 /// Works out the state over the forward extremities, if they have changed. It is known only when
-/// the states of all of them are.
+/// the states of all of them are. Of a room with very many of them, over those that arrived last.
 pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreError> {
+    let newest = edit.extremities(edit.room_num(), EXTREMITIES_LOOKED_AT)?;
     let mut states = Vec::new();
-    for event in edit.room.forward_extremities.clone() {
-        match edit.node(event)?.state_after {
+    for extremity in &newest {
+        match extremity.state_after {
+            Some(state) if states.contains(&state) => {}
             Some(state) => states.push(state),
             None => {
                 edit.room.current_state = None;
@@ -127,13 +161,15 @@ pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreErro
                 return Ok(());
             }
         }
+        if states.len() >= STATES_RESOLVED {
+            break;
+        }
     }
     states.sort_unstable();
-    states.dedup();
     // What could not be resolved is not tried again before an event comes that was looked for.
     if states != edit.room.resolved_from {
-        edit.room.current_state = match edit.room.forward_extremities.first().copied() {
-            Some(event) => one_of(edit, event, states.clone())?,
+        edit.room.current_state = match newest.first() {
+            Some(newest) => one_of(edit, newest.event, states.clone())?,
             None => None,
         };
         edit.room.resolved_from = states;

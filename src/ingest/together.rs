@@ -10,9 +10,10 @@ use std::{
 
 use super::{
     NewEvent, Outcome,
+    backlog::{self, Left},
     check::{self, Checked, Refused},
     place::{self, Placed},
-    settle, settle_waiting,
+    settle,
 };
 use crate::{
     context::Context,
@@ -22,6 +23,9 @@ use crate::{
 /// Most events that share a batch: bounds what a writer holds in memory, and how long it keeps
 /// other writers from the room.
 const IN_A_BATCH: usize = 64;
+/// What waited for the events of a batch is settled in so many turns before they are acknowledged;
+/// what is left then is [worked off](super::work_off) after that.
+const TURNS_BEFORE_THE_ANSWER: usize = 4;
 /// Fewer are not worth waking another core for.
 const WORTH_A_CORE: usize = 8;
 
@@ -178,12 +182,17 @@ impl<'c> Batch<'c> {
         self.placed = 0;
         if let Some(edit) = self.edit.take() {
             let room_id = edit.room.room_id.clone();
+            let has_unsettled = edit.has_unsettled();
             if let Err(failure) = edit.commit() {
                 self.lose();
                 return Err(failure);
             }
             self.committed = self.outcomes.len();
-            settle_waiting(&self.cx.store, &room_id)?;
+            if has_unsettled
+                && backlog::turns(&self.cx.store, &room_id, TURNS_BEFORE_THE_ANSWER)? == Left::Some
+            {
+                self.cx.backlog.add(&room_id);
+            }
         }
         self.committed = self.outcomes.len();
         Ok(())

@@ -71,8 +71,10 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
              store that does not open, and then a backup has to be restored"
         );
     }
-    ingest::recover(&store).context("cannot finish what a crash cut off")?;
-    Ok(Arc::new(Context::counted(store, metrics)))
+    let left = ingest::recover(&store).context("cannot finish what a crash cut off")?;
+    let cx = Context::counted(store, metrics);
+    left.iter().for_each(|room_id| cx.backlog.add(room_id));
+    Ok(Arc::new(cx))
 }
 
 /// Who may call, and how connections are protected. By default everybody, and not at all: then the
@@ -171,6 +173,7 @@ pub async fn run(
         ended = &mut server => return Ok(ended?),
         () = watch::watch(Arc::clone(&cx), health.clone()) => true,
         _ = watch::measure(Arc::clone(&cx)) => true,
+        _ = watch::work_off(Arc::clone(&cx)) => true,
         () = shutdown => false,
     };
     say(&health, if failed { State::Failed } else { State::Stopping }).await;

@@ -1,4 +1,5 @@
-//! While serving: is there space, has a write failed, how large has everything become?
+//! While serving: is there space, has a write failed, how large has everything become, and is
+//! something left to work out?
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +8,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use super::health::{State, say};
-use crate::{context::Context, query};
+use crate::{context::Context, ingest, query};
 
 /// How often the store is asked how it is.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -59,5 +60,24 @@ pub(super) async fn measure(cx: Arc<Context>) -> ! {
             Err(failure) => warn!(%failure, "the store could not be measured"),
         }
         time::sleep(MEASURE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
+    }
+}
+
+/// Works out what appends have left, one turn after another.
+pub(super) async fn work_off(cx: Arc<Context>) -> ! {
+    loop {
+        cx.backlog.wait().await;
+        cx.metrics.backlog(cx.backlog.len());
+        let working = Arc::clone(&cx);
+        match tokio::task::spawn_blocking(move || ingest::work_off(&working)).await {
+            Ok(Ok(_)) => {}
+            // The room comes back with its next event, or when the service starts again.
+            Ok(Err(failure)) => warn!(%failure, "states could not be worked out"),
+            Err(failure) => {
+                cx.metrics.panicked();
+                error!(%failure, "states could not be worked out");
+            }
+        }
+        cx.metrics.backlog(cx.backlog.len());
     }
 }

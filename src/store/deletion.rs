@@ -1,8 +1,6 @@
 //! Deleting a room. It is gone with one write, which takes its id away from its number; what it
 //! left behind is then removed bit by bit, after a crash too.
 
-use std::sync::PoisonError;
-
 use super::{
     RoomNum, Store, StoreError, View,
     codec::{seal, unseal},
@@ -20,8 +18,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub fn delete_room(&self, room_id: &str) -> Result<Option<DeletedRoom>, StoreError> {
-        let Some(lock) = self.room_lock(room_id) else { return Ok(None) };
-        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.room_locks.lock(room_id);
         let Some(number) = self.room_num(room_id)? else { return Ok(None) };
         let mut batch = sled::Batch::default();
         for key in [keys::room_by_name(room_id), keys::deleted_room(number)] {
@@ -44,8 +41,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub fn forget_deleted_room(&self, room_id: &str) -> Result<bool, StoreError> {
-        let Some(lock) = self.room_lock(room_id) else { return Ok(false) };
-        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.room_locks.lock(room_id);
         let is_deleted = self.is_deleted(room_id)?;
         if is_deleted {
             self.write(|tree| tree.remove(keys::room_by_name(room_id)))?;
@@ -59,8 +55,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub fn bury_room(&self, room_id: &str) -> Result<(), StoreError> {
-        let Some(lock) = self.room_lock(room_id) else { return Ok(()) };
-        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.room_locks.lock(room_id);
         if self.room_num(room_id)?.is_none() {
             let key = keys::room_by_name(room_id);
             let value = seal(&key, Vec::new());

@@ -1,19 +1,17 @@
 //! Writing: one decision about one room, applied at once or not at all.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, MutexGuard},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
+    Body, EventNode, EventNum, Extremity, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
     View,
     codec::seal,
     keys, record,
     record::Page,
+    room_locks::RoomGuard,
     sealing::Bodies,
     view::{Records, number_or_gone},
 };
@@ -31,17 +29,17 @@ pub struct Edit<'s> {
     pub(super) first_new: EventNum,
     changes: BTreeMap<Vec<u8>, Option<IVec>>,
     pages: BTreeMap<u32, Page>,
-    has_unsettled: bool,
+    pub(super) has_unsettled: bool,
     /// Whether it removes what somebody may be about to read.
     removes: bool,
     bodies: Bodies,
-    _guard: MutexGuard<'s, ()>,
+    _guard: RoomGuard<'s>,
 }
 
 impl<'s> Edit<'s> {
     pub(super) fn new(
         store: &'s Store,
-        guard: MutexGuard<'s, ()>,
+        guard: RoomGuard<'s>,
         (number, room): (RoomNum, Room),
         is_new: bool,
     ) -> Self {
@@ -104,7 +102,8 @@ impl<'s> Edit<'s> {
         })
     }
 
-    /// Writes an event's node, and lists its arrival where that is not its number.
+    /// Writes an event's node. Lists its arrival where that is not its number, and the event among
+    /// the forward extremities if it is one.
     ///
     /// # Errors
     /// When its page cannot be read.
@@ -116,9 +115,15 @@ impl<'s> Edit<'s> {
         }
         let Some(changed) = self.pages.get_mut(&page) else { return Ok(()) };
         let listed = |arrival: i64| Some(arrival).filter(|it| *it != i64::from(event.0));
-        let before = changed.get(event).and_then(|it| listed(it.arrival));
+        let held = changed.get(event);
+        let ends = [held.and_then(|it| it.extremity(event)), node.extremity(event)];
+        let before = held.and_then(|it| listed(it.arrival));
         let after = listed(node.arrival);
         changed.set(event, node);
+        let [end_before, end_after] = ends;
+        if end_before != end_after {
+            self.change_extremity(end_before, end_after);
+        }
         if before != after {
             if let Some(before) = before {
                 self.remove_arrival(event, before);
@@ -130,6 +135,36 @@ impl<'s> Edit<'s> {
             }
         }
         Ok(())
+    }
+
+    fn change_extremity(&mut self, before: Option<Extremity>, after: Option<Extremity>) {
+        if let Some(before) = before {
+            self.remove_extremity(before);
+            self.room.forward_extremities = self.room.forward_extremities.saturating_sub(1);
+        }
+        if let Some(after) = after {
+            self.list_extremity(after);
+            self.room.forward_extremities += 1;
+        }
+    }
+
+    /// Lists a forward extremity that the list leaves out.
+    pub fn list_extremity(&mut self, extremity: Extremity) {
+        let Extremity { event, arrival, state_after } = extremity;
+        let key = keys::extremity(self.number, arrival, event);
+        self.put(key, record::encode_extremity(state_after));
+    }
+
+    /// Takes a forward extremity out of the list.
+    pub fn remove_extremity(&mut self, extremity: Extremity) {
+        let Extremity { event, arrival, .. } = extremity;
+        let key = keys::extremity(self.number, arrival, event);
+        if event >= self.first_new {
+            // It is only listed in this edit.
+            self.changes.remove(&key);
+        } else {
+            self.remove(key);
+        }
     }
 
     /// Whether an event is found where it arrived: by its number, or in the list.
@@ -168,6 +203,7 @@ impl<'s> Edit<'s> {
             self.remove_arrival(event, node.arrival);
             self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
         }
+        self.change_extremity(node.extremity(event), None);
         let number = event.0 / keys::PAGE_EVENTS;
         if !self.pages.contains_key(&number) {
             let read = self.page(self.number, number)?;
@@ -204,77 +240,6 @@ impl<'s> Edit<'s> {
             }
         }
         Ok(())
-    }
-
-    /// Notes that `follower` references, at `place` among its predecessors, an event that is not
-    /// placed.
-    pub fn put_missing(&mut self, event_id: &str, follower: EventNum, place: u32) {
-        let key = keys::missing_of(self.number, event_id, follower);
-        self.put(key, record::encode_missing(place, event_id));
-    }
-
-    /// Takes such a note back.
-    pub fn remove_missing(&mut self, event_id: &str, follower: EventNum) {
-        self.remove(keys::missing_of(self.number, event_id, follower));
-    }
-
-    /// Notes that the state of `follower` waits for that of `event`.
-    pub fn put_waiting(&mut self, event: EventNum, follower: EventNum) {
-        self.put(keys::waiting_of(self.number, event, follower), Vec::new());
-    }
-
-    /// Takes such a note back.
-    pub fn remove_waiting(&mut self, event: EventNum, follower: EventNum) {
-        self.remove(keys::waiting_of(self.number, event, follower));
-    }
-
-    /// Notes that the state of an event may be known now.
-    pub fn put_unsettled(&mut self, event: EventNum) {
-        self.has_unsettled = true;
-        self.put(keys::unsettled(self.number, event), Vec::new());
-    }
-
-    /// Whether such a note was made.
-    #[must_use]
-    pub fn has_unsettled(&self) -> bool {
-        self.has_unsettled
-    }
-
-    /// Takes such a note back.
-    pub fn remove_unsettled(&mut self, event: EventNum) {
-        self.remove(keys::unsettled(self.number, event));
-    }
-
-    /// Notes a redaction of an event, held or not, and whether its sender lacked the power to
-    /// redact when it came.
-    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum, powerless: bool) {
-        let key = keys::redaction(self.number, target_id, redaction);
-        self.put(key, vec![u8::from(powerless)]);
-    }
-
-    /// Takes such a note back.
-    pub fn remove_redaction(&mut self, target_id: &str, redaction: EventNum) {
-        self.remove(keys::redaction(self.number, target_id, redaction));
-    }
-
-    /// Keeps the state that came with an event.
-    pub fn put_given_state(&mut self, event: EventNum, state: &[GivenEvent]) {
-        self.put(keys::given_state(self.number, event), record::encode_given(state));
-    }
-
-    /// Takes it back.
-    pub fn remove_given_state(&mut self, event: EventNum) {
-        self.remove(keys::given_state(self.number, event));
-    }
-
-    /// Notes that the state of `follower` needs an event that is not held.
-    pub fn put_wanted(&mut self, event_id: &str, follower: EventNum) {
-        self.put(keys::wanted_by(self.number, event_id, follower), Vec::new());
-    }
-
-    /// Takes such a note back.
-    pub fn remove_wanted(&mut self, event_id: &str, follower: EventNum) {
-        self.remove(keys::wanted_by(self.number, event_id, follower));
     }
 
     /// The number that the next state will get.
@@ -349,12 +314,16 @@ impl View for Edit<'_> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Records, StoreError> {
-        // Of what is on disk, no more can be gone than was changed.
-        let enough = limit.saturating_add(self.changes.len());
+        let changed = || {
+            let from = self.changes.range(prefix.to_vec()..);
+            from.take_while(|(key, _)| key.starts_with(prefix))
+        };
+        // Of what is on disk, no more can be gone than was removed.
+        let removed = changed().filter(|(_, change)| change.is_none()).count();
+        let enough = limit.saturating_add(removed);
         let mut records: BTreeMap<Vec<u8>, IVec> =
             self.store.scan(prefix, after, enough)?.into_iter().collect();
-        let changed = self.changes.range(prefix.to_vec()..);
-        for (key, change) in changed.take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, change) in changed() {
             match change {
                 Some(value) if after.is_none_or(|it| key.as_slice() > it) => {
                     records.insert(key.clone(), value.clone());

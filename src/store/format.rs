@@ -4,9 +4,10 @@
 use sled::Batch;
 
 use super::{
-    Room, Store, StoreError, View,
+    Store, StoreError, View,
     codec::{self, Malformed},
     keys,
+    record::{self, Room2},
 };
 
 /// The layout that this build reads and writes.
@@ -44,7 +45,12 @@ impl Store {
 
     /// Rooms got a count of what was purged; nothing was, before.
     fn step_1_to_2(&self) -> Result<Batch, StoreError> {
-        self.rooms_again(Room::decode_1, Room::encode_2)
+        let mut changes = Batch::default();
+        for (key, room) in self.rooms_2(Room2::decode_1)? {
+            let value = codec::seal(&key, room.encode_2());
+            changes.insert(key, value);
+        }
+        Ok(changes)
     }
 
     /// Pages are sealed into blocks from then on; bodies that are alone are read as ever. The mark
@@ -60,24 +66,36 @@ impl Store {
 
     /// Rooms got a count of unreadable events, of which there were none, and the states that decide
     /// while the current one is not known: of a room where it is not known now, nothing tells which
-    /// they were.
+    /// they were. Forward extremities got records of their own.
     fn step_3_to_4(&self) -> Result<Batch, StoreError> {
-        self.rooms_again(Room::decode_2, Room::encode)
-    }
-
-    /// Every room's record, read in one layout and written in another.
-    fn rooms_again(
-        &self,
-        decode: fn(&[u8]) -> Result<Room, Malformed>,
-        encode: fn(&Room) -> Vec<u8>,
-    ) -> Result<Batch, StoreError> {
         let mut changes = Batch::default();
-        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
-            let Some(room) = self.read("room", &key, decode)? else { continue };
-            let value = codec::seal(&key, encode(&room));
+        for (key, Room2 { room, extremities }) in self.rooms_2(Room2::decode_2)? {
+            let damaged = || StoreError::corrupt("room", &key);
+            let number = keys::room_of(&key).ok_or_else(damaged)?;
+            let topology = self.topology(number);
+            for event in extremities {
+                let Some(node) = topology.node(event)? else { continue };
+                let key = keys::extremity(number, node.arrival, event);
+                let value = codec::seal(&key, record::encode_extremity(node.state_after));
+                changes.insert(key, value);
+            }
+            let value = codec::seal(&key, room.encode());
             changes.insert(key, value);
         }
         Ok(changes)
+    }
+
+    /// Every room's record, in the layout of an older format.
+    fn rooms_2(
+        &self,
+        decode: fn(&[u8]) -> Result<Room2, Malformed>,
+    ) -> Result<Vec<(Vec<u8>, Room2)>, StoreError> {
+        let mut rooms = Vec::new();
+        for (key, _) in self.scan(&keys::rooms(), None, usize::MAX)? {
+            let room = self.read("room", &key, decode)?;
+            rooms.extend(room.map(|it| (key, it)));
+        }
+        Ok(rooms)
     }
 }
 

@@ -29,10 +29,11 @@ impl Tag {
     const DELETED_ROOM: Self = Self(0x10);
     const MARK_2: Self = Self(0x11);
     const BLOCK: Self = Self(0x12);
+    const EXTREMITY: Self = Self(0x13);
 }
 
 /// Every kind of record whose key goes on with the number of a room, but for the room's own.
-const OF_ROOMS: [Tag; 12] = [
+const OF_ROOMS: [Tag; 13] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
@@ -45,6 +46,7 @@ const OF_ROOMS: [Tag; 12] = [
     Tag::GIVEN_STATE,
     Tag::UNSETTLED,
     Tag::WANTED,
+    Tag::EXTREMITY,
 ];
 
 /// How many events share a page of topology, and a block of bodies.
@@ -198,6 +200,22 @@ pub(crate) fn arrival_of(key: &[u8]) -> Option<(i64, EventNum)> {
     Some((ordered ^ i64::MIN, EventNum(last_number(key)?)))
 }
 
+/// All forward extremities of a room, the one that arrived last first.
+pub(crate) fn extremities(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::EXTREMITY, room).0
+}
+
+pub(crate) fn extremity(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
+    let ordered = (!arrival ^ i64::MIN).to_be_bytes();
+    Key::of_room(Tag::EXTREMITY, room).bytes(&ordered).number(event.0).0
+}
+
+/// The arrival and the event that a key of [`extremity`] names.
+pub(crate) fn extremity_of(key: &[u8]) -> Option<(i64, EventNum)> {
+    let (ordered, event) = arrival_of(key)?;
+    Some((!ordered, event))
+}
+
 /// All states of a room.
 pub(crate) fn states(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::STATE, room).0
@@ -305,6 +323,7 @@ pub(crate) enum Of {
     /// An event, and one that follows it.
     Both(EventNum, EventNum),
     Arrival(i64, EventNum),
+    Extremity(i64, EventNum),
     /// The follower of an event that is missing.
     Missing(EventNum),
 }
@@ -337,7 +356,12 @@ pub(crate) fn part(key: &[u8]) -> Option<Part> {
         Tag::GIVEN_STATE => Part::GivenState,
         Tag::REDACTION => Part::Redaction,
         Tag::STATE => Part::State,
-        Tag::MISSING | Tag::WAITING | Tag::ARRIVAL | Tag::UNSETTLED | Tag::WANTED => Part::Note,
+        Tag::MISSING
+        | Tag::WAITING
+        | Tag::ARRIVAL
+        | Tag::UNSETTLED
+        | Tag::WANTED
+        | Tag::EXTREMITY => Part::Note,
         _ => return None,
     })
 }
@@ -363,6 +387,10 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::ARRIVAL, 16) => {
             let (arrival, event) = arrival_of(key)?;
             Of::Arrival(arrival, event)
+        }
+        (Tag::EXTREMITY, 16) => {
+            let (arrival, event) = extremity_of(key)?;
+            Of::Extremity(arrival, event)
         }
         (Tag::MISSING, 24) => Of::Missing(event(5)?),
         (Tag::REDACTION | Tag::WANTED, 24) => Of::Event(event(5)?),
@@ -405,6 +433,8 @@ mod tests {
         assert_eq!(hex(waiting_of(room, event, EventNum(1))), "07010203040a0b0c0d00000001");
         assert_eq!(hex(arrival(room, -1, event)), "08010203047fffffffffffffff0a0b0c0d");
         assert_eq!(hex(arrival(room, 1, event)), "080102030480000000000000010a0b0c0d");
+        assert_eq!(hex(extremity(room, 1, event)), "13010203047ffffffffffffffe0a0b0c0d");
+        assert_eq!(extremity_of(&extremity(room, -7, event)), Some((-7, event)));
         assert_eq!(hex(state(room, StateNum(9))), "090102030400000009");
         assert_eq!(hex(erased_user("@a:b")), "0b40613a62");
         assert_eq!(hex(given_state(room, event)), "0c010203040a0b0c0d");

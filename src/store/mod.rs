@@ -28,6 +28,7 @@
 //! 10 room                          deleted: what is left of it is to be removed
 //! 11                               where "mark" was before format 3
 //! 12 room page                     Block         the other bodies of a page that is full, together
+//! 13 room arrival event            a forward extremity, the last to arrive first: the state after it
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -55,11 +56,14 @@ mod helpers;
 mod kept;
 mod keys;
 mod mark;
+mod nodes;
+mod notes;
 mod opening;
 mod packing;
 mod panics;
 mod record;
 mod removals;
+mod room_locks;
 mod sealing;
 mod size;
 mod space;
@@ -70,6 +74,7 @@ mod watchdog;
 use std::{
     collections::BTreeSet,
     fs::File,
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -86,15 +91,21 @@ pub use error::StoreError;
 use flush::Flushes;
 pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
-use opening::{Closing, ROOM_LOCKS};
+pub use nodes::{StateNodes, Topology};
+pub use notes::Unsettled;
+use opening::Closing;
 pub use panics::caught;
-pub use record::{EventNode, Flags, GivenEvent, Room, StateFacts};
+pub use record::{EventNode, Extremity, Flags, GivenEvent, Room, StateFacts};
 use removals::Removals;
 pub use removals::{Moment, Removed};
+use room_locks::RoomLocks;
 use space::Space;
 pub use strays::{Astray, Place, Stray};
-pub use view::{StateNodes, Topology, View};
+pub use view::View;
 use watchdog::Watchdog;
+
+/// Counts of what was removed; rooms share them by the bytes of their ids.
+const REMOVAL_COUNTS: usize = 256;
 
 /// Number of a room in this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,7 +132,7 @@ pub enum PrevEvent {
 pub struct Store {
     tree: sled::Db,
     next_room: AtomicU32,
-    room_locks: Vec<Mutex<()>>,
+    room_locks: RoomLocks,
     erased_users: RwLock<BTreeSet<String>>,
     flushes: Flushes,
     mark: Mark,
@@ -185,8 +196,7 @@ impl Store {
     /// # Errors
     /// When the room's record cannot be read.
     pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
-        let Some(lock) = self.room_lock(room_id) else { return Ok(None) };
-        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.room_locks.lock(room_id);
         let (number, room, is_new) = match self.room_num(room_id)? {
             Some(number) => (number, self.room(number)?, false),
             None => match make {
@@ -200,14 +210,11 @@ impl Store {
         Ok(Some(Edit::new(self, guard, (number, room), is_new)))
     }
 
-    /// The lock that keeps writers of a room apart.
-    fn room_lock(&self, room_id: &str) -> Option<&Mutex<()>> {
-        self.room_locks.get(lock_of(room_id))
-    }
-
-    /// What was removed from the rooms that share that lock.
+    /// What was removed from the rooms that share a count.
     fn removals(&self, room_id: &str) -> Option<&Removals> {
-        self.removals.get(lock_of(room_id))
+        let sum =
+            room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
+        self.removals.get(sum % REMOVAL_COUNTS)
     }
 
     /// Waits until no other purge is under way, and keeps others from beginning.
@@ -241,11 +248,16 @@ impl Store {
     /// # Errors
     /// When a record cannot be read.
     pub fn unsettled_rooms(&self) -> Result<Vec<Room>, StoreError> {
-        let keys = self.scan(&keys::all_unsettled(), None, usize::MAX)?;
-        let rooms: BTreeSet<RoomNum> =
-            keys.iter().filter_map(|(key, _)| keys::room_of(key)).collect();
-        let held = |room| self.read("room", &keys::room(room), Room::decode).transpose();
-        rooms.into_iter().filter_map(held).collect()
+        let mut rooms = Vec::new();
+        let mut after = None;
+        // One note of each room is enough: the next to look at lies behind all that it may have.
+        while let Some((key, _)) = self.scan(&keys::all_unsettled(), after.as_deref(), 1)?.pop() {
+            let number =
+                keys::room_of(&key).ok_or_else(|| StoreError::corrupt("work left", &key))?;
+            rooms.extend(self.read("room", &keys::room(number), Room::decode)?);
+            after = Some(keys::unsettled(number, EventNum(u32::MAX)));
+        }
+        Ok(rooms)
     }
 
     /// Whether a user asked for erasure.
@@ -258,10 +270,11 @@ impl Store {
         !self.erased_users.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// All users who asked for erasure, in order.
-    pub fn erased_users(&self) -> Vec<String> {
+    /// The users behind `after` who asked for erasure, in order, at most `limit`.
+    pub fn erased_users(&self, after: &str, limit: usize) -> Vec<String> {
         let users = self.erased_users.read().unwrap_or_else(PoisonError::into_inner);
-        users.iter().cloned().collect()
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        users.range::<str, _>(behind).take(limit).cloned().collect()
     }
 
     /// Marks a user as erased, or takes the mark back; on disk when this returns.
@@ -333,12 +346,6 @@ impl Store {
         }
         outcome
     }
-}
-
-/// The number of a room's lock.
-fn lock_of(room_id: &str) -> usize {
-    let sum = room_id.bytes().fold(0usize, |sum, it| sum.wrapping_mul(31).wrapping_add(it.into()));
-    sum % ROOM_LOCKS
 }
 
 #[cfg(test)]

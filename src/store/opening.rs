@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    DeletedRoom, EventNum, Options, Store, StoreError, View,
+    DeletedRoom, EventNum, Options, REMOVAL_COUNTS, Store, StoreError, View,
     disk::Caches,
     durable::{self, Durable, at},
     flush::Flushes,
@@ -26,14 +26,13 @@ use super::{
     mark::Mark,
     panics::caught,
     removals::Removals,
+    room_locks::RoomLocks,
     sealing::page_of,
     size,
     space::Space,
     watchdog::Watchdog,
 };
 
-/// Locks that keep writers of one room apart; rooms share them by number of their id's bytes.
-pub(super) const ROOM_LOCKS: usize = 256;
 /// How long a lock is tried for: whoever is just ending, or has just closed the store, holds it a
 /// moment longer, as sled's threads do.
 const LOCK_TRIES: u32 = 200;
@@ -132,14 +131,14 @@ impl Store {
         let store = Self {
             tree: tree.clone(),
             next_room: AtomicU32::new(0),
-            room_locks: (0..ROOM_LOCKS).map(|_| Mutex::new(())).collect(),
+            room_locks: RoomLocks::default(),
             erased_users: RwLock::default(),
             flushes: Flushes::default(),
             mark: Mark::new(data_dir),
             caches: Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             data_dir: data_dir.clone(),
             space: Space::new(options.reserved_bytes),
-            removals: (0..ROOM_LOCKS).map(|_| Removals::default()).collect(),
+            removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
             closing: Closing {

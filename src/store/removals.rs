@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Store;
 
-/// The removals from rooms that share a lock.
+/// The removals from rooms that share a count.
 #[derive(Default)]
 pub(super) struct Removals {
     /// From rooms that stay: by purges.
@@ -69,8 +69,8 @@ impl Store {
         }
     }
 
-    /// What may have been removed from a room since a moment. Rooms that share a lock share this:
-    /// it may name what was removed from another one.
+    /// What may have been removed from a room since a moment. Rooms share counts: it may
+    /// name what was removed from another one.
     pub fn removed_since(&self, room_id: &str, moment: Moment) -> Removed {
         match self.removals(room_id) {
             Some(it) if it.of_rooms.begun() != moment.of_rooms => Removed::Room,

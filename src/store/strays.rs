@@ -8,11 +8,10 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt,
-    sync::{MutexGuard, PoisonError},
 };
 
 use super::{
-    EventNum, PrevEvent, RoomNum, Store, StoreError, Topology, View,
+    EventNum, Extremity, PrevEvent, RoomNum, Store, StoreError, Topology, View,
     codec::unseal,
     keys::{self, Part, Parts},
     record::{self, Room},
@@ -82,6 +81,9 @@ pub enum Astray {
     /// The event did not arrive then.
     #[error("an arrival that is none")]
     NoArrival,
+    /// The event is none, or did not arrive then, or the state after it is another.
+    #[error("a forward extremity that is none")]
+    NoExtremity,
     /// The follower has no such edge, or the event is there.
     #[error("a missing predecessor is noted where none is missing")]
     NothingMissing,
@@ -151,9 +153,7 @@ impl Store {
     /// Looks again, while nobody writes to the room.
     fn confirmed(&self, key: &[u8]) -> Result<Option<Stray>, StoreError> {
         let room_id = self.room_id_for(key)?;
-        let lock = room_id.as_ref().and_then(|it| self.room_lock(it));
-        let _guard: Option<MutexGuard<'_, ()>> =
-            lock.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        let _guard = room_id.as_ref().map(|it| self.room_locks.lock(it));
         let wrong = match self.value(key)? {
             Some(value) => self.wrong_with(key, &value, &mut Seen::default())?,
             None => None,
@@ -168,9 +168,7 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub fn remove_stray(&self, stray: &Stray) -> Result<(), StoreError> {
-        let lock = stray.room_id.as_ref().and_then(|it| self.room_lock(it));
-        let _guard: Option<MutexGuard<'_, ()>> =
-            lock.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        let _guard = stray.room_id.as_ref().map(|it| self.room_locks.lock(it));
         if let Some(value) = self.value(&stray.key)?
             && self.wrong_with(&stray.key, &value, &mut Seen::default())? == Some(stray.what)
         {
@@ -271,6 +269,13 @@ fn leads_nowhere(
         keys::Of::Arrival(arrival, event) => {
             let node = topology.node(event)?;
             (node.is_some_and(|it| it.arrival == arrival), Astray::NoArrival)
+        }
+        keys::Of::Extremity(arrival, event) => {
+            let held = topology.node(event)?.and_then(|it| it.extremity(event));
+            let is_it = |it: Extremity| {
+                it.arrival == arrival && record::decode_extremity(bytes) == Ok(it.state_after)
+            };
+            (held.is_some_and(is_it), Astray::NoExtremity)
         }
         keys::Of::Missing(follower) => {
             let edge = match record::decode_missing(bytes) {

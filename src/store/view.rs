@@ -1,17 +1,20 @@
 //! Reading, in domain words: what is on disk, or what is on disk with an [`Edit`](super::Edit)'s
 //! changes laid over it.
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use sled::IVec;
 
 use super::{
-    Body, EventNode, EventNum, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError,
+    Body, EventNum, Extremity, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError,
+    Unsettled,
     codec::{Malformed, unseal},
-    keys, record,
+    keys,
+    nodes::{StateNodes, Topology},
+    record,
     record::Page,
 };
-use crate::state::map::{Node, Nodes, Ptr};
+use crate::state::map::{Node, Ptr};
 
 /// Keys and sealed values, in order.
 pub(super) type Records = Vec<(Vec<u8>, IVec)>;
@@ -224,8 +227,8 @@ pub trait View {
         self.read("given state", &keys::given_state(room, event), record::decode_given)
     }
 
-    /// The events that reference an event which is not placed, each with the place of the
-    /// reference among its predecessors.
+    /// Events that reference an event which is not placed, each with the place of the reference
+    /// among its predecessors: at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -233,8 +236,9 @@ pub trait View {
         &self,
         room: RoomNum,
         event_id: &str,
+        limit: usize,
     ) -> Result<Vec<(EventNum, u32)>, StoreError> {
-        let records = self.scan(&keys::missing(room, event_id), None, usize::MAX)?;
+        let records = self.scan(&keys::missing(room, event_id), None, limit)?;
         let follower = |(key, value): &(Vec<u8>, IVec)| {
             let (place, _) = unseal(key, value).and_then(record::decode_missing).ok()?;
             Some((EventNum(keys::last_number(key)?), place))
@@ -243,6 +247,21 @@ pub trait View {
             .iter()
             .map(|it| follower(it).ok_or_else(|| StoreError::corrupt("missing event", &it.0)))
             .collect()
+    }
+
+    /// Which of its predecessors `follower` is noted to reference by an id that is not placed; none
+    /// if that is not noted.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn place_of_missing(
+        &self,
+        room: RoomNum,
+        event_id: &str,
+        follower: EventNum,
+    ) -> Result<Option<u32>, StoreError> {
+        let key = keys::missing_of(room, event_id, follower);
+        Ok(self.read("missing event", &key, record::decode_missing)?.map(|(place, _)| place))
     }
 
     /// The ids that are referenced in a room but not placed, each once, at most `limit`.
@@ -271,28 +290,72 @@ pub trait View {
         Ok(found)
     }
 
-    /// The events whose state waits for that of another.
+    /// Events whose state waits for that of another, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn waiting_for(&self, room: RoomNum, event: EventNum) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::waiting(room, event), usize::MAX)
+    fn waiting_for(
+        &self,
+        room: RoomNum,
+        event: EventNum,
+        limit: usize,
+    ) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::waiting(room, event), limit)
     }
 
-    /// The events whose state needs an event that was not held.
+    /// Events whose state needs an event that was not held, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn wanted_by(&self, room: RoomNum, event_id: &str) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::wanted(room, event_id), usize::MAX)
+    fn wanted_by(
+        &self,
+        room: RoomNum,
+        event_id: &str,
+        limit: usize,
+    ) -> Result<Vec<EventNum>, StoreError> {
+        self.last_numbers(&keys::wanted(room, event_id), limit)
     }
 
-    /// Events of a room whose state may be known now.
+    /// Events of a room for which work is left, at most `limit`.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn unsettled(&self, room: RoomNum, limit: usize) -> Result<Vec<EventNum>, StoreError> {
-        self.last_numbers(&keys::unsettled_in(room), limit)
+    fn unsettled(&self, room: RoomNum, limit: usize) -> Result<Vec<Unsettled>, StoreError> {
+        let records = self.scan(&keys::unsettled_in(room), None, limit)?;
+        let note = |(key, value): &(Vec<u8>, IVec)| {
+            let event = EventNum(keys::last_number(key)?);
+            let is_unfinished = unseal(key, value).and_then(record::decode_unsettled).ok()?;
+            Some(Unsettled { event, is_unfinished })
+        };
+        records
+            .iter()
+            .map(|it| note(it).ok_or_else(|| StoreError::corrupt("work left", &it.0)))
+            .collect()
+    }
+
+    /// Whether work is left for an event.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn is_unsettled(&self, room: RoomNum, event: EventNum) -> Result<bool, StoreError> {
+        Ok(self.value(&keys::unsettled(room, event))?.is_some())
+    }
+
+    /// Forward extremities, the one that arrived last first, at most `limit`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn extremities(&self, room: RoomNum, limit: usize) -> Result<Vec<Extremity>, StoreError> {
+        let records = self.scan(&keys::extremities(room), None, limit)?;
+        let extremity = |(key, value): &(Vec<u8>, IVec)| {
+            let (arrival, event) = keys::extremity_of(key)?;
+            let state_after = unseal(key, value).and_then(record::decode_extremity).ok()?;
+            Some(Extremity { event, arrival, state_after })
+        };
+        records
+            .iter()
+            .map(|it| extremity(it).ok_or_else(|| StoreError::corrupt("forward extremity", &it.0)))
+            .collect()
     }
 
     /// Events in their order of arrival, those that arrived together by number, behind `after`,
@@ -375,57 +438,4 @@ pub(super) fn number_or_gone(bytes: &[u8]) -> Result<Option<u32>, Malformed> {
         return Ok(None);
     }
     bytes.try_into().map(|it| Some(u32::from_be_bytes(it))).map_err(|_| Malformed)
-}
-
-/// Pages that are remembered at most: more than one answer reads, less than a large room has.
-const REMEMBERED_PAGES: usize = 2_048;
-
-/// The nodes of a room's graph. Remembers the pages it has read.
-pub struct Topology<'v, V> {
-    view: &'v V,
-    room: RoomNum,
-    pages: RefCell<BTreeMap<u32, Page>>,
-}
-
-impl<V: View> Topology<'_, V> {
-    /// An event's node; nothing if there is no such event.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
-        let page = event.0 / keys::PAGE_EVENTS;
-        if let Some(page) = self.pages.borrow().get(&page) {
-            return Ok(page.get(event).cloned());
-        }
-        let read = self.view.page(self.room, page)?;
-        let node = read.get(event).cloned();
-        let mut pages = self.pages.borrow_mut();
-        if pages.len() >= REMEMBERED_PAGES {
-            pages.clear();
-        }
-        pages.insert(page, read);
-        Ok(node)
-    }
-}
-
-/// The nodes of a room's states.
-pub struct StateNodes<'v, V> {
-    view: &'v V,
-    room: RoomNum,
-}
-
-impl<V: View> Nodes for StateNodes<'_, V> {
-    type Error = StoreError;
-
-    fn node(&self, at: Ptr) -> Result<Arc<Node>, StoreError> {
-        self.view.state_node(self.room, at)
-    }
-}
-
-impl StateNum {
-    /// Where the map of this state begins.
-    #[must_use]
-    pub fn root(self) -> Ptr {
-        Ptr { record: self.0, slot: 0 }
-    }
 }

@@ -136,15 +136,17 @@ impl Walk<'_> {
                 (PrevEvent::Held(edge), Some(held)) if *edge == held => {}
                 (PrevEvent::Missing, None) if prev == pdu.event_id() => {}
                 (PrevEvent::Missing, None) => {
-                    let noted = edit.followers_of_missing(self.number, prev.as_str())?;
-                    if !noted.contains(&(event, place)) {
+                    let noted = edit.place_of_missing(self.number, prev.as_str(), event)?;
+                    if noted != Some(place) {
                         self.fault(event_id, What::GapNotNoted(prev.to_string()))?;
                     }
                 }
                 (PrevEvent::Held(_), _) => {
                     self.fault(event_id, What::EdgeElsewhere(prev.to_string()))?;
                 }
-                (PrevEvent::Missing, Some(_)) if prev != pdu.event_id() => {
+                (PrevEvent::Missing, Some(held))
+                    if prev != pdu.event_id() && !edit.is_unsettled(self.number, held)? =>
+                {
                     self.fault(event_id, What::EdgeCut(prev.to_string()))?;
                 }
                 (PrevEvent::Missing, Some(_)) => {}
@@ -185,7 +187,7 @@ impl Walk<'_> {
                     self.fault(event_id, What::VisibilityWrong)?;
                 }
             }
-            (None, Some(_)) if !edit.unsettled(self.number, usize::MAX)?.contains(&event) => {
+            (None, Some(_)) if !edit.is_unsettled(self.number, event)? => {
                 self.fault(event_id, What::StateNotHeld)?;
             }
             (Some(_), None) => {

@@ -253,6 +253,7 @@ fn of_stray(what: Astray) -> Remedy {
         | Astray::EventToCome
         | Astray::NoteOfNoEvent
         | Astray::NoArrival
+        | Astray::NoExtremity
         | Astray::NothingMissing => Remedy::Remove,
         // The number that tells it from what is to come may be what is wrong; so may a room's.
         Astray::PageToCome

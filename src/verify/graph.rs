@@ -5,7 +5,7 @@ use super::{Counted, Walk, What};
 use crate::{
     ingest,
     state::map,
-    store::{Edit, EventNode, EventNum, PrevEvent, Room, StoreError, Topology, View},
+    store::{Edit, EventNode, EventNum, Extremity, PrevEvent, Room, StoreError, Topology, View},
 };
 
 /// What a room's nodes add up to.
@@ -16,7 +16,8 @@ pub(super) struct Sums {
     pub(super) soft_failed: u64,
     pub(super) listed_arrivals: u64,
     pub(super) last_arrival: Option<i64>,
-    pub(super) extremities: Vec<EventNum>,
+    /// By the numbers of the events.
+    pub(super) extremities: Vec<Extremity>,
     pub(super) purged: u64,
 }
 
@@ -27,9 +28,13 @@ impl Walk<'_> {
         let (room, topology) = (&edit.room, edit.topology(self.number));
         let looked = self.sums(room, &topology);
         self.tolerate(looked)?;
-        let looked = self.followed(room, &topology);
-        self.tolerate(looked)?;
         let looked = self.cycles(room, &topology);
+        self.tolerate(looked)?;
+        if !edit.unsettled(self.number, 1)?.is_empty() {
+            // What follows from the graph as a whole is still being worked out.
+            return Ok(());
+        }
+        let looked = self.followed(room, &topology);
         self.tolerate(looked)?;
         let looked = self.current_state(&mut edit);
         self.tolerate(looked)
@@ -50,7 +55,10 @@ impl Walk<'_> {
                 self.fault("", What::Count { what, counted, held })?;
             }
         }
-        if room.forward_extremities != sums.extremities {
+        let mut listed = self.store.extremities(self.number, usize::MAX)?;
+        listed.sort_unstable();
+        let count = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+        if listed != sums.extremities || room.forward_extremities != count {
             self.fault("", What::Extremities)?;
         }
         if sums.last_arrival.is_some_and(|it| room.next_arrival <= it) {
@@ -147,14 +155,14 @@ pub(super) fn followed(
     let mut stack = Vec::new();
     for event in (0..room.next_event.0).map(EventNum) {
         let Some(node) = topology.node(event)? else { continue };
-        if is_accepted(&node) {
+        if node.flags.is_accepted() {
             stack.extend(held(&node));
         }
         while let Some(prev) = stack.pop() {
             let Some(mark) = followed.get_mut(index(prev)) else { continue };
             if !std::mem::replace(mark, true)
                 && let Some(node) = topology.node(prev)?
-                && !is_accepted(&node)
+                && !node.flags.is_accepted()
             {
                 stack.extend(held(&node));
             }
@@ -182,18 +190,12 @@ impl Sums {
         self.soft_failed += u64::from(flags.soft_failed && !flags.outlier);
         self.listed_arrivals += u64::from(node.arrival != i64::from(event.0));
         self.last_arrival = self.last_arrival.max(Some(node.arrival));
-        if is_accepted(node) && !flags.followed {
-            self.extremities.push(event);
-        }
+        self.extremities.extend(node.extremity(event));
     }
 }
 
 fn index(event: EventNum) -> usize {
     usize::try_from(event.0).unwrap_or(usize::MAX)
-}
-
-fn is_accepted(node: &EventNode) -> bool {
-    !node.flags.outlier && !node.flags.rejected && !node.flags.soft_failed
 }
 
 fn held(node: &EventNode) -> impl Iterator<Item = EventNum> {

@@ -185,7 +185,12 @@ fn counters_and_extremities_that_do_not_add_up_are_named() {
     names(&damaged(|edit| edit.room.rejected += 1), "rejected events, its record says");
     names(&damaged(|edit| edit.room.outliers += 1), "outliers, its record says");
     names(&damaged(|edit| edit.room.next_arrival = 3), "next arrival is one that has been");
-    let none = |edit: &mut Edit<'_>| edit.room.forward_extremities.clear();
+    let none = |edit: &mut Edit<'_>| edit.room.forward_extremities = 0;
+    names(&damaged(none), "its forward extremities do not follow from the graph");
+    let none = |edit: &mut Edit<'_>| {
+        let listed = edit.extremities(edit.room_num(), 9).unwrap();
+        listed.into_iter().for_each(|it| edit.remove_extremity(it));
+    };
     names(&damaged(none), "its forward extremities do not follow from the graph");
     let current = |edit: &mut Edit<'_>| {
         edit.room.current_state = Some(crate::store::StateNum(0));
@@ -267,8 +272,8 @@ fn what_a_purge_leaves_of_states_is_no_fault() {
     for room in ["chaos0-v10", "chaos6-v12", "powerfork-v12"] {
         let (dir, cx, room_id) = store_of(room);
         let number = cx.store.room_num(&room_id).unwrap().unwrap();
-        let newest = cx.store.room(number).unwrap().forward_extremities[0];
-        let newest = cx.store.body(number, newest).unwrap().event_id;
+        let newest = *cx.store.extremities(number, 99).unwrap().last().unwrap();
+        let newest = cx.store.body(number, newest.event).unwrap().event_id;
         let watch = &mut |_| ControlFlow::Continue(());
         assert!(ingest::purge_history(&cx.store, (&room_id, &newest), watch).unwrap().done);
         assert_eq!(faults(&opened_again(&dir, cx)), Vec::<String>::new(), "{room}");

@@ -119,7 +119,7 @@ fn forget_notes(
     pdu: Option<&Pdu>,
 ) -> Result<(), StoreError> {
     edit.remove_unsettled(event);
-    for follower in edit.waiting_for(edit.room_num(), event)? {
+    for follower in edit.waiting_for(edit.room_num(), event, usize::MAX)? {
         edit.remove_waiting(event, follower);
     }
     for edge in &node.prev_events {

@@ -157,7 +157,8 @@ impl Plan {
         if !outline.is_placed(event.0) {
             return Ok(None);
         }
-        let keep = record.forward_extremities.iter().map(|it| it.0).collect();
+        let extremities = store.extremities(room, usize::MAX)?;
+        let keep = extremities.iter().map(|it| it.event.0).collect();
         let events = outline.before(event.0, &keep);
         let slices: BTreeMap<u32, usize> =
             events.iter().enumerate().map(|(at, event)| (*event, at / SLICE)).collect();

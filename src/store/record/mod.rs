@@ -43,8 +43,8 @@ pub struct Room {
     pub purged: u64,
     /// Events among those held that cannot be read, outliers included.
     pub unreadable: u64,
-    /// Accepted events that nothing accepted follows, in ascending order.
-    pub forward_extremities: Vec<EventNum>,
+    /// How many accepted events there are that nothing accepted follows.
+    pub forward_extremities: u64,
     /// The state resolved over the forward extremities, when it is known.
     pub current_state: Option<StateNum>,
     /// While the current state is not known, the states that have to allow what is asked: the last
@@ -71,7 +71,7 @@ impl Room {
             soft_failed: 0,
             purged: 0,
             unreadable: 0,
-            forward_extremities: Vec::new(),
+            forward_extremities: 0,
             current_state: None,
             last_known: Vec::new(),
             resolved_from: Vec::new(),
@@ -79,15 +79,11 @@ impl Room {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        self.write(4)
+        self.write(None)
     }
 
-    /// As formats 2 and 3 had it.
-    pub(super) fn encode_2(&self) -> Vec<u8> {
-        self.write(2)
-    }
-
-    fn write(&self, format: u32) -> Vec<u8> {
+    /// With the list of forward extremities, as it was before format 4.
+    fn write(&self, extremities_2: Option<&[EventNum]>) -> Vec<u8> {
         let mut out = Writer::default();
         out.text(&self.room_id);
         out.text(&self.room_version);
@@ -99,12 +95,17 @@ impl Room {
         out.number(self.rejected);
         out.number(self.soft_failed);
         out.number(self.purged);
-        out.length(self.forward_extremities.len());
-        self.forward_extremities.iter().for_each(|it| out.number(it.0.into()));
+        match extremities_2 {
+            None => out.number(self.forward_extremities),
+            Some(list) => {
+                out.length(list.len());
+                list.iter().for_each(|it| out.number(it.0.into()));
+            }
+        }
         out.number(self.current_state.map_or(0, |it| u64::from(it.0) + 1));
         out.length(self.resolved_from.len());
         self.resolved_from.iter().for_each(|it| out.number(it.0.into()));
-        if format >= 4 {
+        if extremities_2.is_none() {
             out.number(self.unreadable);
             out.length(self.last_known.len());
             self.last_known.iter().for_each(|it| out.number(it.0.into()));
@@ -113,20 +114,12 @@ impl Room {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        Self::read(bytes, 4)
+        Self::read(bytes, 4).map(|(room, _)| room)
     }
 
-    /// As formats 2 and 3 had it.
-    pub(super) fn decode_2(bytes: &[u8]) -> Result<Self, Malformed> {
-        Self::read(bytes, 2)
-    }
-
-    /// As format 1 had it.
-    pub(super) fn decode_1(bytes: &[u8]) -> Result<Self, Malformed> {
-        Self::read(bytes, 1)
-    }
-
-    fn read(bytes: &[u8], format: u32) -> Result<Self, Malformed> {
+    /// The room and, from before format 4, its forward extremities.
+    fn read(bytes: &[u8], format: u32) -> Result<(Self, Vec<EventNum>), Malformed> {
+        let mut extremities_2 = Vec::new();
         let mut from = Reader(bytes);
         let mut room = Self {
             room_id: from.text()?.to_owned(),
@@ -140,9 +133,13 @@ impl Room {
             soft_failed: from.number()?,
             purged: if format >= 2 { from.number()? } else { 0 },
             unreadable: 0,
-            forward_extremities: {
+            forward_extremities: if format >= 4 {
+                from.number()?
+            } else {
                 let count = from.length()?;
-                (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?
+                extremities_2 =
+                    (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?;
+                u64::try_from(extremities_2.len()).unwrap_or(u64::MAX)
             },
             current_state: optional_state(&mut from)?,
             last_known: Vec::new(),
@@ -153,8 +150,57 @@ impl Room {
             room.last_known = states(&mut from)?;
         }
         from.end()?;
-        Ok(room)
+        Ok((room, extremities_2))
     }
+}
+
+/// A room as formats 1 to 3 had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Room2 {
+    pub(super) room: Room,
+    /// Its forward extremities, in ascending order.
+    pub(super) extremities: Vec<EventNum>,
+}
+
+impl Room2 {
+    /// As formats 2 and 3 had it.
+    pub(super) fn decode_2(bytes: &[u8]) -> Result<Self, Malformed> {
+        Room::read(bytes, 2).map(|(room, extremities)| Self { room, extremities })
+    }
+
+    /// As format 1 had it.
+    pub(super) fn decode_1(bytes: &[u8]) -> Result<Self, Malformed> {
+        Room::read(bytes, 1).map(|(room, extremities)| Self { room, extremities })
+    }
+
+    /// As formats 2 and 3 had it.
+    pub(super) fn encode_2(&self) -> Vec<u8> {
+        self.room.write(Some(&self.extremities))
+    }
+}
+
+/// A forward extremity: an accepted event that nothing accepted follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extremity {
+    /// The event.
+    pub event: EventNum,
+    /// Its place in the room's order of arrival.
+    pub arrival: i64,
+    /// The state after it, when it is known.
+    pub state_after: Option<StateNum>,
+}
+
+pub(super) fn encode_extremity(state_after: Option<StateNum>) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.number(state_after.map_or(0, |it| u64::from(it.0) + 1));
+    out.finish()
+}
+
+pub(super) fn decode_extremity(bytes: &[u8]) -> Result<Option<StateNum>, Malformed> {
+    let mut from = Reader(bytes);
+    let state_after = optional_state(&mut from)?;
+    from.end()?;
+    Ok(state_after)
 }
 
 /// An event of the state that came with another.
@@ -209,6 +255,19 @@ pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
     let missing = (from.small()?, from.text()?.to_owned());
     from.end()?;
     Ok(missing)
+}
+
+/// Work that is left: whether it is more than to work out the event's own state.
+pub(super) fn encode_unsettled(is_unfinished: bool) -> Vec<u8> {
+    if is_unfinished { vec![1] } else { Vec::new() }
+}
+
+pub(super) fn decode_unsettled(bytes: &[u8]) -> Result<bool, Malformed> {
+    match bytes {
+        [] => Ok(false),
+        [1] => Ok(true),
+        _ => Err(Malformed),
+    }
 }
 
 fn states(from: &mut Reader<'_>) -> Result<Vec<StateNum>, Malformed> {

@@ -1,6 +1,6 @@
 //! Topology: the nodes of neighbouring events, packed into one value.
 
-use super::optional_state;
+use super::{Extremity, optional_state};
 use crate::store::{
     EventNum, PrevEvent, StateNum,
     codec::{Malformed, Reader, Writer},
@@ -48,6 +48,12 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Whether an event counts as the room's own: only such an event follows another.
+    #[must_use]
+    pub fn is_accepted(self) -> bool {
+        !self.outlier && !self.rejected && !self.soft_failed
+    }
+
     fn bits(self) -> u8 {
         let Self { outlier, rejected, soft_failed, redacted, redaction_pending, .. } = self;
         let Self { followed, purged, unreadable, .. } = self;
@@ -83,6 +89,16 @@ impl Flags {
 /// of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Page(Vec<Option<EventNode>>);
+
+impl EventNode {
+    /// The event as a forward extremity, if it is one.
+    #[must_use]
+    pub fn extremity(&self, event: EventNum) -> Option<Extremity> {
+        let Self { arrival, state_after, .. } = *self;
+        let is_one = self.flags.is_accepted() && !self.flags.followed;
+        is_one.then_some(Extremity { event, arrival, state_after })
+    }
+}
 
 impl Page {
     pub(in crate::store) fn get(&self, event: EventNum) -> Option<&EventNode> {

@@ -75,8 +75,9 @@ impl fmt::Display for Left {
 pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired, StoreError> {
     match ingest::recover(store) {
         // Named below.
+        Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
         Err(failure) if !is_named(&failure) => return Err(failure),
-        Ok(()) | Err(_) => {}
+        Err(_) => {}
     }
     let mut found = Found::look(store, looked_at)?;
     let mut outcome = Repaired { unused_states: found.unused.values().sum(), ..Default::default() };

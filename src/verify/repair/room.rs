@@ -252,7 +252,14 @@ impl<'a> Mending<'a> {
         let room = &mut edit.room;
         (room.outliers, room.rejected, room.soft_failed) = (outliers, rejected, soft_failed);
         (room.listed_arrivals, room.purged) = (listed_arrivals, sums.purged);
-        room.forward_extremities = sums.extremities;
+        room.forward_extremities = u64::try_from(sums.extremities.len()).unwrap_or(u64::MAX);
+        for listed in self.store.extremities(self.number, usize::MAX)? {
+            edit.remove_extremity(listed);
+        }
+        for extremity in sums.extremities {
+            edit.list_extremity(extremity);
+        }
+        let room = &mut edit.room;
         let next = last_arrival.map_or(0, |it| it.saturating_add(1));
         room.next_arrival = room.next_arrival.max(next);
         edit.commit()

@@ -106,7 +106,11 @@ fn counters_extremities_and_marks_are_counted_again() {
         edit.room.listed_arrivals += 3;
     };
     comes_back("chaos0-v10", counters);
-    comes_back("chaos0-v10", |edit| edit.room.forward_extremities.clear());
+    comes_back("chaos0-v10", |edit| edit.room.forward_extremities = 0);
+    comes_back("chaos0-v10", |edit| {
+        let listed = edit.extremities(edit.room_num(), 9).unwrap();
+        listed.into_iter().for_each(|it| edit.remove_extremity(it));
+    });
     comes_back("chaos0-v10", |edit| edit.room.next_arrival = 3);
     comes_back("chaos0-v10", |edit| edit.room.current_state = Some(StateNum(0)));
     node_comes_back("chaos0-v10", 30, |it| it.flags.followed = !it.flags.followed);
@@ -146,7 +150,7 @@ fn what_follows_from_bodies_is_drawn_again() {
     }
     comes_back("visibility-v10-seen-by-hs2", |edit| {
         let gap = edit.backward_extremities(edit.room_num(), 1).unwrap().remove(0);
-        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap).unwrap() {
+        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap() {
             edit.remove_missing(&gap, follower);
         }
     });

@@ -1,0 +1,122 @@
+//! One lock for each room that somebody writes to. Writers of different rooms never wait for each
+//! other. Writers of one room get it in the order in which they asked, so that whoever does much
+//! work in small steps leaves room for others between two of them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+/// The locks of the rooms that somebody writes to or waits to write to.
+#[derive(Default)]
+pub(super) struct RoomLocks(Mutex<HashMap<String, Turns>>);
+
+/// Whose turn it is to write to a room.
+#[derive(Default)]
+struct Turns {
+    /// The turn that the next writer to ask will get.
+    next: u64,
+    /// The turn that has come.
+    current: u64,
+    /// Told when a turn has ended.
+    ended: Arc<Condvar>,
+}
+
+/// Held while writing to a room.
+pub(super) struct RoomGuard<'l> {
+    locks: &'l RoomLocks,
+    room_id: String,
+}
+
+impl RoomLocks {
+    /// Waits until nobody else writes to a room.
+    pub(super) fn lock(&self, room_id: &str) -> RoomGuard<'_> {
+        let mut rooms = self.rooms();
+        let turns = rooms.entry(room_id.to_owned()).or_default();
+        let (turn, ended) = (turns.next, Arc::clone(&turns.ended));
+        turns.next += 1;
+        while rooms.get(room_id).is_some_and(|it| it.current != turn) {
+            rooms = ended.wait(rooms).unwrap_or_else(PoisonError::into_inner);
+        }
+        RoomGuard { locks: self, room_id: room_id.to_owned() }
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<String, Turns>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RoomGuard<'_> {
+    fn drop(&mut self) {
+        let mut rooms = self.locks.rooms();
+        let Some(turns) = rooms.get_mut(&self.room_id) else { return };
+        turns.current += 1;
+        if turns.current == turns.next {
+            rooms.remove(&self.room_id);
+        } else {
+            turns.ended.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+        time::Duration,
+    };
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    /// How many have asked for a room and not left it.
+    fn present(locks: &RoomLocks, room_id: &str) -> u64 {
+        locks.rooms().get(room_id).map_or(0, |it| it.next - it.current)
+    }
+
+    #[test]
+    fn no_room_waits_for_another() {
+        let locks = Arc::new(RoomLocks::default());
+        let _one = locks.lock("!0:a");
+        let others = Arc::clone(&locks);
+        let (done, all_locked) = mpsc::channel();
+        thread::spawn(move || {
+            let guards: Vec<_> = (1..500).map(|it| others.lock(&format!("!{it}:a"))).collect();
+            done.send(guards.len()).unwrap();
+        });
+        assert_eq!(all_locked.recv_timeout(BOUND), Ok(499));
+    }
+
+    #[test]
+    fn writers_of_a_room_come_one_at_a_time_in_the_order_in_which_they_asked() {
+        let locks = Arc::new(RoomLocks::default());
+        let first = locks.lock("!a:b");
+        let (order, came) = mpsc::channel();
+        for writer in 0..8u64 {
+            let (own, order) = (Arc::clone(&locks), order.clone());
+            thread::spawn(move || {
+                let _guard = own.lock("!a:b");
+                assert!(present(&own, "!a:b") >= 1);
+                order.send(writer).unwrap();
+            });
+            while present(&locks, "!a:b") < writer + 2 {
+                thread::yield_now();
+            }
+        }
+        assert!(came.try_recv().is_err());
+        drop(first);
+        let order: Vec<u64> = (0..8).map(|_| came.recv_timeout(BOUND).unwrap()).collect();
+        assert_eq!(order, (0..8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_rooms_that_nobody_writes_to() {
+        let locks = RoomLocks::default();
+        for room in 0..100 {
+            drop(locks.lock(&format!("!{room}:a")));
+        }
+        assert!(locks.rooms().is_empty());
+    }
+}
