@@ -318,7 +318,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::store::{Options, Store};
+    use crate::store::{FetchedKeys, Options, Store};
 
     fn everything(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let paths = files(folder).unwrap().into_iter().chain(files(&folder.join(BLOBS)).unwrap());
@@ -331,7 +331,7 @@ mod tests {
         for _ in 0..3 {
             let store = Store::open(&Options::small(dir.path())).unwrap();
             for number in 0..100 {
-                let large = vec![number; 40 << 10];
+                let large = FetchedKeys { fetched_ts: 0, answer: vec![number; 40 << 10] };
                 store.put_server_keys(&format!("{number}.example"), &large).unwrap();
             }
         }
