@@ -5,7 +5,8 @@
 //! of the caller's verdict; later ones ask for the power to redact in the state before the
 //! redaction, or for a sender of the target sender's server
 //! (<https://spec.matrix.org/v1.16/rooms/v3/#handling-redactions>). A create event is never
-//! redacted. While the power cannot be told, the target is hidden.
+//! redacted. While the power cannot be told, the target is hidden. What cannot be read redacts
+//! nothing.
 //!
 //! A sender who had lost that power by the time its redaction came must not get it back by placing
 //! the redaction before the loss, as soft failure sees to for other events. So the room's current
@@ -24,7 +25,7 @@ use super::{
     resolve::state_event,
 };
 use crate::{
-    pdu::{Pdu, RoomVersion},
+    pdu::{Event, Pdu, RoomVersion},
     state::{
         map::{self, Key, Value},
         resolution::StateEvent,
@@ -33,9 +34,10 @@ use crate::{
 };
 
 /// Takes a newly placed event into account, as a redaction and as a target.
-pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     let node = edit.node(event)?;
-    if let Some(target_id) = pdu.redacts()
+    if let Some(pdu) = read.pdu()
+        && let Some(target_id) = pdu.redacts()
         && !node.flags.rejected
     {
         let is_newest = node.arrival.saturating_add(1) >= edit.room.next_arrival;
@@ -48,7 +50,7 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(
         edit.put_redaction(target_id.as_str(), event, powerless);
         refresh(edit, target_id.as_str())?;
     }
-    refresh(edit, pdu.event_id().as_str())
+    refresh(edit, read.event_id().as_str())
 }
 
 /// Whether the states of all of an event's predecessors are known.
@@ -63,8 +65,12 @@ fn is_known_before(edit: &Edit<'_>, node: &EventNode) -> Result<bool, StoreError
 }
 
 /// The state at an event has become known; if it is a redaction, its power can be told now.
-pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
-    match pdu.redacts() {
+pub(super) fn settled(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+) -> Result<(), StoreError> {
+    match read.redacts() {
         Some(target_id) if !edit.node(event)?.flags.rejected => refresh(edit, target_id.as_str()),
         _ => Ok(()),
     }
@@ -72,8 +78,8 @@ pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result
 
 /// A redaction is about to be purged. What it hides, or may hide, is kept in its redacted form
 /// only; what it would hide, when that came, never comes.
-pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
-    let Some(target_id) = pdu.redacts() else { return Ok(()) };
+pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+    let Some(target_id) = read.redacts() else { return Ok(()) };
     let target_id = target_id.as_str();
     edit.remove_redaction(target_id, event);
     let Some(target) = edit.event_num(edit.room_num(), target_id)? else {
@@ -158,7 +164,10 @@ fn has_power(
 ) -> Result<Option<bool>, StoreError> {
     let auth = &rules.authorization;
     let Some(sender) = redaction.sender().as_ruma() else { return Ok(None) };
-    let Some(create) = state_entry(edit, state, "m.room.create")? else { return Ok(None) };
+    let create = state_entry(edit, state, "m.room.create")?;
+    let Some(create) = create.map(|it| read_entry(edit, it)).transpose()?.flatten() else {
+        return Ok(None);
+    };
     let Ok(creators) = RoomCreateEvent::new(create).creators(auth) else { return Ok(None) };
     if auth.explicitly_privilege_room_creators && creators.contains(sender) {
         return Ok(Some(true));
@@ -167,6 +176,8 @@ fn has_power(
         // Without power levels the creator has 100, everybody else 0, and redacting takes 50.
         return Ok(Some(creators.contains(sender)));
     };
+    // Power levels that cannot be read grant nothing and deny nothing.
+    let Some(levels) = read_entry(edit, levels)? else { return Ok(None) };
     let levels = levels.with_readable_power_levels(auth);
     Ok(compare(&RoomPowerLevelsEvent::new(levels), sender, auth))
 }
@@ -184,10 +195,16 @@ fn state_entry(
     edit: &Edit<'_>,
     state: StateNum,
     event_type: &str,
-) -> Result<Option<StateEvent>, StoreError> {
+) -> Result<Option<EventNum>, StoreError> {
     let nodes = edit.states(edit.room_num());
     let value = map::get(&nodes, state.root(), Key::of_state(event_type, ""))?;
-    let Some(Value::Event { event, .. }) = value else { return Ok(None) };
-    let pdu = parse_held(edit, EventNum(event), version_of(edit)?)?;
+    Ok(match value {
+        Some(Value::Event { event, .. }) => Some(EventNum(event)),
+        Some(Value::Server { .. }) | None => None,
+    })
+}
+
+fn read_entry(edit: &Edit<'_>, event: EventNum) -> Result<Option<StateEvent>, StoreError> {
+    let pdu = parse_held(edit, event, version_of(edit)?)?;
     Ok(pdu.and_then(|it| state_event(&it, false)))
 }
