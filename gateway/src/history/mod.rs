@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::time::{self, Instant};
 use tonic::{Code, Request, Status};
 
-pub(crate) use self::keys::RememberedKeys;
+pub(crate) use self::keys::{KeysNotGiven, RememberedKeys};
 pub use self::options::{HistoryFlags, HistoryOptions};
 use self::{
     call::Framed,
