@@ -274,8 +274,9 @@ impl<'s> Edit<'s> {
             let key = keys::page(self.number, number);
             if page.is_empty() { self.remove(key) } else { self.put(key, page.encode(number)) }
         }
-        let mut batch = sled::Batch::default();
+        let (mut batch, mut bytes) = (sled::Batch::default(), 0);
         for (key, value) in std::mem::take(&mut self.changes) {
+            bytes += key.len() + value.as_ref().map_or(0, |it| it.len());
             match value {
                 Some(value) => batch.insert(key, value),
                 None => batch.remove(key),
@@ -287,7 +288,7 @@ impl<'s> Edit<'s> {
             None => apply()?,
         }
         bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
-        Ok(())
+        self.store.after_batch(bytes)
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {

@@ -25,6 +25,8 @@ use super::{
 };
 
 pub(super) const FILE: &str = "MARK";
+/// What batches may gather before sled has to write its log: two of its parts.
+const MOST_UNFLUSHED_BYTES: usize = 1 << 20;
 /// How often it is written at most.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -99,8 +101,21 @@ impl Store {
         Ok(())
     }
 
+    /// After a batch of so many bytes: has sled write its log when much has gathered. It writes
+    /// each part of its log in a thread of a small pool, and when all of these wait, for a lock whose
+    /// holder waits for the pool, it waits for ever. So few parts are under way at any time.
+    pub(super) fn after_batch(&self, bytes: usize) -> Result<(), StoreError> {
+        let before = self.unflushed.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) < MOST_UNFLUSHED_BYTES {
+            return Ok(());
+        }
+        self.unflushed.store(0, Ordering::Relaxed);
+        self.write(|tree| tree.flush()).map(drop)
+    }
+
     /// Returns when everything written before the call is on disk.
     pub(super) fn flush_uncounted(&self) -> Result<(), StoreError> {
+        self.unflushed.store(0, Ordering::Relaxed);
         self.write(|tree| tree.flush())?;
         let _watched = self.watchdog.watch("a sync of the store");
         self.noted(self.closing.durable.sync())

@@ -78,7 +78,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -145,6 +145,8 @@ pub struct Store {
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
     failed: AtomicBool,
+    /// Bytes in batches since the last flush.
+    unflushed: AtomicUsize,
     /// Behind what uses sled: it closes it.
     closing: Closing,
     watchdog: Watchdog,

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -141,6 +141,7 @@ impl Store {
             removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
+            unflushed: AtomicUsize::new(0),
             closing: Closing {
                 marker,
                 durable,
