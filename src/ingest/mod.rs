@@ -36,6 +36,7 @@ mod state;
 mod together;
 
 pub use backlog::{Left, recover, settle_waiting, work_off};
+pub use place::{MAX_PREV_EVENTS, MAX_STATE_AFTER};
 pub use purge::{PurgeError, Purged, purge_history, sweep_states};
 pub use rederive::{
     Derived, derive, derive_current_state, derive_redaction, link_again, settle_again,

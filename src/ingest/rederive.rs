@@ -67,7 +67,9 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<boo
     let (mut node, mut all_noted) = (held.clone(), true);
     node.depth = pdu.depth();
     if !node.flags.outlier {
-        for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(pdu.prev_events()) {
+        // Of predecessors that no edge is drawn to, nothing is noted.
+        let drawn = pdu.prev_events().iter().take(place::MAX_PREV_EVENTS);
+        for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(drawn) {
             let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
             all_noted &= *edge != PrevEvent::Missing || noted()? == Some(place);
         }

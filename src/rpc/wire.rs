@@ -319,7 +319,7 @@ fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
         Refusal::EventIdMismatch { .. } => Reason::EventIdMismatch,
         Refusal::SignatureInvalid(_) => Reason::SignatureInvalid,
         Refusal::Conflict(_) => Reason::Conflict,
-        Refusal::StateInvalid { .. } => Reason::StateInvalid,
+        Refusal::StateInvalid { .. } | Refusal::StateTooLong(_) => Reason::StateInvalid,
     }
 }
 

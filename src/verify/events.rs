@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::{Walk, What};
 use crate::{
-    ingest,
+    ingest::{self, MAX_PREV_EVENTS},
     pdu::Pdu,
     state::map,
     store::{Edit, EventNode, EventNum, PAGE_EVENTS, PrevEvent, StoreError, View},
@@ -122,10 +122,12 @@ impl Walk<'_> {
         pdu: &Pdu,
     ) -> Result<(), StoreError> {
         let event_id = pdu.event_id().as_str();
-        if node.prev_events.len() != pdu.prev_events().len() {
+        // Older builds have drawn them all.
+        if node.prev_events.len() < pdu.prev_events().len().min(MAX_PREV_EVENTS + 1) {
             self.fault(event_id, What::EdgesMissing)?;
         }
-        for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(pdu.prev_events())) {
+        let drawn = pdu.prev_events().iter().take(MAX_PREV_EVENTS);
+        for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(drawn)) {
             let held = edit.event_num(self.number, prev.as_str())?;
             let placed = match held {
                 // An id that leads to no event is named with all other records.
