@@ -7,7 +7,7 @@ use std::mem;
 use super::{place, redaction, settle};
 use crate::{
     pdu::Pdu,
-    store::{Edit, EventNum, PrevEvent, StateNum, StoreError, View},
+    store::{Edit, EventNum, Judged as _, PrevEvent, StateNum, StoreError, View},
 };
 
 /// What follows from the graph alone, worked out anew, for comparison with what is held.
@@ -44,6 +44,25 @@ pub fn derive_redaction(
     event_id: &str,
 ) -> Result<(bool, bool), StoreError> {
     redaction::derive(edit, event, event_id)
+}
+
+/// Notes again that an event redacts another, if it does and that is not noted; judges it, and marks
+/// its target. Whether that changed anything.
+///
+/// # Errors
+/// When the store fails.
+pub fn note_redaction_again(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    pdu: &Pdu,
+) -> Result<bool, StoreError> {
+    let Some(target_id) = pdu.redacts() else { return Ok(false) };
+    let is_rejected = edit.node(event)?.flags.rejected;
+    if is_rejected || edit.judgement(edit.room_num(), target_id.as_str(), event)?.is_some() {
+        return Ok(false);
+    }
+    redaction::note(edit, event, pdu)?;
+    Ok(true)
 }
 
 /// Derives the room's current state anew, and puts it into the edit.

@@ -34,16 +34,18 @@ pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), Store
             extremities::follow(edit, &prev_events)?;
         }
     }
+    let Some(pdu) = parse_held(edit, event, version_of(edit)?)? else { return Ok(()) };
+    if is_unfinished {
+        redaction::judge_unseen(edit, event, &pdu)?;
+        redaction::judge_later(edit, event)?;
+    }
     if flags.outlier {
         return Ok(());
     }
     if state_after.is_some() {
         return tell_who_waits(edit, event);
     }
-    match parse_held(edit, event, version_of(edit)?)? {
-        Some(pdu) => settle_parsed(edit, event, &pdu),
-        None => Ok(()),
-    }
+    settle_parsed(edit, event, &pdu)
 }
 
 /// Works out the state after an event that is held, if that is possible now, and notes whose state

@@ -157,7 +157,6 @@ impl<'c> Batch<'c> {
         let placed = place::place(&mut edit, &checked, event)?;
         if let Ok(Placed::Now(number)) = placed {
             settle::settle_parsed(&mut edit, number, &checked.pdu)?;
-            settle::refresh_current_state(&mut edit)?;
             self.placed += 1;
         }
         // A room is not made by an event that was not taken.
@@ -180,10 +179,11 @@ impl<'c> Batch<'c> {
     /// Applies what was placed, and settles what waited for it.
     fn commit(&mut self) -> Result<(), StoreError> {
         self.placed = 0;
-        if let Some(edit) = self.edit.take() {
+        if let Some(mut edit) = self.edit.take() {
             let room_id = edit.room.room_id.clone();
             let has_unsettled = edit.has_unsettled();
-            if let Err(failure) = edit.commit() {
+            let refreshed = settle::refresh_current_state(&mut edit);
+            if let Err(failure) = refreshed.and_then(|()| edit.commit()) {
                 self.lose();
                 return Err(failure);
             }

@@ -7,7 +7,7 @@ use crate::{
     ingest::{self, MAX_PREV_EVENTS},
     pdu::Pdu,
     state::map,
-    store::{Edit, EventNode, EventNum, PAGE_EVENTS, PrevEvent, StoreError, View},
+    store::{Edit, EventNode, EventNum, Judged as _, PAGE_EVENTS, PrevEvent, StoreError, View},
 };
 
 /// Events looked at between two moments in which others may write.
@@ -202,13 +202,8 @@ impl Walk<'_> {
 }
 
 /// Whether a redaction is noted of its target.
-pub(super) fn is_noted(
-    edit: &Edit<'_>,
-    redaction: EventNum,
-    target_id: &str,
-) -> Result<bool, StoreError> {
-    let held = edit.redactions_of(edit.room_num(), target_id)?;
-    Ok(held.iter().any(|(it, _)| *it == redaction))
+fn is_noted(edit: &Edit<'_>, redaction: EventNum, target_id: &str) -> Result<bool, StoreError> {
+    Ok(edit.judgement(edit.room_num(), target_id, redaction)?.is_some())
 }
 
 /// Whether an event is to be redacted, and whether that cannot be told yet.
