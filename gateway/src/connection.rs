@@ -2,13 +2,17 @@
 //! whichever the other end begins with. In the clear too, HTTP/2 needs no more than its preface.
 //!
 //! What a connection may hold is bounded: streams at once, heads, buffers, and the time during
-//! which nothing is asked. A connection that stays idle is closed; one that does not even take its
-//! answers for as long again is cut off.
+//! which nothing is asked. A connection that stays idle is closed, sooner if others need its place.
 
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{self, IpAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, extract::Request};
-use backscroll_tls::{ServerConfig, TlsAcceptor, Watched};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -24,7 +28,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    limits::{LimitOptions, Peer},
+    context::Context,
+    handshakes::Handshakes,
+    limits::{Caller, Cut, LimitOptions, Share},
+    outgoing,
+    wire::{Backlog, Wire},
     workers::Spread,
 };
 
@@ -42,6 +50,8 @@ const MAX_LOCAL_RESETS: usize = 128;
 /// What one stream, and one connection, may send before we have read it.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The last byte of an answer is asked for when less than this waits before it.
+const SEND_BUFFER: usize = 64 * 1024;
 /// A connection that has lost its other end is noticed after the sum of the two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,16 +60,31 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Protocols {
     http: auto::Builder<Spread>,
-    tls: Option<Arc<Watched<ServerConfig>>>,
+    tls: Option<Arc<Handshakes>>,
     idle_timeout: Duration,
+    cx: Arc<Context>,
+    router: Router,
+    /// Tells connections to finish what they do and to close.
+    pub(crate) closing: CancellationToken,
+}
+
+/// One that has been accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: net::TcpStream,
+    pub(crate) peer: IpAddr,
+    pub(crate) share: Arc<Share<IpAddr>>,
+    /// It has to give way to another.
+    pub(crate) cut: CancellationToken,
 }
 
 impl Protocols {
     /// `head_timeout` is for the handshake, for the head of a request, and for waiting for one.
     pub(crate) fn new(
-        tls: Option<Arc<Watched<ServerConfig>>>,
+        tls: Option<Handshakes>,
         &LimitOptions { head_timeout, max_head_bytes, .. }: &LimitOptions,
         spread: Spread,
+        (cx, router): (Arc<Context>, Router),
     ) -> Self {
         let mut http = auto::Builder::new(spread);
         http.http1()
@@ -73,80 +98,92 @@ impl Protocols {
             .max_header_list_size(u32::try_from(max_head_bytes).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
             .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+            .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-        Self { http, tls, idle_timeout: head_timeout }
+        let tls = tls.map(Arc::new);
+        let closing = CancellationToken::new();
+        Self { http, tls, idle_timeout: head_timeout, cx, router, closing }
     }
 
-    /// Serves until the other end has had enough, or nothing is asked, or `closing` says so and
-    /// the requests under way are answered.
-    pub(crate) async fn serve(
-        self,
-        stream: TcpStream,
-        peer: Peer,
-        router: Router,
-        closing: CancellationToken,
-    ) {
-        let Some(tls) = &self.tls else { return self.http(stream, peer, router, closing).await };
-        let handshake = TlsAcceptor::from(tls.get()).accept(stream);
-        let stream = tokio::select! {
-            stream = time::timeout(self.idle_timeout, handshake) => stream,
-            () = closing.cancelled() => return,
-        };
-        match stream {
-            Ok(Ok(stream)) => Box::pin(self.http(stream, peer, router, closing)).await,
-            Ok(Err(error)) => tracing::debug!(%error, "no TLS with this one"),
-            Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
+    /// Serves until the other end has had enough, or nothing is asked, or it has to give way, or
+    /// all are to close and the requests under way are answered.
+    pub(crate) async fn serve(self, accepted: Accepted) {
+        let cut = accepted.cut.clone();
+        tokio::select! {
+            biased;
+            () = cut.cancelled() => tracing::debug!("a connection was cut off"),
+            ended = self.run(accepted) => if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended");
+            },
         }
+    }
+
+    async fn run(&self, accepted: Accepted) -> io::Result<()> {
+        let Accepted { socket, peer, share, cut } = accepted;
+        let caller = Caller { address: peer, connection: share, cut: Cut::of(cut.clone()) };
+        let Some(tls) = &self.tls else {
+            // The runtime that serves it is the one to wake when something comes.
+            return Box::pin(self.http(TcpStream::from_std(socket)?, caller, cut)).await;
+        };
+        let stream = tokio::select! {
+            stream = tls.shake(&self.cx, socket, peer) => stream?,
+            () = self.closing.cancelled() => return Ok(()),
+        };
+        Box::pin(self.http(stream, caller, cut)).await
     }
 
     async fn http(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-        peer: Peer,
-        router: Router,
-        closing: CancellationToken,
-    ) {
-        let router = TowerToHyperService::new(router);
+        caller: Caller,
+        cut: CancellationToken,
+    ) -> io::Result<()> {
+        let (connection, backlog) = (Arc::clone(&caller.connection), Backlog::default());
+        let stream = Wire::new(stream, connection, self.cx.metrics.clone(), backlog.clone());
+        let router = TowerToHyperService::new(self.router.clone());
         let under_way = UnderWay::default();
         let mut idle = pin!(under_way.idle_for(self.idle_timeout));
         let service = service_fn(|mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            let counted = under_way.one_more();
-            let answering = hyper::service::Service::call(&router, request);
+            let (counted, waiting) = (under_way.one_more(), backlog.one_more());
+            let (router, cx) = (router.clone(), Arc::clone(&self.cx));
+            let (mut caller, cut) = (caller.clone(), cut.clone());
             async move {
-                let _counted = counted;
-                answering.await
+                drop(waiting);
+                caller.address = cx.limits.address(caller.address, request.headers());
+                // Here, since this is what a stream of HTTP/2 runs.
+                caller.cut = Cut::of_request(cut);
+                let version = request.version();
+                request.extensions_mut().insert(caller.clone());
+                let response = hyper::service::Service::call(&router, request).await;
+                response.map(|it| outgoing::send(it, (&cx.limits, &caller, version), counted))
             }
         });
         let mut serving = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let outcome = tokio::select! {
             outcome = &mut serving => outcome,
-            () = closing.cancelled() => {
+            () = self.closing.cancelled() => {
                 // hyper would wait for a first request.
                 if !under_way.has_asked() {
-                    return;
+                    return Ok(());
                 }
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
             () = &mut idle => {
                 if !under_way.has_asked() {
-                    return;
+                    return Ok(());
                 }
                 serving.as_mut().graceful_shutdown();
                 let Ok(outcome) = time::timeout(self.idle_timeout, serving).await else {
-                    tracing::debug!("cut off a connection that does not take its answers");
-                    return;
+                    return Err(io::ErrorKind::TimedOut.into());
                 };
                 outcome
             }
         };
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "connection ended");
-        }
+        outcome.map_err(io::Error::other)
     }
 }
 
@@ -160,6 +197,7 @@ impl fmt::Debug for Protocols {
 struct UnderWay(Arc<watch::Sender<Option<usize>>>);
 
 /// One of them.
+#[derive(Debug)]
 struct Counted(Arc<watch::Sender<Option<usize>>>);
 
 impl Default for UnderWay {

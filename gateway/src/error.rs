@@ -77,6 +77,17 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "The body did not arrive in time")
     }
 
+    /// A request that nobody has been authenticated for, and that others needed the room of.
+    pub(crate) fn gave_way() -> Self {
+        let message = "The request did not arrive in time: too many others are arriving";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", message)
+    }
+
+    /// A head that RFC 9112 wants refused.
+    pub(crate) fn malformed(message: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", message)
+    }
+
     pub(crate) fn body_broken() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The body broke off")
     }

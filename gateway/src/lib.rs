@@ -29,7 +29,10 @@ pub mod server;
 
 mod connection;
 mod context;
+mod framing;
+mod handshakes;
 mod observe;
+mod outgoing;
 mod router;
 mod routes;
 
@@ -51,4 +54,5 @@ pub mod properties;
 pub mod proto;
 pub mod server_name;
 mod sparing;
+mod wire;
 mod workers;

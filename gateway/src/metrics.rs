@@ -27,6 +27,8 @@ pub struct Metrics {
     in_flight: Gauge,
     events: Family<Endpoint, Counter>,
     limited: Family<Limiter, Counter>,
+    shares: Family<Limiter, Gauge>,
+    share_bytes: Family<Limiter, Gauge>,
     calls: Family<Call, Counter>,
     call_durations: Family<Method, Histogram>,
     panics: Counter,
@@ -62,9 +64,6 @@ struct Method {
     grpc_method: &'static str,
 }
 
-/// The bound on connections, which has no request to be a limiter of.
-pub(crate) const CONNECTIONS: &str = "connections";
-
 /// From half a millisecond to about half a minute.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_5, 2.5, 13))
@@ -87,13 +86,15 @@ impl Metrics {
             in_flight: Gauge::default(),
             events: Family::default(),
             limited: Family::default(),
+            shares: Family::default(),
+            share_bytes: Family::default(),
             calls: Family::default(),
             call_durations: Family::new_with_constructor(seconds),
             panics: Counter::default(),
         };
         // There from the start, so that the first refusal is seen as a change.
         for limiter in
-            limits::Limiter::ALL.map(limits::Limiter::name).into_iter().chain([CONNECTIONS])
+            limits::Limiter::ALL.map(limits::Limiter::name).into_iter().chain(limits::ENDINGS)
         {
             drop(all.limited.get_or_create(&Limiter { limiter }));
         }
@@ -117,6 +118,10 @@ impl Metrics {
         to.register("backscroll_gateway_events", "Events answered", it.events);
         let help = "Requests and connections refused for the sake of others, by the bound they met";
         to.register("backscroll_gateway_limited", help, it.limited);
+        let help = "What of a bounded kind there is now, by the bound";
+        to.register("backscroll_gateway_shares", help, it.shares);
+        let help = "How many bytes of memory that takes";
+        to.register("backscroll_gateway_share_bytes", help, it.share_bytes);
         let help = "Calls to the history service that ended, by their status code";
         to.register("grpc_client_handled", help, it.calls);
         let help = "From a call to the history service to its answer";
@@ -158,6 +163,13 @@ impl Metrics {
     /// A request, or a connection, met a bound.
     pub(crate) fn limited(&self, limiter: &'static str) {
         self.limited.get_or_create(&Limiter { limiter }).inc();
+    }
+
+    /// How many there are of what a bound is for, and how many bytes.
+    pub(crate) fn shares(&self, limiter: &'static str) -> (Gauge, Gauge) {
+        let limiter = Limiter { limiter };
+        let (count, bytes) = (&self.shares, &self.share_bytes);
+        (count.get_or_create(&limiter).clone(), bytes.get_or_create(&limiter).clone())
     }
 
     /// A call to the history service ended.

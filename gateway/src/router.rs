@@ -10,6 +10,7 @@ use axum::{
 use crate::{
     context::Context,
     error::ApiError,
+    framing,
     limits::admit,
     observe,
     routes::{
@@ -45,6 +46,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .fallback(async || ApiError::unknown_path())
         // The Allow header comes by itself.
         .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .layer(middleware::from_fn(framing::check))
         .layer(observe)
         .with_state(context)
 }

@@ -15,23 +15,24 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::Uri};
+use axum::http::Uri;
 use backscroll_tls::{ServerConfig, Watched};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     clock::Clock,
-    connection::Protocols,
+    connection::{Accepted, Protocols},
     context::Context,
+    handshakes::Handshakes,
     history::{History, HistoryOptions},
     keys::{Fetching, Keys, PinnedKeys},
-    limits::{LimitOptions, Limits, Peer},
-    metrics::{CONNECTIONS, Metrics},
+    limits::{Cut, LimitOptions, Limits},
+    metrics::Metrics,
     router::router,
     server_name::ServerName,
     workers::Workers,
@@ -107,7 +108,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let workers = Workers::start(options.threads)?;
     let Options { server_name, history, keys, fetching, clock, .. } = options;
-    let Options { request_timeout, limits, metrics, .. } = options;
+    let Options { request_timeout, limits, metrics, tls, .. } = options;
     let history = History::new(history, metrics.clone(), options.threads);
     let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
@@ -116,22 +117,25 @@ pub async fn serve(
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,
+        limits: Limits::new(limits.clone(), &metrics),
         metrics,
-        limits: Limits::new(limits.clone()),
         stopping: AtomicBool::new(false),
     });
-    if let Some(tls) = &options.tls {
+    let tls = tls.map(|tls| {
         tls.watch();
-    }
+        Handshakes::start(tls, limits.head_timeout)
+    });
+    let serving = (Arc::clone(&cx), router(Arc::clone(&cx)));
     let mut server = Server {
         listener,
-        router: router(Arc::clone(&cx)),
         cx: Arc::clone(&cx),
-        protocols: Protocols::new(options.tls, &limits, workers.spread()),
+        protocols: Protocols::new(tls.transpose()?, &limits, workers.spread(), serving),
         workers,
         connections: JoinSet::new(),
-        closing: CancellationToken::new(),
     };
+    let late = Arc::clone(&cx);
+    let late = tokio::spawn(async move { late.limits.cut_late_answers().await });
+    let _late = AbortOnDropHandle::new(late);
 
     server.accept_until(shutdown).await;
     cx.stopping.store(true, Ordering::Release);
@@ -143,13 +147,10 @@ pub async fn serve(
 
 struct Server {
     listener: TcpListener,
-    router: Router,
     cx: Arc<Context>,
     protocols: Protocols,
     workers: Workers,
     connections: JoinSet<()>,
-    /// Tells connections to finish what they do and to close.
-    closing: CancellationToken,
 }
 
 impl Server {
@@ -172,31 +173,26 @@ impl Server {
     }
 
     fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
-        let Some(counted) = self.cx.limits.connection(peer) else {
-            self.cx.metrics.limited(CONNECTIONS);
-            return;
-        };
+        let cut = CancellationToken::new();
+        let Some(share) = self.cx.limits.connection(peer, Cut::of(cut.clone())) else { return };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let (router, closing) = (self.router.clone(), self.closing.clone());
-        let protocols = self.protocols.clone();
-        let serving = async move {
-            let _counted = counted;
-            // The runtime that serves it is the one to wake when something comes.
-            match stream.into_std().and_then(TcpStream::from_std) {
-                Ok(stream) => protocols.serve(stream, Peer(peer), router, closing).await,
-                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+        match stream.into_std() {
+            Ok(socket) => {
+                let accepted = Accepted { socket, peer, share, cut };
+                let serving = self.protocols.clone().serve(accepted);
+                self.connections.spawn_on(serving, &self.workers.next());
             }
-        };
-        self.connections.spawn_on(serving, &self.workers.next());
+            Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+        }
     }
 
     async fn drain(self, deadline: Duration) {
-        let Self { listener, mut connections, closing, workers: _workers, .. } = self;
+        let Self { listener, mut connections, protocols, workers: _workers, .. } = self;
         drop(listener);
-        closing.cancel();
+        protocols.closing.cancel();
         let drained =
             time::timeout(deadline, async { while connections.join_next().await.is_some() {} });
         if drained.await.is_err() {

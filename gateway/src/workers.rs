@@ -19,6 +19,13 @@ use hyper::rt::Executor;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::limits::run_stream;
+
+/// Of the scheduler's scale from -20 to 19: about a tenth of what other threads get, where they
+/// want all there is.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
 thread_local! {
     /// Which of the threads this is; zero for any other.
     static NTH: Cell<usize> = const { Cell::new(0) };
@@ -44,15 +51,8 @@ impl Workers {
     pub(crate) fn start(count: usize) -> io::Result<Self> {
         let end = CancellationToken::new();
         let start = |nth| {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (handle, end) = (runtime.handle().clone(), end.clone());
-            thread::Builder::new().name(format!("connections-{nth}")).spawn(move || {
-                NTH.set(nth);
-                runtime.block_on(end.cancelled());
-                // A lookup of a name may still be under way.
-                runtime.shutdown_background();
-            })?;
-            Ok(handle)
+            let set_nth = move || NTH.set(nth);
+            start_thread(format!("connections-{nth}"), end.clone(), set_nth)
         };
         let handles: io::Result<Vec<Handle>> = (1..=count).map(start).collect();
         let spread = Spread { handles: handles?.into(), turn: Arc::default() };
@@ -64,13 +64,62 @@ impl Workers {
         self.spread.next()
     }
 
-    /// Runs every piece of work on the thread whose turn it is.
+    /// Runs every stream of HTTP/2 on the thread whose turn it is.
     pub(crate) fn spread(&self) -> Spread {
         self.spread.clone()
     }
 }
 
-/// Runs every piece of work on the thread whose turn it is.
+/// A thread for what must not delay what the others do. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    runtime: Handle,
+    _end: DropGuard,
+}
+
+impl Aside {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the system has no threads or sockets left.
+    pub(crate) fn start(name: &str) -> io::Result<Self> {
+        let end = CancellationToken::new();
+        let runtime = start_thread(name.to_owned(), end.clone(), lower_priority)?;
+        Ok(Self { runtime, _end: end.drop_guard() })
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
+/// Of this thread, as far as the system knows of that: on others than Linux all threads of a process
+/// have one priority.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::warn!(%error, "cannot lower the priority of a thread");
+    }
+}
+
+/// Starts a thread with a runtime of its own, which runs until it is told to end.
+fn start_thread(
+    name: String,
+    end: CancellationToken,
+    begin: impl FnOnce() + Send + 'static,
+) -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new().name(name).spawn(move || {
+        begin();
+        runtime.block_on(end.cancelled());
+        // A lookup of a name may still be under way.
+        runtime.shutdown_background();
+    })?;
+    Ok(handle)
+}
+
+/// Runs every stream of HTTP/2 on the thread whose turn it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Spread {
     handles: Arc<[Handle]>,
@@ -91,7 +140,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, work: F) {
-        drop(self.next().spawn(work));
+        drop(self.next().spawn(run_stream(work)));
     }
 }
 

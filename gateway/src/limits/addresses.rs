@@ -7,10 +7,6 @@ use axum::http::HeaderMap;
 
 use super::LimitOptions;
 
-/// The other end of the connection on which a request came.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
-
 /// The address that a request came from: of all that `X-Forwarded-For` names, read from the right,
 /// the first that is not itself a trusted proxy's. Everything to its left is anybody's say.
 pub(super) fn client(options: &LimitOptions, peer: IpAddr, headers: &HeaderMap) -> IpAddr {

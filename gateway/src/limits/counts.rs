@@ -28,15 +28,6 @@ pub(super) enum Full {
     Address,
 }
 
-impl Full {
-    pub(super) fn of_connections(self) -> &'static str {
-        match self {
-            Self::All => "connections",
-            Self::Address => "connections_per_address",
-        }
-    }
-}
-
 /// Counts while it is held.
 #[derive(Debug)]
 pub(crate) struct Counted {
@@ -84,7 +75,7 @@ impl Drop for Counted {
 }
 
 /// One caller's addresses: a network of IPv6 is given to one customer, who has 2^64 of them.
-fn group(address: IpAddr) -> IpAddr {
+pub(super) fn group(address: IpAddr) -> IpAddr {
     const NETWORK: u128 = !0 << 64;
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),

@@ -8,20 +8,62 @@
 
 mod addresses;
 mod counts;
+mod cut;
 mod options;
 mod refusals;
 mod requests;
 mod servers;
+mod shares;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::http::HeaderMap;
+use tokio::time;
 
 pub use self::options::LimitOptions;
-pub(crate) use self::{addresses::Peer, requests::admit, servers::Servers};
 use self::{
-    counts::{Counted, Counts},
+    addresses::client,
+    counts::{Counts, group},
     refusals::Refusals,
+    shares::{Amount, Bounds},
 };
-use crate::sparing::Sparing;
+pub(crate) use self::{
+    cut::{Cut, run_stream},
+    requests::{Admitted, Caller, Held, Holds, Stranger, admit, authenticated},
+    servers::{Place, Servers},
+    shares::{Full, Kept, Share, Shares},
+};
+use crate::{metrics::Metrics, server_name::ServerName, sparing::Sparing};
+
+/// What is given way to is counted under these names, beside those of [`Limiter`].
+const CONNECTIONS: &str = "connections";
+const HANDSHAKES: &str = "handshakes";
+const UNAUTHENTICATED: &str = "unauthenticated";
+const ANSWERS: &str = "answers";
+/// Frames of HTTP/2 that ask for nothing.
+pub(crate) const CONTROL_FRAMES: &str = "control_frames";
+pub(crate) const ENDINGS: [&str; 5] =
+    [CONNECTIONS, HANDSHAKES, UNAUTHENTICATED, ANSWERS, CONTROL_FRAMES];
+
+/// Heads that have not come whole may take so much memory: of everybody, and of one address.
+const MAX_HEADS_BYTES: usize = 16 * 1024 * 1024;
+const MAX_HEADS_BYTES_PER_ADDRESS: usize = 2 * 1024 * 1024;
+/// The part of a bound that is one owner's at most.
+const SHARE: usize = 4;
+/// How many of the largest bodies of one address may wait to be whole and authenticated. One of them
+/// may become as much as fifteen more when it is parsed.
+const MAX_LARGEST_BODIES: usize = 16;
+/// How often answers that nobody takes are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Whose answer it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// Of a server that is known by its signature.
+    Server(ServerName),
+    /// Of whoever asked from there.
+    Address(IpAddr),
+}
 
 /// Which bound was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,19 +138,42 @@ pub(crate) struct Limited {
 #[derive(Debug)]
 pub(crate) struct Limits {
     options: LimitOptions,
-    connections: Counts,
+    connections: Shares<IpAddr>,
+    handshakes: Shares<IpAddr>,
+    /// Requests of which it is not known who asks, and what of their bodies has come.
+    strangers: Shares<IpAddr>,
+    /// Requests of those who are known.
     requests: Counts,
+    /// Answers whose last byte has not been taken.
+    answers: Shares<Owner>,
     refusals: Refusals,
     lines: Sparing,
     pub(crate) servers: Servers,
 }
 
 impl Limits {
-    pub(crate) fn new(options: LimitOptions) -> Self {
+    pub(crate) fn new(options: LimitOptions, metrics: &Metrics) -> Self {
         let per_address = options.max_per_address;
+        let shares = |name, bounds| Shares::new(name, metrics.clone(), bounds);
+        let handshakes = Bounds::shared(options.max_handshakes, 0);
+        let connections = Bounds {
+            all: Amount { count: options.max_connections, bytes: MAX_HEADS_BYTES },
+            each: Amount { count: per_address, bytes: MAX_HEADS_BYTES_PER_ADDRESS },
+        };
+        let bodies = options.max_body_bytes.saturating_mul(SHARE * MAX_LARGEST_BODIES);
+        let strangers = Bounds::shared(options.max_unauthenticated, bodies);
+        // As many as are answered and refused at the same time.
+        let answers = options.max_requests.saturating_add(options.max_unauthenticated);
         Self {
-            connections: Counts::new(options.max_connections, per_address),
+            connections: shares(CONNECTIONS, connections),
+            handshakes: shares(HANDSHAKES, handshakes),
+            strangers: shares(UNAUTHENTICATED, strangers),
             requests: Counts::new(options.max_requests, per_address),
+            answers: Shares::new(
+                ANSWERS,
+                metrics.clone(),
+                Bounds::shared(answers, options.max_answer_bytes),
+            ),
             servers: Servers::new(&options),
             refusals: Refusals::new(options.refusal_rate),
             lines: Sparing::default(),
@@ -116,18 +181,47 @@ impl Limits {
         }
     }
 
-    /// Counts a connection for as long as the answer is held. None is to be closed: nobody has
+    /// A connection's share, to be held as long as it is open. None is to be closed: nobody has
     /// said anything on it that could be answered.
-    pub(crate) fn connection(&self, peer: IpAddr) -> Option<Counted> {
-        let trusted = self.options.is_trusted(peer);
+    pub(crate) fn connection(&self, peer: IpAddr, cut: Cut) -> Option<Arc<Share<IpAddr>>> {
         // All that a proxy carries comes from one address: it is told apart by request.
-        let counted = self.connections.count((!trusted).then_some(peer));
-        if let Err(which) = counted
+        let owner = (!self.options.is_trusted(peer)).then(|| group(peer));
+        let share = self.connections.add(owner, 0, cut);
+        if share.is_err()
             && let Some(left_out) = self.lines.line()
         {
-            let limiter = which.of_connections();
-            tracing::warn!(%peer, limiter, left_out, "closed a connection");
+            tracing::warn!(%peer, limiter = CONNECTIONS, left_out, "closed a connection");
         }
-        counted.ok()
+        share.ok().map(Arc::new)
+    }
+
+    /// A TLS handshake's share.
+    pub(crate) fn handshake(&self, peer: IpAddr, cut: Cut) -> Result<Share<IpAddr>, Full> {
+        let owner = (!self.options.is_trusted(peer)).then(|| group(peer));
+        self.handshakes.add(owner, 0, cut)
+    }
+
+    /// An answer's share, to be held until its last byte has been taken.
+    pub(crate) fn answer(
+        &self,
+        owner: Owner,
+        bytes: usize,
+        cut: Cut,
+    ) -> Result<Share<Owner>, Full> {
+        self.answers.add(Some(owner), bytes, cut)
+    }
+
+    /// The address that a request came from, or its network.
+    pub(crate) fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        group(client(&self.options, peer, headers))
+    }
+
+    /// Cuts answers that are not taken in time; never ready.
+    pub(crate) async fn cut_late_answers(&self) {
+        let timeout = self.options.answer_timeout;
+        loop {
+            time::sleep(LOOK_EVERY.min(timeout)).await;
+            self.answers.cut_older_than(timeout);
+        }
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitOptions {
-    /// Most connections; more are closed at once
+    /// Most connections; beyond that one gives way that has long asked nothing
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_MAX_CONNECTIONS",
@@ -38,7 +38,7 @@ pub struct LimitOptions {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Most requests at the same time, those that wait included
+    /// Most requests of known servers at the same time, those that wait included
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_MAX_REQUESTS",
@@ -47,6 +47,49 @@ pub struct LimitOptions {
         value_parser = count
     )]
     pub max_requests: usize,
+
+    /// Most requests at the same time of which it is not known yet who asks, a quarter of them from
+    /// one address; beyond that the oldest gives way
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_MAX_UNAUTHENTICATED",
+        value_name = "COUNT",
+        default_value = "512",
+        value_parser = count
+    )]
+    pub max_unauthenticated: usize,
+
+    /// Most TLS handshakes at the same time, a quarter of them from one address; beyond that the
+    /// oldest gives way
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_MAX_HANDSHAKES",
+        value_name = "COUNT",
+        default_value = "512",
+        value_parser = count
+    )]
+    pub max_handshakes: usize,
+
+    /// Most bytes of answers that have not been taken yet, a quarter of them for one server; beyond
+    /// that the oldest gives way
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_MAX_ANSWER_BYTES",
+        value_name = "BYTES",
+        default_value = "67108864",
+        value_parser = count
+    )]
+    pub max_answer_bytes: usize,
+
+    /// How long it may take until an answer has been taken
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_ANSWER_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "60",
+        value_parser = crate::config::seconds
+    )]
+    pub answer_timeout: Duration,
 
     /// Largest head of a request; somewhat more may fit
     #[arg(
@@ -177,6 +220,10 @@ impl Default for LimitOptions {
             max_per_address: 512,
             trusted_proxies: Vec::new(),
             max_requests: 1_024,
+            max_unauthenticated: 512,
+            max_handshakes: 512,
+            max_answer_bytes: 64 * 1024 * 1024,
+            answer_timeout: Duration::from_secs(60),
             max_head_bytes: 64 * 1024,
             max_body_bytes: 256 * 1024,
             head_timeout: Duration::from_secs(30),

@@ -62,9 +62,17 @@ struct Bucket {
 pub(crate) struct Place {
     _admitted: OwnedSemaphorePermit,
     _running: OwnedSemaphorePermit,
-    _answering: OwnedSemaphorePermit,
+    answering: Option<OwnedSemaphorePermit>,
     /// Keeps the server in the table.
     _server: Arc<Server>,
+}
+
+impl Place {
+    /// The answer is there: others may be answered. It is this server that has a place less until
+    /// its answer has been taken.
+    pub(crate) fn answered(&mut self) {
+        self.answering = None;
+    }
 }
 
 impl Servers {
@@ -119,8 +127,8 @@ impl Servers {
         let Ok(Ok(answering)) = answering else {
             return Err(self.limited(Limiter::Concurrency, LEAST_RETRY));
         };
-        let (_admitted, _running, _answering) = (admitted, running, answering);
-        Ok(Place { _admitted, _running, _answering, _server: server })
+        let (_admitted, _running, answering) = (admitted, running, Some(answering));
+        Ok(Place { _admitted, _running, answering, _server: server })
     }
 
     /// A token, or how long until there is one.

@@ -8,8 +8,9 @@ use axum::{
     response::Response,
 };
 use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
 
-use super::{requester, room_id};
+use super::{authenticate, requester, room_id};
 use crate::{
     answer::{self, Pdus},
     context::Context,
@@ -25,17 +26,27 @@ pub(crate) async fn backfill(
 ) -> Result<Response, ApiError> {
     observe::endpoint("backfill");
     // A body means nothing here, and nobody signs one.
-    let (parts, _body) = request.into_parts();
-    let origin = cx.authenticator.authenticate(&parts, &Content::Absent).await?;
+    let (parts, body) = request.into_parts();
+    drop(body);
+    let (origin, admitted) = authenticate(&cx, &parts, &Content::Absent).await?;
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 
     let deadline = cx.deadline();
-    let _place = cx.limits.servers.admit(&origin, deadline).await?;
+    let place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
     let as_json = true;
     let question = BackfillRequest { room_id, requester, event_ids, limit, as_json };
+    let answer = ask(&cx, question, deadline).await;
+    Ok(admitted.answer(origin, place, answer))
+}
+
+async fn ask(
+    cx: &Context,
+    question: BackfillRequest,
+    deadline: Instant,
+) -> Result<Response, ApiError> {
     let answer = cx.history.backfill(question, deadline).await?;
     let BackfillResponse { events, json, pdu_count, .. } = &*answer;
 

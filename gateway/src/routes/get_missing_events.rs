@@ -8,8 +8,9 @@ use axum::{
     response::Response,
 };
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
+use tokio::time::Instant;
 
-use super::{requester, room_id};
+use super::{authenticate, requester, room_id};
 use crate::{
     answer::{self, Pdus},
     body,
@@ -26,19 +27,20 @@ pub(crate) async fn get_missing_events(
 ) -> Result<Response, ApiError> {
     observe::endpoint("get_missing_events");
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, (cx.max_body_bytes, cx.body_timeout)).await?;
+    let bytes = body::read(&parts, body, (cx.max_body_bytes, cx.body_timeout)).await?;
     // Before the signature, which covers the parsed body.
     let content = match &*bytes {
         [] => Content::Empty,
         bytes => Content::Json(json::parse(bytes)?),
     };
-    let origin = cx.authenticator.authenticate(&parts, &content).await?;
+    let (origin, admitted) = authenticate(&cx, &parts, &content).await?;
+    drop(bytes);
     let deadline = cx.deadline();
     let Body { earliest_events, latest_events, limit, min_depth } = Body::read(content)?;
     let room_id = room_id(parts.uri.path())?;
     observe::asked(&origin, &room_id);
 
-    let _place = cx.limits.servers.admit(&origin, deadline).await?;
+    let place = cx.limits.servers.admit(&origin, deadline).await?;
     let question = GetMissingEventsRequest {
         room_id,
         requester: Some(requester(&origin, &cx.authenticator)),
@@ -48,6 +50,15 @@ pub(crate) async fn get_missing_events(
         min_depth,
         as_json: true,
     };
+    let answer = ask(&cx, question, deadline).await;
+    Ok(admitted.answer(origin, place, answer))
+}
+
+async fn ask(
+    cx: &Context,
+    question: GetMissingEventsRequest,
+    deadline: Instant,
+) -> Result<Response, ApiError> {
     let answer = cx.history.get_missing_events(question, deadline).await?;
     let GetMissingEventsResponse { events, json, pdu_count, .. } = &*answer;
 

@@ -5,12 +5,28 @@ pub(crate) mod backfill;
 pub(crate) mod get_missing_events;
 pub(crate) mod health;
 
+use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 use ruma::RoomId;
 
 use crate::{
-    error::ApiError, proto::v1::Requester, server_name::ServerName, x_matrix::Authenticator,
+    context::Context,
+    error::ApiError,
+    limits::{self, Admitted},
+    proto::v1::Requester,
+    server_name::ServerName,
+    x_matrix::{Authenticator, Content},
 };
+
+/// Who asks, once the request has come whole; and the place that it takes from then on.
+async fn authenticate(
+    cx: &Context,
+    request: &Parts,
+    content: &Content,
+) -> Result<(ServerName, Admitted), ApiError> {
+    let origin = cx.authenticator.authenticate(request, content).await?;
+    Ok((origin, limits::authenticated(cx, request)?))
+}
 
 /// The room id in a path `/_matrix/federation/v1/{endpoint}/{room_id}`, percent-decoded.
 fn room_id(path: &str) -> Result<String, ApiError> {

@@ -29,7 +29,7 @@ async fn every_row() {
         (Code::Unknown, "", 500, "M_UNKNOWN"),
         (Code::AlreadyExists, "", 500, "M_UNKNOWN"),
         (Code::FailedPrecondition, "", 500, "M_UNKNOWN"),
-        (Code::Aborted, "", 500, "M_UNKNOWN"),
+        (Code::Aborted, "", 429, "M_LIMIT_EXCEEDED"),
         (Code::OutOfRange, "", 500, "M_UNKNOWN"),
         (Code::Unimplemented, "", 500, "M_UNKNOWN"),
         (Code::Internal, "STORE_FAILED", 500, "M_UNKNOWN"),

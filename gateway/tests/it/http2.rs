@@ -7,7 +7,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Stage, client::Ask, peer::Peer, tls::Http2};
+use crate::support::{
+    Stage,
+    client::Ask,
+    frames::{GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, frames},
+    peer::Peer,
+    tls::Http2,
+};
 
 const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2Bb&limit=1";
 const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
@@ -122,35 +128,11 @@ async fn a_connection_on_which_nothing_is_asked_is_closed() {
     assert_eq!(stage.send(Ask::new("GET", "/healthz")).await.status, 200);
 }
 
-/// A frame: length, type, flags, stream, payload.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
-}
-
-/// The frames in these bytes: type and payload.
-fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
-    let mut frames = Vec::new();
-    while let [a, b, c, kind, _flags, _, _, _, _, rest @ ..] = bytes {
-        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap();
-        let (payload, rest) = rest.split_at(length);
-        frames.push((*kind, payload));
-        bytes = rest;
-    }
-    frames
-}
-
-const SETTINGS: u8 = 4;
-const RST_STREAM: u8 = 3;
-const HEADERS: u8 = 1;
-const GOAWAY: u8 = 7;
-
 /// CVE-2023-44487: streams that are opened and reset at once cost their sender nothing.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {
     let stage = Stage::start().await;
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     for nth in 0..2_000 {
         let stream = 2 * nth + 1;

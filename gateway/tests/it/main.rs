@@ -22,6 +22,7 @@ mod keys;
 mod limits;
 mod observed;
 mod stopping;
+mod strangers;
 mod tls;
 mod x_matrix;
 

@@ -112,6 +112,13 @@ pub(crate) async fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
     read(&mut stream).await.expect("an answer")
 }
 
+/// The same of a gateway that may not answer.
+pub(crate) async fn try_send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.write_all(bytes).await.ok()?;
+    Answer::parse(&read_bytes(&mut stream).await.ok()?)
+}
+
 /// Reads until the connection is closed.
 pub(crate) async fn read(stream: &mut TcpStream) -> Option<Answer> {
     Answer::parse(&read_bytes(stream).await.unwrap())

@@ -1,8 +1,10 @@
 //! A gateway, the history service behind it, and the servers that ask.
 
 pub(crate) mod client;
+pub(crate) mod frames;
 pub(crate) mod history;
 pub(crate) mod peer;
+pub(crate) mod program;
 pub(crate) mod tls;
 
 use std::{net::SocketAddr, time::Duration};

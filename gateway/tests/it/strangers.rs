@@ -1,0 +1,347 @@
+//! What strangers do to shut others out, one row each, with real sockets from many addresses, against
+//! the program with the limits it has by default. While each lasts, a server that means well gets its
+//! answers, and the program stays below the memory that its manifest gives it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time,
+};
+
+use crate::support::{
+    Stage, US,
+    client::{self, Ask},
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM,
+        Raw, SETTINGS, WINDOW_UPDATE, connect_from, frame, head,
+    },
+    history::FakeHistory,
+    peer::Peer,
+    program::Program,
+};
+
+const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
+/// `docker/kubernetes/gateway.yaml`
+const MANIFEST_MIB: u64 = 256;
+/// What is asked while an attack lasts, and how much of it must be answered.
+const ATTEMPTS: usize = 20;
+const ENOUGH: usize = 16;
+/// No wait is longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whatever an attack holds; it ends when this is dropped.
+type Attack = JoinSet<()>;
+
+/// The attack, by what it asks of a gateway at this address.
+type Begin = fn(SocketAddr) -> BoxFuture<'static, Attack>;
+
+/// Begins each attack and asks meanwhile.
+async fn hold(flags: &[&str], prepare: fn(&FakeHistory), rows: &[(&str, Begin)]) {
+    let mut wrong = Vec::new();
+    for (name, begin) in rows {
+        let program = Program::start(flags).await;
+        let before = program.answers(4).await;
+        prepare(&program.history);
+        let attack = time::timeout(PATIENCE, begin(program.address)).await;
+        let answers = program.answers(ATTEMPTS).await;
+        let mib = program.most_mib();
+        println!("{name}: {answers} of {ATTEMPTS} answers, at most {mib} MiB");
+        if before < 4 || answers < ENOUGH || mib >= MANIFEST_MIB || attack.is_err() {
+            wrong.push(format!(
+                "{name}: {answers} of {ATTEMPTS} answers, at most {mib} MiB; begun: {}",
+                attack.is_ok()
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Makes connections from some addresses, so many from each, and does something on each that goes on.
+/// Returns when all have begun.
+async fn from_each<F, G>(addresses: u8, each: usize, to: SocketAddr, act: F) -> Attack
+where
+    F: Fn(u8, SocketAddr) -> G,
+    G: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+{
+    let mut attack = JoinSet::new();
+    let (begun, mut all_begun) = tokio::sync::mpsc::channel::<()>(1);
+    for nth in 0..addresses {
+        for _ in 0..each {
+            let (acting, begun) = (act(nth, to), begun.clone());
+            attack.spawn(async move {
+                let held = acting.await;
+                drop(begun);
+                if let Ok(held) = held {
+                    std::future::pending::<()>().await;
+                    drop(held);
+                }
+            });
+        }
+    }
+    drop(begun);
+    // Ready, with nothing, when nobody is left who could say something.
+    all_begun.recv().await;
+    attack
+}
+
+fn unsigned(peer: &str) -> String {
+    format!(
+        r#"X-Matrix origin="{peer}",destination="{US}",key="ed25519:k1",sig="{}""#,
+        "A".repeat(86)
+    )
+}
+
+/// A stranger's request over HTTP/1.1, of which this is sent.
+async fn post(nth: u8, to: SocketAddr, headers: &str, body: Vec<u8>) -> std::io::Result<TcpStream> {
+    let mut stream = connect_from(nth, to).await?;
+    let head = format!(
+        "POST {MISSING} HTTP/1.1\r\nHost: {US}\r\nAuthorization: {}\r\n{headers}\r\n",
+        unsigned("a.example")
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    Ok(stream)
+}
+
+/// A hundred streams of HTTP/2 whose bodies have these bytes, and no end, as far as windows allow.
+async fn unfinished(nth: u8, to: SocketAddr, body: usize) -> std::io::Result<TcpStream> {
+    let mut raw = Raw::connect(nth, to, &[]).await?;
+    let head = head("POST", MISSING, &unsigned("a.example"));
+    for _ in 0..100 {
+        let stream = raw.ask(END_HEADERS, &head).await?;
+        for part in vec![b'1'; body].chunks(16_384) {
+            // What comes must be read, or nobody could write to us.
+            let mut ignored = [0; 4_096];
+            while raw.stream.try_read(&mut ignored).is_ok_and(|read| read > 0) {}
+            raw.send(&frame(DATA, 0, stream, part)).await?;
+        }
+    }
+    Ok(raw.stream)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_do_not_come_whole() {
+    let rows: &[(&str, Begin)] = &[
+        ("bodies without an end, HTTP/2", |to| {
+            Box::pin(from_each(3, 6, to, |nth, to| unfinished(nth, to, 1)))
+        }),
+        ("bodies without an end, HTTP/2, many addresses", |to| {
+            Box::pin(from_each(40, 2, to, |nth, to| unfinished(nth, to, 1)))
+        }),
+        ("as much as the windows take, HTTP/2", |to| {
+            Box::pin(from_each(3, 6, to, |nth, to| unfinished(nth, to, 10_000)))
+        }),
+        ("bodies that lack their last byte, HTTP/1.1", |to| {
+            Box::pin(from_each(8, 60, to, |nth, to| {
+                post(nth, to, "Content-Length: 262144\r\n", vec![b' '; 262_143])
+            }))
+        }),
+        ("bodies that lack their last byte and become large when parsed", |to| {
+            Box::pin(from_each(8, 60, to, |nth, to| {
+                let body = [&b"[0"[..], &b",0".repeat(131_070), b"]"].concat();
+                post(nth, to, "Content-Length: 262143\r\n", body)
+            }))
+        }),
+        ("chunks without an end", |to| {
+            Box::pin(from_each(4, 150, to, |nth, to| {
+                post(nth, to, "Transfer-Encoding: chunked\r\n", b"1\r\n{\r\n".repeat(9))
+            }))
+        }),
+        ("lengths that are never sent, HTTP/1.1", |to| {
+            Box::pin(from_each(4, 150, to, |nth, to| {
+                post(nth, to, "Content-Length: 5\r\n", Vec::new())
+            }))
+        }),
+        ("bodies that are refused for their length", |to| {
+            Box::pin(from_each(4, 100, to, |nth, to| {
+                post(nth, to, "Content-Length: 16777216\r\n", vec![b' '; 1_000_000])
+            }))
+        }),
+        ("heads without an end, HTTP/1.1", |to| {
+            Box::pin(from_each(4, 150, to, |nth, to| async move {
+                let mut stream = connect_from(nth, to).await?;
+                let fields = format!("A: {}\r\n", "a".repeat(1_500)).repeat(40);
+                stream.write_all(format!("GET / HTTP/1.1\r\n{fields}").as_bytes()).await?;
+                Ok(stream)
+            }))
+        }),
+        ("heads without an end, HTTP/2", |to| {
+            Box::pin(from_each(4, 150, to, |nth, to| async move {
+                let mut raw = Raw::connect(nth, to, &[]).await?;
+                let head = head("GET", "/", &"a".repeat(60_000));
+                let mut parts = head.chunks(15_000);
+                raw.ask(0, parts.next().unwrap()).await?;
+                for part in parts {
+                    raw.send(&frame(CONTINUATION, 0, 1, part)).await?;
+                }
+                Ok(raw.stream)
+            }))
+        }),
+    ];
+    hold(&[], |_| {}, rows).await;
+}
+
+/// Questions of a server that is known, whose answers it does not take.
+async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> std::io::Result<TcpStream> {
+    let peer = Peer::new("other.example", 2);
+    let mut raw = Raw::connect(nth, to, settings).await?;
+    for question in 0..100 {
+        let path =
+            format!("/_matrix/federation/v1/backfill/!r:us.example?v=$a{nth}_{question}&limit=100");
+        let header = peer.header(&peer.sig("GET", &path, None));
+        raw.ask(END_HEADERS | END_STREAM, &head("GET", &path, &header)).await?;
+    }
+    Ok(raw.stream)
+}
+
+/// 3 MiB each.
+fn large_pages(history: &FakeHistory) {
+    history.respond(|| Ok(vec![vec![b'1'; 60_000]; 50]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_not_taken() {
+    let rows: &[(&str, Begin)] = &[
+        ("a window of nothing", |to| {
+            Box::pin(from_each(1, 2, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 0])))
+        }),
+        ("a window of one byte", |to| {
+            Box::pin(from_each(1, 4, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 1])))
+        }),
+        ("the widest window, and nothing is read", |to| {
+            Box::pin(from_each(1, 4, to, |nth, to| async move {
+                let mut stream = greedy(nth, to, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await?;
+                stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await?;
+                Ok(stream)
+            }))
+        }),
+        ("HTTP/1.1, and nothing is read", |to| {
+            Box::pin(from_each(4, 50, to, |nth, to| async move {
+                let path =
+                    format!("/_matrix/federation/v1/backfill/!r:us.example?v=$b{nth}&limit=100");
+                let ask = Ask::new("GET", &path).signed_by(&Peer::new("other.example", 2));
+                let mut stream = connect_from(nth, to).await?;
+                stream.write_all(&ask.bytes()).await?;
+                Ok(stream)
+            }))
+        }),
+        ("refusals that strangers do not take", |to| {
+            Box::pin(from_each(4, 60, to, |nth, to| async move {
+                let mut raw = Raw::connect(nth, to, &[0, 4, 0, 0, 0, 0]).await?;
+                let head = head("GET", "/", &"a".repeat(5_000));
+                for _ in 0..100 {
+                    raw.ask(END_HEADERS | END_STREAM, &head).await?;
+                }
+                Ok(raw.stream)
+            }))
+        }),
+    ];
+    hold(&[], large_pages, rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_on_which_nothing_is_asked() {
+    let rows: &[(&str, Begin)] = &[
+        ("silent", |to| Box::pin(from_each(8, 40, to, connect_from))),
+        ("silent HTTP/2", |to| {
+            Box::pin(from_each(8, 40, to, |nth, to| async move {
+                Ok(Raw::connect(nth, to, &[]).await?.stream)
+            }))
+        }),
+        ("that have asked once", |to| {
+            Box::pin(from_each(8, 40, to, |nth, to| async move {
+                let mut stream = connect_from(nth, to).await?;
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+                drop(stream.read(&mut [0; 1]).await);
+                Ok(stream)
+            }))
+        }),
+        ("that wait for the rest of a request", |to| {
+            Box::pin(from_each(8, 40, to, |nth, to| {
+                post(nth, to, "Content-Length: 5\r\n", b"{".to_vec())
+            }))
+        }),
+        ("that do not take a refusal", |to| {
+            Box::pin(from_each(8, 40, to, |nth, to| async move {
+                let mut raw = Raw::connect(nth, to, &[0, 4, 0, 0, 0, 0]).await?;
+                raw.ask(END_HEADERS | END_STREAM, &head("GET", "/", "")).await?;
+                Ok(raw.stream)
+            }))
+        }),
+        ("one each of many addresses", |to| Box::pin(from_each(200, 1, to, connect_from))),
+    ];
+    let few = ["--max-connections", "160", "--max-per-address", "20"];
+    hold(&few, |_| {}, rows).await;
+}
+
+/// A connection with an authenticated request under way is not closed for the sake of others.
+#[tokio::test]
+async fn who_waits_for_an_answer_is_not_cut_off() {
+    let stage = Stage::start_with(|options| {
+        options.limits.max_connections = 8;
+        options.limits.max_per_address = 4;
+    })
+    .await;
+    let hold = stage.history.hold();
+    let target = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
+    let request = Ask::new("GET", target).signed_by(&stage.peer).bytes();
+    let address = stage.address;
+    let asking = tokio::spawn(async move { client::send(address, &request).await });
+    hold.arrived.notified().await;
+    let attack = from_each(20, 4, address, connect_from).await;
+    hold.proceed.notify_one();
+    assert_eq!(asking.await.unwrap().status, 200);
+    drop(attack);
+}
+
+#[tokio::test]
+async fn floods_of_frames_end_the_connection() {
+    let stage = Stage::start().await;
+    let asked = frame(HEADERS, END_HEADERS, 1, &head("POST", MISSING, ""));
+    let headers = frame(HEADERS, 0, 1, &head("POST", MISSING, ""));
+    let flood = |before: &[u8], one: Vec<u8>| [PREFACE, before, &one.repeat(5_000)].concat();
+    let none = &frame(SETTINGS, 0, 0, &[])[..];
+    let after_asking = &[none, &asked].concat()[..];
+    let mut wrong = Vec::new();
+    for (name, bytes) in [
+        ("SETTINGS", flood(none, frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]))),
+        ("SETTINGS that are empty", flood(none, frame(SETTINGS, 0, 0, &[]))),
+        ("SETTINGS taken note of", flood(none, frame(SETTINGS, 1, 0, &[]))),
+        ("PING", flood(none, frame(PING, 0, 0, &[7; 8]))),
+        ("answers to PING", flood(none, frame(PING, 1, 0, &[7; 8]))),
+        ("WINDOW_UPDATE", flood(none, frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]))),
+        (
+            "WINDOW_UPDATE of a stream",
+            flood(after_asking, frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])),
+        ),
+        ("PRIORITY", flood(none, frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 1]))),
+        ("RST_STREAM", flood(after_asking, frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]))),
+        ("unknown", flood(none, frame(0xbe, 0, 0, b"grease"))),
+        ("unknown, of a stream", flood(after_asking, frame(0xbe, 0, 1, &[]))),
+        ("DATA of nothing", flood(after_asking, frame(DATA, 0, 1, &[]))),
+        ("DATA of one byte", flood(after_asking, frame(DATA, 0, 1, b"1"))),
+        (
+            "CONTINUATION of nothing",
+            flood(&[none, &headers].concat(), frame(CONTINUATION, 0, 1, &[])),
+        ),
+    ] {
+        let (mut reading, mut writing) =
+            TcpStream::connect(stage.address).await.unwrap().into_split();
+        let writing = tokio::spawn(async move {
+            // It may be closed before all is written. What is left open is not closed by us.
+            drop(writing.write_all(&bytes).await);
+            std::future::pending::<()>().await;
+        });
+        let closed = async { while reading.read(&mut [0; 4_096]).await.is_ok_and(|it| it > 0) {} };
+        if time::timeout(Duration::from_secs(5), closed).await.is_err() {
+            wrong.push(name);
+        }
+        writing.abort();
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(stage.send(Ask::new("GET", "/healthz")).await.status, 200);
+}

@@ -1,0 +1,96 @@
+//! The gateway as a process of its own, with the limits it has by default: what it takes of memory is
+//! its own, and what attacks take of time is not.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, net::TcpStream, time};
+
+use super::{US, client::Ask, history::FakeHistory, peer::Peer};
+
+/// It, and the history service behind it.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) history: FakeHistory,
+    /// A server whose keys are pinned, as those of `other.example` are.
+    pub(crate) peer: Peer,
+    _dir: TempDir,
+}
+
+impl Program {
+    pub(crate) async fn start(flags: &[&str]) -> Self {
+        let history = FakeHistory::start().await;
+        let (peer, other) = (Peer::new("peer.example:8448", 1), Peer::new("other.example", 2));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_hours(9);
+        let until = now.as_millis().try_into().unwrap();
+        let keys = [&peer, &other].map(|it| (it.name.clone(), it.key_answer_until(until)));
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("keys.json");
+        fs::write(&file, Value::Object(keys.into_iter().collect()).to_string()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let child = Command::new(env!("CARGO_BIN_EXE_backscroll-gateway"))
+            .env_clear()
+            .args(["--server-name", US, "--fetch-keys", "false", "--log", "error"])
+            .args(["--history", &format!("http://{}", history.address)])
+            .args(["--listen", &address.to_string(), "--pinned-keys"])
+            .arg(&file)
+            .args(flags)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let program = Self { child, address, history, peer, _dir: dir };
+        let ready = async {
+            while TcpStream::connect(address).await.is_err() {
+                time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(20), ready).await.expect("it listens");
+        program
+    }
+
+    /// The most memory that it has had, in MiB; where the system does not tell, none.
+    pub(crate) fn most_mib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.map_or(0, |it| it.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024)
+    }
+
+    /// Asks so often as a server that means well, one after the other; how many answers came in ten
+    /// seconds each.
+    pub(crate) async fn answers(&self, attempts: usize) -> usize {
+        let mut answers = 0;
+        for nth in 0..attempts {
+            let room = "!r:us.example";
+            let ask = if nth % 2 == 0 {
+                let target = format!("/_matrix/federation/v1/backfill/{room}?v=$a{nth}&limit=1");
+                Ask::new("GET", &target)
+            } else {
+                let target = format!("/_matrix/federation/v1/get_missing_events/{room}");
+                Ask::new("POST", &target).body(format!(r#"{{"latest_events":["$a{nth}"]}}"#))
+            };
+            let bytes = ask.signed_by(&self.peer).bytes();
+            let asking = super::client::try_send(self.address, &bytes);
+            let answer = time::timeout(Duration::from_secs(10), asking).await;
+            let is_answer = matches!(answer, Ok(Some(answer)) if answer.status == 200);
+            answers += usize::from(is_answer);
+        }
+        answers
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
