@@ -45,7 +45,7 @@ fn walk(criterion: &mut Criterion) {
         }))
     };
     criterion.bench_function("walk, 100 events", |bencher| {
-        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node));
+        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node, |_| Ok(true)));
     });
 }
 

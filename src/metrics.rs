@@ -156,7 +156,7 @@ impl Metrics {
         let help = "From the head of a call to the end of its answer; streams as long as they last";
         to.register_with_unit("grpc_server_handling", help, Unit::Seconds, it.handling);
         to.register("backscroll_walk_nodes", "Events that a walk looked at", it.walk_nodes);
-        let help = "Walks, by why they ended: exhausted, limit, budget";
+        let help = "Walks, by why they ended: exhausted, limit, budget, size";
         to.register("backscroll_walks_ended", help, it.walks_ended);
         let help = "Events answered to other servers and sister services: full, redacted";
         to.register("backscroll_events_served", help, it.served);

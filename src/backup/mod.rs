@@ -129,8 +129,29 @@ impl Writer {
         self.begin_file("purged")
     }
 
+    /// Removes the files of a room that was begun and not ended: it was deleted meanwhile, say.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn abandon_room(&self) -> Result<(), BackupError> {
+        for kind in ["ndjson", "purged"] {
+            let path = self.dir.join(self.file_name(kind));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(&path)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn file_name(&self, kind: &str) -> String {
+        format!("rooms/{:06}.{kind}", self.next_file)
+    }
+
     fn begin_file(&self, kind: &str) -> Result<RoomFile, BackupError> {
-        let file = format!("rooms/{:06}.{kind}", self.next_file);
+        let file = self.file_name(kind);
         let path = self.dir.join(&file);
         let open = File::create(&path).map_err(at(&path))?;
         Ok(RoomFile { file, path, open: io::BufWriter::new(open), hash: Sha256::new() })

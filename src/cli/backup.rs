@@ -1,14 +1,15 @@
 //! `backscroll backup`.
 
-use std::{io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use tokio::time::sleep;
 use tonic::Code;
 
 use super::{
     ServerArgs,
-    client::{Channel, Clients, connect, told},
+    client::{Channel, Clients, Told, connect, told},
     export::write_room,
     out, progress_target,
 };
@@ -22,6 +23,9 @@ use crate::{
 
 /// Rooms asked for at once.
 const PAGE: u32 = 500;
+/// How often a room is begun at most, and the pause while events of it are removed.
+const MAX_TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -52,13 +56,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
                 continue;
             }
             progress.set_message(room_id.clone());
-            if let Err(failure) = write(&mut history, (&mut backup, &progress), &room_id).await {
-                // Deleted since it was listed?
-                let asked = history.get_room(pb::GetRoomRequest { room_id }).await;
-                if asked.map_err(|it| it.code()).err() != Some(Code::NotFound) {
-                    return Err(failure);
-                }
-            }
+            write_steadily(&mut history, (&mut backup, &progress), &room_id).await?;
         }
         if page.next_page_token.is_empty() {
             break;
@@ -70,6 +68,33 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     progress.finish_and_clear();
     let (rooms, events) = backup.finish(withheld)?;
     out::line(format_args!("{rooms} rooms, {events} events in {}", dir.display()))?;
+    Ok(())
+}
+
+/// Writes one room, if it is still there. Begins anew when the room was deleted meanwhile and has
+/// come back, or when too much of it is being removed.
+async fn write_steadily(
+    history: &mut HistoryServiceClient<Channel>,
+    (backup, progress): (&mut Writer, &ProgressBar),
+    room_id: &str,
+) -> anyhow::Result<()> {
+    let mut tries = 1;
+    while let Err(failure) = write(history, (backup, progress), room_id).await {
+        backup.abandon_room()?;
+        match failure.downcast_ref::<Told>().map(|it| it.code) {
+            Some(Code::NotFound) => {
+                let request = pb::GetRoomRequest { room_id: room_id.to_owned() };
+                match history.get_room(request).await {
+                    Err(status) if status.code() == Code::NotFound => return Ok(()),
+                    Ok(_) if tries < MAX_TRIES => {}
+                    Ok(_) | Err(_) => return Err(failure),
+                }
+            }
+            Some(Code::Aborted) if tries < MAX_TRIES => sleep(BETWEEN_TRIES).await,
+            _ => return Err(failure),
+        }
+        tries += 1;
+    }
     Ok(())
 }
 

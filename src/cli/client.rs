@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use backscroll_tls::{ClientFiles, Dialer, Token};
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     codegen::http::Uri,
     metadata::AsciiMetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
@@ -19,9 +19,6 @@ use crate::proto::v1::{
     admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
     ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
 };
-
-/// Largest answer that is taken: a page of events, or of a large room's state.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 pub(super) struct Clients {
     pub(super) history: HistoryServiceClient<Channel>,
@@ -49,8 +46,7 @@ impl Interceptor for Show {
 pub(super) async fn connect(server: &ServerArgs) -> anyhow::Result<Clients> {
     let channel = channel(server).await?;
     Ok(Clients {
-        history: HistoryServiceClient::new(channel.clone())
-            .max_decoding_message_size(MAX_ANSWER_BYTES),
+        history: HistoryServiceClient::new(channel.clone()),
         ingest: IngestServiceClient::new(channel.clone()),
         keys: KeyServiceClient::new(channel.clone()),
         admin: AdminServiceClient::new(channel),
@@ -88,7 +84,17 @@ pub(super) async fn channel(args: &ServerArgs) -> anyhow::Result<Channel> {
 }
 
 /// A refusal of the service, for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Told {
+    text: String,
+    /// What kind of refusal it is.
+    pub(super) code: Code,
+}
+
+/// A refusal of the service, for people.
 pub(super) fn told(status: &Status) -> anyhow::Error {
     let reason = status.get_details_error_info().map(|it| format!(" ({})", it.reason));
-    anyhow::anyhow!("{}{}", status.message(), reason.unwrap_or_default())
+    let text = format!("{}{}", status.message(), reason.unwrap_or_default());
+    Told { text, code: status.code() }.into()
 }

@@ -54,16 +54,21 @@ pub(super) async fn write_room(
     room: pb::GetRoomResponse,
     (mut out, progress): (impl io::Write, &ProgressBar),
 ) -> anyhow::Result<u64> {
-    let pb::GetRoomResponse { room_id, room_version, erased_users, appended_count, .. } = room;
+    let pb::GetRoomResponse { room_id, room_version, appended_count, .. } = room;
+    let erased_users = erased_members(history, &room_id).await?;
     write_header(&mut out, &Header { room_id: room_id.clone(), room_version, erased_users })?;
     let (mut page_token, mut events) = (String::new(), 0);
     loop {
-        let (room_id, of_first) = (room_id.clone(), appended_count);
-        let request = pb::ListEventsRequest { room_id, page_size: PAGE, page_token, of_first };
+        let request = pb::ListEventsRequest {
+            room_id: room_id.clone(),
+            page_size: PAGE,
+            page_token,
+            of_first: appended_count,
+        };
         let page = history.list_events(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         for event in page.events {
-            write_line(&mut out, &line(event)?)?;
+            write_line(&mut out, &line(history, &room_id, event).await?)?;
             progress.inc(1);
             events += 1;
         }
@@ -74,8 +79,40 @@ pub(super) async fn write_room(
     }
 }
 
-fn line(event: pb::RoomEvent) -> anyhow::Result<Line> {
-    let pb::RoomEvent { event_id, pdu, verdict, state_after, arrival: _, redacted: _ } = event;
+/// The users of a room who asked for erasure.
+async fn erased_members(
+    history: &mut HistoryServiceClient<Channel>,
+    room_id: &str,
+) -> anyhow::Result<Vec<String>> {
+    let (mut users, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListErasedMembersRequest { room_id: room_id.to_owned(), page_token };
+        let page = history.list_erased_members(request).await.map_err(|status| told(&status))?;
+        let page = page.into_inner();
+        users.extend(page.user_ids);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(users);
+        }
+    }
+}
+
+/// An event as it stands in a file, with all of the state that came with it.
+async fn line(
+    history: &mut HistoryServiceClient<Channel>,
+    room_id: &str,
+    event: pb::RoomEvent,
+) -> anyhow::Result<Line> {
+    let pb::RoomEvent { event_id, pdu, verdict, mut state_after, .. } = event;
+    let mut page_token = event.state_after_page_token;
+    while !page_token.is_empty() {
+        let (room_id, event_id) = (room_id.to_owned(), event_id.clone());
+        let request = pb::ListStateAfterRequest { room_id, event_id, page_token };
+        let page = history.list_state_after(request).await.map_err(|status| told(&status))?;
+        let page = page.into_inner();
+        state_after.extend(page.event_ids);
+        page_token = page.next_page_token;
+    }
     let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
     let pdu = String::from_utf8(pdu.into()).ok().and_then(|it| RawValue::from_string(it).ok());
     let pdu = pdu.with_context(|| format!("{event_id} is not JSON; is the store damaged?"))?;

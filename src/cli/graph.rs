@@ -134,7 +134,7 @@ fn event(
     version: RoomVersion,
     extremities: &BTreeSet<String>,
 ) -> anyhow::Result<Event> {
-    let pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after: _ } = event;
+    let pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, .. } = event;
     let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
     let pdu = Pdu::parse(&pdu, version)
         .with_context(|| format!("{event_id} cannot be read; is the store damaged?"))?;

@@ -34,7 +34,7 @@ impl Graph {
 
     fn walk_back(&self, from: &str, limit: usize, budget: u32) -> Walk<char> {
         let from: Vec<char> = from.chars().collect();
-        walk_back(&from, limit, budget, |id| self.look_up(id)).unwrap()
+        walk_back(&from, limit, budget, |id| self.look_up(id), |_| Ok(true)).unwrap()
     }
 
     fn missing(&self, earliest: &str, latest: &str, limit: usize) -> String {
@@ -45,7 +45,7 @@ impl Graph {
         let (earliest, latest): (Vec<char>, Vec<char>) =
             (earliest.chars().collect(), latest.chars().collect());
         let between = Between { earliest: &earliest, latest: &latest, min_depth: at.1 };
-        walk_missing(between, at.0, 1_000, |id| self.look_up(id)).unwrap()
+        walk_missing(between, at.0, 1_000, |id| self.look_up(id), |_| Ok(true)).unwrap()
     }
 
     fn look_up(&self, id: char) -> Result<Option<Node<char>>, Infallible> {
@@ -131,6 +131,12 @@ fn a_walk_says_why_it_ended() {
     assert_eq!(diamond().walk_missing("", "E", (2, 0)).end, End::Limit);
     assert_eq!(diamond().walk_missing("", "E", (9, 0)).end, End::Exhausted);
     assert_eq!(diamond().gap('B').walk_back("E", 100, 100).gaps, ['B']);
+    let full = |_| Ok(false);
+    let walk = walk_back(&['E'], 100, 100, |id| diamond().look_up(id), full).unwrap();
+    assert_eq!((walk.end, walk.found), (End::Size, vec![]));
+    let between = Between { earliest: &[], latest: &['E'], min_depth: 0 };
+    let walk = walk_missing(between, 100, 100, |id| diamond().look_up(id), full).unwrap();
+    assert_eq!((walk.end, walk.found), (End::Size, vec![]));
 }
 
 #[test]
@@ -156,6 +162,34 @@ fn any_graph() -> impl Strategy<Value = BTreeMap<u8, Node<u8>>> {
 }
 
 proptest! {
+    /// A walk that is cut off after so many events has found what it finds with that limit.
+    #[test]
+    fn a_walk_without_room_ends_as_at_the_limit(
+        graph in any_graph(),
+        from in prop::collection::vec(0u8..45, 0..6),
+        limit in 1usize..30,
+    ) {
+        let node = |id: u8| -> Result<_, Infallible> { Ok(graph.get(&id).cloned()) };
+        let room_for = |events: usize| {
+            let asked = Cell::new(0);
+            move |_| {
+                asked.set(asked.get() + 1);
+                Ok(asked.get() <= events)
+            }
+        };
+        let expected = walk_back(&from, limit, 1_000, node, |_| Ok(true)).unwrap();
+        let cut = walk_back(&from, 1_000, 1_000, node, room_for(limit)).unwrap();
+        prop_assert_eq!(&cut.found, &expected.found);
+        prop_assert_eq!(&cut.gaps, &expected.gaps);
+        prop_assert!(cut.end != End::Size || expected.end == End::Limit);
+
+        let between = Between { earliest: &[3, 4], latest: &from, min_depth: 1 };
+        let expected = walk_missing(between, limit, 1_000, node, |_| Ok(true)).unwrap();
+        let cut = walk_missing(between, 1_000, 1_000, node, room_for(limit)).unwrap();
+        prop_assert_eq!(&cut.found, &expected.found);
+        prop_assert!(cut.end != End::Size || expected.end == End::Limit);
+    }
+
     #[test]
     fn no_walk_exceeds_its_bounds(
         graph in any_graph(),
@@ -168,7 +202,7 @@ proptest! {
             lookups.set(lookups.get() + 1);
             Ok(graph.get(&id).cloned())
         };
-        let walk = walk_back(&from, limit.max(1), budget, node).unwrap();
+        let walk = walk_back(&from, limit.max(1), budget, node, |_| Ok(true)).unwrap();
         prop_assert!(lookups.get() <= budget);
         prop_assert_eq!(walk.visited, lookups.get());
         prop_assert!(walk.found.len() <= limit.max(1));
@@ -177,7 +211,7 @@ proptest! {
 
         lookups.set(0);
         let between = Between { earliest: &[3, 4], latest: &from, min_depth: 1 };
-        let walk = walk_missing(between, limit, budget, node).unwrap();
+        let walk = walk_missing(between, limit, budget, node, |_| Ok(true)).unwrap();
         prop_assert!(lookups.get() <= budget);
         prop_assert!(walk.found.len() <= limit);
         for id in &walk.found {
@@ -200,7 +234,7 @@ proptest! {
         }).collect();
         let node = |id: u8| -> Result<_, Infallible> { Ok(graph.get(&id).cloned()) };
         let between = Between { earliest: &[], latest: &from, min_depth: 0 };
-        let walk = walk_missing(between, limit, 1_000, node).unwrap();
+        let walk = walk_missing(between, limit, 1_000, node, |_| Ok(true)).unwrap();
         for (at, id) in walk.found.iter().enumerate() {
             for prev in &graph[id].prev_events {
                 let stands = walk.found.iter().position(|it| it == prev);

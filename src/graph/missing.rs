@@ -17,7 +17,9 @@ pub struct Between<'a, Id> {
 }
 
 /// Collects up to `limit` servable events that precede `latest`, the nearest first, in the order
-/// in which they are referenced; gives them back oldest first.
+/// in which they are referenced; gives them back oldest first. `has_room` is asked about each event
+/// that is found, nearest first, and ends the walk before it by saying no: what is left is connected
+/// to `latest`.
 ///
 /// # Errors
 /// When a lookup fails.
@@ -26,6 +28,7 @@ pub fn walk_missing<Id: Copy + Ord, E>(
     limit: usize,
     budget: u32,
     node: impl FnMut(Id) -> Result<Option<Node<Id>>, E>,
+    mut has_room: impl FnMut(Id) -> Result<bool, E>,
 ) -> Result<Walk<Id>, E> {
     let Between { earliest, latest, min_depth } = between;
     let mut nodes = Lookups::new(budget, node);
@@ -65,6 +68,10 @@ pub fn walk_missing<Id: Copy + Ord, E>(
             if node.servable {
                 if found.len() >= limit {
                     end = Some(End::Limit);
+                    break 'walk;
+                }
+                if !has_room(prev)? {
+                    end = Some(End::Size);
                     break 'walk;
                 }
                 found.push(prev);

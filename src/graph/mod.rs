@@ -1,7 +1,8 @@
 //! Walks through a room's event graph, over numbers of any kind.
 //!
 //! Pure and deterministic: nodes are looked up through a closure, and never more often than the
-//! budget allows. What the closure does not give (unknown, in another room, an outlier) is not
+//! budget allows. What is found is handed to another closure, one by one, which says whether the answer
+//! has room for it: the walk ends at the first that it has none for, as it does at the limit. What the closure does not give (unknown, in another room, an outlier) is not
 //! walked. Depth is what the sender claims: it orders an answer and proves nothing.
 
 mod before;
@@ -46,6 +47,8 @@ pub enum End {
     Limit,
     /// As many events as allowed were looked at.
     Budget,
+    /// The next event has no room in the answer.
+    Size,
 }
 
 /// What a walk found.

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, BinaryHeap};
 use super::{End, Lookups, Node, Place, Walk};
 
 /// Collects up to `limit` servable events: those of `from`, and what precedes them. The next
-/// event walked is always the greatest by depth, then by arrival, of all that is in reach.
+/// event walked is always the greatest by depth, then by arrival, of all that is in reach. `has_room`
+/// is asked about each event that is found, in that order, and ends the walk before it by saying no.
 ///
 /// # Errors
 /// When a lookup fails.
@@ -14,6 +15,7 @@ pub fn walk_back<Id: Copy + Ord, E>(
     limit: usize,
     budget: u32,
     node: impl FnMut(Id) -> Result<Option<Node<Id>>, E>,
+    mut has_room: impl FnMut(Id) -> Result<bool, E>,
 ) -> Result<Walk<Id>, E> {
     let mut nodes = Lookups::new(budget, node);
     let mut queued = BTreeSet::new();
@@ -31,6 +33,10 @@ pub fn walk_back<Id: Copy + Ord, E>(
             continue;
         };
         if servable {
+            if !has_room(id)? {
+                end = End::Size;
+                break;
+            }
             found.push((place, id));
         }
         if has_gap {

@@ -1,12 +1,11 @@
 //! What came before: `/backfill`
 //! (<https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1backfillroomid>).
 
-use super::{Asker, Page, QueryError, admit, held, serve, walkable};
+use super::{Asker, Page, QueryError, admit, held, serve::Filling, walkable};
 use crate::{context::Context, deadline::Deadline, graph, store::View};
 
-/// Most events of an answer. 100 PDUs of 64 KiB are 6.25 MiB: both ends of the gRPC channel allow
-/// for that.
-pub(super) const MAX_EVENTS: u32 = 100;
+/// Most events of an answer; it ends earlier when their texts have no room.
+const MAX_EVENTS: u32 = 100;
 /// Most events to start from; homeservers send up to five.
 const MAX_START: usize = 100;
 /// Looked at beside those of the answer: rejected events that are walked through, and branches
@@ -49,7 +48,8 @@ pub fn backfill(
     let from = held(store, found.number, &question.event_ids, MAX_START)?;
     let budget = 4 * limit + SPARE_LOOKUPS;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let walk =
-        graph::walk_back(&from, limit, budget, |event| walkable(&topology, event, deadline))?;
-    serve::page(store, (&found, &topology), &question.asker, (walk, deadline))
+    let mut page = Filling::new(store, (&found, &topology), &question.asker, deadline);
+    let node = |event| walkable(&topology, event, deadline);
+    let walk = graph::walk_back(&from, limit, budget, node, |event| page.take(event))?;
+    page.finish(walk)
 }

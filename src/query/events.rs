@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{Asker, Found, QueryError, admit};
+use super::{
+    Asker, Found, QueryError, admit,
+    pages::{Space, rest_of, token},
+    withheld::IdList,
+};
 use crate::{
     context::Context,
     ingest::Verdict,
@@ -11,11 +15,15 @@ use crate::{
 
 /// Most events asked for by id.
 const MAX_IDS: usize = 1_000;
+/// The most bytes that an event id has: 255 characters.
+const MAX_ID_BYTES: usize = 1_020;
 /// Most events of a page, and how many when the asker does not say.
 const MAX_PAGE: u32 = 1_000;
 const DEFAULT_PAGE: u32 = 100;
-/// A page ends when its PDUs have this many bytes, so that no answer outgrows a gRPC message.
-const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Most bytes of ids of the state that came with an event which are answered with the event.
+const MAX_STATE_BYTES: usize = 256 << 10;
+/// Most such ids of a page of their own.
+const MAX_STATE_PAGE: usize = 10_000;
 
 /// An event with what the graph knows of it.
 #[derive(Clone, Debug)]
@@ -30,8 +38,10 @@ pub struct RoomEvent {
     pub verdict: Verdict,
     /// Whether a valid redaction of it is held.
     pub redacted: bool,
-    /// The ids of the state that came with it.
+    /// The ids of the state that came with it: as many of the first as have room.
     pub state_after: Vec<String>,
+    /// Where the rest of them begin, for [`list_state_after`]; empty if there is no rest.
+    pub state_after_token: String,
 }
 
 /// Events by id.
@@ -41,6 +51,8 @@ pub struct RoomEvents {
     pub events: Vec<RoomEvent>,
     /// Those not held in this room.
     pub missing_event_ids: Vec<String>,
+    /// How many of the ids were looked at, from the first on; the others are to be asked for again.
+    pub looked_at: usize,
 }
 
 /// A page of a room's events.
@@ -52,29 +64,37 @@ pub struct EventList {
     pub next_page_token: String,
 }
 
-/// Events by id.
+/// Events by id: as many of the first ones as there is room for.
 ///
 /// # Errors
-/// When there is no such room, or the store fails.
+/// When there is no such room, when an id is longer than ids are, or the store fails.
 pub fn batch_get_events(
     cx: &Context,
     room_id: &str,
     event_ids: &[String],
 ) -> Result<RoomEvents, QueryError> {
     let found = admit(&cx.store, room_id, &Asker::Sister)?;
-    let mut answer = RoomEvents::default();
-    let mut bytes = 0;
+    let (mut answer, mut space) = (RoomEvents::default(), Space::default());
     for event_id in event_ids.iter().take(MAX_IDS) {
+        if event_id.len() > MAX_ID_BYTES {
+            return Err(QueryError::EventIdInvalid);
+        }
         match cx.store.event_num(found.number, event_id)? {
-            // What does not fit is for the asker to ask again, by the ids it did not get.
-            Some(_) if bytes >= MAX_PAGE_BYTES => break,
             Some(event) => {
                 let event = read(&cx.store, &found, event)?;
-                bytes += event.pdu.len();
+                if !space.take(event.bytes()) {
+                    break;
+                }
                 answer.events.push(event);
             }
-            None => answer.missing_event_ids.push(event_id.clone()),
+            None => {
+                if !space.take(event_id.len()) {
+                    break;
+                }
+                answer.missing_event_ids.push(event_id.clone());
+            }
         }
+        answer.looked_at += 1;
     }
     Ok(answer)
 }
@@ -90,38 +110,59 @@ pub fn list_events(
     (page_size, page_token): (u32, &str),
 ) -> Result<EventList, QueryError> {
     let found = admit(&cx.store, room_id, &Asker::Sister)?;
-    let after = match page_token {
-        "" => None,
-        token => Some(parse_token(token).ok_or(QueryError::PageTokenInvalid)?),
+    let after = match rest_of(page_token, &found)? {
+        None => None,
+        Some(rest) => Some(parse_place(rest).ok_or(QueryError::PageTokenInvalid)?),
     };
     let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let listed = cx.store.by_arrival((found.number, &found.room), after, size)?;
-    let mut answer = EventList::default();
-    let (mut bytes, mut looked_at, mut last) = (0, 0, None);
+    let (mut answer, mut space) = (EventList::default(), Space::default());
+    let (mut looked_at, mut last) = (0, None);
     for (arrival, event) in &listed {
-        if bytes >= MAX_PAGE_BYTES {
-            break;
+        if of_first == 0 || u64::from(event.0) < of_first {
+            let event = read(&cx.store, &found, *event)?;
+            if !space.take(event.bytes()) {
+                break;
+            }
+            answer.events.push(event);
         }
         last = Some((*arrival, *event));
         looked_at += 1;
-        if of_first != 0 && u64::from(event.0) >= of_first {
-            continue;
-        }
-        let event = read(&cx.store, &found, *event)?;
-        bytes += event.pdu.len();
-        answer.events.push(event);
     }
     if let Some((arrival, event)) = last
         && (looked_at == size || looked_at < listed.len())
     {
-        answer.next_page_token = format!("{arrival}.{}", event.0);
+        answer.next_page_token = token(&found, format_args!("{arrival}.{}", event.0));
     }
     Ok(answer)
 }
 
-fn parse_token(token: &str) -> Option<(i64, EventNum)> {
-    let (arrival, event) = token.split_once('.')?;
+/// The ids of the state that came with an event, a page of them.
+///
+/// # Errors
+/// When there is no such room or event, when the token is not ours, or the store fails.
+pub fn list_state_after(
+    cx: &Context,
+    (room_id, event_id): (&str, &str),
+    page_token: &str,
+) -> Result<IdList, QueryError> {
+    let found = admit(&cx.store, room_id, &Asker::Sister)?;
+    let unknown = || QueryError::EventUnknown(event_id.to_owned());
+    let event = cx.store.event_num(found.number, event_id)?.ok_or_else(unknown)?;
+    let from = match rest_of(page_token, &found)? {
+        None => 0,
+        Some(rest) => rest.parse().map_err(|_| QueryError::PageTokenInvalid)?,
+    };
+    let mut space = Space::default();
+    let (ids, next_page_token) = state_after(&cx.store, &found, (event, from), |nth, id| {
+        nth < MAX_STATE_PAGE && space.take(id.len())
+    })?;
+    Ok(IdList { ids, next_page_token })
+}
+
+fn parse_place(rest: &str) -> Option<(i64, EventNum)> {
+    let (arrival, event) = rest.split_once('.')?;
     Some((arrival.parse().ok()?, EventNum(event.parse().ok()?)))
 }
 
@@ -129,13 +170,14 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
     let Body { event_id, pdu } = store.body(found.number, event)?;
     let node = store.topology(found.number).node(event)?;
     let node = node.ok_or_else(|| StoreError::missing("event", event_id.as_bytes()))?;
-    let given = store.given_state(found.number, event)?.unwrap_or_default();
-    let state_after = given.into_iter().map(|it| match it {
-        GivenEvent::Held(event) => Ok(store.body(found.number, event)?.event_id),
-        GivenEvent::Named(event_id) => Ok(event_id),
-    });
+    let mut bytes = 0;
+    let (state_after, state_after_token) = state_after(store, found, (event, 0), |_, id| {
+        bytes += id.len();
+        bytes <= MAX_STATE_BYTES
+    })?;
     Ok(RoomEvent {
-        state_after: state_after.collect::<Result<_, StoreError>>()?,
+        state_after,
+        state_after_token,
         event_id,
         pdu,
         arrival: node.arrival,
@@ -146,4 +188,37 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
         },
         redacted: node.flags.redacted,
     })
+}
+
+/// The ids of the state that came with an event, from one of them on, until the first that does not
+/// fit; and a token for going on there.
+fn state_after(
+    store: &Store,
+    found: &Found,
+    (event, from): (EventNum, usize),
+    mut fits: impl FnMut(usize, &str) -> bool,
+) -> Result<(Vec<String>, String), StoreError> {
+    let given = store.given_state(found.number, event)?.unwrap_or_default();
+    let mut ids = Vec::new();
+    for it in given.into_iter().skip(from) {
+        let event_id = match it {
+            GivenEvent::Held(event) => store.body(found.number, event)?.event_id,
+            GivenEvent::Named(event_id) => event_id,
+        };
+        if !fits(ids.len(), &event_id) {
+            let next = token(found, from.saturating_add(ids.len()));
+            return Ok((ids, next));
+        }
+        ids.push(event_id);
+    }
+    Ok((ids, String::new()))
+}
+
+impl RoomEvent {
+    /// What it takes of an answer.
+    fn bytes(&self) -> usize {
+        // Each id has a tag and a length.
+        let ids = self.state_after.iter().map(|it| it.len() + 4).sum::<usize>();
+        ids + self.event_id.len() + self.pdu.len() + self.state_after_token.len()
+    }
 }

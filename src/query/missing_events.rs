@@ -1,12 +1,12 @@
 //! What was missed in between: `/get_missing_events`
 //! (<https://spec.matrix.org/v1.16/server-server-api/#post_matrixfederationv1get_missing_eventsroomid>).
 
-use super::{Asker, Page, QueryError, admit, held, serve, walkable};
+use super::{Asker, Page, QueryError, admit, held, serve::Filling, walkable};
 use crate::{context::Context, deadline::Deadline, graph, store::View};
 
 /// How many events are answered with when the asker does not say.
 const DEFAULT_EVENTS: u32 = 10;
-/// Most events of an answer.
+/// Most events of an answer; it ends earlier when their texts have no room.
 const MAX_EVENTS: u32 = 20;
 /// Most events to start from.
 const MAX_LATEST: usize = 100;
@@ -50,7 +50,8 @@ pub fn get_missing_events(
     let between =
         graph::Between { earliest: &earliest, latest: &latest, min_depth: question.min_depth };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let walk =
-        graph::walk_missing(between, limit, BUDGET, |event| walkable(&topology, event, deadline))?;
-    serve::page(store, (&found, &topology), &question.asker, (walk, deadline))
+    let mut page = Filling::new(store, (&found, &topology), &question.asker, deadline);
+    let node = |event| walkable(&topology, event, deadline);
+    let walk = graph::walk_missing(between, limit, BUDGET, node, |event| page.take(event))?;
+    page.finish(walk)
 }

@@ -8,6 +8,7 @@ mod backfill;
 mod events;
 mod explain;
 mod missing_events;
+mod pages;
 mod purged;
 mod room;
 mod serve;
@@ -17,7 +18,9 @@ mod steadily;
 mod withheld;
 
 pub use backfill::{Backfill, backfill};
-pub use events::{EventList, RoomEvent, RoomEvents, batch_get_events, list_events};
+pub use events::{
+    EventList, RoomEvent, RoomEvents, batch_get_events, list_events, list_state_after,
+};
 pub use explain::{Access, Explanation, explain_access};
 pub use missing_events::{GetMissingEvents, get_missing_events};
 pub use purged::{PurgedList, list_purged_events};
@@ -26,7 +29,7 @@ pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
 pub use stats::{Stats, WideRoom, stats};
 pub use steadily::steadily;
-pub use withheld::{IdList, list_deleted_rooms, list_erased_users};
+pub use withheld::{IdList, list_deleted_rooms, list_erased_members, list_erased_users};
 
 use serde_json::Value;
 
@@ -71,6 +74,9 @@ pub enum QueryError {
     /// No events to start from.
     #[error("give at least one event id to start from")]
     EventIdsMissing,
+    /// An id that is longer than ids are.
+    #[error("an event id has at most 255 characters")]
+    EventIdInvalid,
     /// No limit.
     #[error("give a limit: how many events to answer with at most")]
     LimitMissing,

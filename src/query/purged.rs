@@ -1,6 +1,9 @@
 //! The events of a room that were purged. For sister services, and for backups.
 
-use super::{Asker, QueryError, admit};
+use super::{
+    Asker, QueryError, admit,
+    pages::{rest_of, token},
+};
 use crate::{context::Context, store::View as _};
 
 /// Most of a page, and how many when the asker does not say.
@@ -28,18 +31,19 @@ pub fn list_purged_events(
     (page_size, page_token): (u32, &str),
 ) -> Result<PurgedList, QueryError> {
     let found = admit(&cx.store, room_id, &Asker::Sister)?;
-    let after = match page_token {
-        "" => None,
-        token => Some(parse_token(token).ok_or(QueryError::PageTokenInvalid)?),
+    let after = match rest_of(page_token, &found)? {
+        None => None,
+        Some(rest) => Some(parse_hash(rest).ok_or(QueryError::PageTokenInvalid)?),
     };
     let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let (event_id_hashes, last) =
         cx.store.purged_events(found.number, after, (size, MAX_LOOKED_AT))?;
-    let next_page_token = last.map(|it| format!("{:032x}", u128::from_be_bytes(it)));
+    let next = |it| token(&found, format_args!("{:032x}", u128::from_be_bytes(it)));
+    let next_page_token = last.map(next);
     Ok(PurgedList { event_id_hashes, next_page_token: next_page_token.unwrap_or_default() })
 }
 
-fn parse_token(token: &str) -> Option<[u8; 16]> {
-    (token.len() == 32).then(|| u128::from_str_radix(token, 16).ok())?.map(u128::to_be_bytes)
+fn parse_hash(rest: &str) -> Option<[u8; 16]> {
+    (rest.len() == 32).then(|| u128::from_str_radix(rest, 16).ok())?.map(u128::to_be_bytes)
 }

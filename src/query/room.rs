@@ -3,13 +3,11 @@
 use super::{Asker, QueryError, admit};
 use crate::{
     context::Context,
-    state::map::{self, Key},
     store::{RoomNum, StoreError, View},
 };
 
-/// Most forward extremities named.
+/// Most extremities named, of either kind: with ids of 1,020 bytes they are 2 MiB.
 const MAX_FORWARD: usize = 1_000;
-/// Most backward extremities named.
 const MAX_BACKWARD: usize = 1_000;
 /// Most rooms of a page, and how many when the asker does not say.
 const MAX_PAGE: u32 = 1_000;
@@ -24,6 +22,8 @@ pub struct RoomSummary {
     pub room_version: String,
     /// Events that nothing accepted follows, the one that arrived last first: at most a thousand.
     pub forward_extremities: Vec<String>,
+    /// How many there are.
+    pub forward_extremity_count: u64,
     /// Events that are referenced but not held.
     pub backward_extremities: Vec<String>,
     /// Events held, outliers included.
@@ -38,8 +38,6 @@ pub struct RoomSummary {
     pub soft_failed_count: u64,
     /// Entries of the current state; none if it is not known.
     pub state_count: Option<u32>,
-    /// Erased users who are in the current state.
-    pub erased_users: Vec<String>,
 }
 
 /// A page of rooms.
@@ -62,26 +60,17 @@ pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> 
     let newest = store.extremities(number, MAX_FORWARD)?;
     let ids = newest.into_iter().map(|it| Ok(store.body(number, it.event)?.event_id));
     let forward_extremities = ids.collect::<Result<_, StoreError>>()?;
-    let (mut state_count, mut erased_users) = (None, Vec::new());
-    if let Some(current) = room.current_state {
-        state_count = Some(store.state_facts(number, current)?.events);
-        for user in store.erased_users() {
-            let key = Key::of_state("m.room.member", &user);
-            if map::get(&store.states(number), current.root(), key)?.is_some() {
-                erased_users.push(user);
-            }
-        }
-    }
+    let facts = room.current_state.map(|it| store.state_facts(number, it)).transpose()?;
     Ok(RoomSummary {
         forward_extremities,
+        forward_extremity_count: room.forward_extremities,
         backward_extremities: store.backward_extremities(number, MAX_BACKWARD)?,
         event_count: u64::from(room.next_event.0).saturating_sub(room.purged),
         appended_count: room.next_event.0.into(),
         outlier_count: room.outliers,
         rejected_count: room.rejected,
         soft_failed_count: room.soft_failed,
-        state_count,
-        erased_users,
+        state_count: facts.map(|it| it.events),
         room_id: room.room_id,
         room_version: room.room_version,
     })

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Asker, Found, QueryError, members};
+use super::{Asker, Found, QueryError, members, pages::Space};
 use crate::{
     deadline::Deadline,
     graph::{End, Walk},
@@ -43,36 +43,63 @@ pub struct ServedEvent {
     pub form: Form,
 }
 
-pub(super) fn page(
-    store: &Store,
-    (found, topology): (&Found, &Topology<'_, Store>),
-    asker: &Asker,
-    (walk, deadline): (Walk<EventNum>, &Deadline),
-) -> Result<Page, QueryError> {
-    let Walk { found: walked, gaps, end, visited } = walk;
-    let judge = Judge::new(store, found, asker);
-    let mut events = Vec::with_capacity(walked.len());
-    for event in walked {
-        deadline.check()?;
-        let Some(node) = topology.node(event)? else { continue };
-        let Body { event_id, pdu } = store.body(found.number, event)?;
-        let (form, _) = judge.form(&node, &pdu)?;
+/// An answer while a walk fills it: each event is read, and its form decided, as it is found. So no
+/// body is read that has no room.
+pub(super) struct Filling<'a> {
+    store: &'a Store,
+    found: &'a Found,
+    topology: &'a Topology<'a, Store>,
+    judge: Judge<'a>,
+    deadline: &'a Deadline,
+    space: Space,
+    events: BTreeMap<EventNum, ServedEvent>,
+}
+
+impl<'a> Filling<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        (found, topology): (&'a Found, &'a Topology<'a, Store>),
+        asker: &'a Asker,
+        deadline: &'a Deadline,
+    ) -> Self {
+        let judge = Judge::new(store, found, asker);
+        let (space, events) = (Space::default(), BTreeMap::new());
+        Self { store, found, topology, judge, deadline, space, events }
+    }
+
+    /// Takes an event in, if it has room.
+    pub(super) fn take(&mut self, event: EventNum) -> Result<bool, QueryError> {
+        self.deadline.check()?;
+        let Some(node) = self.topology.node(event)? else { return Ok(true) };
+        let Body { event_id, pdu } = self.store.body(self.found.number, event)?;
+        let (form, _) = self.judge.form(&node, &pdu)?;
         let pdu = match form {
             Form::Full => pdu,
-            Form::Redacted => redact_stored(&pdu, found.version)
+            Form::Redacted => redact_stored(&pdu, self.found.version)
                 .map_err(|_| StoreError::corrupt("body", event_id.as_bytes()))?
                 .into(),
         };
-        events.push(ServedEvent { event_id, pdu, form });
+        let fits = self.space.take(event_id.len() + pdu.len());
+        if fits {
+            self.events.insert(event, ServedEvent { event_id, pdu, form });
+        }
+        Ok(fits)
     }
-    let missing_event_ids = missing(store, found, &gaps)?;
-    Ok(Page { events, end, missing_event_ids, visited })
+
+    /// The answer, in the order that the walk gives.
+    pub(super) fn finish(mut self, walk: Walk<EventNum>) -> Result<Page, QueryError> {
+        let Walk { found, gaps, end, visited } = walk;
+        let events = found.iter().filter_map(|it| self.events.remove(it)).collect();
+        let missing_event_ids = missing(self.store, self.found, &gaps)?;
+        Ok(Page { events, end, missing_event_ids, visited })
+    }
 }
 
 /// The predecessors of some events that are not held.
 fn missing(store: &Store, found: &Found, gaps: &[EventNum]) -> Result<Vec<String>, QueryError> {
     let (mut named, mut seen) = (Vec::new(), BTreeSet::new());
-    for event in gaps {
+    // Mostly each names one that no other has named.
+    for event in gaps.iter().take(MAX_GAPS) {
         let body = store.body(found.number, *event)?;
         let Ok(pdu) = Pdu::parse(&body.pdu, found.version) else { continue };
         for prev in pdu.prev_events() {

@@ -1,14 +1,17 @@
 //! The room state after an event, or now. For sister services.
 
-use super::{Asker, QueryError, admit};
+use super::{
+    Asker, Found, QueryError, admit,
+    pages::{Space, rest_of, token},
+};
 use crate::{
     context::Context,
     pdu::Pdu,
     state::map::{self, Key, Value},
-    store::{EventNum, StoreError, View},
+    store::{EventNum, Store, StoreError, View},
 };
 
-/// Most entries of a page, and how many when the asker does not say.
+/// Most entries of a page, which ends earlier when they have no room; and how many when the asker does not say.
 const MAX_PAGE: u32 = 10_000;
 const DEFAULT_PAGE: u32 = 1_000;
 
@@ -59,34 +62,42 @@ pub fn get_state(
         };
         node.state_after.ok_or(QueryError::StateUnknown(unknown))?
     };
-    let after = match page_token {
-        "" => None,
-        token => Some(parse_token(token).ok_or(QueryError::PageTokenInvalid)?),
+    let after = match rest_of(page_token, &found)? {
+        None => None,
+        Some(rest) => Some(parse_key(rest).ok_or(QueryError::PageTokenInvalid)?),
     };
     let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let listed = map::entries(&store.states(found.number), state.root(), after, size)?;
-    let mut entries = Vec::new();
-    for (_, value) in &listed {
-        let Value::Event { event, .. } = *value else { continue };
-        let body = store.body(found.number, EventNum(event))?;
-        let damaged = || StoreError::corrupt("state event", body.event_id.as_bytes());
-        let pdu = Pdu::parse(&body.pdu, found.version).map_err(|_| damaged())?;
-        entries.push(StateEntry {
-            event_type: pdu.event_type().to_owned(),
-            state_key: pdu.state_key().ok_or_else(damaged)?.to_owned(),
-            event_id: body.event_id,
-        });
+    let (mut entries, mut space) = (Vec::new(), Space::default());
+    let (mut last, mut is_cut) = (None, listed.len() == size);
+    for (key, value) in &listed {
+        if let Value::Event { event, .. } = *value {
+            let entry = entry(store, &found, EventNum(event))?;
+            if !space.take(entry.event_type.len() + entry.state_key.len() + entry.event_id.len()) {
+                is_cut = true;
+                break;
+            }
+            entries.push(entry);
+        }
+        last = Some(*key);
     }
-    let last = listed.last().filter(|_| listed.len() == size);
-    let next_page_token = last.map(|(key, _)| token(*key)).unwrap_or_default();
-    Ok(StatePage { entries, next_page_token })
+    let next = last.filter(|_| is_cut);
+    let next = next.map(|it| token(&found, format_args!("{:032x}", u128::from_be_bytes(it.0))));
+    Ok(StatePage { entries, next_page_token: next.unwrap_or_default() })
 }
 
-fn token(key: Key) -> String {
-    format!("{:032x}", u128::from_be_bytes(key.0))
+fn entry(store: &Store, found: &Found, event: EventNum) -> Result<StateEntry, StoreError> {
+    let body = store.body(found.number, event)?;
+    let damaged = || StoreError::corrupt("state event", body.event_id.as_bytes());
+    let pdu = Pdu::parse(&body.pdu, found.version).map_err(|_| damaged())?;
+    Ok(StateEntry {
+        event_type: pdu.event_type().to_owned(),
+        state_key: pdu.state_key().ok_or_else(damaged)?.to_owned(),
+        event_id: body.event_id,
+    })
 }
 
-fn parse_token(token: &str) -> Option<Key> {
-    Some(Key(u128::from_str_radix(token, 16).ok()?.to_be_bytes()))
+fn parse_key(rest: &str) -> Option<Key> {
+    Some(Key(u128::from_str_radix(rest, 16).ok()?.to_be_bytes()))
 }

@@ -1,10 +1,14 @@
 //! What is to stay away from the store as a whole: rooms that were deleted, and users who asked for
-//! erasure. For backups.
+//! erasure, also those of one room. For backups.
 
-use super::QueryError;
-use crate::context::Context;
+use super::{Asker, QueryError, admit, pages::Space};
+use crate::{
+    context::Context,
+    state::map::{self, Key},
+    store::View as _,
+};
 
-/// Rooms looked at for one page, and users named in one.
+/// Rooms or users looked at for one page.
 const MAX_PAGE: usize = 10_000;
 
 /// A page of ids.
@@ -12,7 +16,7 @@ const MAX_PAGE: usize = 10_000;
 pub struct IdList {
     /// In their own order.
     pub ids: Vec<String>,
-    /// The last id looked at; empty on the last page.
+    /// Where to go on; empty on the last page.
     pub next_page_token: String,
 }
 
@@ -29,9 +33,40 @@ pub fn list_deleted_rooms(cx: &Context, page_token: &str) -> Result<IdList, Quer
 /// Users who asked for erasure.
 #[must_use]
 pub fn list_erased_users(cx: &Context, page_token: &str) -> IdList {
-    let all = cx.store.erased_users();
-    let behind = all.into_iter().filter(|it| it.as_str() > page_token);
-    let ids: Vec<String> = behind.take(MAX_PAGE).collect();
-    let last = ids.last().filter(|_| ids.len() >= MAX_PAGE).cloned();
+    let users = cx.store.erased_users(page_token, MAX_PAGE);
+    let (looked_at, mut space) = (users.len(), Space::default());
+    let ids: Vec<String> = users.into_iter().take_while(|it| space.take(it.len())).collect();
+    let is_cut = ids.len() < looked_at || looked_at >= MAX_PAGE;
+    let last = ids.last().filter(|_| is_cut).cloned();
     IdList { ids, next_page_token: last.unwrap_or_default() }
+}
+
+/// Users who asked for erasure and are in the current state of a room, if that is known.
+///
+/// # Errors
+/// When there is no such room, or the store fails.
+pub fn list_erased_members(
+    cx: &Context,
+    room_id: &str,
+    page_token: &str,
+) -> Result<IdList, QueryError> {
+    let found = admit(&cx.store, room_id, &Asker::Sister)?;
+    let Some(current) = found.room.current_state else { return Ok(IdList::default()) };
+    let states = cx.store.states(found.number);
+    let users = cx.store.erased_users(page_token, MAX_PAGE);
+    let (mut list, mut space, mut last) = (IdList::default(), Space::default(), None);
+    let mut is_cut = users.len() >= MAX_PAGE;
+    for user in users {
+        let key = Key::of_state("m.room.member", &user);
+        if map::get(&states, current.root(), key)?.is_some() {
+            if !space.take(user.len()) {
+                is_cut = true;
+                break;
+            }
+            list.ids.push(user.clone());
+        }
+        last = Some(user);
+    }
+    list.next_page_token = last.filter(|_| is_cut).unwrap_or_default();
+    Ok(list)
 }

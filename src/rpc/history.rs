@@ -145,6 +145,29 @@ impl HistoryService for HistoryDoor {
         self.ask(until, room_id, query::get_room, wire::get_room_response).await
     }
 
+    async fn list_erased_members(
+        &self,
+        request: Request<pb::ListErasedMembersRequest>,
+    ) -> Result<Response<pb::ListErasedMembersResponse>, Status> {
+        let until = until(request.metadata());
+        let pb::ListErasedMembersRequest { room_id, page_token } = request.into_inner();
+        let ask =
+            move |cx: &Context, room_id: &str| query::list_erased_members(cx, room_id, &page_token);
+        self.ask(until, room_id, ask, wire::list_erased_members_response).await
+    }
+
+    async fn list_state_after(
+        &self,
+        request: Request<pb::ListStateAfterRequest>,
+    ) -> Result<Response<pb::ListStateAfterResponse>, Status> {
+        let until = until(request.metadata());
+        let pb::ListStateAfterRequest { room_id, event_id, page_token } = request.into_inner();
+        let ask = move |cx: &Context, room_id: &str| {
+            query::list_state_after(cx, (room_id, &event_id), &page_token)
+        };
+        self.ask(until, room_id, ask, wire::list_state_after_response).await
+    }
+
     async fn list_rooms(
         &self,
         request: Request<pb::ListRoomsRequest>,

@@ -224,6 +224,7 @@ impl Walked<'_> {
             End::Exhausted => "exhausted",
             End::Limit => "limit",
             End::Budget => "budget",
+            End::Size => "size",
         };
         let redacted = page.events.iter().filter(|it| it.form == Form::Redacted).count();
         let full = page.events.len() - redacted;

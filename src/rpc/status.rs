@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{debug, error};
 
+use super::wire;
 use crate::{query::QueryError, store::StoreError};
 
 /// The domain of every reason.
@@ -29,6 +30,7 @@ pub(super) fn of_query(failure: QueryError) -> Status {
         QueryError::EventIdsMissing => {
             with_reason(Code::InvalidArgument, "EVENT_IDS_MISSING", &text)
         }
+        QueryError::EventIdInvalid => with_reason(Code::InvalidArgument, "EVENT_ID_INVALID", &text),
         QueryError::LimitMissing => with_reason(Code::InvalidArgument, "LIMIT_MISSING", &text),
         QueryError::LimitInvalid => with_reason(Code::InvalidArgument, "LIMIT_INVALID", &text),
         QueryError::PageTokenInvalid => {
@@ -113,7 +115,7 @@ pub(super) fn busy() -> Status {
 fn room_changes(message: &str) -> Status {
     let mut details = ErrorDetails::with_error_info("ROOM_CHANGES", DOMAIN, HashMap::new());
     details.set_retry_info(Some(Duration::from_secs(1)));
-    Status::with_error_details(Code::Aborted, message, details)
+    Status::with_error_details(Code::Aborted, wire::brief(message.to_owned()), details)
 }
 
 pub(super) fn internal() -> Status {
@@ -122,5 +124,5 @@ pub(super) fn internal() -> Status {
 
 fn with_reason(code: Code, reason: &str, message: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, wire::brief(message.to_owned()), details)
 }

@@ -1,12 +1,14 @@
 //! Looking through the whole store while it serves.
 
 use std::{
+    mem,
     ops::ControlFlow,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -25,6 +27,8 @@ use crate::{
 const BUSY_PERCENT: u32 = 25;
 /// The longest rest: callers that leave and the end of the service are noticed after it.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// So many bytes of faults are told at once: an answer stays far below what clients take.
+const MAX_FAULT_BYTES: usize = 1 << 20;
 /// How often a caller hears of progress, at most.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -43,7 +47,8 @@ pub(super) fn verify(
         let extent = verify::extent(&cx.store).map_err(failed)?;
         let answer = pb::VerifyResponse { to_look_at_count: extent, ..Default::default() };
         let now = Instant::now();
-        let mut watch = Telling { news, stopping, busy_percent, answer, begun: now, told: now };
+        let (fault_bytes, begun, told) = (0, now, now);
+        let mut watch = Telling { news, stopping, busy_percent, answer, fault_bytes, begun, told };
         match verify::verify(&cx.store, &mut watch).map_err(failed)? {
             ControlFlow::Continue(()) => {
                 watch.answer.done = true;
@@ -62,9 +67,27 @@ struct Telling<'a> {
     busy_percent: u32,
     /// The next answer.
     answer: pb::VerifyResponse,
+    /// What the faults in it take.
+    fault_bytes: usize,
     /// When the piece of work under way began.
     begun: Instant,
     told: Instant,
+}
+
+impl Telling<'_> {
+    /// Tells the caller what was found since it last heard of us.
+    fn tell(&mut self) {
+        let next = pb::VerifyResponse {
+            event_count: self.answer.event_count,
+            to_look_at_count: self.answer.to_look_at_count,
+            ..pb::VerifyResponse::default()
+        };
+        let answer = mem::replace(&mut self.answer, next);
+        self.fault_bytes = 0;
+        self.told = Instant::now();
+        // A caller that has gone is noticed at the next pause.
+        drop(self.news.blocking_send(Ok(answer)));
+    }
 }
 
 impl Watch for Telling<'_> {
@@ -73,17 +96,18 @@ impl Watch for Telling<'_> {
     }
 
     fn fault(&mut self, fault: Fault) {
-        self.answer.faults.push(wire::fault(fault));
+        let fault = wire::fault(fault);
+        self.fault_bytes += fault.encoded_len();
+        self.answer.faults.push(fault);
+        // A whole room is looked at without a pause: it may have faults for many answers.
+        if self.fault_bytes >= MAX_FAULT_BYTES {
+            self.tell();
+        }
     }
 
     fn pause(&mut self) -> ControlFlow<()> {
         if !self.answer.faults.is_empty() || self.told.elapsed() >= TELL_EVERY {
-            let next = pb::VerifyResponse { faults: Vec::new(), ..self.answer.clone() };
-            let answer = std::mem::replace(&mut self.answer, next);
-            if self.news.blocking_send(Ok(answer)).is_err() {
-                return ControlFlow::Break(());
-            }
-            self.told = Instant::now();
+            self.tell();
         }
         let rest = self.begun.elapsed() * (100 - self.busy_percent) / self.busy_percent;
         thread::sleep(rest.min(LONGEST_REST));

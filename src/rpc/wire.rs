@@ -13,13 +13,23 @@ use crate::{
     pdu::PduError,
     proto::v1 as pb,
     query::{
-        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, Page, PurgedList,
-        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats, WideRoom,
+        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, Page,
+        PurgedList, RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats,
+        WideRoom,
     },
     slowest::SlowWalk,
     verify::Fault,
     visibility::Form,
 };
+
+/// The most bytes of a text for people. Some repeat what a caller has said, which may be long.
+pub(super) const MAX_TEXT: usize = 1_024;
+
+/// A text, cut off where it gets long.
+pub(super) fn brief(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
+}
 
 /// The longest server name that the specification allows.
 const MAX_SERVER_NAME: usize = 255;
@@ -104,6 +114,7 @@ fn end_reason(end: End) -> i32 {
         End::Exhausted => pb::EndReason::Exhausted,
         End::Limit => pb::EndReason::Limit,
         End::Budget => pb::EndReason::Budget,
+        End::Size => pb::EndReason::Size,
     };
     reason.into()
 }
@@ -141,9 +152,10 @@ fn json_end(member: &str, events: &[ServedEvent]) -> Bytes {
 }
 
 pub(super) fn batch_get_events_response(events: RoomEvents) -> pb::BatchGetEventsResponse {
-    let RoomEvents { events, missing_event_ids } = events;
+    let RoomEvents { events, missing_event_ids, looked_at } = events;
     let events = events.into_iter().map(room_event).collect();
-    pb::BatchGetEventsResponse { events, missing_event_ids }
+    let looked_at_count = u32::try_from(looked_at).unwrap_or(u32::MAX);
+    pb::BatchGetEventsResponse { events, missing_event_ids, looked_at_count }
 }
 
 pub(super) fn list_events_response(list: EventList) -> pb::ListEventsResponse {
@@ -153,10 +165,19 @@ pub(super) fn list_events_response(list: EventList) -> pb::ListEventsResponse {
 }
 
 fn room_event(event: RoomEvent) -> pb::RoomEvent {
-    let RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after } = event;
+    let RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after, state_after_token } =
+        event;
     let Verdict { outlier, rejected, soft_failed } = verdict;
     let verdict = Some(pb::Verdict { outlier, rejected, soft_failed });
-    pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after }
+    pb::RoomEvent {
+        event_id,
+        pdu,
+        arrival,
+        verdict,
+        redacted,
+        state_after,
+        state_after_page_token: state_after_token,
+    }
 }
 
 pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
@@ -164,6 +185,7 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         room_id,
         room_version,
         forward_extremities,
+        forward_extremity_count,
         backward_extremities,
         event_count,
         appended_count,
@@ -171,7 +193,6 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         rejected_count,
         soft_failed_count,
         state_count,
-        erased_users,
     } = room;
     pb::GetRoomResponse {
         room_id,
@@ -185,8 +206,18 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         soft_failed_count,
         current_state_known: state_count.is_some(),
         state_count: state_count.unwrap_or(0).into(),
-        erased_users,
+        forward_extremity_count,
     }
+}
+
+pub(super) fn list_erased_members_response(list: IdList) -> pb::ListErasedMembersResponse {
+    let IdList { ids: user_ids, next_page_token } = list;
+    pb::ListErasedMembersResponse { user_ids, next_page_token }
+}
+
+pub(super) fn list_state_after_response(list: IdList) -> pb::ListStateAfterResponse {
+    let IdList { ids: event_ids, next_page_token } = list;
+    pb::ListStateAfterResponse { event_ids, next_page_token }
 }
 
 pub(super) fn list_rooms_response(rooms: RoomList) -> pb::ListRoomsResponse {
@@ -259,7 +290,7 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
 
 pub(super) fn fault(fault: Fault) -> pb::Fault {
     let Fault { room_id, event_id, what } = fault;
-    pb::Fault { room_id, event_id, what: what.to_string() }
+    pb::Fault { room_id, event_id, what: brief(what.to_string()) }
 }
 
 pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {
@@ -276,11 +307,14 @@ pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsRespon
         }
         Outcome::Purged { event_id } => {
             let purged = pb::Appended { purged: true, ..pb::Appended::default() };
+            // As the caller named it, and of a room that is deleted nobody has looked at it.
+            let event_id = if event_id.len() > MAX_TEXT { String::new() } else { event_id };
             pb::AppendEventsResponse { event_id, outcome: Some(Wire::Appended(purged)) }
         }
         Outcome::Refused { event_id, refusal } => {
             let reason = refusal_reason(&refusal).into();
-            let refusal = Wire::Refusal(pb::Refusal { reason, message: refusal.to_string() });
+            let message = brief(refusal.to_string());
+            let refusal = Wire::Refusal(pb::Refusal { reason, message });
             let event_id = event_id.unwrap_or_default();
             pb::AppendEventsResponse { event_id, outcome: Some(refusal) }
         }

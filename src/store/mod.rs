@@ -72,6 +72,7 @@ mod view;
 use std::{
     collections::BTreeSet,
     fs::{self, File, TryLockError},
+    ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -327,10 +328,11 @@ impl Store {
         !self.erased_users.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// All users who asked for erasure, in order.
-    pub fn erased_users(&self) -> Vec<String> {
+    /// The users behind `after` who asked for erasure, in order, at most `limit`.
+    pub fn erased_users(&self, after: &str, limit: usize) -> Vec<String> {
         let users = self.erased_users.read().unwrap_or_else(PoisonError::into_inner);
-        users.iter().cloned().collect()
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        users.range::<str, _>(behind).take(limit).cloned().collect()
     }
 
     /// Marks a user as erased, or takes the mark back; on disk when this returns.

@@ -20,12 +20,8 @@ use tonic::Status;
 
 use super::connection::{Connection, broke};
 
-/// What one answer may hold: the most PDUs, each of the most bytes, and room for ids and framing.
-/// tonic's own limit, 4 MiB, is 63 such PDUs.
-const MAX_PDUS: usize = 100;
-const MAX_PDU_BYTES: usize = 65_536;
-const SLACK_BYTES: usize = 2 * 1024 * 1024;
-const MAX_ANSWER_BYTES: usize = MAX_PDUS * MAX_PDU_BYTES + SLACK_BYTES;
+/// What one answer may hold: what the service promises of all of its answers.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// What precedes a message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;

@@ -25,7 +25,7 @@ use tonic::Status;
 
 /// What may be under way at once: a whole answer, so that none waits for permission to go on; and
 /// several of them on the connection.
-const STREAM_WINDOW: u32 = 9 << 20;
+const STREAM_WINDOW: u32 = 5 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The head of an answer, or the status at its end.
 const MAX_HEAD_BYTES: u32 = 16 << 10;

@@ -136,6 +136,7 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         room_id: _,
         room_version: _,
         forward_extremities,
+        forward_extremity_count: _,
         backward_extremities,
         event_count,
         appended_count: _,
@@ -143,8 +144,8 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         rejected_count,
         soft_failed_count,
         state_count,
-        erased_users,
     } = query::get_room(cx, room_id).unwrap();
+    let erased_users = query::list_erased_members(cx, room_id, "").unwrap().ids;
     Summary {
         forward_extremities: forward_extremities.into_iter().collect(),
         backward_extremities: backward_extremities.into_iter().collect(),

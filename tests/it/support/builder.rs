@@ -6,7 +6,7 @@
 //! let hello = room.message("@a:one.example", "hello").after([&create]).finish();
 //! ```
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use backscroll::{
     ingest::{NewEvent, Verdict},
@@ -22,7 +22,7 @@ pub(crate) struct Room {
     pub(crate) version: RoomVersion,
     pub(crate) room_id: String,
     /// Events made so far: numbers ids and timestamps.
-    made: Cell<u32>,
+    made: AtomicU32,
 }
 
 /// An event that is made.
@@ -53,7 +53,7 @@ impl Room {
     pub(crate) fn named(version: RoomVersion, creator: &str, name: &str) -> (Self, Event) {
         let (_, server) = creator.split_once(':').unwrap();
         let room_id = format!("!{name}:{server}");
-        let mut room = Self { version, room_id, made: Cell::new(0) };
+        let mut room = Self { version, room_id, made: AtomicU32::new(0) };
         let content = json!({"creator": creator, "room_version": version.as_str(), "name": name});
         let mut create = room.state(creator, "m.room.create", "", content);
         if version == RoomVersion::V12 {
@@ -90,7 +90,7 @@ impl Room {
     }
 
     fn event(&self, sender: &str, kind: &str, content: Value) -> Draft<'_> {
-        let number = self.made.replace(self.made.get() + 1);
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
         let (_, server) = sender.split_once(':').unwrap();
         let mut members = Map::new();
         let mut set = |name: &str, value| members.insert(name.to_owned(), value);

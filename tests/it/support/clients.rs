@@ -24,7 +24,7 @@ impl Clients {
     pub(crate) async fn connect(service: &Process) -> Self {
         let channel = Channel::from_shared(service.url.clone()).unwrap().connect().await.unwrap();
         Self {
-            history: HistoryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20),
+            history: HistoryServiceClient::new(channel.clone()),
             ingest: IngestServiceClient::new(channel.clone()),
             keys: KeyServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),

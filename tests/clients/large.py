@@ -1,0 +1,309 @@
+"""Reads every answer of every RPC, of rooms as large as they get, with a client that takes what gRPC
+clients take when nothing is said: 4 MiB. Feeds the rooms itself.
+
+Usage: large.py ADDRESS SERVER_KEYS.json
+"""
+
+import base64
+import hashlib
+import json
+import sys
+
+import grpc
+from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+SERVER = "one.example"
+ALICE = f"@alice:{SERVER}"
+REQUESTER = {"origin": SERVER, "destination": SERVER}
+DEFAULT_LIMIT = 4 * 1024 * 1024
+DEADLINE = 120
+
+
+class Service:
+    """All methods by name; counts the answers of each, and remembers the largest."""
+
+    def __init__(self, channel):
+        pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        self.largest, self.methods = {}, {}
+        for name in ("History", "Ingest", "Key", "Admin"):
+            service = pool.FindServiceByName(f"backscroll.history.v1.{name}Service")
+            for method in service.methods:
+                request = message_factory.GetMessageClass(method.input_type)
+                response = message_factory.GetMessageClass(method.output_type)
+                kind = "stream" if method.client_streaming else "unary"
+                kind += "_stream" if method.server_streaming else "_unary"
+                call = getattr(channel, kind)(
+                    f"/{service.full_name}/{method.name}",
+                    request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString,
+                )
+                self.methods[method.name] = (request, call, method.server_streaming)
+
+    def note(self, name, answer):
+        self.largest[name] = max(self.largest.get(name, 0), answer.ByteSize())
+        return answer
+
+    def __getattr__(self, name):
+        request, call, streams = self.methods[name]
+
+        def ask(**members):
+            answer = call(request(**members), timeout=DEADLINE)
+            if streams:
+                return [self.note(name, it) for it in answer]
+            return self.note(name, answer)
+
+        return ask
+
+    def append(self, events):
+        request, call, _ = self.methods["AppendEvents"]
+        answers = call((request(**it) for it in events), timeout=DEADLINE)
+        answers = [self.note("AppendEvents", it) for it in answers]
+        for answer in answers:
+            assert answer.HasField("appended"), answer
+        assert len(answers) == len(events)
+
+    def pages(self, name, **members):
+        """All pages of a list."""
+        token = ""
+        while True:
+            page = getattr(self, name)(page_token=token, **members)
+            yield page
+            token = page.next_page_token
+            if not token:
+                return
+
+
+class Room:
+    """A room of version 1, where events choose their ids."""
+
+    def __init__(self, name):
+        self.room_id, self.last, self.depth, self.events = f"!{name}:{SERVER}", None, 0, []
+        self.add("m.room.create", {"creator": ALICE, "room_version": "1"}, state_key="")
+        self.add("m.room.member", {"membership": "join"}, state_key=ALICE)
+
+    def add(self, kind, content, event_id=None, after=None, escape=None, state_after=(), **members):
+        self.depth += 1
+        event_id = event_id or f"${self.depth}:{SERVER}"
+        previous = after or ([self.last] if self.last else [])
+        event = {
+            "type": kind,
+            "sender": ALICE,
+            "room_id": self.room_id,
+            "event_id": event_id,
+            "content": content,
+            "depth": self.depth,
+            "origin_server_ts": self.depth,
+            "prev_events": [[it, {"sha256": "x"}] for it in previous],
+            "auth_events": [],
+            **members,
+        }
+        hashed = hashlib.sha256(canonical(event)).digest()
+        event["hashes"] = {"sha256": base64.b64encode(hashed).decode().rstrip("=")}
+        event["signatures"] = {SERVER: {"ed25519:none": "AA"}}
+        pdu = canonical(event)
+        assert len(pdu) <= 65_536, len(pdu)
+        if escape:
+            pdu = pdu.replace(escape.encode(), b"\\u%04x" % ord(escape))
+        self.events.append(
+            {
+                "room_id": self.room_id,
+                "room_version": "1",
+                "event_id": event_id,
+                "pdu": pdu,
+                "state_after": state_after,
+            }
+        )
+        self.last = event_id
+        return event_id
+
+    @property
+    def ids(self):
+        return [it["event_id"] for it in self.events]
+
+
+def canonical(event):
+    text = json.dumps(event, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def long(number, sigil=""):
+    """An id of 255 characters, most of which have three bytes."""
+    return f"{sigil}{number:05}" + "€" * (248 - len(sigil)) + ":a"
+
+
+def messages(service):
+    """45 messages, each of which is 384 KiB as it travels."""
+    room = Room("messages")
+    for _ in range(45):
+        room.add("m.room.message", {"body": "~" * 64_500}, escape="~")
+    service.append(room.events)
+    room_id, ids = room.room_id, room.ids
+
+    for as_json in (False, True):
+        read, start = [], room.last
+        while len(read) < len(ids):
+            page = service.Backfill(
+                room_id=room_id, requester=REQUESTER, event_ids=[start], limit=100, as_json=as_json
+            )
+            count = page.pdu_count if as_json else len(page.events)
+            if as_json:
+                found = [it["event_id"] for it in json.loads(b"{" + page.json)["pdus"]]
+            else:
+                found = [it.event_id for it in page.events]
+            assert count == len(found) > 1
+            read += found if start == room.last else found[1:]
+            start = read[-1]
+        assert read == ids[::-1]
+
+        read, latest = [], room.last
+        while True:
+            page = service.GetMissingEvents(
+                room_id=room_id, requester=REQUESTER, latest_events=[latest], limit=20, as_json=as_json
+            )
+            if as_json:
+                found = [it["event_id"] for it in json.loads(b"{" + page.json)["events"]]
+            else:
+                found = [it.event_id for it in page.events]
+            if not found:
+                break
+            read, latest = found + read, found[0]
+        assert read == ids[:-1]
+
+    # 101 ids, of which the answer has room for a few.
+    left, found, missing = (ids * 3)[:100] + ["$none"], 0, 0
+    while left:
+        answer = service.BatchGetEvents(room_id=room_id, event_ids=left)
+        assert 0 < answer.looked_at_count == len(answer.events) + len(answer.missing_event_ids)
+        found, missing = found + len(answer.events), missing + len(answer.missing_event_ids)
+        left = left[answer.looked_at_count :]
+    assert (found, missing) == (100, 1)
+
+    listed = service.pages("ListEvents", room_id=room_id, page_size=1_000)
+    assert [it.event_id for page in listed for it in page.events] == ids
+    explained = service.ExplainAccess(room_id=room_id, event_id=room.last, requester=REQUESTER)
+    assert explained.facts
+    purged = service.PurgeHistory(room_id=room_id, event_id=ids[40])
+    assert purged[-1].done and purged[-1].removed_count == 38, purged[-1]
+    hashes = service.pages("ListPurgedEvents", room_id=room_id, page_size=10_000)
+    assert sum(len(page.event_id_hashes) for page in hashes) == 40
+
+
+def state(service):
+    """A state whose types, keys and ids are as long as they can be, and an event that came with it."""
+    room = Room("state")
+    users = [f"@{number:05}" + "€" * 240 + ":a" for number in range(3_000)]
+    for number, user in enumerate(users):
+        kind = "m.room.member" if number % 2 else "t" + "€" * 254
+        room.add(kind, {"membership": "join"}, event_id=long(number, "$"), state_key=user)
+    before = room.ids
+    nowhere = [f"$nowhere:{SERVER}"]
+    island = room.add("m.room.message", {"body": "here"}, after=nowhere, state_after=before)
+    service.append(room.events)
+    room_id = room.room_id
+
+    entries = service.pages("GetState", room_id=room_id, event_id=before[-1], page_size=10_000)
+    assert sum(len(page.entries) for page in entries) == len(before)
+    listed = service.pages("ListEvents", room_id=room_id, page_size=1_000)
+    listed = [it for page in listed for it in page.events]
+    assert [it.event_id for it in listed] == room.ids
+    (event,) = (it for it in listed if it.event_id == island)
+    given, token = list(event.state_after), event.state_after_page_token
+    assert len(given) < len(before)
+    while token:
+        page = service.ListStateAfter(room_id=room_id, event_id=island, page_token=token)
+        given, token = given + list(page.event_ids), page.next_page_token
+    assert sorted(given) == sorted(before)
+
+    request, call, _ = service.methods["SetUserErased"]
+    erasing = [call.future(request(user_id=user, erased=True), timeout=DEADLINE) for user in users]
+    for answer in erasing:
+        service.note("SetUserErased", answer.result())
+    erased = service.pages("ListErasedUsers")
+    assert sum(len(page.user_ids) for page in erased) == len(users)
+    # The current state is that after the island and the rest.
+    members = service.pages("ListErasedMembers", room_id=room_id)
+    print("erased members:", sum(len(page.user_ids) for page in members))
+
+
+def ends(service):
+    """1,500 events that nothing follows, each behind a gap of its own."""
+    room = Room("ends")
+    first = room.last
+    for number in range(1_500):
+        gap = long(number, "$gap")
+        room.add("m.room.message", {}, event_id=long(number, "$"), after=[first, gap])
+    service.append(room.events)
+    answer = service.GetRoom(room_id=room.room_id)
+    assert (len(answer.forward_extremities), answer.forward_extremity_count) == (1_000, 1_500)
+    assert len(answer.backward_extremities) == 1_000
+    page = service.Backfill(
+        room_id=room.room_id, event_ids=answer.forward_extremities[:100], limit=100
+    )
+    assert len(page.missing_event_ids) == 100
+
+
+def refusals(service):
+    """What a caller says at length is not said back."""
+    endless = "!" + "x" * (8 << 20)
+    for name in ("GetRoom", "ListEvents", "GetState", "PurgeHistory", "DeleteRoom"):
+        try:
+            getattr(service, name)(room_id=endless)
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.NOT_FOUND, (name, error)
+        else:
+            raise AssertionError(f"{name} of a room that is none was answered")
+    request, call, _ = service.methods["AppendEvents"]
+    events = [{"room_id": endless, "event_id": endless, "pdu": b"{}", "room_version": endless[:99]}]
+    for answer in call((request(**it) for it in events), timeout=DEADLINE):
+        assert answer.HasField("refusal"), answer
+        service.note("AppendEvents", answer)
+
+
+def all_rooms(service):
+    """The store as a whole."""
+    for number in range(20):
+        room = Room(f"{number:05}" + "x" * 200)
+        service.append(room.events)
+        deleted = service.DeleteRoom(room_id=room.room_id)
+        assert deleted[-1].done
+        (again,) = room.events[:1]
+        service.append([again])
+    rooms = [it for page in service.pages("ListRooms", page_size=1_000) for it in page.room_ids]
+    assert {f"!{it}:{SERVER}" for it in ("messages", "state", "ends")} <= set(rooms)
+    deleted = service.pages("ListDeletedRooms")
+    assert sum(len(page.room_ids) for page in deleted) == 20
+    assert service.Stats().rooms == len(rooms)
+    verified = service.Verify(busy_percent=100)
+    assert verified[-1].done and not any(it.faults for it in verified), verified
+
+
+def keys(service, path):
+    """The keys of servers."""
+    with open(path) as file:
+        answers = json.load(file)
+    for server_name, answer in answers.items():
+        service.PutServerKeys(answer=json.dumps(answer).encode())
+        assert service.GetServerKeys(server_name=server_name).answer
+
+
+def main(address, server_keys):
+    # No options: in particular no other limit.
+    with grpc.insecure_channel(address) as channel:
+        service = Service(channel)
+        messages(service)
+        state(service)
+        ends(service)
+        refusals(service)
+        all_rooms(service)
+        keys(service, server_keys)
+        asked = set(service.largest)
+        assert asked == set(service.methods), set(service.methods) - asked
+        for name, size in sorted(service.largest.items(), key=lambda it: -it[1]):
+            assert size < DEFAULT_LIMIT, (name, size)
+            print(f"{name}: {size:,} bytes at most")
+
+
+main(*sys.argv[1:])

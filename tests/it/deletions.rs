@@ -1,0 +1,325 @@
+//! Rooms are deleted while others read, feed, purge, verify, back up and ask for figures. Nobody
+//! ever hears that a sound store is damaged.
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use backscroll::{
+    context::Context,
+    deadline::Deadline,
+    ingest::{self, NewEvent, PurgeError},
+    pdu::RoomVersion,
+    query::{self, Asker, Backfill, GetMissingEvents, QueryError},
+    store::StoreError,
+};
+use serde_json::json;
+
+use crate::support::{
+    builder::{Event, Room},
+    faults,
+    memory::Memory,
+    process::{self, Process},
+    rooms, rounds,
+};
+
+const ALICE: &str = "@alice:one.example";
+const EVENTS: usize = 160;
+/// How often every room is deleted and fed again.
+const ROUNDS: u64 = 12;
+
+/// A room of messages and state, in which some branch off.
+fn room(name: &str) -> (Room, Vec<Event>) {
+    let (room, create) = Room::named(RoomVersion::V10, ALICE, name);
+    let mut events = vec![create];
+    events.push(room.member(ALICE, ALICE, "join").after(events.last()).finish());
+    while events.len() < EVENTS {
+        let after = &events[events.len() - 1 - events.len() % 2..];
+        let draft = match events.len() % 3 {
+            0 => room.state(ALICE, "m.room.topic", "", json!({"topic": events.len()})),
+            _ => room.message(ALICE, &"what was said".repeat(20)),
+        };
+        let next = draft.after(after).finish();
+        events.push(next);
+    }
+    (room, events)
+}
+
+fn feed(cx: &Context, (room, events): &(Room, Vec<Event>)) {
+    let events: Vec<NewEvent<'_>> = events.iter().map(|it| room.accepted(it)).collect();
+    let (_, failure) = ingest::append_all(cx, &events);
+    assert!(failure.is_none(), "{failure:?}");
+    cx.store.flush().unwrap();
+}
+
+fn delete(cx: &Context, room_id: &str) {
+    let Some(deleted) = cx.store.delete_room(room_id).unwrap() else { return };
+    while cx.store.remove_deleted(deleted).unwrap() > 0 {}
+    cx.store.forget_deleted_room(room_id).unwrap();
+}
+
+/// Whether a question was answered, or refused for a reason that a deletion gives.
+fn sound<T>(asked: &str, answer: Result<T, QueryError>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(
+            QueryError::NotAllowed(_)
+            | QueryError::RoomUnknown(_)
+            | QueryError::EventUnknown(_)
+            | QueryError::StateUnknown(_)
+            | QueryError::RoomChanges(_),
+        ) => false,
+        Err(other) => panic!("{asked}: {other:?}"),
+    }
+}
+
+/// Asks everything about a room. How many questions were answered. One that is fed by nobody else
+/// is listed as it is at one moment.
+fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool) -> usize {
+    let (id, newest) = (room.room_id.as_str(), &events.last().unwrap().event_id);
+    let ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
+    let origin = "one.example".to_owned();
+    let backfill = Backfill {
+        room_id: id.to_owned(),
+        asker: Asker::Server { origin: origin.clone(), destination: origin.clone() },
+        event_ids: vec![newest.clone()],
+        limit: Some(100),
+    };
+    let missing = GetMissingEvents {
+        room_id: id.to_owned(),
+        asker: backfill.asker.clone(),
+        earliest_events: vec![],
+        latest_events: vec![newest.clone()],
+        limit: Some(20),
+        min_depth: 0,
+    };
+    let none = Deadline::none();
+    let listed = query::steadily(cx, id, |cx| query::list_events(cx, (id, 0), (1_000, "")));
+    if let Ok(list) = &listed
+        && is_fed_in_order
+    {
+        let expected = ids.iter().take(list.events.len());
+        assert!(list.events.iter().map(|it| &it.event_id).eq(expected), "a torn list");
+    }
+    let answers = [
+        sound("list_events", listed),
+        sound("backfill", query::steadily(cx, id, |cx| query::backfill(cx, &backfill, &none))),
+        sound(
+            "get_missing_events",
+            query::steadily(cx, id, |cx| query::get_missing_events(cx, &missing, &none)),
+        ),
+        sound("batch", query::steadily(cx, id, |cx| query::batch_get_events(cx, id, &ids))),
+        sound("get_room", query::steadily(cx, id, |cx| query::get_room(cx, id))),
+        sound("get_state", query::steadily(cx, id, |cx| query::get_state(cx, (id, ""), (0, "")))),
+        sound(
+            "get_state after",
+            query::steadily(cx, id, |cx| query::get_state(cx, (id, newest), (0, ""))),
+        ),
+        sound(
+            "list_purged",
+            query::steadily(cx, id, |cx| query::list_purged_events(cx, id, (0, ""))),
+        ),
+        sound(
+            "explain",
+            query::steadily(cx, id, |cx| {
+                query::explain_access(cx, (id, newest), (&origin, &origin))
+            }),
+        ),
+        sound("stats", query::stats(cx)),
+        sound("list_rooms", query::list_rooms(cx, (0, ""))),
+        sound("list_deleted_rooms", query::list_deleted_rooms(cx, "")),
+    ];
+    answers.iter().filter(|it| **it).count()
+}
+
+fn purge(cx: &Context, (room, events): &(Room, Vec<Event>), at: usize) {
+    let at = (room.room_id.as_str(), events[at].event_id.as_str());
+    match ingest::purge_history(&cx.store, at, &mut |_| ControlFlow::Continue(())) {
+        Ok(_) | Err(PurgeError::RoomUnknown(_) | PurgeError::EventUnknown(_)) => {}
+        Err(PurgeError::Store(failure)) => panic!("purge: {failure:?}"),
+    }
+}
+
+/// Ends the other threads, also when this one panics.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Does something again and again, until it is told to end.
+fn until(done: &AtomicBool, mut work: impl FnMut(usize)) {
+    let mut nth = 0;
+    while !done.load(Ordering::Relaxed) {
+        work(nth);
+        nth += 1;
+    }
+}
+
+#[test]
+fn nobody_hears_of_damage_while_rooms_are_deleted() {
+    let memory = Memory::new();
+    let rooms: Vec<_> = ["a", "b", "c"].map(room).into();
+    let (cx, done) = (&memory.cx, AtomicBool::new(false));
+    rooms.iter().for_each(|it| feed(cx, it));
+    let answered = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed) {
+                let both = rooms.iter().zip([false, false, true]);
+                answered += both.map(|(room, in_order)| ask(cx, room, in_order)).sum::<usize>();
+            }
+            answered
+        });
+        let feeding = scope.spawn(|| until(&done, |nth| feed(cx, &rooms[nth % 2])));
+        let verifying = scope.spawn(|| {
+            until(&done, |_| {
+                let found = faults::of(&cx.store);
+                assert!(found.is_empty(), "{found:?}");
+            });
+        });
+        let ends = Ends(&done);
+        for _ in 0..rounds::of("DELETION", ROUNDS).0 {
+            for room in &rooms {
+                delete(cx, &room.0.room_id);
+                feed(cx, room);
+            }
+        }
+        drop(ends);
+        feeding.join().unwrap();
+        verifying.join().unwrap();
+        asking.join().unwrap()
+    });
+    assert!(answered > 0, "nothing was answered");
+    assert_eq!(faults::of(&memory.cx.store), []);
+}
+
+/// The same with a purge under way, which removes a part of what is listed.
+#[test]
+fn a_purge_and_a_deletion_meet() {
+    let memory = Memory::new();
+    let (cx, done) = (&memory.cx, AtomicBool::new(false));
+    let room = room("a");
+    feed(cx, &room);
+    thread::scope(|scope| {
+        let purging = scope.spawn(|| {
+            until(&done, |nth| purge(cx, &room, 1 + nth * 37 % (EVENTS - 1)));
+        });
+        let reading = scope.spawn(|| {
+            let id = room.0.room_id.as_str();
+            until(&done, |_| {
+                let all = |cx: &Context| query::list_events(cx, (id, 0), (1_000, ""));
+                sound("list_events", query::steadily(cx, id, all));
+                let state = |cx: &Context| query::get_state(cx, (id, ""), (0, ""));
+                sound("get_state", query::steadily(cx, id, state));
+                sound("stats", query::stats(cx));
+            });
+        });
+        let ends = Ends(&done);
+        for _ in 0..rounds::of("DELETION", 3 * ROUNDS).0 {
+            delete(cx, &room.0.room_id);
+            feed(cx, &room);
+        }
+        drop(ends);
+        purging.join().unwrap();
+        reading.join().unwrap();
+    });
+    assert_eq!(faults::of(&memory.cx.store), []);
+}
+
+/// A purge goes slice by slice, and looks for its room anew each time.
+#[test]
+fn a_purge_spares_the_room_that_came_after_a_deletion() {
+    let memory = Memory::new();
+    let room = room("a");
+    feed(&memory.cx, &room);
+    let (id, newest) = (room.0.room_id.as_str(), &room.1.last().unwrap().event_id);
+    // After the only slice, before unneeded states are removed.
+    let mut watch = |_| {
+        delete(&memory.cx, id);
+        feed(&memory.cx, &room);
+        ControlFlow::Continue(())
+    };
+    let ended = ingest::purge_history(&memory.cx.store, (id, newest), &mut watch);
+    assert!(matches!(ended, Err(PurgeError::RoomUnknown(_))), "{ended:?}");
+    let list = query::list_events(&memory.cx, (id, 0), (1_000, "")).unwrap();
+    assert_eq!(list.events.len(), EVENTS);
+    assert_eq!(faults::of(&memory.cx.store), []);
+}
+
+#[test]
+fn a_list_does_not_go_on_with_the_room_that_came_after_a_deletion() {
+    let memory = Memory::new();
+    let (room, events) = room("a");
+    let (cx, id) = (&memory.cx, room.room_id.clone());
+    let both = (room, events);
+    feed(cx, &both);
+    let events = query::list_events(cx, (&id, 0), (10, "")).unwrap().next_page_token;
+    let state = query::get_state(cx, (&id, ""), (1, "")).unwrap().next_page_token;
+    assert!(!events.is_empty() && !state.is_empty());
+    query::list_events(cx, (&id, 0), (10, &events)).unwrap();
+    delete(cx, &id);
+    feed(cx, &both);
+    let unknown = |it: QueryError| matches!(it, QueryError::RoomUnknown(_));
+    assert!(unknown(query::list_events(cx, (&id, 0), (10, &events)).unwrap_err()));
+    assert!(unknown(query::get_state(cx, (&id, ""), (1, &state)).unwrap_err()));
+}
+
+/// The bytes of a record that is lost, on a store at rest, are damage still.
+#[test]
+fn what_is_lost_is_damage() {
+    let missing = StoreError::Missing { what: "body", key: "05".to_owned() };
+    assert!(matches!(missing.at_rest(), StoreError::Corrupt { what: "body", .. }));
+}
+
+#[test]
+fn backups_go_on_while_rooms_are_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
+    let bundled = rooms::bundled();
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
+    let file = |name: &str| tests.join(name).join("room.ndjson").to_str().unwrap().to_owned();
+    for room in &bundled {
+        process::stdout(service.command(&["import", &file(&room.name)]));
+    }
+    let done = AtomicBool::new(false);
+    let deleted = thread::scope(|scope| {
+        let deleting = scope.spawn(|| {
+            let mut deleted = 0;
+            for room in bundled.iter().cycle() {
+                if done.load(Ordering::Relaxed) {
+                    return deleted;
+                }
+                let room_id = &room.header.room_id;
+                process::stdout(service.command(&["delete-room", room_id, "--may-return"]));
+                process::stdout(service.command(&["import", &file(&room.name)]));
+                deleted += 1;
+            }
+            deleted
+        });
+        let ends = Ends(&done);
+        for nth in 0..rounds::of("DELETION", 4).0 {
+            let backup = path(&format!("backup-{nth}"));
+            process::stdout(service.command(&["backup", &backup]));
+            process::stdout(process::run(["verify", "--backup", &backup]));
+            // What was begun of a room that was deleted is gone.
+            let manifest = fs::read_to_string(format!("{backup}/manifest.ndjson")).unwrap();
+            for entry in fs::read_dir(format!("{backup}/rooms")).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                assert!(manifest.contains(&name), "{name} belongs to no room");
+            }
+            process::stdout(service.command(&["stats"]));
+        }
+        drop(ends);
+        deleting.join().unwrap()
+    });
+    assert!(deleted > 0);
+    let log = service.stop().1;
+    assert!(!log.contains("damaged") && !log.contains("DATA_LOSS"), "{log}");
+}

@@ -1,0 +1,306 @@
+//! Rooms of the largest events there can be, in every script and every way of writing it, are paged
+//! through from end to end by both endpoints, through both services. Each page is small enough for
+//! any gRPC client, and whoever goes on from the oldest event of a page misses nothing.
+
+use backscroll::{
+    ingest::{self, NewEvent, Outcome},
+    pdu::{Pdu, RoomVersion},
+    query::{self, QueryError},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    builder::{Event, Room},
+    federation::{Federation, Question},
+    memory::Memory,
+    rooms,
+    services::Services,
+};
+
+const ALICE: &str = "@alice:hs1.example:9101";
+const BOB: &str = "@bob:hs2.example:9102";
+const HOME: &str = "hs1.example:9101";
+const PEER: &str = "hs2.example:9102";
+/// What events may have in canonical form.
+const MAX_PDU: usize = 65_536;
+/// Large events of a room: several pages of each kind.
+const LARGE: usize = 26;
+
+/// A script, and how it is written.
+struct Script {
+    name: &'static str,
+    version: RoomVersion,
+    letter: char,
+    write: fn(&str) -> String,
+}
+
+fn raw(text: &str) -> String {
+    text.to_owned()
+}
+
+/// As Synapse's database has events: all that is not ASCII as UTF-16, in hexadecimal.
+fn ascii_only(text: &str) -> String {
+    escaped(text, |it| !it.is_ascii())
+}
+
+/// As nobody writes and anybody may: every letter of the message.
+fn every_letter(text: &str) -> String {
+    escaped(text, |it| it == 'x')
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut written = String::with_capacity(6 * text.len());
+    for letter in text.chars() {
+        if is_escaped(letter) {
+            let mut units = [0; 2];
+            for unit in letter.encode_utf16(&mut units) {
+                written.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            written.push(letter);
+        }
+    }
+    written
+}
+
+const SCRIPTS: [Script; 9] = {
+    use RoomVersion::{V1, V6, V10, V12};
+    [
+        Script { name: "ASCII", version: V10, letter: 'y', write: raw },
+        Script { name: "ASCII, escaped", version: V10, letter: 'x', write: every_letter },
+        Script { name: "ASCII, escaped, version 1", version: V1, letter: 'x', write: every_letter },
+        Script { name: "Cyrillic", version: V10, letter: 'ж', write: raw },
+        Script { name: "Cyrillic, escaped", version: V6, letter: 'ж', write: ascii_only },
+        Script { name: "Chinese, escaped", version: V12, letter: '語', write: ascii_only },
+        Script { name: "emoji", version: V12, letter: '🦀', write: raw },
+        Script { name: "emoji, escaped", version: V10, letter: '🦀', write: ascii_only },
+        Script { name: "U+0000", version: V10, letter: '\0', write: raw },
+    ]
+};
+
+/// A room whose messages are as large as events may be.
+fn large_room(script: &Script) -> (Room, Vec<Event>) {
+    let Script { version, letter, write, .. } = script;
+    let (room, create) = Room::new(*version, ALICE);
+    let mut events = vec![create];
+    for user in [ALICE, BOB] {
+        events.push(room.member(user, user, "join").after(events.last()).finish());
+    }
+    // A letter in canonical form.
+    let bytes = Value::from(letter.to_string()).to_string().len() - 2;
+    for _ in 0..LARGE {
+        let short = room.message(BOB, "").after(events.last()).finish();
+        // The next event has numbers that are as long, or a digit longer.
+        let letters = (MAX_PDU - short.pdu.len() - 2) / bytes;
+        let message = room.message(BOB, &letter.to_string().repeat(letters));
+        let mut event = message.after(events.last()).finish();
+        assert!(event.pdu.len() > MAX_PDU - 32, "{}: {}", script.name, event.pdu.len());
+        event.pdu = write(&event.pdu);
+        let read = Pdu::parse(event.pdu.as_bytes(), *version).unwrap();
+        assert_eq!(*read.event_id(), *event.event_id);
+        events.push(event);
+    }
+    (room, events)
+}
+
+/// The PDUs of an answer with 200.
+async fn pdus(
+    (federation, services): (&Federation, &Services),
+    (uri, content): (&str, Option<&Value>),
+    name: &str,
+) -> Vec<String> {
+    let method = if content.is_some() { "POST" } else { "GET" };
+    let question = Question { origin: PEER, destination: HOME, method, uri, content };
+    let answer = federation.ask(services.gateway, question).await;
+    assert_eq!(answer.status.as_u16(), 200, "{name}: {:?}", answer.body);
+    assert!(answer.body.len() < 4 << 20, "{name}: {} bytes", answer.body.len());
+    #[derive(serde::Deserialize)]
+    struct Body {
+        #[serde(alias = "events")]
+        pdus: Vec<Box<serde_json::value::RawValue>>,
+    }
+    let body: Body = serde_json::from_slice(&answer.body).unwrap();
+    body.pdus.iter().map(|it| it.get().to_owned()).collect()
+}
+
+fn encoded(id: &str) -> String {
+    id.bytes().map(|it| format!("%{it:02X}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = rooms::keys();
+    let services = Services::start(dir.path(), HOME, &keys.server).await;
+    let federation = Federation::new(&keys.signing);
+    let both = (&federation, &services);
+    for script in &SCRIPTS {
+        let (room, events) = large_room(script);
+        for event in &events {
+            // A room apart for each, though their names are the same.
+            let outcome = ingest::append(&services.cx, &room.accepted(event)).unwrap();
+            assert!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", script.name);
+        }
+        let room_id = encoded(&room.room_id);
+        let id_of = |pdu: &str| Pdu::parse(pdu.as_bytes(), room.version).unwrap();
+        let expected: Vec<&str> = events.iter().rev().map(|it| it.pdu.as_str()).collect();
+        let newest = &events.last().unwrap().event_id;
+
+        // Newest first; each page begins with the last event of the one before.
+        let (mut read, mut start, mut pages): (Vec<String>, _, _) = (Vec::new(), newest.clone(), 0);
+        while read.len() < events.len() {
+            let path = format!("/_matrix/federation/v1/backfill/{room_id}");
+            let uri = format!("{path}?v={}&limit=100", encoded(&start));
+            let page = pdus(both, (&uri, None), script.name).await;
+            assert!(page.len() > 1, "{}: a page does not go on", script.name);
+            let known = usize::from(pages > 0);
+            read.extend(page.into_iter().skip(known));
+            start = id_of(read.last().unwrap()).event_id().to_string();
+            pages += 1;
+        }
+        assert_eq!(read, expected, "{}", script.name);
+        assert!(pages <= 10, "{}: {pages} pages", script.name);
+
+        // Oldest first; each page ends before the first event of the one before.
+        let (mut read, mut latest) = (Vec::new(), newest.clone());
+        loop {
+            let uri = format!("/_matrix/federation/v1/get_missing_events/{room_id}");
+            let content = json!({"earliest_events": [], "latest_events": [latest], "limit": 20});
+            let mut page = pdus(both, (&uri, Some(&content)), script.name).await;
+            let Some(oldest) = page.first() else { break };
+            // Connected to where it was asked from.
+            let newest = id_of(page.last().unwrap()).event_id().to_string();
+            let asked_from = events.iter().position(|it| it.event_id == latest).unwrap();
+            assert_eq!(newest, events[asked_from - 1].event_id, "{}", script.name);
+            latest = id_of(oldest).event_id().to_string();
+            page.reverse();
+            read.append(&mut page);
+        }
+        assert_eq!(read, expected[1..], "{}", script.name);
+
+        tokio::task::block_in_place(|| services.cx.store.delete_room(&room.room_id)).unwrap();
+        services.cx.store.forget_deleted_room(&room.room_id).unwrap();
+    }
+    services.stop().await;
+}
+
+/// Asks for events by id, and goes on with those that were not looked at.
+#[test]
+fn whoever_asks_by_id_is_told_which_ids_were_not_looked_at() {
+    let memory = Memory::new();
+    let (room, events) = large_room(&SCRIPTS[1]);
+    for event in &events {
+        ingest::append(&memory.cx, &room.accepted(event)).unwrap();
+    }
+    let mut ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
+    ids.insert(9, "$none".to_owned());
+    ids.extend((0..2_000).map(|it| format!("${it}{}", "é".repeat(250))));
+    let (mut left, mut found, mut missing) = (&ids[..], Vec::new(), Vec::new());
+    while !left.is_empty() {
+        let answer = query::batch_get_events(&memory.cx, &room.room_id, left).unwrap();
+        assert_eq!(answer.events.len() + answer.missing_event_ids.len(), answer.looked_at);
+        assert!(answer.looked_at > 0);
+        let bytes: usize = answer.events.iter().map(|it| it.pdu.len()).sum();
+        let ids: usize = answer.missing_event_ids.iter().map(String::len).sum();
+        assert!(bytes + ids <= 2 << 20);
+        found.extend(answer.events.into_iter().map(|it| it.event_id));
+        missing.extend(answer.missing_event_ids);
+        left = &left[answer.looked_at..];
+    }
+    let (expected, unknown): (Vec<String>, Vec<String>) =
+        ids.into_iter().partition(|it| events.iter().any(|event| event.event_id == *it));
+    assert_eq!((found, missing), (expected, unknown));
+    let none = vec!["$".repeat(2_000)];
+    let refused = query::batch_get_events(&memory.cx, &room.room_id, &none);
+    assert!(matches!(refused, Err(QueryError::EventIdInvalid)));
+}
+
+/// Lists all events in pages, and all state that came with one.
+#[test]
+fn lists_of_large_things_are_cut_and_go_on() {
+    let memory = Memory::new();
+    let (room, create) = Room::new(RoomVersion::V1, ALICE);
+    let mut events = vec![create];
+    events.push(room.member(ALICE, ALICE, "join").after(events.last()).finish());
+    // As large as members of state events get in the older versions.
+    let long = |it: usize| format!("{it:05}{}", "€".repeat(249));
+    let entries = 3_000;
+    for nth in 0..entries {
+        let id = format!("${nth:05}{}:a", "€".repeat(247));
+        let state = room.state(ALICE, &format!("t{}", "€".repeat(254)), &long(nth), json!({}));
+        events.push(state.after(events.last()).with("event_id", json!(id)).finish());
+    }
+    append(&memory, &room, &events);
+    let of_all = |list: &dyn Fn(&str) -> (usize, usize, String)| {
+        let (mut count, mut token, mut pages) = (0, String::new(), 0);
+        loop {
+            let (items, bytes, next) = list(&token);
+            assert!(bytes <= 2 << 20, "{bytes} bytes");
+            count += items;
+            token = next;
+            pages += 1;
+            if token.is_empty() {
+                return (count, pages);
+            }
+        }
+    };
+    let (cx, room_id) = (&memory.cx, room.room_id.as_str());
+    let state = of_all(&|token| {
+        let page = query::get_state(cx, (room_id, ""), (10_000, token)).unwrap();
+        let bytes = page.entries.iter();
+        let bytes = bytes.map(|it| it.event_type.len() + it.state_key.len() + it.event_id.len());
+        (page.entries.len(), bytes.sum(), page.next_page_token)
+    });
+    assert_eq!(state, (entries + 2, 4));
+
+    // An event behind a gap that came with this state.
+    let island = room.message(ALICE, "here").after_id("$nowhere:one.example").finish();
+    let mut ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
+    let given = NewEvent { state_after: &ids, ..room.accepted(&island) };
+    assert!(matches!(ingest::append(cx, &given).unwrap(), Outcome::Appended { .. }));
+    let listed = query::batch_get_events(cx, room_id, std::slice::from_ref(&island.event_id));
+    let [event] = &listed.unwrap().events[..] else { panic!("it is held") };
+    let (mut read, mut token) = (event.state_after.clone(), event.state_after_token.clone());
+    assert!(read.len() < ids.len(), "all of it is answered at once");
+    while !token.is_empty() {
+        let page = query::list_state_after(cx, (room_id, &island.event_id), &token).unwrap();
+        assert!(page.ids.iter().map(String::len).sum::<usize>() <= 2 << 20);
+        read.extend(page.ids);
+        token = page.next_page_token;
+    }
+    read.sort();
+    ids.sort();
+    assert_eq!(read, ids);
+
+    for nth in 0..entries {
+        cx.store.set_erased(&format!("@{nth:05}{}:a", "€".repeat(240)), true).unwrap();
+    }
+    let erased = of_all(&|token| {
+        let page = query::list_erased_users(cx, token);
+        (page.ids.len(), page.ids.iter().map(String::len).sum(), page.next_page_token)
+    });
+    assert_eq!(erased, (entries, 2));
+}
+
+#[test]
+fn a_room_with_many_ends_is_named_by_a_thousand_of_them() {
+    let memory = Memory::new();
+    let (room, create) = Room::new(RoomVersion::V10, ALICE);
+    let joined = room.member(ALICE, ALICE, "join").after([&create]).finish();
+    let ends: Vec<Event> = (0..1_200)
+        .map(|it| room.message(ALICE, &it.to_string()).after([&joined]).finish())
+        .collect();
+    let events: Vec<Event> = [create, joined].into_iter().chain(ends).collect();
+    append(&memory, &room, &events);
+    let summary = query::get_room(&memory.cx, &room.room_id).unwrap();
+    assert_eq!(summary.forward_extremities.len(), 1_000);
+    assert_eq!(summary.forward_extremity_count, 1_200);
+}
+
+fn append(memory: &Memory, room: &Room, events: &[Event]) {
+    let events: Vec<NewEvent<'_>> = events.iter().map(|it| room.accepted(it)).collect();
+    let (outcomes, failure) = ingest::append_all(&memory.cx, &events);
+    assert!(failure.is_none(), "{failure:?}");
+    let taken = |it: &&Outcome| matches!(it, Outcome::Appended { duplicate: false, .. });
+    assert_eq!(outcomes.iter().filter(taken).count(), events.len(), "{:?}", outcomes.last());
+}
