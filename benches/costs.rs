@@ -4,7 +4,7 @@
 //! `cargo bench --bench costs`: rooms with 10, 1,000 and 20,000 of each.
 
 #[path = "../tests/it/support/builder.rs"]
-#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
+#[expect(clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
 mod builder;
 
 use std::time::Duration;
@@ -23,8 +23,7 @@ use tempfile::TempDir;
 
 const ALICE: &str = "@alice:ours.example";
 /// Sizes that run in a moment are enough to see that the program works.
-const SIZES: [usize; 3] =
-    if cfg!(debug_assertions) { [5, 10, 20] } else { [10, 1_000, 20_000] };
+const SIZES: [usize; 3] = if cfg!(debug_assertions) { [5, 10, 20] } else { [10, 1_000, 20_000] };
 
 /// A room in a store of its own.
 struct Held {
@@ -87,6 +86,9 @@ impl Held {
     }
 }
 
+/// Makes the next event of a kind, given how many there are.
+type Make = fn(&Held, usize) -> Coming;
+
 fn accepted(event: Event) -> Coming {
     Coming { event, verdict: Verdict::default() }
 }
@@ -97,7 +99,7 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .sample_size(20)
         .configure_from_args();
-    let rows: [(&str, fn(&Held, usize) -> Coming); 6] = [
+    let rows: [(&str, Make); 6] = [
         ("forward extremities of one state", |held, _| held.message(&held.join)),
         ("forward extremities of a state each", Held::state),
         ("events that wait for one", |held, _| held.waiting()),

@@ -30,6 +30,13 @@
 //! - Nothing is acknowledged that is not on disk.
 //! - No content and no key is ever logged. The service opens no connection to anywhere.
 
+#[cfg(test)]
+extern crate self as backscroll;
+
+#[cfg(test)]
+#[path = "../tests/it/support/builder.rs"]
+mod builder;
+
 pub mod access;
 pub mod backlog;
 pub mod backup;

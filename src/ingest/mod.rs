@@ -23,6 +23,8 @@
 
 mod backlog;
 mod check;
+#[cfg(test)]
+mod costs;
 mod extremities;
 mod held;
 mod place;

@@ -154,6 +154,9 @@ pub struct Store {
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
     failed: AtomicBool,
+    /// Records read and written.
+    #[cfg(test)]
+    pub(crate) touched: std::sync::atomic::AtomicU64,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -227,6 +230,8 @@ impl Store {
             removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
             purging: Mutex::default(),
             failed: AtomicBool::new(false),
+            #[cfg(test)]
+            touched: std::sync::atomic::AtomicU64::default(),
             _lock: lock,
         };
         store.check_mark()?;
