@@ -4,7 +4,7 @@
 //! `cargo bench --bench costs`: rooms with 10, 1,000 and 20,000 of each.
 
 #[path = "../tests/it/support/builder.rs"]
-#[expect(clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
+#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
 mod builder;
 
 use std::time::Duration;

@@ -35,6 +35,7 @@ extern crate self as backscroll;
 
 #[cfg(test)]
 #[path = "../tests/it/support/builder.rs"]
+#[expect(dead_code, reason = "shared with other tests, which use more of it")]
 mod builder;
 
 pub mod access;

@@ -43,6 +43,8 @@ struct Totals {
     widest: Gauge,
     gaps: Gauge,
     waiting: Gauge,
+    unreadable: Gauge,
+    state_unknown: Gauge,
     store_bytes: Gauge,
     free_bytes: Gauge,
     disk_full: Gauge,
@@ -99,6 +101,10 @@ pub struct Sizes {
     pub gaps: u64,
     /// Events whose state waits for that of another.
     pub waiting: u64,
+    /// Events that cannot be read.
+    pub unreadable: u64,
+    /// Rooms whose current state is not known.
+    pub state_unknown: u64,
     /// Bytes on disk.
     pub store_bytes: u64,
     /// Bytes free on the volume.
@@ -162,8 +168,8 @@ impl Metrics {
         to.register("backscroll_events_served", help, it.served);
         let help = "Questions of servers that may not ask, by why not";
         to.register("backscroll_questions_refused", help, it.questions_refused);
-        let help =
-            "Events taken and on disk: new, duplicate, redacted (its content hash was wrong)";
+        let help = "Events taken and on disk: new, duplicate, redacted (its content hash was wrong), \
+             unreadable, state (held before, its state came now)";
         to.register("backscroll_events_appended", help, it.appended);
         let help = "Events that were not taken, by why not";
         to.register("backscroll_events_refused", help, it.refused);
@@ -243,6 +249,7 @@ impl Metrics {
     pub fn measured(&self, sizes: Sizes) {
         let Sizes { rooms, events, forward_extremities, widest, .. } = sizes;
         let Sizes { gaps, waiting, store_bytes, free_bytes, .. } = sizes;
+        let Sizes { unreadable, state_unknown, .. } = sizes;
         let it = &self.totals;
         for (gauge, value) in [
             (&it.rooms, rooms),
@@ -251,6 +258,8 @@ impl Metrics {
             (&it.widest, widest),
             (&it.gaps, gaps),
             (&it.waiting, waiting),
+            (&it.unreadable, unreadable),
+            (&it.state_unknown, state_unknown),
             (&it.store_bytes, store_bytes),
             (&it.free_bytes, free_bytes),
         ] {
@@ -272,6 +281,11 @@ impl Totals {
         to.register("backscroll_gaps", help, it.gaps);
         let help = "Events whose state waits for that of a predecessor";
         to.register("backscroll_events_waiting_for_state", help, it.waiting);
+        let help = "Events held that break the format of their room version";
+        to.register("backscroll_unreadable_events", help, it.unreadable);
+        let help = "Rooms whose current state is not known, so that who may ask is decided by what \
+                    was known last";
+        to.register("backscroll_rooms_of_unknown_state", help, it.state_unknown);
         to.register("backscroll_store_bytes", "Size of the store on disk", it.store_bytes);
         let help = "Space left on the volume of the store";
         to.register("backscroll_volume_free_bytes", help, it.free_bytes);

@@ -206,6 +206,6 @@ impl Hand<'_> {
         (self.taken)(self.room, &pdu);
         self.made.events += 1;
         self.made.json_bytes += u64::try_from(pdu.len()).unwrap_or(0);
-        Event { pdu, event_id: event.event_id.clone(), depth: event.depth }
+        Event { pdu, ..event.clone() }
     }
 }

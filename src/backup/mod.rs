@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use self::manifest::{Entry, Manifest};
 pub use self::manifest::{Purged, Room, Withheld};
 use crate::{
-    pdu::{Pdu, RoomVersion},
+    pdu::{Event, RoomVersion},
     room_format::{FormatError, Header, Line, Reader},
 };
 
@@ -291,9 +291,14 @@ pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
     let mut events = 0;
     for line in lines {
         let Line { event_id, pdu, .. } = line.map_err(|it: FormatError| fault(it.to_string()))?;
-        let pdu = Pdu::parse(pdu.get().as_bytes(), version);
-        let pdu = pdu.map_err(|it| fault(format!("{event_id}: {it}")))?;
-        if *pdu.event_id() != *event_id || *pdu.room_id() != *room.room_id {
+        let read = Event::read(pdu.get().as_bytes(), version, &event_id);
+        let read = read.map_err(|it| fault(format!("{event_id}: {it}")))?;
+        let (own_id, room_id) = match &read {
+            Event::Readable(pdu) => (Some(pdu.event_id()), Some(pdu.room_id().as_str().to_owned())),
+            Event::Unreadable(it) => (None, it.room_id(version)),
+        };
+        if own_id.is_some_and(|it| *it != *event_id) || room_id.is_some_and(|it| it != room.room_id)
+        {
             return Err(fault(format!("{event_id} is not the event that stands there")));
         }
         events += 1;

@@ -39,6 +39,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
     let mut out = out::text();
     let event_count = room.event_count;
+    if !room.current_state_known && !room.forward_extremities.is_empty() {
+        // The exit code does not say it: what is held is written.
+        drop(writeln!(
+            io::stderr(),
+            "the current state of this room is not known, so the file does not say it either; \
+             these events need `state_after`: {}",
+            room.state_needed_event_ids.join(" ")
+        ));
+    }
     let target =
         if io::stdout().is_terminal() { ProgressDrawTarget::hidden() } else { progress_target() };
     let progress = ProgressBar::with_draw_target(Some(event_count), target);

@@ -16,7 +16,7 @@ use super::{
     out, progress_target,
 };
 use crate::{
-    pdu::{Pdu, RoomVersion},
+    pdu::{self, Pdu, RoomVersion},
     picture::{self, Event, MAX_EVENTS, Marks, Picture},
     proto::v1::{self as pb, history_service_client::HistoryServiceClient},
 };
@@ -134,19 +134,27 @@ fn event(
     version: RoomVersion,
     extremities: &BTreeSet<String>,
 ) -> anyhow::Result<Event> {
-    let pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, .. } = event;
+    let pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, unreadable, .. } = event;
     let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
-    let pdu = Pdu::parse(&pdu, version)
-        .with_context(|| format!("{event_id} cannot be read; is the store damaged?"))?;
+    let read = pdu::Event::read(&pdu, version, &event_id)
+        .with_context(|| format!("{event_id} is no event; is the store damaged?"))?;
     let extremity = extremities.contains(&event_id);
+    let prev_events = read.prev_events().iter().map(|it| it.as_str().to_owned()).collect();
+    let marks = Marks { extremity, redacted, rejected, soft_failed, outlier, unreadable };
+    let (event_type, state_key) = match (read.pdu(), read.state_entry()) {
+        (Some(pdu), _) => (pdu.event_type(), pdu.state_key()),
+        (None, Some((event_type, state_key))) => (event_type, Some(state_key)),
+        (None, None) => ("", None),
+    };
     Ok(Event {
-        event_type: pdu.event_type().to_owned(),
-        sender: pdu.sender().to_string(),
-        state_key: pdu.state_key().map(str::to_owned),
-        depth: pdu.depth(),
+        event_type: event_type.to_owned(),
+        sender: read.pdu().map_or_else(String::new, |it| it.sender().to_string()),
+        state_key: state_key.map(str::to_owned),
+        // What an unreadable event claims says nothing.
+        depth: read.pdu().map_or(0, Pdu::depth),
         arrival,
-        prev_events: pdu.prev_events().iter().map(|it| it.as_str().to_owned()).collect(),
-        marks: Marks { extremity, redacted, rejected, soft_failed, outlier },
+        prev_events,
+        marks,
         event_id,
     })
 }

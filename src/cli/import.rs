@@ -29,6 +29,10 @@ const IN_FLIGHT: usize = 256;
 #[command(after_help = "\
 An event that is held already changes nothing, so an import that was cut off can be run again.
 Refused events are named on standard error, the others are taken all the same; exit code 1.
+Events that break the format of their room version are named too, but taken: they are walked
+through, never served, and change no state; exit code 0 all the same, 1 with --strict.
+
+An event that is held and whose state is not known takes the `state_after` of its line.
 
 The room format is NDJSON: {\"room\": {\"room_id\", \"room_version\", \"erased_users\"}} and then, in
 order of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"state_after\"}.")]
@@ -40,6 +44,11 @@ pub(super) struct Args {
     /// /_matrix/key/v2/server. The service keeps them.
     #[arg(long, env = "BACKSCROLL_SERVER_KEYS", value_name = "FILE")]
     server_keys: Option<PathBuf>,
+
+    /// Exit code 1, too, if an event breaks the format of its room version. It is taken all the
+    /// same.
+    #[arg(long, env = "BACKSCROLL_STRICT")]
+    strict: bool,
 
     /// The rooms.
     #[arg(required = true, value_name = "ROOM.ndjson")]
@@ -53,10 +62,13 @@ struct Counts {
     redacted: u64,
     refused: u64,
     purged: u64,
+    unreadable: u64,
+    state_given: u64,
+    state_unknown: u64,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { server, server_keys, rooms } = args;
+    let Args { server, server_keys, strict, rooms } = args;
     let mut clients = connect(&server).await?;
     if let Some(path) = server_keys {
         put_server_keys(&mut clients, &path).await?;
@@ -68,27 +80,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
         let counts = import(&mut clients, path, &progress)
             .await
             .with_context(|| format!("{}", path.display()))?;
-        total.appended += counts.appended;
-        total.held += counts.held;
-        total.redacted += counts.redacted;
-        total.refused += counts.refused;
-        total.purged += counts.purged;
+        total.add(counts);
     }
     progress.finish_and_clear();
-    let Counts { appended, held, redacted, refused, purged } = total;
-    out::line(format_args!(
-        "{} rooms: {appended} events appended, {held} held already, {refused} refused",
-        rooms.len()
-    ))?;
-    if redacted > 0 {
-        out::line(format_args!(
-            "{redacted} of them did not match their content hash: their redacted form is held"
-        ))?;
-    }
-    if purged > 0 {
-        out::line(format_args!("{purged} were purged here, or their room deleted, and stay away"))?;
-    }
-    Ok(refused == 0)
+    total.print(rooms.len())?;
+    Ok(total.refused == 0 && (total.unreadable == 0 || !strict))
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {
@@ -142,10 +138,10 @@ async fn import(
     let mut responses = responses.map_err(|status| told(&status))?.into_inner();
     let mut counts = Counts::default();
     while let Some(response) = responses.message().await.map_err(|status| told(&status))? {
-        if let Some(refused) = counts.count(response)? {
+        if let Some(said_of_it) = counts.count(response)? {
             // The header is line 1, and every event has an answer.
             let line = counts.answered() + 1;
-            let said = || writeln!(io::stderr(), "{}:{line}: {refused}", path.display());
+            let said = || writeln!(io::stderr(), "{}:{line}: {said_of_it}", path.display());
             // The exit code says it too, if nobody reads.
             drop(progress.suspend(said));
         }
@@ -157,19 +153,55 @@ async fn import(
 
 impl Counts {
     fn answered(&self) -> u64 {
-        self.appended + self.held + self.refused + self.purged
+        self.appended + self.held + self.refused + self.purged + self.state_given
     }
 
-    /// Counts an answer; gives back what to say of a refusal.
+    fn add(&mut self, other: Self) {
+        self.appended += other.appended;
+        self.held += other.held;
+        self.redacted += other.redacted;
+        self.refused += other.refused;
+        self.purged += other.purged;
+        self.unreadable += other.unreadable;
+        self.state_given += other.state_given;
+        self.state_unknown += other.state_unknown;
+    }
+
+    fn print(self, rooms: usize) -> io::Result<()> {
+        let Self { appended, held, refused, .. } = self;
+        out::line(format_args!(
+            "{rooms} rooms: {appended} events appended, {held} held already, {refused} refused"
+        ))?;
+        for (count, what) in [
+            (self.redacted, "did not match their content hash: their redacted form is held"),
+            (self.unreadable, "break the format of their room version: they are held unreadable"),
+            (self.state_given, "were held already, and took the state that came with them"),
+            (self.state_unknown, "had no known state when they came: they are hidden until then"),
+            (self.purged, "were purged here, or their room deleted, and stay away"),
+        ] {
+            if count > 0 {
+                out::line(format_args!("{count} {what}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an answer; gives back what to say of an event that was refused or is unreadable.
     fn count(&mut self, response: pb::AppendEventsResponse) -> anyhow::Result<Option<String>> {
         let pb::AppendEventsResponse { event_id, outcome } = response;
         match outcome {
-            Some(Outcome::Appended(pb::Appended { duplicate, redacted, purged })) => {
+            Some(Outcome::Appended(appended)) => {
+                let pb::Appended { duplicate, redacted, purged, .. } = appended;
+                let pb::Appended { unreadable, state_given, state_unknown, .. } = appended;
                 self.purged += u64::from(purged);
-                self.appended += u64::from(!duplicate && !purged);
+                self.appended += u64::from(!duplicate && !purged && !state_given);
                 self.held += u64::from(duplicate);
                 self.redacted += u64::from(redacted);
-                Ok(None)
+                self.unreadable += u64::from(unreadable);
+                self.state_given += u64::from(state_given);
+                self.state_unknown += u64::from(state_unknown);
+                Ok(unreadable
+                    .then(|| format!("{event_id} is unreadable: {}", appended.unreadable_because)))
             }
             Some(Outcome::Refusal(refusal)) => {
                 self.refused += 1;

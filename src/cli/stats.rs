@@ -40,6 +40,9 @@ impl std::fmt::Display for Printed<'_> {
         writeln!(f, "forward extremities  {}", HumanCount(stats.forward_extremities))?;
         writeln!(f, "gaps                 {}", HumanCount(stats.gaps))?;
         writeln!(f, "waiting for state    {}", HumanCount(stats.waiting_for_state))?;
+        writeln!(f, "unreadable events    {}", HumanCount(stats.unreadable_events))?;
+        let unknown = HumanCount(stats.rooms_of_unknown_state);
+        writeln!(f, "state unknown        {unknown} rooms")?;
         let (store, free) = (HumanBytes(stats.store_bytes), HumanBytes(stats.free_bytes));
         writeln!(f, "on disk              {store}, {per_event} bytes an event; {free} free")?;
         if !stats.widest_rooms.is_empty() {
@@ -47,6 +50,17 @@ impl std::fmt::Display for Printed<'_> {
         }
         for pb::WideRoom { room_id, forward_extremities, events } in &stats.widest_rooms {
             writeln!(f, "  {forward_extremities:>11}  {events:>9}  {}", seen(room_id))?;
+        }
+        if !stats.unknown_rooms.is_empty() {
+            writeln!(f, "\nrooms of unknown state, and the events that need `state_after`")?;
+        }
+        for room in &stats.unknown_rooms {
+            let answered =
+                if room.is_answered { "answered by what was known last" } else { "shut" };
+            writeln!(f, "  {} ({answered})", seen(&room.room_id))?;
+            for event_id in &room.state_needed_event_ids {
+                writeln!(f, "    {}", seen(event_id))?;
+            }
         }
         if !stats.slowest_walks.is_empty() {
             writeln!(

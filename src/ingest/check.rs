@@ -5,14 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{NewEvent, Refusal};
 use crate::{
     context::Context,
-    pdu::{Pdu, RoomVersion, ServerKeys, SignatureCheck, required_servers, verify_signatures},
+    pdu::{
+        Event, Pdu, PduError, RoomVersion, ServerKeys, SignatureCheck, Unreadable,
+        id_of_unreadable, required_servers, verify_signatures,
+    },
     store::StoreError,
 };
 
 /// An event that passed, in the form in which it is to be kept.
 pub(super) struct Checked {
     /// The event.
-    pub(super) pdu: Pdu,
+    pub(super) event: Event,
     /// The bytes to keep.
     pub(super) bytes: Vec<u8>,
     /// The version of its room.
@@ -36,7 +39,7 @@ pub(super) fn check(
     };
     let pdu = match Pdu::parse(event.pdu, version) {
         Ok(pdu) => pdu,
-        Err(error) => return Ok(Err((None, error.into()))),
+        Err(why) => return Ok(unreadable(event, version, why)),
     };
     let event_id = pdu.event_id().as_str().to_owned();
     let refused = |refusal| Ok(Err((Some(event_id.clone()), refusal)));
@@ -56,16 +59,50 @@ pub(super) fn check(
         return refused(Refusal::SignatureInvalid(fault));
     }
     if pdu.content_hash_matches() {
-        let bytes = pdu.bytes_as_received().to_vec();
-        return Ok(Ok(Checked { pdu, bytes, version, redacted: false }));
+        return Ok(Ok(Checked::read(pdu, false)));
     }
     match pdu.redacted() {
-        Ok(pdu) => {
-            let bytes = pdu.bytes_as_received().to_vec();
-            Ok(Ok(Checked { pdu, bytes, version, redacted: true }))
-        }
-        Err(error) => refused(error.into()),
+        Ok(pdu) => Ok(Ok(Checked::read(pdu, true))),
+        Err(why) => Ok(unreadable(event, version, why)),
     }
+}
+
+impl Checked {
+    fn read(pdu: Pdu, redacted: bool) -> Self {
+        let (bytes, version) = (pdu.bytes_as_received().to_vec(), pdu.room_version());
+        Self { event: Event::Readable(Box::new(pdu)), bytes, version, redacted }
+    }
+}
+
+/// Checks an event that the homeserver holds and that cannot be read here. It is kept if it is a
+/// JSON object and its id is known, by the caller's word where the bytes do not say it.
+fn unreadable(
+    event: &NewEvent<'_>,
+    version: RoomVersion,
+    why: PduError,
+) -> Result<Checked, Refused> {
+    let own_id = id_of_unreadable(event.pdu, version);
+    let says_its_id = version.rules().event_format.require_event_id;
+    let event_id = match (event.event_id, own_id) {
+        ("", Some(own_id)) if says_its_id => own_id.as_str().to_owned(),
+        ("", own_id) => {
+            let event_id = own_id.map(|it| it.as_str().to_owned());
+            return Err((event_id, Refusal::Unreadable(why)));
+        }
+        (given, Some(own_id)) if own_id != *given => {
+            let (expected, found) = (given.to_owned(), own_id.as_str().to_owned());
+            return Err((Some(found.clone()), Refusal::EventIdMismatch { expected, found }));
+        }
+        (given, _) => given.to_owned(),
+    };
+    let held = Unreadable::read(event.pdu, &event_id, why);
+    let held = held.map_err(|why| (None, Refusal::Pdu(why)))?;
+    if let Some(found) = held.room_id(version).filter(|it| it != event.room_id) {
+        let expected = event.room_id.to_owned();
+        return Err((Some(event_id), Refusal::RoomMismatch { expected, found }));
+    }
+    let bytes = held.bytes_as_received().to_vec();
+    Ok(Checked { event: Event::Unreadable(held), bytes, version, redacted: false })
 }
 
 fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Refusal> {

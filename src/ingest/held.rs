@@ -1,11 +1,22 @@
 //! Events that are held, read again.
 
 use crate::{
-    pdu::{Pdu, RoomVersion},
+    pdu::{Event, Pdu, RoomVersion},
     store::{Edit, EventNum, StoreError, View},
 };
 
-/// Parses an event that is held. Nothing if its bytes are not what an event of this room can be.
+/// Reads an event that is held, one that is unreadable too.
+pub(super) fn read_held(
+    edit: &Edit<'_>,
+    event: EventNum,
+    version: RoomVersion,
+) -> Result<Event, StoreError> {
+    let body = edit.body(edit.room_num(), event)?;
+    Event::read(&body.pdu, version, &body.event_id)
+        .map_err(|_| StoreError::corrupt("body", body.event_id.as_bytes()))
+}
+
+/// Reads an event that is held. Nothing if it is unreadable.
 pub(super) fn parse_held(
     edit: &Edit<'_>,
     event: EventNum,

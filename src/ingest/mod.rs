@@ -3,7 +3,9 @@
 //! What happens to an event, in order
 //! (<https://spec.matrix.org/v1.16/server-server-api/#checks-performed-on-receipt-of-a-pdu>):
 //!
-//! 1. It is parsed and its format, size, id and room are checked: [`check`]. A fault refuses it.
+//! 1. It is parsed and its format, size, id and room are checked: [`check`]. What is no event of
+//!    this room is refused. What breaks the format of the room version is kept as an unreadable
+//!    event: it has a place in the graph, is never served, and changes no state.
 //! 2. Its signatures are checked where the keys are known. A bad one refuses it.
 //! 3. Its content hash is checked. If it does not match, the redacted form is what is kept.
 //! 4. The room is locked. An event that is held already changes nothing; other bytes under its
@@ -48,6 +50,7 @@ pub use refusal::Refusal;
 pub use together::{append, append_all};
 
 use crate::{
+    pdu::PduError,
     room_format::{Header, Line},
     store::Flags,
 };
@@ -114,10 +117,17 @@ pub enum Outcome {
     Appended {
         /// Its id.
         event_id: String,
-        /// It was held before.
+        /// It was held before, and nothing changed.
         duplicate: bool,
         /// Only its redacted form is held, since its content hash did not match.
         redacted: bool,
+        /// It is held as an unreadable event, and why it cannot be read.
+        unreadable: Option<PduError>,
+        /// It was held before, its state was not known, and the state that came with it now was
+        /// taken.
+        state_given: bool,
+        /// The state after it is not known. It may still come: append the event again with it.
+        state_unknown: bool,
     },
     /// It was purged, or its room deleted: it stays away, and nothing changed.
     Purged {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::parse_held, redaction};
+use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::read_held, redaction};
 use crate::{
-    pdu::Pdu,
+    pdu::{Event, EventId, Pdu},
     state::map::Key,
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
@@ -12,11 +12,18 @@ use crate::{
 /// What placing an event came to.
 pub(super) enum Placed {
     /// It was there before.
-    Before,
+    Before(EventNum),
     /// It was purged.
     Never,
+    /// It was there before, and the state after it has come now.
+    StateGiven(EventNum),
     /// It has been placed, or is held as an outlier.
-    Now(EventNum),
+    Now {
+        /// Its number.
+        event: EventNum,
+        /// The events that were forward extremities until it came.
+        followed: Vec<EventNum>,
+    },
 }
 
 /// Places an event, unless it is there already.
@@ -25,7 +32,7 @@ pub(super) fn place(
     checked: &Checked,
     event: &NewEvent<'_>,
 ) -> Result<Result<Placed, Refusal>, StoreError> {
-    let event_id = checked.pdu.event_id().as_str();
+    let event_id = checked.event.event_id().as_str();
     if edit.is_purged(edit.room_num(), event_id)? {
         return Ok(Ok(Placed::Never));
     }
@@ -36,12 +43,16 @@ pub(super) fn place(
     let held = match edit.event_num(edit.room_num(), event_id)? {
         None => None,
         Some(number) => {
-            let flags = edit.node(number)?.flags;
+            let EventNode { flags, state_after, .. } = edit.node(number)?;
             if let Some(conflict) = conflict(edit, number, checked, (flags, event.verdict))? {
                 return Ok(Err(Refusal::Conflict(conflict)));
             }
-            if !flags.outlier || event.verdict.outlier {
-                return Ok(Ok(Placed::Before));
+            if event.verdict.outlier {
+                return Ok(Ok(Placed::Before(number)));
+            }
+            if !flags.outlier {
+                let given = given_state.filter(|_| state_after.is_none());
+                return give_state(edit, number, given).map(Ok);
             }
             if flags.purged {
                 return Ok(Ok(Placed::Never));
@@ -55,6 +66,7 @@ pub(super) fn place(
         None => {
             let number = edit.add_event(event_id);
             edit.put_body(number, event_id, &checked.bytes);
+            edit.room.unreadable += u64::from(checked.event.pdu().is_none());
             number
         }
     };
@@ -62,9 +74,9 @@ pub(super) fn place(
     edit.room.next_arrival = edit.room.next_arrival.max(arrival.saturating_add(1));
     count(edit, event.verdict);
     let mut node = EventNode {
-        depth: checked.pdu.depth(),
+        depth: checked.event.depth(),
         arrival,
-        flags: event.verdict.flags(),
+        flags: Flags { unreadable: checked.event.pdu().is_none(), ..event.verdict.flags() },
         state_after: None,
         prev_events: Vec::new(),
     };
@@ -74,20 +86,49 @@ pub(super) fn place(
     }
     if event.verdict.outlier {
         edit.put_node(number, node)?;
-        return Ok(Ok(Placed::Now(number)));
+        return Ok(Ok(Placed::Now { event: number, followed: Vec::new() }));
     }
-    node.prev_events = link(edit, number, &checked.pdu)?;
+    node.prev_events = link(edit, number, &checked.event)?;
     edit.put_node(number, node)?;
-    if let Some((own, mut state)) = given_state {
-        state.extend(own.then_some(GivenEvent::Held(number)));
-        edit.put_given_state(number, &state);
+    if let Some(given) = given_state {
+        edit.put_given_state(number, &given.of(number));
     }
     if !adopt(edit, number, event_id)? {
         edit.put_unfinished(number);
     }
-    extremities::place(edit, number)?;
-    redaction::place(edit, number, &checked.pdu)?;
-    Ok(Ok(Placed::Now(number)))
+    let followed = extremities::place(edit, number)?;
+    redaction::place(edit, number, &checked.event)?;
+    Ok(Ok(Placed::Now { event: number, followed }))
+}
+
+/// Keeps the state that has come for an event that is held and whose state is not known. What came
+/// before in its place is forgotten.
+fn give_state(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    given: Option<GivenState>,
+) -> Result<Placed, StoreError> {
+    let Some(given) = given.map(|it| it.of(event)) else { return Ok(Placed::Before(event)) };
+    let before = edit.given_state(edit.room_num(), event)?.unwrap_or_default();
+    // What was not held when it came first may be held by now.
+    if ids(edit, &before)? == ids(edit, &given)? {
+        return Ok(Placed::Before(event));
+    }
+    for it in before {
+        if let GivenEvent::Named(event_id) = it {
+            edit.remove_wanted(&event_id, event);
+        }
+    }
+    edit.put_given_state(event, &given);
+    Ok(Placed::StateGiven(event))
+}
+
+fn ids(edit: &Edit<'_>, given: &[GivenEvent]) -> Result<BTreeSet<String>, StoreError> {
+    let id = |it: &GivenEvent| match it {
+        GivenEvent::Held(event) => Ok(edit.body(edit.room_num(), *event)?.event_id),
+        GivenEvent::Named(event_id) => Ok(event_id.clone()),
+    };
+    given.iter().map(id).collect()
 }
 
 /// What keeps an event from being the one that is held under its id.
@@ -98,19 +139,33 @@ fn conflict(
     (flags, verdict): (Flags, Verdict),
 ) -> Result<Option<&'static str>, StoreError> {
     let held = edit.body(edit.room_num(), number)?;
-    if held.pdu != checked.bytes {
-        let held = Pdu::parse(&held.pdu, checked.version).map(|it| it.canonical_json());
-        // What is held in its redacted form only (its redaction was purged) stays so.
-        let redacted = || checked.pdu.redacted().map(|it| it.canonical_json());
-        if held != Ok(checked.pdu.canonical_json()) && held != redacted() {
-            return Ok(Some("other bytes are held under this id; the first to come stays"));
-        }
+    if held.pdu != checked.bytes && !is_same(&held.pdu, checked) {
+        return Ok(Some("other bytes are held under this id; the first to come stays"));
     }
     let same = (flags.rejected, flags.soft_failed) == (verdict.rejected, verdict.soft_failed);
     if !flags.outlier && !verdict.outlier && !same {
         return Ok(Some("the event is held with another verdict; the first to come stays"));
     }
     Ok(None)
+}
+
+/// Whether bytes that are held are the same event in another form.
+fn is_same(held: &[u8], checked: &Checked) -> bool {
+    match &checked.event {
+        Event::Readable(pdu) => {
+            let held = Pdu::parse(held, checked.version).map(|it| it.canonical_json());
+            // What is held in its redacted form only (its redaction was purged) stays so.
+            let redacted = || pdu.redacted().map(|it| it.canonical_json());
+            held == Ok(pdu.canonical_json()) || held == redacted()
+        }
+        // A room's file has no line breaks inside an event. In JSON they stand only between its
+        // parts.
+        Event::Unreadable(_) => {
+            let is_break = |byte: u8| matches!(byte, b'\n' | b'\r');
+            let in_a_line = |byte: &u8| if is_break(*byte) { b' ' } else { *byte };
+            held.iter().map(in_a_line).eq(checked.bytes.iter().map(in_a_line))
+        }
+    }
 }
 
 fn count(edit: &mut Edit<'_>, verdict: Verdict) {
@@ -134,11 +189,11 @@ pub const MAX_STATE_AFTER: usize = 200_000;
 pub(super) fn link(
     edit: &mut Edit<'_>,
     number: EventNum,
-    pdu: &Pdu,
+    event: &Event,
 ) -> Result<Vec<PrevEvent>, StoreError> {
     let mut edges = Vec::new();
-    for (place, prev) in (0u32..).zip(pdu.prev_events()).take(MAX_PREV_EVENTS) {
-        if prev == pdu.event_id() {
+    for (place, prev) in (0u32..).zip(event.prev_events()).take(MAX_PREV_EVENTS) {
+        if prev == event.event_id() {
             // Only room versions 1 and 2, which choose their ids, could do this.
             edges.push(PrevEvent::Missing);
             continue;
@@ -152,7 +207,7 @@ pub(super) fn link(
             }
         }
     }
-    if pdu.prev_events().len() > MAX_PREV_EVENTS {
+    if event.prev_events().len() > MAX_PREV_EVENTS {
         edges.push(PrevEvent::Missing);
     }
     Ok(edges)
@@ -184,7 +239,9 @@ fn tell_who_wants(edit: &mut Edit<'_>, event_id: &str) -> Result<bool, StoreErro
     for follower in &followers {
         edit.remove_wanted(event_id, *follower);
         edit.put_unsettled(*follower)?;
-        edit.room.resolved_from.clear();
+        if edit.room.current_state.is_none() {
+            edit.room.resolved_from.clear();
+        }
     }
     Ok(followers.len() < TOLD_AT_ONCE)
 }
@@ -203,22 +260,36 @@ fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<bool, 
         let state_known = node.state_after.is_some();
         edit.put_node(follower, node)?;
         extremities::followed_by(edit, number, follower)?;
-        if !state_known {
+        // Of a state that came with its event, the state before it may become known.
+        if !state_known || edit.given_state(edit.room_num(), follower)?.is_some() {
             edit.put_waiting(number, follower);
         }
     }
     Ok(followers.len() < TOLD_AT_ONCE)
 }
 
-/// The state that came with an event: whether the event itself is part of it, and the others.
-type GivenState = Option<(bool, Vec<GivenEvent>)>;
+/// The state that came with an event.
+struct GivenState {
+    /// Whether the event itself is part of it.
+    own: bool,
+    others: Vec<GivenEvent>,
+}
+
+impl GivenState {
+    /// As it is kept: the event itself stands last.
+    fn of(self, event: EventNum) -> Vec<GivenEvent> {
+        let Self { own, mut others } = self;
+        others.extend(own.then_some(GivenEvent::Held(event)));
+        others
+    }
+}
 
 /// Looks up the state that came with an event. What is not held yet may still come.
 fn given_state(
     edit: &Edit<'_>,
     state_after: &[String],
     checked: &Checked,
-) -> Result<Result<GivenState, Refusal>, StoreError> {
+) -> Result<Result<Option<GivenState>, Refusal>, StoreError> {
     if state_after.is_empty() {
         return Ok(Ok(None));
     }
@@ -229,28 +300,34 @@ fn given_state(
     if state_after.len() > MAX_STATE_AFTER {
         return Ok(Err(Refusal::StateTooLong(state_after.len())));
     }
-    let (mut own, mut given) = (false, Vec::with_capacity(state_after.len()));
+    let (mut own, mut others) = (false, Vec::with_capacity(state_after.len()));
     let mut entries = BTreeSet::new();
     for event_id in state_after {
         let held = edit.event_num(edit.room_num(), event_id)?;
-        let entry = if *checked.pdu.event_id() == **event_id {
+        let read;
+        let event = if *checked.event.event_id() == **event_id {
             own = true;
-            state_entry(&checked.pdu)
+            &checked.event
         } else if let Some(held) = held {
-            given.push(GivenEvent::Held(held));
-            parse_held(edit, held, checked.version)?.as_ref().and_then(state_entry)
+            others.push(GivenEvent::Held(held));
+            read = read_held(edit, held, checked.version)?;
+            &read
+        } else if EventId::parse(event_id).is_err() {
+            return refused(event_id, "is no event id");
         } else {
-            given.push(GivenEvent::Named(event_id.clone()));
+            others.push(GivenEvent::Named(event_id.clone()));
             continue;
         };
-        let Some(entry) = entry else { return refused(event_id, "is not a state event") };
-        if !entries.insert(entry) {
+        let Some((event_type, state_key)) = event.state_entry() else {
+            // For what an unreadable event stands may be unreadable, too: then for nothing.
+            match event {
+                Event::Readable(_) => return refused(event_id, "is not a state event"),
+                Event::Unreadable(_) => continue,
+            }
+        };
+        if !entries.insert(Key::of_state(event_type, state_key)) {
             return refused(event_id, "is the second event for its type and state key");
         }
     }
-    Ok(Ok(Some((own, given))))
-}
-
-fn state_entry(pdu: &Pdu) -> Option<Key> {
-    Some(Key::of_state(pdu.event_type(), pdu.state_key()?))
+    Ok(Ok(Some(GivenState { own, others })))
 }

@@ -5,7 +5,8 @@
 //! of the caller's verdict; later ones ask for the power to redact in the state before the
 //! redaction, or for a sender of the target sender's server
 //! (<https://spec.matrix.org/v1.16/rooms/v3/#handling-redactions>). A create event is never
-//! redacted. While the power cannot be told, the target is hidden.
+//! redacted. While the power cannot be told, the target is hidden. What cannot be read redacts
+//! nothing.
 //!
 //! A sender who had lost that power by the time its redaction came must not get it back by placing
 //! the redaction before the loss, as soft failure sees to for other events. So the power levels
@@ -34,7 +35,7 @@ use super::{
     resolve::state_event,
 };
 use crate::{
-    pdu::{Pdu, RoomVersion},
+    pdu::{Event, Pdu, RoomVersion},
     state::{
         map::{self, Key, Value},
         resolution::StateEvent,
@@ -48,9 +49,9 @@ const JUDGED_AT_ONCE: usize = 64;
 const POWERS_LOOKED_AT: usize = 64;
 
 /// Takes a newly placed event into account, as a redaction and as a target.
-pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
-    note(edit, event, pdu)?;
-    let event_id = pdu.event_id().as_str();
+pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+    note(edit, event, read)?;
+    let (Some(pdu), event_id) = (read.pdu(), read.event_id().as_str()) else { return Ok(()) };
     if !edit.has_redactions(edit.room_num(), event_id)? {
         return Ok(());
     }
@@ -60,9 +61,12 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(
 }
 
 /// Notes an event as a redaction, if it is one that counts, and judges it.
-pub(super) fn note(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+pub(super) fn note(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+    let (Some(pdu), Some(target_id)) = (read.pdu(), read.redacts()) else { return Ok(()) };
     let node = edit.node(event)?;
-    let Some(target_id) = pdu.redacts().filter(|_| !node.flags.rejected) else { return Ok(()) };
+    if node.flags.rejected {
+        return Ok(());
+    }
     edit.put_redaction(target_id.as_str(), event, Judgement::Unseen);
     if takes_power(version_of(edit)?) {
         edit.list_redaction(node.arrival, event);
@@ -98,7 +102,12 @@ pub(super) fn judge_unseen(
 
 /// The state at an event has become known. If it is a redaction, its power can be told now; if it
 /// is power levels, that of redactions which arrived after it.
-pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+pub(super) fn settled(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+) -> Result<(), StoreError> {
+    let Some(pdu) = read.pdu() else { return Ok(()) };
     judge(edit, event, pdu)?;
     let node = edit.node(event)?;
     let is_power = pdu.event_type() == "m.room.power_levels" && pdu.state_key() == Some("");
@@ -110,15 +119,8 @@ pub(super) fn settled(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result
         None => None,
     };
     let before = match before {
-        Some(before) => {
-            let key = Key::of_state("m.room.power_levels", "");
-            map::get(&edit.states(edit.room_num()), before.root(), key)?
-        }
+        Some(before) => state_entry(edit, before, "m.room.power_levels")?,
         None => None,
-    };
-    let before = match before {
-        Some(Value::Event { event, .. }) => Some(EventNum(event)),
-        Some(Value::Server { .. }) | None => None,
     };
     edit.put_power(node.arrival, event, Power { before, judged_up_to: None });
     judge_later(edit, event)
@@ -145,8 +147,8 @@ pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), St
 
 /// A redaction is about to be purged. What it hides, or may hide, is kept in its redacted form
 /// only; what it would hide, when that came, never comes.
-pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
-    let Some(target_id) = pdu.redacts() else { return Ok(()) };
+pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+    let Some(target_id) = read.redacts() else { return Ok(()) };
     let target_id = target_id.as_str();
     if let Some(judged) = edit.judgement(edit.room_num(), target_id, event)? {
         edit.remove_redaction(target_id, event, judged);
@@ -299,6 +301,7 @@ fn is_creator_above_all(
         return Ok(false);
     }
     let create = state_entry(edit, state, "m.room.create")?;
+    let create = create.map(|it| read_entry(edit, it)).transpose()?.flatten();
     let create = create.map(RoomCreateEvent::new);
     Ok(create.is_some_and(|it| it.creators(rules).is_ok_and(|it| it.contains(user))))
 }
@@ -311,7 +314,10 @@ fn has_power(
 ) -> Result<Option<bool>, StoreError> {
     let auth = &rules.authorization;
     let Some(sender) = redaction.sender().as_ruma() else { return Ok(None) };
-    let Some(create) = state_entry(edit, state, "m.room.create")? else { return Ok(None) };
+    let create = state_entry(edit, state, "m.room.create")?;
+    let Some(create) = create.map(|it| read_entry(edit, it)).transpose()?.flatten() else {
+        return Ok(None);
+    };
     let Ok(creators) = RoomCreateEvent::new(create).creators(auth) else { return Ok(None) };
     if auth.explicitly_privilege_room_creators && creators.contains(sender) {
         return Ok(Some(true));
@@ -320,6 +326,8 @@ fn has_power(
         // Without power levels the creator has 100, everybody else 0, and redacting takes 50.
         return Ok(Some(creators.contains(sender)));
     };
+    // Power levels that cannot be read grant nothing and deny nothing.
+    let Some(levels) = read_entry(edit, levels)? else { return Ok(None) };
     let levels = levels.with_readable_power_levels(auth);
     Ok(compare(&RoomPowerLevelsEvent::new(levels), sender, auth))
 }
@@ -337,10 +345,16 @@ fn state_entry(
     edit: &Edit<'_>,
     state: StateNum,
     event_type: &str,
-) -> Result<Option<StateEvent>, StoreError> {
+) -> Result<Option<EventNum>, StoreError> {
     let nodes = edit.states(edit.room_num());
     let value = map::get(&nodes, state.root(), Key::of_state(event_type, ""))?;
-    let Some(Value::Event { event, .. }) = value else { return Ok(None) };
-    let pdu = parse_held(edit, EventNum(event), version_of(edit)?)?;
+    Ok(match value {
+        Some(Value::Event { event, .. }) => Some(EventNum(event)),
+        Some(Value::Server { .. }) | None => None,
+    })
+}
+
+fn read_entry(edit: &Edit<'_>, event: EventNum) -> Result<Option<StateEvent>, StoreError> {
+    let pdu = parse_held(edit, event, version_of(edit)?)?;
     Ok(pdu.and_then(|it| state_event(&it, false)))
 }

@@ -6,7 +6,7 @@ use std::mem;
 
 use super::{place, redaction, settle};
 use crate::{
-    pdu::Pdu,
+    pdu::Event,
     store::{Edit, EventNum, Judged as _, PrevEvent, StateNum, StoreError, View},
 };
 
@@ -26,11 +26,12 @@ pub struct Derived {
 ///
 /// # Errors
 /// When the store fails.
-pub fn derive(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<Derived, StoreError> {
+pub fn derive(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<Derived, StoreError> {
     edit.room.resolved_from.clear();
     let node = edit.node(event)?;
-    let state_after = settle::state_after(edit, event, (&node, pdu))?;
-    let (redacted, redaction_pending) = derive_redaction(edit, event, pdu.event_id().as_str())?;
+    let after = settle::state_after(edit, event, (&node, read))?;
+    let state_after = after.map(|it| it.state);
+    let (redacted, redaction_pending) = derive_redaction(edit, event, read.event_id().as_str())?;
     Ok(Derived { state_after, redacted, redaction_pending })
 }
 
@@ -54,14 +55,14 @@ pub fn derive_redaction(
 pub fn note_redaction_again(
     edit: &mut Edit<'_>,
     event: EventNum,
-    pdu: &Pdu,
+    read: &Event,
 ) -> Result<bool, StoreError> {
-    let Some(target_id) = pdu.redacts() else { return Ok(false) };
+    let Some(target_id) = read.redacts() else { return Ok(false) };
     let is_rejected = edit.node(event)?.flags.rejected;
     if is_rejected || edit.judgement(edit.room_num(), target_id.as_str(), event)?.is_some() {
         return Ok(false);
     }
-    redaction::note(edit, event, pdu)?;
+    redaction::note(edit, event, read)?;
     Ok(true)
 }
 
@@ -81,18 +82,18 @@ pub fn derive_current_state(edit: &mut Edit<'_>) -> Result<Option<StateNum>, Sto
 ///
 /// # Errors
 /// When the store fails.
-pub fn link_again(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<bool, StoreError> {
+pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<bool, StoreError> {
     let held = edit.node(event)?;
     let (mut node, mut all_noted) = (held.clone(), true);
-    node.depth = pdu.depth();
+    node.depth = read.depth();
     if !node.flags.outlier {
         // Of predecessors that no edge is drawn to, nothing is noted.
-        let drawn = pdu.prev_events().iter().take(place::MAX_PREV_EVENTS);
+        let drawn = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
         for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(drawn) {
             let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
             all_noted &= *edge != PrevEvent::Missing || noted()? == Some(place);
         }
-        node.prev_events = place::link(edit, event, pdu)?;
+        node.prev_events = place::link(edit, event, read)?;
     }
     let changed = node != held || !all_noted;
     edit.put_node(event, node)?;
@@ -103,14 +104,14 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<boo
 ///
 /// # Errors
 /// When the store fails.
-pub fn settle_again(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+pub fn settle_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     // It may be the room's current state that is wrong.
     let current = edit.room.current_state.take();
     let resolved_from = mem::take(&mut edit.room.resolved_from);
     let mut node = edit.node(event)?;
     node.state_after = None;
     edit.put_node(event, node)?;
-    settle::settle_parsed(edit, event, pdu)?;
+    settle::settle_read(edit, event, read)?;
     edit.room.current_state = current;
     edit.room.resolved_from = resolved_from;
     Ok(())

@@ -27,6 +27,9 @@ pub enum Refusal {
     /// The PDU breaks a rule of its room version.
     #[error(transparent)]
     Pdu(#[from] PduError),
+    /// The PDU breaks a rule of its room version, and came without its id.
+    #[error("{0}; sent again with its event id, it is held as an unreadable event")]
+    Unreadable(PduError),
     /// It belongs to another room.
     #[error("the PDU belongs to room {found}, not to {expected}")]
     RoomMismatch {

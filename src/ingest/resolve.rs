@@ -16,11 +16,11 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
-    held::{parse_held, version_of},
+    held::{parse_held, read_held, version_of},
     state::{self, Base, Entry},
 };
 use crate::{
-    pdu::{self, Pdu, RoomVersion},
+    pdu::{self, Event, Pdu, RoomVersion},
     state::{
         map::{self, Key, Value},
         resolution::{self, Conflict, Resolution, StateEvent, StateKey, StateMap},
@@ -47,19 +47,24 @@ pub(super) fn merge(
         return Ok(None);
     }
     let (mut entries, mut removals) = (Vec::new(), Vec::new());
+    let mut open = unreadable(edit, version, &differing)?;
     for (event_type, state_key) in conflict.iter().flat_map(StateMap::keys).collect::<BTreeSet<_>>()
     {
+        let key = Key::of_state(event_type, state_key);
         match state.get(&(event_type.clone(), state_key.clone())) {
-            None => removals.push(Key::of_state(event_type, state_key)),
+            None if open.contains_key(&key) => {}
+            None => removals.push(key),
             Some(event_id) => {
                 let Some(event) = edit.event_num(edit.room_num(), event_id.as_str())? else {
                     return Ok(None);
                 };
-                let Some(pdu) = parse_held(edit, event, version)? else { return Ok(None) };
-                entries.extend(Entry::of(event, &pdu));
+                let read = read_held(edit, event, version)?;
+                entries.extend(Entry::of(event, &read));
+                open.remove(&key);
             }
         }
     }
+    entries.extend(open.into_values());
     let base = Base { share: Some(*first), before: None };
     state::write(edit, base, &entries, &removals).map(Some)
 }
@@ -108,6 +113,33 @@ fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreErr
     Ok(differing)
 }
 
+/// For each key that differs, the unreadable event that some state has there, by the smallest id.
+/// Resolution does not know these: none stands where anything else does. But where nothing else is
+/// left it stays, since what would be there without it (no access control list, say) could grant
+/// more.
+fn unreadable(
+    edit: &Edit<'_>,
+    version: RoomVersion,
+    differing: &Differing,
+) -> Result<BTreeMap<Key, Entry>, StoreError> {
+    let mut found = BTreeMap::new();
+    if edit.room.unreadable == 0 {
+        return Ok(found);
+    }
+    for (key, values) in differing {
+        let mut smallest: Option<(String, Entry)> = None;
+        for event in values.iter().flatten() {
+            let read = read_held(edit, *event, version)?;
+            let event_id = read.event_id().as_str();
+            if read.pdu().is_none() && smallest.as_ref().is_none_or(|it| event_id < it.0.as_str()) {
+                smallest = Entry::of(*event, &read).map(|it| (event_id.to_owned(), it));
+            }
+        }
+        found.extend(smallest.map(|(_, entry)| (*key, entry)));
+    }
+    Ok(found)
+}
+
 /// The room's events, as resolution asks for them.
 struct Events<'e, 's> {
     edit: &'e Edit<'s>,
@@ -117,8 +149,8 @@ struct Events<'e, 's> {
 }
 
 impl Events<'_, '_> {
-    /// The conflicted entries of each state, in resolution's words. Nothing if an event cannot be
-    /// read as a state event of its room.
+    /// The conflicted entries of each state, in resolution's words, without those that cannot be
+    /// read. Nothing if an event is no state event of its room.
     fn conflict(
         &self,
         states: &[StateNum],
@@ -136,17 +168,25 @@ impl Events<'_, '_> {
                 entries.insert(*event, entry);
             }
             for (map, event) in maps.iter_mut().zip(values) {
-                map.extend(event.and_then(|it| entries.get(&it).cloned()));
+                let entry = event.and_then(|it| entries.get(&it).cloned());
+                map.extend(entry.flatten());
             }
         }
         Ok(Some(maps))
     }
 
-    /// What a state event stands for, and its id. Nothing if it cannot be read.
-    fn entry(&self, event: EventNum) -> Result<Option<(StateKey, OwnedEventId)>, StoreError> {
-        let Some(pdu) = parse_held(self.edit, event, self.version)? else { return Ok(None) };
+    /// What a state event stands for, and its id; for nothing if it is unreadable. Nothing if it is
+    /// no state event.
+    fn entry(
+        &self,
+        event: EventNum,
+    ) -> Result<Option<Option<(StateKey, OwnedEventId)>>, StoreError> {
+        let pdu = match read_held(self.edit, event, self.version)? {
+            Event::Readable(pdu) => pdu,
+            Event::Unreadable(_) => return Ok(Some(None)),
+        };
         let key = pdu.state_key().map(|it| (pdu.event_type().to_owned(), it.to_owned()));
-        Ok(key.zip(EventId::parse(pdu.event_id().as_str()).ok()))
+        Ok(key.zip(EventId::parse(pdu.event_id().as_str()).ok()).map(Some))
     }
 
     fn resolve(

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::held::{parse_held, version_of};
+use super::held::{read_held, version_of};
 use crate::{
-    pdu::Pdu,
+    pdu::Event,
     state::map::{self, Key, Membership, Value},
     store::{Edit, EventNum, GivenEvent, StateFacts, StateNum, StoreError, View},
     visibility::HistoryVisibility,
@@ -34,14 +34,19 @@ pub(super) fn adopt_given(
     for event in events {
         let key = match shared.remove(&event) {
             Some(key) => key,
-            None => match parse_held(edit, event, version)?.map(|it| Entry::of(event, &it)) {
-                Some(Some(entry)) => {
-                    let key = entry.key();
-                    entries.push(entry);
-                    key
+            None => {
+                let read = read_held(edit, event, version)?;
+                match Entry::of(event, &read) {
+                    Some(entry) => {
+                        let key = entry.key();
+                        entries.push(entry);
+                        key
+                    }
+                    None if read.pdu().is_some() => return Ok(None),
+                    // For what it stands cannot be read: then for nothing.
+                    None => continue,
                 }
-                Some(None) | None => return Ok(None),
-            },
+            }
         };
         if !kept.insert(key) {
             return Ok(None);
@@ -87,18 +92,21 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Nothing if the event is no state event.
-    pub(super) fn of(event: EventNum, pdu: &Pdu) -> Option<Self> {
-        let state_key = pdu.state_key()?.to_owned();
-        let text = |member: &str| pdu.content().get(member).and_then(|it| it.as_str());
-        let membership = match (pdu.event_type(), text("membership")) {
+    /// Nothing if the event is no state event. Of an unreadable one, what grants least.
+    pub(super) fn of(event: EventNum, read: &Event) -> Option<Self> {
+        let (event_type, state_key) = read.state_entry()?;
+        let content = |member: &str| read.pdu()?.content().get(member)?.as_str();
+        let membership = match (event_type, content("membership")) {
             ("m.room.member", Some("join")) => Membership::Joined,
             ("m.room.member", Some("invite")) => Membership::Invited,
             ("m.room.member", _) => Membership::Outside,
             _ => Membership::NotAMember,
         };
-        let history_visibility = HistoryVisibility::parse(text("history_visibility"));
-        let event_type = pdu.event_type().to_owned();
+        let history_visibility = match read {
+            Event::Readable(_) => HistoryVisibility::parse(content("history_visibility")),
+            Event::Unreadable(_) => HistoryVisibility::Joined,
+        };
+        let (event_type, state_key) = (event_type.to_owned(), state_key.to_owned());
         Some(Self { event, event_type, state_key, membership, history_visibility })
     }
 
@@ -182,8 +190,23 @@ fn server_of(edit: &Edit<'_>, value: Value) -> Result<Option<String>, StoreError
     if membership == Membership::NotAMember {
         return Ok(None);
     }
-    let pdu = parse_held(edit, EventNum(event), version_of(edit)?)?;
-    Ok(pdu.and_then(|it| Entry::of(EventNum(event), &it)?.server().map(str::to_owned)))
+    let read = read_held(edit, EventNum(event), version_of(edit)?)?;
+    Ok(Entry::of(EventNum(event), &read).and_then(|it| it.server().map(str::to_owned)))
+}
+
+/// The same state with another one noted as the state before it.
+pub(super) fn with_before(
+    edit: &mut Edit<'_>,
+    state: StateNum,
+    before: Option<StateNum>,
+) -> Result<StateNum, StoreError> {
+    let room = edit.room_num();
+    let facts = edit.state_facts(room, state)?;
+    if facts.before == before {
+        return Ok(state);
+    }
+    let root = edit.state_node(room, state.root())?;
+    Ok(edit.add_state(StateFacts { before, ..facts }, &[(*root).clone()]))
 }
 
 /// How the member counts of servers change.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     context::Context,
+    pdu::Event,
     store::{Edit, Store, StoreError, View},
 };
 
@@ -146,8 +147,7 @@ impl<'c> Batch<'c> {
             Ok(checked) => checked,
             Err((event_id, refusal)) => return Ok(Outcome::Refused { event_id, refusal }),
         };
-        let event_id = checked.pdu.event_id().as_str().to_owned();
-        let redacted = checked.redacted;
+        let event_id = checked.event.event_id().as_str().to_owned();
         let edit = match self.edit.take() {
             Some(edit) => Some(edit),
             None => store.edit(event.room_id, Some(checked.version.as_str()))?,
@@ -155,18 +155,28 @@ impl<'c> Batch<'c> {
         // Deleted a moment ago, if there is none.
         let Some(mut edit) = edit else { return purged(&event_id) };
         let placed = place::place(&mut edit, &checked, event)?;
-        if let Ok(Placed::Now(number)) = placed {
-            settle::settle_parsed(&mut edit, number, &checked.pdu)?;
+        match &placed {
+            Ok(Placed::Now { event, followed }) => {
+                settle::settle_read(&mut edit, *event, &checked.event)?;
+                settle::keep_deciding(&mut edit, *event, followed)?;
+            }
+            Ok(Placed::StateGiven(event)) => {
+                settle::settle_read(&mut edit, *event, &checked.event)?;
+            }
+            Ok(Placed::Before(_) | Placed::Never) | Err(_) => {}
+        }
+        if matches!(placed, Ok(Placed::Now { .. } | Placed::StateGiven(_))) {
+            settle::refresh_current_state(&mut edit)?;
             self.placed += 1;
         }
+        let outcome = match placed {
+            Ok(Placed::Never) => Outcome::Purged { event_id },
+            Ok(placed) => appended(&edit, &checked, &placed)?,
+            Err(refusal) => Outcome::Refused { event_id: Some(event_id), refusal },
+        };
         // A room is not made by an event that was not taken.
         self.edit = Some(edit).filter(|_| self.placed > 0);
-        match placed {
-            Ok(Placed::Before) => Ok(Outcome::Appended { event_id, duplicate: true, redacted }),
-            Ok(Placed::Never) => purged(&event_id),
-            Ok(Placed::Now(_)) => Ok(Outcome::Appended { event_id, duplicate: false, redacted }),
-            Err(refusal) => Ok(Outcome::Refused { event_id: Some(event_id), refusal }),
-        }
+        Ok(outcome)
     }
 
     /// What was placed comes to nothing.
@@ -179,11 +189,10 @@ impl<'c> Batch<'c> {
     /// Applies what was placed, and settles what waited for it.
     fn commit(&mut self) -> Result<(), StoreError> {
         self.placed = 0;
-        if let Some(mut edit) = self.edit.take() {
+        if let Some(edit) = self.edit.take() {
             let room_id = edit.room.room_id.clone();
             let has_unsettled = edit.has_unsettled();
-            let refreshed = settle::refresh_current_state(&mut edit);
-            if let Err(failure) = refreshed.and_then(|()| edit.commit()) {
+            if let Err(failure) = edit.commit() {
                 self.lose();
                 return Err(failure);
             }
@@ -197,6 +206,33 @@ impl<'c> Batch<'c> {
         self.committed = self.outcomes.len();
         Ok(())
     }
+}
+
+/// What is said of an event that is held.
+fn appended(edit: &Edit<'_>, checked: &Checked, placed: &Placed) -> Result<Outcome, StoreError> {
+    let (duplicate, state_given) = match placed {
+        Placed::Before(_) => (true, false),
+        Placed::StateGiven(_) => (false, true),
+        Placed::Never | Placed::Now { .. } => (false, false),
+    };
+    let state_unknown = match placed {
+        Placed::Never => false,
+        Placed::Before(event) | Placed::StateGiven(event) | Placed::Now { event, .. } => {
+            let node = edit.node(*event)?;
+            !node.flags.outlier && node.state_after.is_none()
+        }
+    };
+    Ok(Outcome::Appended {
+        event_id: checked.event.event_id().as_str().to_owned(),
+        duplicate,
+        redacted: checked.redacted,
+        unreadable: match &checked.event {
+            Event::Readable(_) => None,
+            Event::Unreadable(it) => Some(it.why().clone()),
+        },
+        state_given,
+        state_unknown,
+    })
 }
 
 fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {

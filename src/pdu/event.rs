@@ -212,6 +212,13 @@ fn read(bytes: &[u8], version: RoomVersion) -> Result<(&str, Parsed<Json>), PduE
     Ok((text, Json::parse(text, version.strict_json())?))
 }
 
+/// The reference hash of any JSON that the room version allows, as an id. Nothing where it does
+/// not, or what is hashed cannot be told.
+pub(super) fn reference_hash(bytes: &[u8], version: RoomVersion) -> Option<EventId> {
+    let (_, Parsed { value: json, .. }) = read(bytes, version).ok()?;
+    hashed_id(&json, version).ok()
+}
+
 fn hashed_id(json: &Json, version: RoomVersion) -> Result<EventId, PduError> {
     let rules = version.rules();
     let hash = Sha256::digest(json.redacted_signed_text(&rules.redaction)?);

@@ -18,6 +18,7 @@ mod server_keys;
 mod signatures;
 mod span;
 mod strict;
+mod unreadable;
 
 pub use self::{
     error::{BadJson, PduError},
@@ -26,6 +27,7 @@ pub use self::{
     room_version::{RoomVersion, UnknownRoomVersion},
     server_keys::{KeyError, KeyRing, ServerKeys},
     signatures::{BadSignature, SignatureCheck, VerifyKey, required_servers, verify_signatures},
+    unreadable::{Event, Unreadable, id_of_unreadable},
 };
 
 #[cfg(test)]

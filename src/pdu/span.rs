@@ -1,9 +1,19 @@
 //! Cuts members out of a JSON text and leaves every other byte as it was.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+/// The members of an object as they stand in the text, by their names; of several with the same
+/// name, the last. Members whose names are not Unicode are left out. Nothing if the text is not an
+/// object.
+pub(super) fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
+    let Members(members) = serde_json::from_str(text).ok()?;
+    let named =
+        |(name, value): (&RawValue, _)| Some((serde_json::from_str(name.get()).ok()?, value));
+    Some(members.into_iter().filter_map(named).collect())
+}
 
 /// The text of an object without its top-level members of that name, however its name is escaped
 /// and however often it stands there. `None` if the text is not an object.

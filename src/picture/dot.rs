@@ -45,7 +45,7 @@ fn node(event: &Event) -> String {
     let words: Vec<&str> = marks.words().collect();
     let label = format!("{}\n{event_type}{key}\n{sender}\n{}", short(event_id), words.join(", "));
     let shape = if state_key.is_some() { "box" } else { "ellipse" };
-    let colour = match (marks.rejected, marks.soft_failed) {
+    let colour = match (marks.rejected || marks.unreadable, marks.soft_failed) {
         (true, _) => "red",
         (_, true) => "orange",
         _ => "black",

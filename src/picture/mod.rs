@@ -67,18 +67,21 @@ pub struct Marks {
     pub soft_failed: bool,
     /// It is held, but not placed in the graph.
     pub outlier: bool,
+    /// It breaks the format of its room version.
+    pub unreadable: bool,
 }
 
 impl Marks {
     /// In words.
     fn words(self) -> impl Iterator<Item = &'static str> {
-        let Self { extremity, redacted, rejected, soft_failed, outlier } = self;
+        let Self { extremity, redacted, rejected, soft_failed, outlier, unreadable } = self;
         [
             (extremity, "extremity"),
             (redacted, "redacted"),
             (rejected, "rejected"),
             (soft_failed, "soft-failed"),
             (outlier, "outlier"),
+            (unreadable, "unreadable"),
         ]
         .into_iter()
         .filter_map(|(is, word)| is.then_some(word))

@@ -280,6 +280,11 @@ fn legend(picture: &Picture, layout: &Layout<'_>) -> Vec<(Sample, &'static str)>
             Sample::Node(false, Marks { soft_failed: true, ..none }),
             "soft-failed",
         ),
+        (
+            marked(|it| it.unreadable),
+            Sample::Node(false, Marks { unreadable: true, ..none }),
+            "unreadable",
+        ),
         (!layout.loose.is_empty(), Sample::Node(false, Marks { outlier: true, ..none }), "outlier"),
         (layout.rows.iter().any(is_gap), Sample::Gap, "missing predecessor"),
     ];
@@ -296,7 +301,7 @@ fn node(out: &mut String, (x, y): (usize, usize), (colour, state): (&str, bool),
         ));
     }
     let (fill, stroke, more) = match marks {
-        Marks { rejected: true, .. } => ("#ffffff", "#cf222e", ""),
+        Marks { rejected: true, .. } | Marks { unreadable: true, .. } => ("#ffffff", "#cf222e", ""),
         Marks { outlier: true, .. } => ("#ffffff", "#8c959f", " stroke-dasharray=\"2 2\""),
         Marks { soft_failed: true, .. } => ("#fae17d", "#9a6700", ""),
         Marks { redacted: true, .. } => ("#ffffff", colour, ""),
@@ -334,7 +339,7 @@ fn gap(out: &mut String, (x, y): (usize, usize)) {
 fn chip_colours(word: &str) -> (&'static str, &'static str) {
     match word {
         "extremity" => ("#0550ae", "#ddf4ff"),
-        "rejected" => ("#a40e26", "#ffebe9"),
+        "rejected" | "unreadable" => ("#a40e26", "#ffebe9"),
         "soft-failed" => ("#7d4e00", "#fff1b8"),
         _ => ("#57606a", "#eaeef2"),
     }

@@ -42,6 +42,10 @@ pub struct RoomEvent {
     pub state_after: Vec<String>,
     /// Where the rest of them begin, for [`list_state_after`]; empty if there is no rest.
     pub state_after_token: String,
+    /// Whether it breaks the format of its room version.
+    pub unreadable: bool,
+    /// Whether it is placed in the graph and the state after it is not known.
+    pub state_unknown: bool,
 }
 
 /// Events by id.
@@ -187,6 +191,8 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
             soft_failed: node.flags.soft_failed,
         },
         redacted: node.flags.redacted,
+        unreadable: node.flags.unreadable,
+        state_unknown: !node.flags.outlier && node.state_after.is_none(),
     })
 }
 

@@ -4,6 +4,7 @@
 //! ask at all, then are the parameters sound, then the work; so that who may not ask learns
 //! nothing, not even about its own mistakes.
 
+mod admission;
 mod backfill;
 mod events;
 mod explain;
@@ -15,6 +16,7 @@ mod serve;
 mod state;
 mod stats;
 mod steadily;
+mod unknown;
 mod withheld;
 
 pub use backfill::{Backfill, backfill};
@@ -27,19 +29,19 @@ pub use purged::{PurgedList, list_purged_events};
 pub use room::{RoomList, RoomSummary, get_room, list_rooms};
 pub use serve::{Page, ServedEvent};
 pub use state::{StateEntry, StatePage, get_state};
-pub use stats::{Stats, WideRoom, stats};
+pub use stats::{Stats, UnknownRoom, WideRoom, stats};
 pub use steadily::steadily;
 pub use withheld::{IdList, list_deleted_rooms, list_erased_members, list_erased_users};
 
-use serde_json::Value;
+use std::fmt;
+
+use admission::{Found, admit, find, may_ask, members};
 
 use crate::{
-    access::{self, Refusal, acl_allows},
+    access::Refusal,
     deadline::{Deadline, DeadlinePassed},
     graph,
-    pdu::{Pdu, RoomVersion},
-    state::map::{self, Key},
-    store::{EventNum, PrevEvent, Room, RoomNum, StateNum, Store, StoreError, Topology, View},
+    store::{EventNode, EventNum, PrevEvent, RoomNum, Store, StoreError, Topology, View},
 };
 
 /// Who asks.
@@ -97,92 +99,6 @@ pub enum QueryError {
     Store(#[from] StoreError),
 }
 
-/// A room that may be read.
-struct Found {
-    number: RoomNum,
-    room: Room,
-    version: RoomVersion,
-}
-
-/// Finds a room for an asker who may ask about it.
-fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found, QueryError> {
-    let found = find(store, room_id)?;
-    match (asker, found) {
-        (Asker::Sister, Some(found)) => Ok(found),
-        (Asker::Sister, None) => Err(QueryError::RoomUnknown(room_id.to_owned())),
-        (Asker::Server { .. }, None) => Err(QueryError::NotAllowed(Refusal::RoomUnknown)),
-        (Asker::Server { origin, destination }, Some(found)) => {
-            may_ask(store, &found, (origin, destination))?.map_err(QueryError::NotAllowed)?;
-            Ok(found)
-        }
-    }
-}
-
-fn find(store: &Store, room_id: &str) -> Result<Option<Found>, StoreError> {
-    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
-    let room = store.room(number)?;
-    let version =
-        RoomVersion::parse(&room.room_version).map_err(|_| StoreError::version_unknown(&room))?;
-    Ok(Some(Found { number, room, version }))
-}
-
-/// Whether a server may ask about a room now.
-fn may_ask(
-    store: &Store,
-    found: &Found,
-    (origin, destination): (&str, &str),
-) -> Result<Result<(), Refusal>, StoreError> {
-    let Some(current) = found.room.current_state else { return Ok(Err(Refusal::StateUnknown)) };
-    let acl = (current, "m.room.server_acl");
-    let acl_allows = state_event(store, found, acl, |content| acl_allows(content, origin))?;
-    let joined = |server: &str| -> Result<bool, StoreError> {
-        Ok(members(store, found.number, (current, server))?.0 > 0)
-    };
-    Ok(access::check(access::Facts {
-        acl_allows: acl_allows.unwrap_or(true),
-        origin_joined: joined(origin)?,
-        destination_joined: joined(destination)?,
-    }))
-}
-
-/// How many users of a server are joined and invited in a state.
-fn members(
-    store: &Store,
-    room: RoomNum,
-    (state, server): (StateNum, &str),
-) -> Result<(u32, u32), StoreError> {
-    let value = map::get(&store.states(room), state.root(), Key::of_server(server))?;
-    Ok(match value {
-        Some(map::Value::Server { joined, invited }) => (joined, invited),
-        Some(map::Value::Event { .. }) | None => (0, 0),
-    })
-}
-
-/// Asks the content of a state event with an empty state key, as it stands now: of a redacted
-/// event, what the redaction left. Nothing if the state has none.
-fn state_event<T>(
-    store: &Store,
-    found: &Found,
-    (state, event_type): (StateNum, &str),
-    ask: impl FnOnce(&Value) -> T,
-) -> Result<Option<T>, StoreError> {
-    let key = Key::of_state(event_type, "");
-    let value = map::get(&store.states(found.number), state.root(), key)?;
-    let Some(map::Value::Event { event, .. }) = value else { return Ok(None) };
-    let event = EventNum(event);
-    let missing = || StoreError::missing("state event", event_type.as_bytes());
-    let node = store.topology(found.number).node(event)?.ok_or_else(missing)?;
-    let redacted = node.flags.redacted || node.flags.redaction_pending;
-    let content = |text: &[u8]| {
-        let mut pdu = Pdu::parse(text, found.version).ok()?;
-        if redacted {
-            pdu = pdu.redacted().ok()?;
-        }
-        serde_json::to_value(pdu.content()).ok()
-    };
-    store.with_content((found.number, event, redacted), content, ask).map(Some)
-}
-
 /// The numbers of events that are held in a room, of those named; the others are ignored.
 fn held(
     store: &Store,
@@ -192,6 +108,50 @@ fn held(
 ) -> Result<Vec<EventNum>, StoreError> {
     let numbers = event_ids.iter().take(at_most).map(|it| store.event_num(room, it));
     numbers.filter_map(Result::transpose).collect()
+}
+
+/// The greatest depth that is served. Rooms of versions 1 to 5 hold greater ones, which other
+/// servers cannot read: for one of them they refuse the whole answer (CVE-2025-30355).
+const MAX_SERVED_DEPTH: i64 = (1 << 53) - 1;
+
+/// Why an event that is held is in no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Withheld {
+    Outlier,
+    Unreadable,
+    Rejected,
+    TooDeep,
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outlier => {
+                "the event is an outlier: it is held, but not placed in the graph, so never served"
+            }
+            Self::Unreadable => {
+                "the event breaks the format of its room version: it is walked through, but never \
+                 served, and changes no state"
+            }
+            Self::Rejected => "the event was rejected: it is walked through, but never served",
+            Self::TooDeep => {
+                "the event claims a depth beyond 2^53 - 1, for which other servers would refuse \
+                 the whole answer: it is walked through, but never served"
+            }
+        })
+    }
+}
+
+fn withheld(node: &EventNode) -> Option<Withheld> {
+    if node.flags.outlier {
+        Some(Withheld::Outlier)
+    } else if node.flags.unreadable {
+        Some(Withheld::Unreadable)
+    } else if node.flags.rejected {
+        Some(Withheld::Rejected)
+    } else {
+        (node.depth > MAX_SERVED_DEPTH).then_some(Withheld::TooDeep)
+    }
 }
 
 /// A node as walks see it: outliers are not there at all. Asks the clock each time, which costs
@@ -209,7 +169,7 @@ fn walkable(
     };
     Ok(Some(graph::Node {
         place: graph::Place { depth: node.depth, arrival: node.arrival },
-        servable: !node.flags.rejected,
+        servable: withheld(&node).is_none(),
         has_gap: node.prev_events.contains(&PrevEvent::Missing),
         prev_events: node.prev_events.iter().filter_map(held).collect(),
     }))

@@ -1,6 +1,6 @@
 //! What is known of a room as a whole, and which rooms there are. For sister services.
 
-use super::{Asker, QueryError, admit};
+use super::{Asker, QueryError, admit, unknown::state_needed};
 use crate::{
     context::Context,
     store::{RoomNum, StoreError, View},
@@ -36,8 +36,12 @@ pub struct RoomSummary {
     pub rejected_count: u64,
     /// Soft-failed events among them.
     pub soft_failed_count: u64,
+    /// Events among them that cannot be read.
+    pub unreadable_count: u64,
     /// Entries of the current state; none if it is not known.
     pub state_count: Option<u32>,
+    /// While it is not known, some events whose state has to come for it to be known.
+    pub state_needed: Vec<String>,
 }
 
 /// A page of rooms.
@@ -56,6 +60,7 @@ pub struct RoomList {
 pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> {
     let store = &cx.store;
     let found = admit(store, room_id, &Asker::Sister)?;
+    let state_needed = state_needed(store, found.number, &found.room)?;
     let (number, room) = (found.number, found.room);
     let newest = store.extremities(number, MAX_FORWARD)?;
     let ids = newest.into_iter().map(|it| Ok(store.body(number, it.event)?.event_id));
@@ -70,7 +75,9 @@ pub fn get_room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> 
         outlier_count: room.outliers,
         rejected_count: room.rejected,
         soft_failed_count: room.soft_failed,
+        unreadable_count: room.unreadable,
         state_count: facts.map(|it| it.events),
+        state_needed,
         room_id: room.room_id,
         room_version: room.room_version,
     })

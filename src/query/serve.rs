@@ -11,7 +11,7 @@ use super::{Asker, Found, QueryError, members, pages::Space};
 use crate::{
     deadline::Deadline,
     graph::{End, Walk},
-    pdu::{Pdu, redact_stored},
+    pdu::{Event, Pdu, redact_stored},
     store::{Body, EventNode, EventNum, StateNum, Store, StoreError, Topology, View},
     visibility::{self, Facts, Form, Rule, Standing},
 };
@@ -101,8 +101,8 @@ fn missing(store: &Store, found: &Found, gaps: &[EventNum]) -> Result<Vec<String
     // Mostly each names one that no other has named.
     for event in gaps.iter().take(MAX_GAPS) {
         let body = store.body(found.number, *event)?;
-        let Ok(pdu) = Pdu::parse(&body.pdu, found.version) else { continue };
-        for prev in pdu.prev_events() {
+        let Ok(read) = Event::read(&body.pdu, found.version, &body.event_id) else { continue };
+        for prev in read.prev_events() {
             if named.len() >= MAX_GAPS {
                 return Ok(named);
             }

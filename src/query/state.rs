@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     context::Context,
-    pdu::Pdu,
+    pdu::Event,
     state::map::{self, Key, Value},
     store::{EventNum, Store, StoreError, View},
 };
@@ -90,12 +90,10 @@ pub fn get_state(
 fn entry(store: &Store, found: &Found, event: EventNum) -> Result<StateEntry, StoreError> {
     let body = store.body(found.number, event)?;
     let damaged = || StoreError::corrupt("state event", body.event_id.as_bytes());
-    let pdu = Pdu::parse(&body.pdu, found.version).map_err(|_| damaged())?;
-    Ok(StateEntry {
-        event_type: pdu.event_type().to_owned(),
-        state_key: pdu.state_key().ok_or_else(damaged)?.to_owned(),
-        event_id: body.event_id,
-    })
+    let read = Event::read(&body.pdu, found.version, &body.event_id).map_err(|_| damaged())?;
+    let (event_type, state_key) = read.state_entry().ok_or_else(damaged)?;
+    let (event_type, state_key) = (event_type.to_owned(), state_key.to_owned());
+    Ok(StateEntry { event_type, state_key, event_id: body.event_id })
 }
 
 fn parse_key(rest: &str) -> Option<Key> {

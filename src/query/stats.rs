@@ -1,7 +1,12 @@
 //! The whole store in figures. For operators.
 
-use super::QueryError;
-use crate::{context::Context, metrics::Sizes, slowest::SlowWalk, store::Room};
+use super::{QueryError, unknown::state_needed};
+use crate::{
+    context::Context,
+    metrics::Sizes,
+    slowest::SlowWalk,
+    store::{Room, RoomNum, StoreError},
+};
 
 /// Most rooms that are looked at, and most notes that are counted.
 const MAX_ROOMS: u64 = 1_000_000;
@@ -10,6 +15,8 @@ const MAX_NOTES: usize = 1_000_000;
 const PAGE: usize = 500;
 /// Widest rooms that are named.
 const WIDEST: usize = 10;
+/// Rooms of unknown state that are named.
+const UNKNOWN: usize = 10;
 
 /// The whole store in figures.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +27,19 @@ pub struct Stats {
     pub widest_rooms: Vec<WideRoom>,
     /// The slowest walks since the start, the slowest first.
     pub slowest_walks: Vec<SlowWalk>,
+    /// Some of the rooms whose current state is not known.
+    pub unknown_rooms: Vec<UnknownRoom>,
+}
+
+/// A room whose current state is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownRoom {
+    /// The room.
+    pub room_id: String,
+    /// Whether who may ask is decided by what was known last; if nothing ever was, nobody may.
+    pub is_answered: bool,
+    /// Some of the events whose state has to come.
+    pub state_needed: Vec<String>,
 }
 
 /// A room with many ends.
@@ -46,7 +66,12 @@ pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
         let rooms = store.rooms(after, PAGE)?;
         let Some((last, _)) = rooms.last() else { break };
         after = Some(*last);
-        rooms.iter().for_each(|(_, room)| stats.add(room));
+        for (number, room) in &rooms {
+            stats.add(room);
+            if room.current_state.is_none() && stats.unknown_rooms.len() < UNKNOWN {
+                stats.unknown_rooms.extend(unknown(cx, *number, room)?);
+            }
+        }
     }
     let sizes = &mut stats.sizes;
     sizes.gaps = store.count_gaps(MAX_NOTES)?;
@@ -56,6 +81,24 @@ pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
     Ok(stats)
 }
 
+/// Whether a room has a current state that is not known; one of outliers alone has none.
+fn is_unknown(room: &Room) -> bool {
+    room.current_state.is_none() && room.forward_extremities > 0
+}
+
+fn unknown(cx: &Context, number: RoomNum, room: &Room) -> Result<Option<UnknownRoom>, StoreError> {
+    if !is_unknown(room) {
+        return Ok(None);
+    }
+    let state_needed = match state_needed(&cx.store, number, room) {
+        // Purged or deleted meanwhile.
+        Err(failure) if failure.is_of_record() => return Ok(None),
+        other => other?,
+    };
+    let (room_id, is_answered) = (room.room_id.clone(), !room.last_known.is_empty());
+    Ok(Some(UnknownRoom { room_id, is_answered, state_needed }))
+}
+
 impl Stats {
     fn add(&mut self, room: &Room) {
         let ends = room.forward_extremities;
@@ -63,6 +106,8 @@ impl Stats {
         self.sizes.rooms += 1;
         self.sizes.events += events;
         self.sizes.forward_extremities += ends;
+        self.sizes.unreadable += room.unreadable;
+        self.sizes.state_unknown += u64::from(is_unknown(room));
         self.sizes.widest = self.sizes.widest.max(ends);
         let widest = &mut self.widest_rooms;
         let place = widest.partition_point(|it| it.forward_extremities >= ends);

@@ -106,9 +106,14 @@ impl Counts {
                 self.duplicates += 1;
                 metrics.appended("duplicate");
             }
-            Outcome::Appended { redacted, .. } => {
+            Outcome::Appended { redacted, unreadable, state_given, .. } => {
                 self.appended += 1;
-                metrics.appended(if *redacted { "redacted" } else { "new" });
+                metrics.appended(match (state_given, unreadable, redacted) {
+                    (true, ..) => "state",
+                    (false, Some(_), _) => "unreadable",
+                    (false, None, true) => "redacted",
+                    (false, None, false) => "new",
+                });
             }
             Outcome::Purged { .. } => {
                 self.purged += 1;

@@ -48,25 +48,18 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         return room_changes("what was to be read is being removed; ask again in a moment");
     }
     error!(%failure, "the store failed");
+    if failure.is_damage() {
+        return with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged");
+    }
     match failure {
-        // Only what a backup, or a repair, is needed for.
-        StoreError::Corrupt { .. } => {
-            with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged")
+        StoreError::DiskFull { .. } => {
+            with_reason(Code::ResourceExhausted, "DISK_FULL", &failure.to_string())
         }
         StoreError::RoomVersionUnknown { .. } => {
             with_reason(Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN", &failure.to_string())
         }
-        StoreError::Missing { .. } | StoreError::Bug(_) => internal(),
-        StoreError::DiskFull { .. } => {
-            with_reason(Code::ResourceExhausted, "DISK_FULL", &failure.to_string())
-        }
-        StoreError::Sled(_)
-        | StoreError::File { .. }
-        | StoreError::InUse(_)
-        | StoreError::CutOff { .. }
-        | StoreError::NewerFormat { .. } => {
-            with_reason(Code::Internal, "STORE_FAILED", "the store failed")
-        }
+        StoreError::Bug(_) => internal(),
+        _ => with_reason(Code::Internal, "STORE_FAILED", "the store failed"),
     }
 }
 
@@ -125,4 +118,45 @@ pub(super) fn internal() -> Status {
 fn with_reason(code: Code, reason: &str, message: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     Status::with_error_details(code, wire::brief(message.to_owned()), details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: &Status) -> (Code, String) {
+        (status.code(), status.get_details_error_info().map(|it| it.reason).unwrap_or_default())
+    }
+
+    #[test]
+    fn only_damage_is_data_loss() {
+        let missing = || StoreError::missing("body", b"key");
+        let file = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let unknown = || StoreError::RoomVersionUnknown {
+            room_id: "!a:one.example".to_owned(),
+            version: "99".to_owned(),
+        };
+        for (failure, code, reason) in [
+            (StoreError::corrupt("body", b"key"), Code::DataLoss, "STORE_CORRUPT"),
+            (missing().at_rest(), Code::DataLoss, "STORE_CORRUPT"),
+            (missing(), Code::Aborted, "ROOM_CHANGES"),
+            (unknown(), Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN"),
+            (StoreError::Bug("of the test"), Code::Internal, "INTERNAL"),
+            (
+                StoreError::File { path: "db".into(), source: file() },
+                Code::Internal,
+                "STORE_FAILED",
+            ),
+        ] {
+            assert_eq!(told(&of_store(&failure)), (code, reason.to_owned()), "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_a_caller_says_at_length_is_not_said_back() {
+        let room_id = "é".repeat(1 << 20);
+        let status = of_query(QueryError::RoomUnknown(room_id));
+        assert_eq!(told(&status), (Code::NotFound, "ROOM_UNKNOWN".to_owned()));
+        assert!(status.message().len() <= wire::MAX_TEXT);
+    }
 }

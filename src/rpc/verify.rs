@@ -118,3 +118,44 @@ impl Watch for Telling<'_> {
         ControlFlow::Continue(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::What;
+
+    /// More than a client takes in one message, without a pause in between.
+    #[test]
+    fn what_is_found_in_one_piece_of_work_is_told_in_several_answers() {
+        const FAULTS: usize = 20_000;
+        let (news, mut heard) = mpsc::channel::<Result<pb::VerifyResponse, Status>>(1);
+        let hearing = thread::spawn(move || {
+            let (mut largest, mut faults) = (0, 0);
+            while let Some(answer) = heard.blocking_recv() {
+                let answer = answer.unwrap();
+                largest = largest.max(answer.encoded_len());
+                faults += answer.faults.len();
+            }
+            (largest, faults)
+        });
+        let now = Instant::now();
+        let mut telling = Telling {
+            news: &news,
+            stopping: CancellationToken::new(),
+            busy_percent: 100,
+            answer: pb::VerifyResponse::default(),
+            fault_bytes: 0,
+            begun: now,
+            told: now,
+        };
+        for _ in 0..FAULTS {
+            let (room_id, event_id) = ("!".repeat(255), "$".repeat(1_020));
+            telling.fault(Fault { room_id, event_id, what: What::Extremities });
+        }
+        telling.tell();
+        drop(news);
+        let (largest, faults) = hearing.join().unwrap();
+        assert_eq!(faults, FAULTS);
+        assert!(largest < 2 << 20, "{largest} bytes");
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
     query::{
         Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, Page,
         PurgedList, RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats,
-        WideRoom,
+        UnknownRoom, WideRoom,
     },
     slowest::SlowWalk,
     verify::Fault,
@@ -165,8 +165,8 @@ pub(super) fn list_events_response(list: EventList) -> pb::ListEventsResponse {
 }
 
 fn room_event(event: RoomEvent) -> pb::RoomEvent {
-    let RoomEvent { event_id, pdu, arrival, verdict, redacted, state_after, state_after_token } =
-        event;
+    let RoomEvent { event_id, pdu, arrival, verdict, redacted, .. } = event;
+    let RoomEvent { state_after, state_after_token, unreadable, state_unknown, .. } = event;
     let Verdict { outlier, rejected, soft_failed } = verdict;
     let verdict = Some(pb::Verdict { outlier, rejected, soft_failed });
     pb::RoomEvent {
@@ -177,6 +177,8 @@ fn room_event(event: RoomEvent) -> pb::RoomEvent {
         redacted,
         state_after,
         state_after_page_token: state_after_token,
+        unreadable,
+        state_unknown,
     }
 }
 
@@ -192,7 +194,9 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         outlier_count,
         rejected_count,
         soft_failed_count,
+        unreadable_count,
         state_count,
+        state_needed,
     } = room;
     pb::GetRoomResponse {
         room_id,
@@ -207,6 +211,8 @@ pub(super) fn get_room_response(room: RoomSummary) -> pb::GetRoomResponse {
         current_state_known: state_count.is_some(),
         state_count: state_count.unwrap_or(0).into(),
         forward_extremity_count,
+        unreadable_count,
+        state_needed_event_ids: state_needed,
     }
 }
 
@@ -262,12 +268,16 @@ pub(super) fn explain_access_response(explanation: Explanation) -> pb::ExplainAc
 }
 
 pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
-    let Stats { sizes, widest_rooms, slowest_walks } = stats;
+    let Stats { sizes, widest_rooms, slowest_walks, unknown_rooms } = stats;
     let Sizes { rooms, events, forward_extremities, widest: _, gaps, .. } = sizes;
-    let Sizes { waiting, store_bytes, free_bytes, .. } = sizes;
+    let Sizes { waiting, store_bytes, free_bytes, unreadable, state_unknown, .. } = sizes;
     let wide = |it| {
         let WideRoom { room_id, forward_extremities, events } = it;
         pb::WideRoom { room_id, forward_extremities, events }
+    };
+    let unknown = |it| {
+        let UnknownRoom { room_id, is_answered, state_needed } = it;
+        pb::UnknownRoom { room_id, is_answered, state_needed_event_ids: state_needed }
     };
     let slow = |it| {
         let SlowWalk { room_id, question, origin, visited, took } = it;
@@ -285,6 +295,9 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
         free_bytes,
         widest_rooms: widest_rooms.into_iter().map(wide).collect(),
         slowest_walks: slowest_walks.into_iter().map(slow).collect(),
+        unreadable_events: unreadable,
+        rooms_of_unknown_state: state_unknown,
+        unknown_rooms: unknown_rooms.into_iter().map(unknown).collect(),
     }
 }
 
@@ -301,8 +314,23 @@ pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {
 pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsResponse {
     use pb::append_events_response::Outcome as Wire;
     match outcome {
-        Outcome::Appended { event_id, duplicate, redacted } => {
-            let appended = Wire::Appended(pb::Appended { duplicate, redacted, purged: false });
+        Outcome::Appended {
+            event_id,
+            duplicate,
+            redacted,
+            unreadable,
+            state_given,
+            state_unknown,
+        } => {
+            let appended = Wire::Appended(pb::Appended {
+                duplicate,
+                redacted,
+                purged: false,
+                unreadable: unreadable.is_some(),
+                unreadable_because: unreadable.map(|it| it.to_string()).unwrap_or_default(),
+                state_given,
+                state_unknown,
+            });
             pb::AppendEventsResponse { event_id, outcome: Some(appended) }
         }
         Outcome::Purged { event_id } => {
@@ -345,10 +373,12 @@ fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
         Refusal::RoomVersionMissing => Reason::RoomVersionMissing,
         Refusal::RoomVersionUnknown(_) => Reason::RoomVersionUnknown,
         Refusal::RoomVersionMismatch { .. } => Reason::RoomVersionMismatch,
-        Refusal::Pdu(PduError::NotJson { .. }) => Reason::NotJson,
-        Refusal::Pdu(PduError::BadJson(_)) => Reason::BadJson,
-        Refusal::Pdu(PduError::Format { .. }) => Reason::FormatInvalid,
-        Refusal::Pdu(PduError::TooLarge { .. }) => Reason::TooLarge,
+        Refusal::Pdu(why) | Refusal::Unreadable(why) => match why {
+            PduError::NotJson { .. } => Reason::NotJson,
+            PduError::BadJson(_) => Reason::BadJson,
+            PduError::Format { .. } => Reason::FormatInvalid,
+            PduError::TooLarge { .. } => Reason::TooLarge,
+        },
         Refusal::RoomMismatch { .. } => Reason::RoomMismatch,
         Refusal::EventIdMismatch { .. } => Reason::EventIdMismatch,
         Refusal::SignatureInvalid(_) => Reason::SignatureInvalid,

@@ -110,6 +110,12 @@ impl StoreError {
         }
     }
 
+    /// Whether something that was on disk is not there as it was: for a repair, or a backup.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Sled(sled::Error::Corruption { .. }))
+    }
+
     /// Whether the failure is about one record: it is damaged, or not there.
     #[must_use]
     pub fn is_of_record(&self) -> bool {

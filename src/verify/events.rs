@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 use super::{Walk, What};
 use crate::{
     ingest::{self, MAX_PREV_EVENTS},
-    pdu::Pdu,
+    pdu::{Event, Pdu, id_of_unreadable},
     state::map,
-    store::{Edit, EventNode, EventNum, Judged as _, PAGE_EVENTS, PrevEvent, StoreError, View},
+    store::{
+        Body, Edit, EventNode, EventNum, Judged as _, PAGE_EVENTS, PrevEvent, StoreError, View,
+    },
 };
 
 /// Events looked at between two moments in which others may write.
@@ -74,32 +76,58 @@ impl Walk<'_> {
             }
             Some(_) | None => self.fault(event_id, What::IdAstray)?,
         }
-        let pdu = match Pdu::parse(&body.pdu, self.version) {
-            Ok(pdu) => pdu,
-            Err(fault) => {
-                self.fault(event_id, What::BodyMalformed(fault.to_string()))?;
+        let read = match Event::read(&body.pdu, self.version, event_id) {
+            Ok(read) => read,
+            Err(why) => {
+                self.fault(event_id, What::BodyMalformed(why.to_string()))?;
                 return Ok(());
             }
         };
-        if *pdu.event_id() != *event_id {
-            self.fault(event_id, What::BodyOfAnother(pdu.event_id().to_string()))?;
+        let room_id = match &read {
+            Event::Readable(pdu) => Some(pdu.room_id().as_str().to_owned()),
+            Event::Unreadable(it) => it.room_id(self.version),
+        };
+        match &read {
+            Event::Readable(pdu) => self.readable(&node, &body, pdu)?,
+            Event::Unreadable(it) if !node.flags.unreadable => {
+                self.fault(event_id, What::BodyMalformed(it.why().to_string()))?;
+                return Ok(());
+            }
+            Event::Unreadable(_) => {
+                let own_id = id_of_unreadable(&body.pdu, self.version);
+                if let Some(other) = own_id.filter(|it| *it != *event_id) {
+                    self.fault(event_id, What::BodyOfAnother(other.to_string()))?;
+                }
+            }
         }
-        if *pdu.room_id() != *self.room_id {
+        if room_id.is_some_and(|it| it != self.room_id) {
             self.fault(event_id, What::BodyOfAnotherRoom)?;
         }
-        let redacted = || pdu.redacted().is_ok_and(|it| it.bytes_as_received() == body.pdu);
-        if !pdu.content_hash_matches() && !redacted() {
-            self.fault(event_id, What::BodyUnhashed)?;
-        }
-        if node.depth != pdu.depth() {
+        if node.depth != read.depth() {
             self.fault(event_id, What::DepthWrong)?;
         }
         if !edit.is_listed(event, node.arrival)? {
             self.fault(event_id, What::NotListed)?;
         }
         if !node.flags.outlier {
-            self.edges(edit, (event, &node), &pdu)?;
-            self.derived(edit, (event, &node), &pdu)?;
+            self.edges(edit, (event, &node), &read)?;
+            self.derived(edit, (event, &node), &read)?;
+        }
+        Ok(())
+    }
+
+    /// The body of an event that can be read.
+    fn readable(&mut self, node: &EventNode, body: &Body, pdu: &Pdu) -> Result<(), StoreError> {
+        let event_id = body.event_id.as_str();
+        if node.flags.unreadable {
+            self.fault(event_id, What::ReadableNow)?;
+        }
+        if *pdu.event_id() != *event_id {
+            self.fault(event_id, What::BodyOfAnother(pdu.event_id().to_string()))?;
+        }
+        let redacted = || pdu.redacted().is_ok_and(|it| it.bytes_as_received() == body.pdu);
+        if !pdu.content_hash_matches() && !redacted() {
+            self.fault(event_id, What::BodyUnhashed)?;
         }
         Ok(())
     }
@@ -119,14 +147,14 @@ impl Walk<'_> {
         &mut self,
         edit: &Edit<'_>,
         (event, node): (EventNum, &EventNode),
-        pdu: &Pdu,
+        read: &Event,
     ) -> Result<(), StoreError> {
-        let event_id = pdu.event_id().as_str();
+        let event_id = read.event_id().as_str();
         // Older builds have drawn them all.
-        if node.prev_events.len() < pdu.prev_events().len().min(MAX_PREV_EVENTS + 1) {
+        if node.prev_events.len() < read.prev_events().len().min(MAX_PREV_EVENTS + 1) {
             self.fault(event_id, What::EdgesMissing)?;
         }
-        let drawn = pdu.prev_events().iter().take(MAX_PREV_EVENTS);
+        let drawn = read.prev_events().iter().take(MAX_PREV_EVENTS);
         for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(drawn)) {
             let held = edit.event_num(self.number, prev.as_str())?;
             let placed = match held {
@@ -136,7 +164,7 @@ impl Walk<'_> {
             };
             match (edge, held.filter(|_| placed)) {
                 (PrevEvent::Held(edge), Some(held)) if *edge == held => {}
-                (PrevEvent::Missing, None) if prev == pdu.event_id() => {}
+                (PrevEvent::Missing, None) if prev == read.event_id() => {}
                 (PrevEvent::Missing, None) => {
                     let noted = edit.place_of_missing(self.number, prev.as_str(), event)?;
                     if noted != Some(place) {
@@ -147,7 +175,7 @@ impl Walk<'_> {
                     self.fault(event_id, What::EdgeElsewhere(prev.to_string()))?;
                 }
                 (PrevEvent::Missing, Some(held))
-                    if prev != pdu.event_id() && !edit.is_unsettled(self.number, held)? =>
+                    if prev != read.event_id() && !edit.is_unsettled(self.number, held)? =>
                 {
                     self.fault(event_id, What::EdgeCut(prev.to_string()))?;
                 }
@@ -162,18 +190,18 @@ impl Walk<'_> {
         &mut self,
         edit: &mut Edit<'_>,
         (event, node): (EventNum, &EventNode),
-        pdu: &Pdu,
+        read: &Event,
     ) -> Result<(), StoreError> {
-        let event_id = pdu.event_id().as_str();
-        let derived = ingest::derive(edit, event, pdu)?;
-        if let Some(target) = pdu.redacts()
+        let event_id = read.event_id().as_str();
+        let derived = ingest::derive(edit, event, read)?;
+        if let Some(target) = read.redacts()
             && !node.flags.rejected
             && !is_noted(edit, event, target.as_str())?
         {
             self.fault(event_id, What::RedactionNotNoted(target.to_string()))?;
         }
         let held = (node.flags.redacted, node.flags.redaction_pending);
-        match hidden(node, pdu, (derived.redacted, derived.redaction_pending)) {
+        match hidden(node, read, (derived.redacted, derived.redaction_pending)) {
             follows if follows == held => {}
             (false, false) => self.fault(event_id, What::Hidden)?,
             _ => self.fault(event_id, What::Redaction)?,
@@ -209,11 +237,12 @@ fn is_noted(edit: &Edit<'_>, redaction: EventNum, target_id: &str) -> Result<boo
 /// Whether an event is to be redacted, and whether that cannot be told yet.
 pub(super) fn hidden(
     node: &EventNode,
-    pdu: &Pdu,
+    read: &Event,
     (redacted, pending): (bool, bool),
 ) -> (bool, bool) {
     // A redaction that was purged has left its target in the redacted form.
     let is_stripped = || {
+        let Some(pdu) = read.pdu() else { return false };
         let redacted = pdu.redacted();
         redacted.is_ok_and(|it| it.bytes_as_received() == pdu.bytes_as_received())
     };

@@ -55,6 +55,12 @@ pub enum What {
     /// The body cannot be parsed.
     #[error("the body is no event of its room: {0}")]
     BodyMalformed(String),
+    /// This build reads what the one that it came to could not.
+    #[error(
+        "is held as an unreadable event, and this build can read it: delete its room with \
+         --may-return and import it again"
+    )]
+    ReadableNow,
     /// The body's hash is another id.
     #[error("the body is that of {0}")]
     BodyOfAnother(String),
@@ -157,6 +163,8 @@ pub enum Counted {
     Rejected,
     /// Soft-failed events.
     SoftFailed,
+    /// Unreadable events.
+    Unreadable,
     /// Events purged without a trace but their ids.
     Purged,
     /// Events whose arrival is not their number.
@@ -169,6 +177,7 @@ impl fmt::Display for Counted {
             Self::Outliers => "outliers",
             Self::Rejected => "rejected events",
             Self::SoftFailed => "soft-failed events",
+            Self::Unreadable => "unreadable events",
             Self::Purged => "purged events",
             Self::ListedArrivals => "listed arrivals",
         })
@@ -236,6 +245,7 @@ impl What {
             | Self::SealedEarly(_)
             | Self::HeldTwice(..)
             | Self::BodyMalformed(_)
+            | Self::ReadableNow
             | Self::BodyOfAnother(_)
             | Self::BodyOfAnotherRoom
             | Self::BodyUnhashed => Remedy::Restore,

@@ -14,6 +14,7 @@ pub(super) struct Sums {
     pub(super) outliers: u64,
     pub(super) rejected: u64,
     pub(super) soft_failed: u64,
+    pub(super) unreadable: u64,
     pub(super) listed_arrivals: u64,
     pub(super) last_arrival: Option<i64>,
     /// By the numbers of the events.
@@ -47,6 +48,7 @@ impl Walk<'_> {
             (Counted::Outliers, room.outliers, sums.outliers),
             (Counted::Rejected, room.rejected, sums.rejected),
             (Counted::SoftFailed, room.soft_failed, sums.soft_failed),
+            (Counted::Unreadable, room.unreadable, sums.unreadable),
             (Counted::Purged, room.purged, sums.purged),
             (Counted::ListedArrivals, room.listed_arrivals, sums.listed_arrivals),
         ];
@@ -188,6 +190,7 @@ impl Sums {
         self.outliers += u64::from(flags.outlier);
         self.rejected += u64::from(flags.rejected && !flags.outlier);
         self.soft_failed += u64::from(flags.soft_failed && !flags.outlier);
+        self.unreadable += u64::from(flags.unreadable);
         self.listed_arrivals += u64::from(node.arrival != i64::from(event.0));
         self.last_arrival = self.last_arrival.max(Some(node.arrival));
         self.extremities.extend(node.extremity(event));

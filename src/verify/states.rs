@@ -11,7 +11,7 @@ use std::{
 
 use super::{Walk, What};
 use crate::{
-    pdu::Pdu,
+    pdu::Event,
     state::map::{self, Key, Membership, Node, Ptr, Value},
     store::{Edit, EventNum, RoomNum, StateNum, Store, StoreError, View},
 };
@@ -96,7 +96,8 @@ impl Walk<'_> {
             let is_last = end >= edit.room.next_event.0;
             if is_last {
                 let current = edit.room.current_state;
-                for state in edit.room.resolved_from.iter().copied().chain(current) {
+                let kept = edit.room.resolved_from.iter().chain(&edit.room.last_known);
+                for state in kept.copied().chain(current) {
                     // What cannot be read is named elsewhere.
                     match seen.reach(self.store, self.number, state) {
                         Err(failure) if !failure.is_of_record() => return Err(failure),
@@ -140,8 +141,9 @@ impl Walk<'_> {
                 }
                 Value::Event { event, membership } => {
                     let body = self.store.body(self.number, EventNum(event))?;
-                    let Ok(pdu) = Pdu::parse(&body.pdu, self.version) else { continue };
-                    let (kind, state_key) = (pdu.event_type(), pdu.state_key().unwrap_or_default());
+                    let read = Event::read(&body.pdu, self.version, &body.event_id);
+                    let Ok(read) = read else { continue };
+                    let (kind, state_key) = read.state_entry().unwrap_or_default();
                     if Key::of_state(kind, state_key) != key {
                         self.fault(&body.event_id, What::StateKey)?;
                     }

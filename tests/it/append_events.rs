@@ -45,8 +45,8 @@ impl Stage {
 }
 
 fn appended(answer: &pb::AppendEventsResponse) -> Option<pb::Appended> {
-    match answer.outcome {
-        Some(Outcome::Appended(appended)) => Some(appended),
+    match &answer.outcome {
+        Some(Outcome::Appended(appended)) => Some(appended.clone()),
         _ => None,
     }
 }

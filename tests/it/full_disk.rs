@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use backscroll::{
-    pdu::RoomVersion,
-    proto::v1::{self as pb, append_events_response::Outcome},
-};
+use backscroll::{pdu::RoomVersion, proto::v1::append_events_response::Outcome};
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -85,14 +82,7 @@ async fn wait_for(clients: &mut Clients, status: ServingStatus) {
 
 /// How many of these events can be read.
 async fn held(clients: &mut Clients, room: &Room, event_ids: &[String]) -> usize {
-    let mut held = 0;
-    for some in event_ids.chunks(16) {
-        let (room_id, event_ids) = (room.room_id.clone(), some.to_vec());
-        let request = pb::BatchGetEventsRequest { room_id, event_ids };
-        let answer = clients.history.batch_get_events(request).await.unwrap();
-        held += answer.into_inner().events.len();
-    }
-    held
+    clients.events(&room.room_id, event_ids).await.unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ use proptest::{
 use crate::support::{
     answers::{Question, Served},
     memory::Memory,
-    model::{HOME, Model},
+    model::{HOME, Held, Model},
     worlds::{self, Delivery, SERVERS, Step, USERS, World},
 };
 
@@ -212,7 +212,7 @@ fn check(
     prop_assert_eq!(answer.is_some(), known.admits(origin), "{} asks", origin);
     for (event_id, form, _) in answer.into_iter().flat_map(|it| it.events) {
         let at = format!("{event_id} {} for {origin}", truth.held[&event_id].pdu);
-        prop_assert!(known.placed(&event_id).is_some_and(|it| !it.verdict.rejected), "{}", at);
+        prop_assert!(known.placed(&event_id).is_some_and(Held::is_served), "{}", at);
         let whole = form == Form::Full;
         prop_assert_eq!(whole, known.shows_whole(&event_id, origin), "{}", at);
         // A redaction cannot hide before it comes, nor if its sender had lost the power by then.
@@ -258,7 +258,7 @@ fn backfill(model: &Model, question: &Backfill) -> Vec<String> {
         let Some((depth, arrival, event_id)) = reach.pop_last().filter(|_| !full) else { break };
         let held = &model.held[&event_id];
         next = held.prev.clone();
-        if !held.verdict.rejected {
+        if held.is_served() {
             found.push((depth, arrival, event_id));
         }
     }
@@ -282,7 +282,7 @@ fn missing_events(model: &Model, question: &GetMissingEvents) -> Vec<String> {
             if !seen.insert(prev.clone()) || held.depth() < question.min_depth {
                 continue;
             }
-            if !held.verdict.rejected && found.len() < limit {
+            if held.is_served() && found.len() < limit {
                 found.push(prev.clone());
             }
             if found.len() < limit {

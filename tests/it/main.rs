@@ -32,6 +32,8 @@ mod recorded;
 mod restart;
 mod rot;
 mod server_keys;
+mod state_later;
 mod support;
 mod traces;
+mod unreadable;
 mod verify;

@@ -143,8 +143,8 @@ fn prev_events<'w>(world: &'w World, event_id: &str) -> Vec<&'w str> {
         placed.map(|it| (it.event.event_id.as_str(), it.event.pdu.as_str())).collect();
     let Some(pdu) = by_id.get(event_id) else { return Vec::new() };
     let version = world.room.version;
-    let pdu = backscroll::pdu::Pdu::parse(pdu.as_bytes(), version).unwrap();
-    let prev = pdu.prev_events().iter().map(|it| it.as_str().to_owned());
+    let read = backscroll::pdu::Event::read(pdu.as_bytes(), version, event_id).unwrap();
+    let prev = read.prev_events().iter().map(|it| it.as_str().to_owned());
     prev.filter_map(|it| by_id.get_key_value(it.as_str()).map(|it| *it.0)).collect()
 }
 

@@ -118,12 +118,8 @@ async fn lost(clients: &mut Clients, acknowledged: &Acknowledged) -> u64 {
         of_rooms.entry(room_id).or_default().push(event_id);
     }
     for (room_id, event_ids) in of_rooms {
-        let request = pb::BatchGetEventsRequest {
-            room_id: room_id.clone(),
-            event_ids: event_ids.iter().map(|it| (*it).clone()).collect(),
-        };
-        let answer = clients.history.batch_get_events(request).await;
-        let held = answer.map(|it| it.into_inner().events).unwrap_or_default();
+        let named: Vec<String> = event_ids.iter().map(|it| (*it).clone()).collect();
+        let held = clients.events(room_id, &named).await.unwrap_or_default();
         let held: BTreeMap<_, _> = held.into_iter().map(|it| (it.event_id, it.pdu)).collect();
         for event_id in event_ids {
             let of = (room_id.clone(), event_id.clone());

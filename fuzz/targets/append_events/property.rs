@@ -45,11 +45,19 @@ pub(crate) fn append_events(cx: &Context, bytes: &[u8]) {
     let second = ingest::append(cx, &event).expect("the store holds");
     match (&first, &second) {
         (
-            ingest::Outcome::Appended { event_id, redacted, .. },
-            ingest::Outcome::Appended { event_id: again, duplicate, redacted: redacted_again },
+            ingest::Outcome::Appended { event_id, redacted, unreadable, state_unknown, .. },
+            ingest::Outcome::Appended {
+                event_id: again,
+                duplicate,
+                redacted: redacted_again,
+                unreadable: unreadable_again,
+                state_unknown: unknown_again,
+                ..
+            },
         ) => {
             assert!(*duplicate, "taken twice: {event_id}");
             assert_eq!((event_id, redacted), (again, redacted_again));
+            assert_eq!((unreadable, state_unknown), (unreadable_again, unknown_again));
         }
         _ => assert_eq!(first, second),
     }

@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    ingest::{held::parse_held, redaction},
-    pdu::{Pdu, RoomVersion},
+    ingest::{held::read_held, redaction, state::with_before},
+    pdu::{Event, RoomVersion},
     state::map::{self, Value},
-    store::{
-        Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StateFacts, StateNum, StoreError,
-        View,
-    },
+    store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
 
 /// Takes events out of the graph, and away from those that follow them. Says how many were
@@ -34,17 +31,19 @@ pub(super) fn cut(
     for event in &gone {
         let node = edit.node(*event)?;
         let event_id = edit.body(edit.room_num(), *event)?.event_id;
-        let pdu = parse_held(edit, *event, version)?;
-        forget_notes(edit, (*event, &event_id, &node), pdu.as_ref())?;
+        let read = read_held(edit, *event, version)?;
+        forget_notes(edit, (*event, &node), &read)?;
         edit.room.rejected = edit.room.rejected.saturating_sub(node.flags.rejected.into());
         edit.room.soft_failed = edit.room.soft_failed.saturating_sub(node.flags.soft_failed.into());
-        if pdu.is_some_and(|it| it.state_key().is_some()) {
+        if read.state_entry().is_some() {
             edit.put_node(*event, outlier(&node))?;
             edit.remove_given_state(*event);
             edit.room.outliers += 1;
             made_outliers += 1;
         } else {
             edit.purge_event(*event, &event_id)?;
+            let unreadable = u64::from(node.flags.unreadable);
+            edit.room.unreadable = edit.room.unreadable.saturating_sub(unreadable);
             removed += 1;
         }
     }
@@ -74,8 +73,8 @@ fn detach(
     if !node.prev_events.iter().any(is_gone) {
         return Ok(());
     }
-    let Some(pdu) = parse_held(edit, follower, version)? else { return Ok(()) };
-    for ((place, edge), prev) in (0u32..).zip(&mut node.prev_events).zip(pdu.prev_events()) {
+    let read = read_held(edit, follower, version)?;
+    for ((place, edge), prev) in (0u32..).zip(&mut node.prev_events).zip(read.prev_events()) {
         if is_gone(edge) {
             *edge = PrevEvent::Missing;
             edit.put_missing(prev.as_str(), follower, place);
@@ -94,29 +93,19 @@ fn detach(
             let given: Vec<_> = others.into_iter().chain(own).map(GivenEvent::Held).collect();
             edit.put_given_state(follower, &given);
         }
-        if pdu.state_key().is_some() {
-            node.state_after = Some(without_before(edit, state)?);
+        // Nothing is known of the state before it. So it is after a restore, too.
+        if read.state_entry().is_some() {
+            node.state_after = Some(with_before(edit, state, None)?);
         }
     }
     edit.put_node(follower, node)
 }
 
-/// The same state, with nothing known of the state before it. So it is after a restore, too.
-fn without_before(edit: &mut Edit<'_>, state: StateNum) -> Result<StateNum, StoreError> {
-    let room = edit.room_num();
-    let facts = edit.state_facts(room, state)?;
-    if facts.before.is_none() {
-        return Ok(state);
-    }
-    let root = edit.state_node(room, state.root())?;
-    Ok(edit.add_state(StateFacts { before: None, ..facts }, &[(*root).clone()]))
-}
-
 /// Takes back what is noted of an event elsewhere.
 fn forget_notes(
     edit: &mut Edit<'_>,
-    (event, event_id, node): (EventNum, &str, &EventNode),
-    pdu: Option<&Pdu>,
+    (event, node): (EventNum, &EventNode),
+    read: &Event,
 ) -> Result<(), StoreError> {
     edit.remove_unsettled(event);
     for follower in edit.waiting_for(edit.room_num(), event, usize::MAX)? {
@@ -132,11 +121,10 @@ fn forget_notes(
             edit.remove_wanted(&named, event);
         }
     }
-    let Some(pdu) = pdu else { return Ok(()) };
-    for (edge, prev) in node.prev_events.iter().zip(pdu.prev_events()) {
-        if *edge == PrevEvent::Missing && *prev != *event_id {
+    for (edge, prev) in node.prev_events.iter().zip(read.prev_events()) {
+        if *edge == PrevEvent::Missing && prev != read.event_id() {
             edit.remove_missing(prev.as_str(), event);
         }
     }
-    if node.flags.rejected { Ok(()) } else { redaction::purge(edit, event, pdu) }
+    if node.flags.rejected { Ok(()) } else { redaction::purge(edit, event, read) }
 }

@@ -40,6 +40,7 @@ fn used(
     let record = store.room(room)?;
     let mut roots: BTreeSet<StateNum> = record.resolved_from.into_iter().collect();
     roots.extend(record.current_state);
+    roots.extend(record.last_known);
     let topology = store.topology(room);
     for event in (0..next_event.0).map(EventNum) {
         roots.extend(topology.node(event)?.and_then(|it| it.state_after));

@@ -51,6 +51,8 @@ pub struct Room {
     /// current state that was known, and those after events that were forward extremities when an
     /// event of unknown state followed them. Distinct. Empty if the current state never was known.
     pub last_known: Vec<StateNum>,
+    /// Which states the last current state that was known was resolved from, if it was from several.
+    pub known_over: Vec<StateNum>,
     /// Which states (sorted, distinct) the current state was resolved from.
     pub resolved_from: Vec<StateNum>,
 }
@@ -74,6 +76,7 @@ impl Room {
             forward_extremities: 0,
             current_state: None,
             last_known: Vec::new(),
+            known_over: Vec::new(),
             resolved_from: Vec::new(),
         }
     }
@@ -109,6 +112,8 @@ impl Room {
             out.number(self.unreadable);
             out.length(self.last_known.len());
             self.last_known.iter().for_each(|it| out.number(it.0.into()));
+            out.length(self.known_over.len());
+            self.known_over.iter().for_each(|it| out.number(it.0.into()));
         }
         out.finish()
     }
@@ -143,11 +148,13 @@ impl Room {
             },
             current_state: optional_state(&mut from)?,
             last_known: Vec::new(),
+            known_over: Vec::new(),
             resolved_from: states(&mut from)?,
         };
         if format >= 4 {
             room.unreadable = from.number()?;
             room.last_known = states(&mut from)?;
+            room.known_over = states(&mut from)?;
         }
         from.end()?;
         Ok((room, extremities_2))

@@ -93,16 +93,18 @@ fn golden_room() {
     room.resolved_from = vec![StateNum(0)];
     room.unreadable = 6;
     room.last_known = vec![StateNum(1), StateNum(0)];
+    room.known_over = vec![StateNum(3)];
     let bytes = room.encode();
     assert_eq!(
         bytes,
-        b"\x04!a:b\x0210\xac\x02\x02\x01\x00\x00\x00\x01\x05\x02\x02\x01\x00\x06\x02\x01\x00"
+        b"\x04!a:b\x0210\xac\x02\x02\x01\x00\x00\x00\x01\x05\x02\x02\x01\x00\x06\x02\x01\x00\x01\x03"
     );
     assert_eq!(Room::decode(&bytes), Ok(room.clone()));
     let before = b"\x04!a:b\x0210\xac\x02\x02\x01\x00\x00\x00\x01\x05\x02\x07\xab\x02\x02\x01\x00";
     // Before format 4 there were no unreadable events.
     room.unreadable = 0;
     room.last_known.clear();
+    room.known_over.clear();
     let mut room = Room2 { room, extremities: vec![EventNum(7), EventNum(299)] };
     assert_eq!(room.encode_2(), before);
     assert_eq!(Room2::decode_2(before), Ok(room.clone()));

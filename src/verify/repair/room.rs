@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     ingest::{self, Derived},
-    pdu::{Pdu, RoomVersion},
+    pdu::{Event, RoomVersion},
     state::map,
     store::{Edit, EventNum, PrevEvent, RoomNum, StateNum, Store, StoreError, View},
     verify::{
@@ -68,16 +68,16 @@ impl<'a> Mending<'a> {
     }
 
     /// An event that is placed in the graph.
-    fn placed(&self, edit: &Edit<'_>, event: EventNum) -> Result<Option<Pdu>, StoreError> {
+    fn placed(&self, edit: &Edit<'_>, event: EventNum) -> Result<Option<Event>, StoreError> {
         match edit.find_node(event)? {
-            Some(node) if !node.flags.outlier => self.pdu(edit, event).map(Some),
+            Some(node) if !node.flags.outlier => self.read(edit, event).map(Some),
             Some(_) | None => Ok(None),
         }
     }
 
-    fn pdu(&self, edit: &Edit<'_>, event: EventNum) -> Result<Pdu, StoreError> {
+    fn read(&self, edit: &Edit<'_>, event: EventNum) -> Result<Event, StoreError> {
         let body = edit.body(self.number, event)?;
-        Pdu::parse(&body.pdu, self.version)
+        Event::read(&body.pdu, self.version, &body.event_id)
             .map_err(|_| StoreError::corrupt("body", body.event_id.as_bytes()))
     }
 
@@ -124,8 +124,8 @@ impl<'a> Mending<'a> {
         if edit.find_node(event)?.is_none() {
             return Ok(());
         }
-        let pdu = self.pdu(&edit, event)?;
-        if ingest::link_again(&mut edit, event, &pdu)? { edit.commit() } else { Ok(()) }
+        let read = self.read(&edit, event)?;
+        if ingest::link_again(&mut edit, event, &read)? { edit.commit() } else { Ok(()) }
     }
 
     /// Every state, after those that it follows from.
@@ -153,7 +153,7 @@ impl<'a> Mending<'a> {
         doubtful: &BTreeSet<EventNum>,
     ) -> Result<bool, StoreError> {
         let mut edit = self.edit()?;
-        let Some(pdu) = self.placed(&edit, event)? else { return Ok(true) };
+        let Some(read) = self.placed(&edit, event)? else { return Ok(true) };
         let node = edit.node(event)?;
         let is_doubtful =
             |it: &PrevEvent| matches!(it, PrevEvent::Held(it) if doubtful.contains(it));
@@ -162,7 +162,7 @@ impl<'a> Mending<'a> {
         }
         // The current state may be what is wrong.
         edit.room.current_state = None;
-        let derived = match ingest::derive(&mut edit, event, &pdu) {
+        let derived = match ingest::derive(&mut edit, event, &read) {
             Ok(Derived { state_after, .. }) => state_after,
             Err(failure) if failure.is_of_record() => return Ok(false),
             Err(failure) => return Err(failure),
@@ -179,7 +179,7 @@ impl<'a> Mending<'a> {
         }
         drop(edit);
         let mut edit = self.edit()?;
-        ingest::settle_again(&mut edit, event, &pdu)?;
+        ingest::settle_again(&mut edit, event, &read)?;
         edit.commit()?;
         Ok(true)
     }
@@ -202,17 +202,17 @@ impl<'a> Mending<'a> {
     /// That an event redacts another.
     fn note_redaction(&self, event: EventNum) -> Result<(), StoreError> {
         let mut edit = self.edit()?;
-        let Some(pdu) = self.placed(&edit, event)? else { return Ok(()) };
-        if ingest::note_redaction_again(&mut edit, event, &pdu)? { edit.commit() } else { Ok(()) }
+        let Some(read) = self.placed(&edit, event)? else { return Ok(()) };
+        if ingest::note_redaction_again(&mut edit, event, &read)? { edit.commit() } else { Ok(()) }
     }
 
     /// What is redacted is hidden. What is hidden stays so: whoever lost a redaction would show it.
     fn hide(&self, event: EventNum) -> Result<(), StoreError> {
         let edit = self.edit()?;
-        let Some(pdu) = self.placed(&edit, event)? else { return Ok(()) };
+        let Some(read) = self.placed(&edit, event)? else { return Ok(()) };
         let mut node = edit.node(event)?;
-        let (redacted, pending) = ingest::derive_redaction(&edit, event, pdu.event_id().as_str())?;
-        let follows = hidden(&node, &pdu, (redacted, pending));
+        let (redacted, pending) = ingest::derive_redaction(&edit, event, read.event_id().as_str())?;
+        let follows = hidden(&node, &read, (redacted, pending));
         if follows == (node.flags.redacted, node.flags.redaction_pending)
             || follows == (false, false)
         {
@@ -238,10 +238,12 @@ impl<'a> Mending<'a> {
             }
         }
         let sums = Sums::of(&edit.room, &edit.topology(self.number))?;
-        let Sums { outliers, rejected, soft_failed, listed_arrivals, last_arrival, .. } = sums;
+        let Sums { outliers, rejected, soft_failed, unreadable, .. } = sums;
+        let Sums { listed_arrivals, last_arrival, .. } = sums;
         let room = &mut edit.room;
         (room.outliers, room.rejected, room.soft_failed) = (outliers, rejected, soft_failed);
         (room.listed_arrivals, room.purged) = (listed_arrivals, sums.purged);
+        room.unreadable = unreadable;
         room.forward_extremities = u64::try_from(sums.extremities.len()).unwrap_or(u64::MAX);
         for listed in self.store.extremities(self.number, usize::MAX)? {
             edit.remove_extremity(listed);

@@ -126,8 +126,8 @@ pub(crate) struct Summary {
     pub(crate) forward_extremities: BTreeSet<String>,
     pub(crate) backward_extremities: BTreeSet<String>,
     pub(crate) erased_users: BTreeSet<String>,
-    /// Of events, outliers, rejected events, soft-failed events.
-    pub(crate) counts: [u64; 4],
+    /// Of events, outliers, rejected events, soft-failed events, unreadable events.
+    pub(crate) counts: [u64; 5],
     pub(crate) state_count: Option<u32>,
 }
 
@@ -143,14 +143,16 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         outlier_count,
         rejected_count,
         soft_failed_count,
+        unreadable_count,
         state_count,
+        state_needed: _,
     } = query::get_room(cx, room_id).unwrap();
     let erased_users = query::list_erased_members(cx, room_id, "").unwrap().ids;
     Summary {
         forward_extremities: forward_extremities.into_iter().collect(),
         backward_extremities: backward_extremities.into_iter().collect(),
         erased_users: erased_users.into_iter().collect(),
-        counts: [event_count, outlier_count, rejected_count, soft_failed_count],
+        counts: [event_count, outlier_count, rejected_count, soft_failed_count, unreadable_count],
         state_count,
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use backscroll::{
     ingest::{NewEvent, Verdict},
-    pdu::{Pdu, RoomVersion},
+    pdu::{Pdu, RoomVersion, id_of_unreadable},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ruma::canonical_json::to_canonical_value;
@@ -32,6 +32,8 @@ pub(crate) struct Event {
     /// The PDU's text.
     pub(crate) pdu: String,
     pub(crate) depth: i64,
+    /// Breaks the format of its room version.
+    pub(crate) odd: bool,
 }
 
 /// An event being made. What is not said is as plain as can be.
@@ -172,12 +174,28 @@ impl Draft<'_> {
         let version = self.room.version;
         Event::read(self.json().to_string(), version)
     }
+
+    /// An event that breaks the format of its room version: its text is changed before it is named.
+    pub(crate) fn odd(self, change: impl FnOnce(String) -> String) -> Event {
+        let (version, depth) = (self.room.version, self.deepest + 1);
+        let number = self.room.made.load(Ordering::Relaxed);
+        let pdu = change(self.json().to_string());
+        assert!(Pdu::parse(pdu.as_bytes(), version).is_err(), "it breaks no rule: {pdu}");
+        let own_id = id_of_unreadable(pdu.as_bytes(), version).map(|it| it.as_str().to_owned());
+        let event_id = own_id.unwrap_or_else(|| format!("$odd{number}:one.example"));
+        Event { event_id, pdu, depth, odd: true }
+    }
 }
 
 impl Event {
     fn read(pdu: String, version: RoomVersion) -> Self {
         let parsed = Pdu::parse(pdu.as_bytes(), version).unwrap();
-        Self { event_id: parsed.event_id().as_str().to_owned(), depth: parsed.depth(), pdu }
+        Self {
+            event_id: parsed.event_id().as_str().to_owned(),
+            depth: parsed.depth(),
+            pdu,
+            odd: false,
+        }
     }
 }
 
@@ -187,6 +205,9 @@ fn content_hash(members: &Map<String, Value>) -> String {
     for member in ["hashes", "signatures", "unsigned"] {
         hashed.remove(member);
     }
-    let canonical = to_canonical_value(Value::Object(hashed)).unwrap().to_string();
+    // Old rooms have numbers that canonical JSON has not.
+    let hashed = Value::Object(hashed);
+    let canonical =
+        to_canonical_value(hashed.clone()).map_or_else(|_| hashed.to_string(), |it| it.to_string());
     STANDARD_NO_PAD.encode(Sha256::digest(canonical))
 }

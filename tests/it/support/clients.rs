@@ -45,6 +45,26 @@ impl Clients {
         Ok(answers)
     }
 
+    /// Those of some events that are held. Asks on until every id was looked at.
+    pub(crate) async fn events(
+        &mut self,
+        room_id: &str,
+        mut event_ids: &[String],
+    ) -> Result<Vec<pb::RoomEvent>, Status> {
+        let mut events = Vec::new();
+        while !event_ids.is_empty() {
+            let request = pb::BatchGetEventsRequest {
+                room_id: room_id.to_owned(),
+                event_ids: event_ids.to_vec(),
+            };
+            let answer = self.history.batch_get_events(request).await?.into_inner();
+            assert!(answer.looked_at_count > 0);
+            event_ids = &event_ids[usize::try_from(answer.looked_at_count).unwrap()..];
+            events.extend(answer.events);
+        }
+        Ok(events)
+    }
+
     /// The health of a service of ours; of the whole process for no name.
     pub(crate) async fn health(&mut self, service: &str) -> ServingStatus {
         let service = match service {

@@ -14,7 +14,7 @@ use backscroll::{
     pdu::RoomVersion,
     state::resolution::{self, StateEvent, StateMap},
 };
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId};
 use serde_json::{Value, value::to_raw_value};
 
 /// Our own server.
@@ -29,6 +29,8 @@ pub(crate) struct Held {
     pub(crate) arrival: i64,
     /// The state that came with it.
     given: Vec<String>,
+    /// Breaks the format of its room version.
+    odd: bool,
     /// Whether it redacts and its sender lacked the power to when it came.
     pub(crate) powerless: bool,
 }
@@ -42,12 +44,23 @@ pub(crate) struct Model {
     pub(crate) erased: BTreeSet<String>,
     /// States that are known; they stay so.
     states: RefCell<BTreeMap<String, StateMap>>,
+    /// The current state when it was last known, and the states that it was resolved from.
+    known: Option<(StateMap, Vec<StateMap>)>,
+    /// What has been known since, and was followed by events of unknown state.
+    known_since: Vec<StateMap>,
+    /// Whether the current state was not known when the last event had come.
+    was_unknown: bool,
 }
+
+/// The greatest depth that any server reads.
+const MAX_DEPTH: i64 = (1 << 53) - 1;
 
 /// An event that comes.
 pub(crate) struct Coming<'a> {
     pub(crate) event_id: &'a str,
     pub(crate) pdu: &'a str,
+    /// Breaks the format of its room version.
+    pub(crate) odd: bool,
     pub(crate) verdict: Verdict,
     pub(crate) given: &'a [String],
     pub(crate) arrival: i64,
@@ -58,12 +71,19 @@ impl Held {
         self.pdu[member].as_str().unwrap_or_default()
     }
 
+    /// No walk ends at an odd event.
     pub(crate) fn depth(&self) -> i64 {
-        self.pdu["depth"].as_i64().unwrap()
+        if self.odd { i64::MAX } else { self.pdu["depth"].as_i64().unwrap() }
+    }
+
+    /// Whether it may be in an answer.
+    pub(crate) fn is_served(&self) -> bool {
+        !self.odd && !self.verdict.rejected && self.depth() <= MAX_DEPTH
     }
 
     fn key(&self) -> Option<(String, String)> {
-        Some((self.text("type").to_owned(), self.pdu["state_key"].as_str()?.to_owned()))
+        let (kind, key) = (self.pdu["type"].as_str()?, self.pdu["state_key"].as_str()?);
+        Some((kind.to_owned(), key.to_owned()))
     }
 
     fn is_accepted(&self) -> bool {
@@ -72,7 +92,7 @@ impl Held {
 
     pub(crate) fn redacts(&self) -> Option<&str> {
         let target = self.pdu["redacts"].as_str().or(self.pdu["content"]["redacts"].as_str());
-        target.filter(|_| self.text("type") == "m.room.redaction")
+        target.filter(|_| self.text("type") == "m.room.redaction" && !self.odd)
     }
 }
 
@@ -82,22 +102,54 @@ pub(crate) fn server_of(user: &str) -> &str {
 
 impl Model {
     pub(crate) fn new(version: RoomVersion, room_id: &str) -> Self {
-        let (held, erased, states) = Default::default();
-        Self { version, room_id: room_id.to_owned(), held, erased, states }
+        let (held, erased, states, known, known_since) = Default::default();
+        let room_id = room_id.to_owned();
+        Self { version, room_id, held, erased, states, known, known_since, was_unknown: false }
     }
 
-    /// An event comes. What is held already stays, unless it was only an outlier.
+    /// An event comes. What is held already stays, unless it was only an outlier, or its state was
+    /// not known and comes now.
     pub(crate) fn add(&mut self, coming: &Coming<'_>) {
-        let Coming { event_id, pdu, verdict, given, arrival } = *coming;
-        let is_known = |it: &Held| !it.verdict.outlier || verdict.outlier;
-        if self.held.get(event_id).is_some_and(is_known) {
+        let ends = self.ends();
+        self.take(coming);
+        let current = self.current();
+        let now: Vec<String> = self.ends();
+        if let Some(current) = current {
+            let over = now.iter().filter_map(|it| self.after(it)).collect();
+            (self.known, self.known_since) = (Some((current, over)), vec![]);
+            self.was_unknown = false;
             return;
         }
+        let is_unknown = |id: &str| self.placed(id).is_some() && self.after(id).is_none();
+        // The event that made the current state unknown adds nothing: it was known before.
+        if self.known.is_none() || !self.was_unknown || !is_unknown(coming.event_id) {
+            self.was_unknown = true;
+            return;
+        }
+        let followed = ends.iter().filter(|it| !now.contains(it));
+        let states: Vec<StateMap> = followed.filter_map(|it| self.after(it)).collect();
+        self.known_since.extend(states);
+    }
+
+    fn take(&mut self, coming: &Coming<'_>) {
+        let Coming { event_id, pdu, odd, verdict, given, arrival } = *coming;
+        let is_state_unknown = !verdict.outlier && self.after(event_id).is_none();
+        match self.held.get_mut(event_id) {
+            Some(held) if !held.verdict.outlier => {
+                if is_state_unknown && !given.is_empty() {
+                    held.given = given.to_vec();
+                }
+                return;
+            }
+            Some(_) if verdict.outlier => return,
+            Some(_) | None => {}
+        }
         let pdu: Value = serde_json::from_str(pdu).unwrap();
-        let id = |it: &Value| it.as_str().or(it[0].as_str()).unwrap().to_owned();
-        let prev = pdu["prev_events"].as_array().unwrap().iter().map(id).collect();
+        let id = |it: &Value| it.as_str().or(it[0].as_str()).map(str::to_owned);
+        let prev = pdu["prev_events"].as_array().into_iter().flatten().filter_map(id);
+        let prev = prev.filter(|it| it.starts_with('$')).collect();
         let given = given.to_vec();
-        let mut held = Held { pdu, prev, verdict, arrival, given, powerless: false };
+        let mut held = Held { pdu, prev, verdict, arrival, given, odd, powerless: false };
         let is_newest = self.held.values().all(|it| it.arrival <= arrival);
         let is_told = is_newest && held.prev.iter().all(|it| self.after(it).is_some());
         if held.redacts().is_some() && !verdict.rejected && !verdict.outlier && is_told {
@@ -114,9 +166,9 @@ impl Model {
 
     /// The state before an event, if it is known.
     pub(crate) fn before(&self, event_id: &str) -> Option<StateMap> {
-        let held = self.placed(event_id).filter(|it| it.given.is_empty())?;
+        let held = self.placed(event_id)?;
         if held.prev.is_empty() {
-            return (held.text("type") == "m.room.create").then(StateMap::new);
+            return (held.text("type") == "m.room.create" && !held.odd).then(StateMap::new);
         }
         self.merged(&held.prev)
     }
@@ -132,7 +184,8 @@ impl Model {
         } else {
             self.state_of(&held.given)?
         };
-        if let Some(key) = held.key().filter(|_| held.given.is_empty() && !held.verdict.rejected) {
+        let is_change = held.given.is_empty() && !held.verdict.rejected && !held.odd;
+        if let Some(key) = held.key().filter(|_| is_change) {
             state.insert(key, EventId::parse(event_id).unwrap());
         }
         self.states.borrow_mut().insert(event_id.to_owned(), state.clone());
@@ -152,11 +205,29 @@ impl Model {
         if states.iter().all(|it| it == first) {
             return Some(first.clone());
         }
+        // Where states differ, an odd event stands only where nothing else does.
+        let differs =
+            |key: &(String, String)| states.iter().any(|it| it.get(key) != first.get(key));
+        let is_odd = |it: &EventId| self.held[it.as_str()].odd;
+        let mut odd: BTreeMap<(String, String), OwnedEventId> = BTreeMap::new();
+        let mut known = states.clone();
+        for state in &mut known {
+            for (key, event_id) in state.extract_if(.., |key, it| differs(key) && is_odd(it)) {
+                let smallest = odd.entry(key).or_insert_with(|| event_id.clone());
+                *smallest = event_id.min(smallest.clone());
+            }
+        }
         let fetch = |event_id: &EventId| {
-            self.held.get(event_id.as_str()).map(|it| self.resolvable(event_id, it))
+            let held = self.held.get(event_id.as_str()).filter(|it| !it.odd)?;
+            Some(self.resolvable(event_id, held))
         };
-        let resolution = resolution::resolve(self.version.rules(), &states, &fetch).ok()?;
-        resolution.missing.is_empty().then_some(resolution.state)
+        let resolution = resolution::resolve(self.version.rules(), &known, &fetch).ok()?;
+        let waits = resolution.missing.iter().any(|it| !self.held.contains_key(it.as_str()));
+        let mut state = resolution.state;
+        for (key, event_id) in odd {
+            state.entry(key).or_insert(event_id);
+        }
+        (!waits).then_some(state)
     }
 
     fn resolvable(&self, event_id: &EventId, held: &Held) -> Arc<StateEvent> {
@@ -180,9 +251,14 @@ impl Model {
         })
     }
 
-    /// The state now: over all accepted events that no accepted event follows, be it through
-    /// events that were not accepted.
+    /// The state now: over the forward extremities.
     pub(crate) fn current(&self) -> Option<StateMap> {
+        self.merged(&self.ends())
+    }
+
+    /// All accepted events that no accepted event follows, be it through events that were not
+    /// accepted.
+    fn ends(&self) -> Vec<String> {
         let mut followed = BTreeSet::new();
         let mut next: Vec<&String> =
             self.held.values().filter(|it| it.is_accepted()).flat_map(|it| &it.prev).collect();
@@ -193,14 +269,18 @@ impl Model {
             }
         }
         let accepted = self.held.iter().filter(|(_, it)| it.is_accepted());
-        let ends: Vec<String> =
-            accepted.map(|(id, _)| id).filter(|it| !followed.contains(it)).cloned().collect();
-        self.merged(&ends)
+        accepted.map(|(id, _)| id).filter(|it| !followed.contains(it)).cloned().collect()
     }
 
     fn content(&self, state: &StateMap, kind: &str) -> Option<Value> {
         let event_id = state.get(&(kind.to_owned(), String::new()))?;
-        Some(self.held[event_id.as_str()].pdu["content"].clone())
+        let held = &self.held[event_id.as_str()];
+        Some(if held.odd { Value::Null } else { held.pdu["content"].clone() })
+    }
+
+    fn is_odd(&self, state: &StateMap, kind: &str) -> bool {
+        let event_id = state.get(&(kind.to_owned(), String::new()));
+        event_id.is_some_and(|it| self.held[it.as_str()].odd)
     }
 
     /// Whether the sender of a redaction may redact others' events, in a state.
@@ -208,12 +288,18 @@ impl Model {
         let sender = redaction.text("sender");
         let create = state.get(&("m.room.create".to_owned(), String::new()))?;
         let create = &self.held[create.as_str()];
+        if create.odd {
+            return None;
+        }
         let creator = match self.version {
             RoomVersion::V11 | RoomVersion::V12 => create.text("sender"),
             _ => create.pdu["content"]["creator"].as_str()?,
         };
         if self.version == RoomVersion::V12 && sender == creator {
             return Some(true);
+        }
+        if self.is_odd(state, "m.room.power_levels") {
+            return None;
         }
         let Some(levels) = self.content(state, "m.room.power_levels") else {
             return Some(sender == creator);
@@ -244,13 +330,16 @@ impl Model {
         state.iter().any(|((kind, user), event_id)| {
             kind == "m.room.member"
                 && server_of(user) == server
+                && !self.held[event_id.as_str()].odd
                 && self.held[event_id.as_str()].pdu["content"]["membership"] == membership
         })
     }
 
     fn allows(&self, state: &StateMap, server: &str) -> bool {
         let content = self.content(state, "m.room.history_visibility").unwrap_or_default();
-        match content["history_visibility"].as_str() {
+        let visibility = content["history_visibility"].as_str();
+        let is_odd = self.is_odd(state, "m.room.history_visibility");
+        match visibility.or(is_odd.then_some("joined")) {
             Some("joined") => self.has(state, server, "join"),
             Some("invited") => self.has(state, server, "join") || self.has(state, server, "invite"),
             _ => true,
@@ -273,19 +362,34 @@ impl Model {
             && (!self.erased.contains(held.text("sender")) || self.has(&after, server, "join"))
     }
 
-    /// Whether a server may ask.
+    /// Whether a server may ask: the current state has to allow it; while that is not known, the
+    /// one that was known last, and everything that is known since.
     pub(crate) fn admits(&self, server: &str) -> bool {
-        let Some(current) = self.current() else { return false };
+        if let Some(current) = self.current() {
+            return self.admits_in(&current, server);
+        }
+        let Some((last, over)) = &self.known else { return false };
+        let ends = self.ends().into_iter().filter_map(|it| self.after(&it));
+        let mut since = ends.chain(self.known_since.iter().cloned());
+        self.admits_in(last, server)
+            && since.all(|it| over.contains(&it) || self.admits_in(&it, server))
+    }
+
+    fn admits_in(&self, current: &StateMap, server: &str) -> bool {
         let acl = current.get(&("m.room.server_acl".to_owned(), String::new()));
         let is_listed = acl.is_none_or(|event_id| {
-            // A redacted list is an empty one: it allows nobody.
-            let content = &self.held[event_id.as_str()].pdu["content"];
+            // A redacted list is an empty one: it allows nobody. Nor does an odd one.
+            let held = &self.held[event_id.as_str()];
+            if held.odd {
+                return false;
+            }
+            let content = &held.pdu["content"];
             let names = |list: &str| {
                 let names = content[list].as_array().into_iter().flatten();
                 names.filter_map(Value::as_str).any(|it| it == "*" || it == server)
             };
             !self.is_redacted(event_id.as_str()) && names("allow") && !names("deny")
         });
-        is_listed && self.has(&current, server, "join") && self.has(&current, HOME, "join")
+        is_listed && self.has(current, server, "join") && self.has(current, HOME, "join")
     }
 }

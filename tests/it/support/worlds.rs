@@ -39,6 +39,19 @@ pub(crate) enum What {
     Redaction(usize),
 }
 
+/// A member, and a value that it may not have.
+type Oddity = (&'static str, fn() -> Value);
+
+/// What of an event breaks the format of its room version, in every version.
+const ODDITIES: [Oddity; 6] = [
+    ("depth", || json!(-1)),
+    ("content", || json!("no object")),
+    ("sender", || json!(7)),
+    ("signatures", || json!([])),
+    ("hashes", || json!({})),
+    ("origin_server_ts", || Value::Null),
+];
+
 /// What becomes of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -49,6 +62,8 @@ pub(crate) enum Fate {
     Lost,
     /// It comes with the state after it.
     WithState,
+    /// It comes, and the state after it later.
+    StateLater,
     /// It is only ever held as an outlier.
     Outlier,
     /// It is held as an outlier first.
@@ -63,6 +78,8 @@ pub(crate) struct Step {
     /// How far back the predecessors stand; 0 is the event before.
     after: Vec<usize>,
     fate: Fate,
+    /// Whether it breaks the format of its room version, and how.
+    odd: Option<usize>,
 }
 
 pub(crate) fn step() -> impl Strategy<Value = Step> {
@@ -83,6 +100,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => Just(Fate::SoftFailed),
         1 => Just(Fate::Lost),
         2 => Just(Fate::WithState),
+        1 => Just(Fate::StateLater),
         1 => Just(Fate::Outlier),
         1 => Just(Fate::OutlierFirst),
     ];
@@ -93,11 +111,13 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => (1usize..4, 4usize..7).prop_map(|(one, other)| vec![one, 0, other]),
     ];
     let sender = prop_oneof![2 => Just(0), 3 => user];
-    (what, sender, after, fate).prop_map(|(what, sender, after, fate)| Step {
+    let odd = prop_oneof![12 => Just(None), 1 => (0..ODDITIES.len()).prop_map(Some)];
+    (what, sender, after, fate, odd).prop_map(|(what, sender, after, fate, odd)| Step {
         what,
         sender,
         after,
         fate,
+        odd,
     })
 }
 
@@ -119,11 +139,17 @@ pub(crate) struct Delivery {
     pub(crate) arrival: i64,
 }
 
+impl Step {
+    fn plain(after: Vec<usize>, fate: Fate) -> Self {
+        Self { what: What::Message, sender: 0, after, fate, odd: None }
+    }
+}
+
 impl Delivery {
     pub(crate) fn coming(&self) -> Coming<'_> {
         let Self { event, verdict, given, arrival } = self;
-        let Event { event_id, pdu, .. } = event;
-        Coming { event_id, pdu, verdict: *verdict, given, arrival: *arrival }
+        let Event { event_id, pdu, odd, .. } = event;
+        Coming { event_id, pdu, odd: *odd, verdict: *verdict, given, arrival: *arrival }
     }
 
     pub(crate) fn new_event<'a>(&'a self, room: &'a Room) -> NewEvent<'a> {
@@ -157,6 +183,30 @@ impl World {
         let deliveries = maker.deliveries();
         Self { room, deliveries }
     }
+
+    /// Every event of a history, in order, none lost, each with the state after it.
+    pub(crate) fn whole(version: RoomVersion, steps: &[Step]) -> Self {
+        let (room, create) = Room::new(version, USERS[0]);
+        let mut maker = Maker::new(&room, create);
+        for step in steps {
+            maker.step(step);
+        }
+        let all = &maker.all;
+        let whole = (0..).zip(&maker.events).map(|(arrival, (event, fate))| Delivery {
+            event: event.clone(),
+            verdict: verdict(*fate),
+            given: ids_after(all, event),
+            arrival,
+        });
+        let deliveries = whole.collect();
+        Self { room, deliveries }
+    }
+}
+
+/// The ids of the state after an event.
+fn ids_after(all: &Model, event: &Event) -> Vec<String> {
+    let state = all.after(&event.event_id).unwrap_or_default();
+    state.values().map(ToString::to_string).collect()
 }
 
 /// Makes a history, knowing all of it: events name what authorises them.
@@ -174,7 +224,8 @@ impl<'r> Maker<'r> {
         let [alice, _, bob, ..] = USERS;
         let rules = json!({"join_rule": "public"});
         let begin = |maker: &mut Self, draft: Draft<'r>, sender, key: Option<&str>| {
-            maker.place(draft, (sender, key), &[0], Fate::Accepted);
+            let step = Step::plain(vec![0], Fate::Accepted);
+            maker.place(draft, (sender, key), &step);
         };
         begin(&mut maker, room.member(alice, alice, "join"), alice, Some(alice));
         let levels = maker.levels(bob);
@@ -196,7 +247,7 @@ impl<'r> Maker<'r> {
     }
 
     fn step(&mut self, step: &Step) {
-        let Step { what, sender, after, fate } = step;
+        let Step { what, sender, .. } = step;
         let mut sender = USERS[*sender];
         let mut target = None;
         let draft = match what {
@@ -227,15 +278,14 @@ impl<'r> Maker<'r> {
                 self.room.redaction(sender, &target)
             }
         };
-        self.place(draft, (sender, target), after, *fate);
+        self.place(draft, (sender, target), step);
     }
 
     fn place(
         &mut self,
         draft: Draft<'_>,
         (sender, target): (&str, Option<&str>),
-        after: &[usize],
-        fate: Fate,
+        Step { after, fate, odd, .. }: &Step,
     ) {
         let last = self.events.len() - 1;
         let mut places: Vec<usize> = after.iter().map(|it| last.saturating_sub(*it)).collect();
@@ -256,7 +306,14 @@ impl<'r> Maker<'r> {
         };
         let authority = state.iter().filter(|((kind, key), _)| is_needed(kind, key));
         let draft = draft.after(&before).authorised_by(authority.map(|(_, it)| it.to_string()));
-        self.keep(draft.finish(), fate);
+        let event = match odd {
+            None => draft.finish(),
+            Some(odd) => {
+                let (member, value) = ODDITIES[*odd];
+                draft.with(member, value()).odd(|it| it)
+            }
+        };
+        self.keep(event, *fate);
     }
 
     fn keep(&mut self, event: Event, fate: Fate) {
@@ -264,6 +321,7 @@ impl<'r> Maker<'r> {
         let coming = Coming {
             event_id: &event.event_id,
             pdu: &event.pdu,
+            odd: event.odd,
             verdict: verdict(fate),
             given: &[],
             arrival,
@@ -274,12 +332,8 @@ impl<'r> Maker<'r> {
 
     /// What is sent to us. What a given state names comes at least as an outlier.
     fn deliveries(mut self) -> Vec<Delivery> {
-        let ids_after = |all: &Model, event: &Event| -> Vec<String> {
-            let state = all.after(&event.event_id).unwrap_or_default();
-            state.values().map(ToString::to_string).collect()
-        };
         for at in 0..self.events.len() {
-            if self.events[at].1 == Fate::WithState {
+            if matches!(self.events[at].1, Fate::WithState | Fate::StateLater) {
                 let given = ids_after(&self.all, &self.events[at].0);
                 for (event, fate) in &mut self.events {
                     if *fate == Fate::Lost && given.contains(&event.event_id) {
@@ -288,9 +342,12 @@ impl<'r> Maker<'r> {
                 }
             }
         }
-        let mut deliveries = Vec::new();
+        let (mut deliveries, mut later) = (Vec::new(), Vec::new());
         for (arrival, (event, fate)) in (0..).zip(&self.events) {
-            let given = if *fate == Fate::WithState { ids_after(&self.all, event) } else { vec![] };
+            let given = match fate {
+                Fate::WithState | Fate::StateLater => ids_after(&self.all, event),
+                _ => vec![],
+            };
             let placed = Delivery { event: event.clone(), verdict: verdict(*fate), given, arrival };
             let outlier = Delivery {
                 verdict: Verdict { outlier: true, ..Verdict::default() },
@@ -300,9 +357,14 @@ impl<'r> Maker<'r> {
                 Fate::Lost => {}
                 Fate::Outlier => deliveries.push(outlier),
                 Fate::OutlierFirst => deliveries.extend([outlier, placed]),
+                Fate::StateLater => {
+                    deliveries.push(Delivery { given: vec![], ..placed.clone() });
+                    later.push(placed);
+                }
                 _ => deliveries.push(placed),
             }
         }
+        deliveries.extend(later);
         deliveries
     }
 }

@@ -1,0 +1,377 @@
+//! A feeder that refuses nothing: events come before what they follow, or without it, and the state
+//! after them comes later. Meanwhile the room is answered by what was known last, and never more is
+//! granted than that; in the end it is the room that came with everything at once.
+
+use std::collections::BTreeSet;
+
+use backscroll::{
+    ingest::{self, NewEvent, Outcome},
+    pdu::RoomVersion,
+    query::{self, Asker, Backfill},
+    visibility::Form,
+};
+use proptest::{
+    prelude::{Just, Strategy, any, prop, prop_assert_eq},
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    answers::{self, Answer, Question, State, Summary},
+    builder::{Event, Room},
+    faults,
+    memory::Memory,
+    model::HOME,
+    worlds::{self, Delivery, SERVERS, World},
+};
+
+const ALICE: &str = "@alice:one.example";
+const BOB: &str = "@bob:two.example";
+const CAROL: &str = "@carol:three.example";
+const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V10, RoomVersion::V12];
+
+/// A room of three servers.
+struct Stage {
+    memory: Memory,
+    room: Room,
+    events: Vec<Event>,
+}
+
+impl Stage {
+    fn new(version: RoomVersion) -> Self {
+        let (room, create) = Room::new(version, ALICE);
+        let stage = Self { memory: Memory::new(), room, events: vec![create] };
+        stage.append(&stage.events[0], &[]);
+        let mut stage = stage;
+        for user in [ALICE, BOB, CAROL] {
+            let join = stage.room.member(user, user, "join").after(stage.events.last()).finish();
+            stage.append(&join, &[]);
+            stage.events.push(join);
+        }
+        stage
+    }
+
+    fn last(&self) -> &Event {
+        self.events.last().unwrap()
+    }
+
+    fn append(&self, event: &Event, state_after: &[String]) -> (bool, bool, bool) {
+        let event = NewEvent { state_after, ..self.room.accepted(event) };
+        match ingest::append(&self.memory.cx, &event).unwrap() {
+            Outcome::Appended { duplicate, state_given, state_unknown, .. } => {
+                (duplicate, state_given, state_unknown)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The state after an event that changes none.
+    fn state(&self) -> Vec<String> {
+        self.events.iter().map(|it| it.event_id.clone()).collect()
+    }
+
+    fn ask(&self, from: &Event, origin: &str) -> Result<Vec<(String, Form)>, String> {
+        let question = Question::Backfill(Backfill {
+            room_id: self.room.room_id.clone(),
+            asker: Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() },
+            event_ids: vec![from.event_id.clone()],
+            limit: Some(100),
+        });
+        let served = question.ask(&self.memory.cx)?;
+        Ok(served.events.into_iter().map(|(event_id, form, _)| (event_id, form)).collect())
+    }
+
+    fn is_sound(&self) {
+        assert_eq!(faults::of(&self.memory.cx.store), []);
+    }
+}
+
+const NEW: (bool, bool, bool) = (false, false, false);
+const OF_UNKNOWN_STATE: (bool, bool, bool) = (false, false, true);
+const HELD: (bool, bool, bool) = (true, false, false);
+const GIVEN: (bool, bool, bool) = (false, true, false);
+
+#[test]
+fn a_predecessor_that_is_not_held_closes_no_room() {
+    for version in VERSIONS {
+        let stage = Stage::new(version);
+        let room = &stage.room;
+        let hello = room.message(BOB, "hello").after([stage.last()]).finish();
+        let lost = room.message(CAROL, "lost").after([&hello]).finish();
+        let tip = room.message(CAROL, "tip").after([&lost]).finish();
+        let next = room.message(BOB, "next").after([&tip, &hello]).finish();
+        assert_eq!(stage.append(&hello, &[]), NEW);
+        assert_eq!(stage.append(&tip, &[]), OF_UNKNOWN_STATE);
+        assert_eq!(stage.append(&next, &[]), OF_UNKNOWN_STATE);
+        // Who may ask still may; what is not known is hidden.
+        for server in ["two.example", "three.example"] {
+            let served = stage.ask(&next, server).unwrap();
+            let form = |event: &Event| served.iter().find(|it| it.0 == event.event_id).unwrap().1;
+            assert_eq!((form(&next), form(&tip)), (Form::Redacted, Form::Redacted));
+            assert_eq!((form(&hello), form(&stage.events[2])), (Form::Full, Form::Full));
+        }
+        assert!(stage.ask(&next, "no.example").is_err());
+        // It is said what is needed.
+        let room_id = room.room_id.as_str();
+        let summary = query::get_room(&stage.memory.cx, room_id).unwrap();
+        assert_eq!(summary.state_needed, [tip.event_id.as_str()]);
+        let stats = query::stats(&stage.memory.cx).unwrap();
+        assert_eq!((stats.sizes.state_unknown, stats.unknown_rooms.len()), (1, 1));
+        assert!(stats.unknown_rooms[0].is_answered);
+        assert_eq!(stats.unknown_rooms[0].state_needed, [tip.event_id.as_str()]);
+        let asked = (room_id, next.event_id.as_str());
+        let explained =
+            query::explain_access(&stage.memory.cx, asked, ("two.example", HOME)).unwrap();
+        assert!(explained.facts.iter().any(|it| it.contains(&tip.event_id)), "{explained:?}");
+        stage.is_sound();
+        // Sent again with it.
+        assert_eq!(stage.append(&tip, &stage.state()), GIVEN);
+        assert_eq!(stage.append(&tip, &stage.state()), HELD);
+        assert_eq!(stage.append(&next, &[]), HELD);
+        let served = stage.ask(&next, "two.example").unwrap();
+        assert!(served.iter().all(|it| it.1 == Form::Full), "{served:?}");
+        assert_eq!(query::stats(&stage.memory.cx).unwrap().sizes.state_unknown, 0);
+        stage.is_sound();
+    }
+}
+
+/// The hole is filled instead.
+#[test]
+fn a_hole_that_is_filled_late_makes_the_same_room() {
+    let stage = Stage::new(RoomVersion::V10);
+    let room = &stage.room;
+    let lost = room.member(CAROL, CAROL, "leave").after([stage.last()]).finish();
+    let tip = room.message(BOB, "tip").after([&lost]).finish();
+    assert_eq!(stage.append(&tip, &[]), OF_UNKNOWN_STATE);
+    assert!(stage.ask(&tip, "three.example").is_ok());
+    assert_eq!(stage.append(&lost, &[]), NEW);
+    assert!(stage.ask(&tip, "three.example").is_err());
+    let served = stage.ask(&tip, "two.example").unwrap();
+    assert!(served.iter().all(|it| it.1 == Form::Full), "{served:?}");
+    stage.is_sound();
+}
+
+#[test]
+fn what_is_known_since_can_only_take_rights_away() {
+    let stage = Stage::new(RoomVersion::V10);
+    let room = &stage.room;
+    let unknown = |name: &str| room.message(BOB, name).after_id("$not-held").finish();
+    let first = unknown("first");
+    assert_eq!(stage.append(&first, &[]), OF_UNKNOWN_STATE);
+    // Known, beside it: carol goes, dave comes.
+    let leave = room.member(CAROL, CAROL, "leave").after([stage.last()]).finish();
+    assert_eq!(stage.append(&leave, &[]), NEW);
+    let dave = "@dave:four.example";
+    let join = room.member(dave, dave, "join").after([&leave]).finish();
+    assert_eq!(stage.append(&join, &[]), NEW);
+    let denied = |server: &str| stage.ask(&join, server).is_err();
+    assert!(!denied("two.example") && denied("three.example") && denied("four.example"));
+    // What follows all of it is not known; what was known stays so.
+    let merge = room.message(BOB, "merge").after([&first, &join]).finish();
+    assert_eq!(stage.append(&merge, &[]), OF_UNKNOWN_STATE);
+    assert!(!denied("two.example") && denied("three.example") && denied("four.example"));
+    stage.is_sound();
+    // An access control list likewise.
+    let acl = json!({"allow": ["*"], "deny": ["two.example"]});
+    let acl = room.state(ALICE, "m.room.server_acl", "", acl).after([&join]).finish();
+    assert_eq!(stage.append(&acl, &[]), NEW);
+    assert!(denied("two.example"));
+    let merge = room.message(ALICE, "merge").after([&merge, &acl]).finish();
+    assert_eq!(stage.append(&merge, &[]), OF_UNKNOWN_STATE);
+    assert!(denied("two.example"));
+    // In the end the state decides, as if it had been known all the time.
+    let state: Vec<String> = stage.state();
+    let state: Vec<String> = state[..3].iter().cloned().chain([join.event_id.clone()]).collect();
+    assert_eq!(stage.append(&merge, &state), GIVEN);
+    assert!(!denied("two.example") && denied("three.example") && !denied("four.example"));
+    stage.is_sound();
+}
+
+#[test]
+fn a_room_whose_state_was_never_known_stays_shut() {
+    let (room, _) = Room::new(RoomVersion::V10, ALICE);
+    let stage = Stage { memory: Memory::new(), room, events: vec![] };
+    let alone = stage.room.member(BOB, BOB, "join").after_id("$not-held").finish();
+    assert_eq!(stage.append(&alone, &[]), OF_UNKNOWN_STATE);
+    assert!(stage.ask(&alone, "two.example").unwrap_err().contains("not known"));
+    let stats = query::stats(&stage.memory.cx).unwrap();
+    assert!(!stats.unknown_rooms[0].is_answered);
+}
+
+/// A state that names what is not held yet waits for it; another one that comes takes its place.
+#[test]
+fn a_state_may_come_in_any_order_and_twice() {
+    let stage = Stage::new(RoomVersion::V10);
+    let room = &stage.room;
+    let tip = room.message(BOB, "tip").after_id("$not-held").finish();
+    let topic = room.state(ALICE, "m.room.topic", "", json!({"topic": "later"})).finish();
+    let with_topic: Vec<String> = stage.state().into_iter().chain([topic.event_id]).collect();
+    assert_eq!(stage.append(&tip, &with_topic), OF_UNKNOWN_STATE);
+    assert_eq!(stage.append(&tip, &with_topic), (true, false, true));
+    assert_eq!(stage.append(&tip, &stage.state()), GIVEN);
+    // It is known now, and stays what it is.
+    assert_eq!(stage.append(&tip, &with_topic), HELD);
+    let state = answers::state(&stage.memory.cx, &room.room_id, &tip.event_id).unwrap();
+    assert_eq!(state.len(), stage.events.len());
+    stage.is_sound();
+}
+
+/// A user's own membership may be read by its server if either side allows: also when the state
+/// before is known only after the one that came with it.
+#[test]
+fn the_state_before_is_known_whatever_came_first() {
+    for given_first in [true, false] {
+        let stage = Stage::new(RoomVersion::V10);
+        let room = &stage.room;
+        let content = json!({"history_visibility": "joined"});
+        let joined = room.state(ALICE, "m.room.history_visibility", "", content);
+        let joined = joined.after([stage.last()]).finish();
+        let leave = room.member(CAROL, CAROL, "leave").after([&joined]).finish();
+        let again = room.member(CAROL, CAROL, "join").after([&leave]).finish();
+        let mut state = stage.state();
+        state.truncate(3);
+        state.extend([joined.event_id.clone(), leave.event_id.clone()]);
+        if given_first {
+            assert_eq!(stage.append(&leave, &state), OF_UNKNOWN_STATE);
+            assert_eq!(stage.append(&again, &[]), OF_UNKNOWN_STATE);
+            assert_eq!(stage.append(&joined, &[]), NEW);
+        } else {
+            assert_eq!(stage.append(&joined, &[]), NEW);
+            assert_eq!(stage.append(&leave, &state), NEW);
+            assert_eq!(stage.append(&again, &[]), NEW);
+        }
+        let served = stage.ask(&again, "three.example").unwrap();
+        let form = served.iter().find(|it| it.0 == leave.event_id).unwrap().1;
+        assert_eq!(form, Form::Full, "the state first: {given_first}");
+        stage.is_sound();
+    }
+}
+
+/// One case here is as much work as so many of a usual property.
+const WEIGHT: u32 = 24;
+const STEPS: usize = 24;
+
+/// Random rooms with odd events in them, in random orders. A part is held back at first; whatever is
+/// of unknown state then is sent again with it, and then the holes are filled. In the end it is the
+/// room that came in order, all at once: every answer, every state, the extremities and the counts.
+///
+/// One difference is meant, as in `convergence`: a redaction that had no power when it came may take
+/// effect in another order. Its target is then redacted instead of whole.
+#[test]
+fn a_feeder_that_mends_the_state_later_reaches_the_same_room() {
+    for version in [
+        RoomVersion::V1,
+        RoomVersion::V5,
+        RoomVersion::V6,
+        RoomVersion::V10,
+        RoomVersion::V11,
+        RoomVersion::V12,
+    ] {
+        let usual = Config::default();
+        let cases = (usual.cases / WEIGHT).max(1);
+        let config = Config { cases, max_shrink_iters: 400, failure_persistence: None, ..usual };
+        let strategy =
+            prop::collection::vec(worlds::step(), 1..STEPS).prop_flat_map(move |steps| {
+                let count = World::whole(version, &steps).deliveries.len();
+                let order: Vec<usize> = (0..count).collect();
+                let order = proptest::prop_oneof![Just(order.clone()), Just(order).prop_shuffle()];
+                let held_back = prop::collection::vec(prop::bool::weighted(0.2), count);
+                (Just(steps), order, held_back, any::<bool>())
+            });
+        TestRunner::new(config)
+            .run(&strategy, |(steps, order, held_back, mended_first)| {
+                let world = World::whole(version, &steps);
+                mended_later(&world, &order, &held_back, mended_first)
+            })
+            .unwrap();
+    }
+}
+
+fn mended_later(
+    world: &World,
+    order: &[usize],
+    held_back: &[bool],
+    mended_first: bool,
+) -> Result<(), TestCaseError> {
+    let at_once = Memory::new();
+    for delivery in &world.deliveries {
+        send(&at_once, world, delivery, false);
+    }
+    let later = Memory::new();
+    let (holes, others): (Vec<usize>, Vec<usize>) = order.iter().partition(|at| held_back[**at]);
+    let send_all = |places: &[usize]| -> BTreeSet<usize> {
+        places
+            .iter()
+            .copied()
+            .filter(|at| send(&later, world, &world.deliveries[*at], false))
+            .collect()
+    };
+    // Of some it is said that their state is not known; of those that wait for what is held back,
+    // too.
+    let mut unknown = send_all(&others);
+    let mend = |places: &BTreeSet<usize>| {
+        for at in places {
+            send(&later, world, &world.deliveries[*at], true);
+        }
+    };
+    if mended_first {
+        mend(&unknown);
+    }
+    unknown.extend(send_all(&holes));
+    mend(&unknown);
+    prop_assert_eq!(faults::of(&later.cx.store), []);
+    let redacted: BTreeSet<String> =
+        world.deliveries.iter().filter_map(|it| redacts(&it.event)).collect();
+    let expected = picture(&at_once, world, &redacted);
+    prop_assert_eq!(picture(&later, world, &redacted), expected);
+    Ok(())
+}
+
+/// Sends an event, perhaps with the state after it. Whether its state is not known then.
+fn send(memory: &Memory, world: &World, delivery: &Delivery, with_state: bool) -> bool {
+    let given = if with_state { delivery.given.clone() } else { vec![] };
+    let delivery = Delivery { given, ..delivery.clone() };
+    match ingest::append(&memory.cx, &delivery.new_event(&world.room)).unwrap() {
+        Outcome::Appended { state_unknown, .. } => state_unknown,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn redacts(event: &Event) -> Option<String> {
+    let pdu: Value = serde_json::from_str(&event.pdu).unwrap();
+    let target = pdu["redacts"].as_str().or(pdu["content"]["redacts"].as_str());
+    target.map(str::to_owned)
+}
+
+/// Everything that can be asked, but for the form of what may be redacted.
+fn picture(
+    memory: &Memory,
+    world: &World,
+    redacted: &BTreeSet<String>,
+) -> (Vec<Answer>, Vec<State>, Summary) {
+    let ids: Vec<String> = world
+        .deliveries
+        .iter()
+        .map(|it| it.event.event_id.clone())
+        .chain([String::new()])
+        .collect();
+    let room_id = &world.room.room_id;
+    let ask = |origin: &&str| {
+        let mut answer = Question::Backfill(Backfill {
+            room_id: room_id.clone(),
+            asker: Asker::Server { origin: (*origin).to_owned(), destination: HOME.to_owned() },
+            event_ids: ids.clone(),
+            limit: Some(100),
+        })
+        .ask(&memory.cx);
+        for (event_id, form, pdu) in answer.iter_mut().flat_map(|it| &mut it.events) {
+            if redacted.contains(event_id) {
+                (*form, *pdu) = (Form::Redacted, vec![]);
+            }
+        }
+        answer
+    };
+    let states = ids.iter().map(|it| answers::state(&memory.cx, room_id, it));
+    let answers = SERVERS.iter().map(ask).collect();
+    (answers, states.collect(), answers::summary(&memory.cx, room_id))
+}
