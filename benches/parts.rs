@@ -10,7 +10,7 @@ use backscroll::{
     context::Context,
     graph::{self, Place},
     ingest::{self, Outcome},
-    pdu::{self, Pdu, RoomVersion, VerifyKey, verify_signatures},
+    pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
     state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
     store::{Edit, Options, Store, View},
 };
@@ -93,7 +93,8 @@ fn event_check(criterion: &mut Criterion) {
         });
     });
     let key = SigningKey::from_bytes(&[7; 32]);
-    let public = VerifyKey::new(key.verifying_key().as_bytes(), i64::MAX);
+    let public = backscroll_matrix::VerifyKey::from_bytes(key.verifying_key().as_bytes());
+    let public = public.ok().map(|key| ServerKey { key, valid_until_ts: u64::MAX });
     let signature = STANDARD_NO_PAD.encode(key.sign(b"something else").to_bytes());
     let mut signed: serde_json::Value = serde_json::from_str(&event.pdu).expect("JSON");
     if let Some(members) = signed.as_object_mut() {

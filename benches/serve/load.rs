@@ -8,9 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll::proto::v1::{
     self as pb, append_events_response::Outcome, ingest_service_client::IngestServiceClient,
-    key_service_client::KeyServiceClient,
 };
-use ed25519_dalek::{Signer as _, Verifier as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::Channel;
@@ -88,39 +86,10 @@ async fn append(
     Ok(())
 }
 
-/// Lets the service check signatures from now on.
-pub(crate) async fn publish_keys(url: &str) -> anyhow::Result<()> {
-    let mut client = KeyServiceClient::new(connect(url).await?);
-    for server in [rooms::OURS, rooms::ASKING] {
-        let answer = rooms::key_answer(server).to_string().into();
-        client.put_server_keys(pb::PutServerKeysRequest { answer }).await?;
-    }
-    Ok(())
-}
-
 pub(crate) async fn connect(url: &str) -> anyhow::Result<Channel> {
     let endpoint = Channel::from_shared(url.to_owned())?
         .tcp_nodelay(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20);
     endpoint.connect().await.context("the history service does not answer")
-}
-
-/// How many signatures of a text as long as an event's all cores verify in a second.
-pub(crate) fn verifications_per_second(for_so_long: Duration) -> f64 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (key, text) = (rooms::signing_key(), vec![b'x'; 600]);
-    let (signature, key) = (key.sign(&text), key.verifying_key());
-    let verify = || {
-        let (start, mut count) = (Instant::now(), 0u32);
-        while start.elapsed() < for_so_long {
-            key.verify(&text, &signature).expect("it fits");
-            count += 1;
-        }
-        f64::from(count) / start.elapsed().as_secs_f64()
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(verify)).collect();
-        threads.into_iter().map(|it| it.join().expect("it does not panic")).sum()
-    })
 }

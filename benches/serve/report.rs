@@ -46,10 +46,7 @@ pub(crate) struct RoomRow {
 /// How events are taken.
 #[derive(Serialize)]
 pub(crate) struct Writing {
-    pub(crate) hashes: Ingest,
-    pub(crate) signatures: Ingest,
-    /// Signatures that all cores verify in a second, doing nothing else.
-    pub(crate) verifications: f64,
+    pub(crate) ingest: Ingest,
     pub(crate) disk_bytes: u64,
     pub(crate) json_bytes: u64,
 }
@@ -119,12 +116,7 @@ impl fmt::Display for Report {
                 writeln!(f, "{name:<45}{rate:>8.0} events/s{cpu:>8.0} µs of CPU each")
             };
             writeln!(f)?;
-            line(f, "ingest, durable, 100 in flight, hashes", &it.hashes)?;
-            line(f, "the same with signatures", &it.signatures)?;
-            let (all, name) = (it.verifications, "ed25519 verification alone, all cores");
-            writeln!(f, "{name:<45}{all:>8.0} a second")?;
-            let ratio = it.signatures.events_per_second / all;
-            writeln!(f, "{:<45}{ratio:>8.2}", "with signatures, of verification alone")?;
+            line(f, "ingest, durable, 100 in flight", &it.ingest)?;
             let ratio = ratio_of(it.disk_bytes, it.json_bytes);
             writeln!(f, "{:<45}{ratio:>8.2}", "its disk bytes, of JSON bytes")?;
         }

@@ -1,6 +1,6 @@
 //! How fast events are taken, and what they take on disk.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use crate::{
     Flags,
@@ -13,25 +13,10 @@ use crate::{
 /// As many as a homeserver keeps unacknowledged.
 const IN_FLIGHT: usize = 100;
 
-/// Times one room without and with the keys of its servers, each into a store of its own, and
-/// verification alone in between.
+/// Times one room.
 pub(crate) async fn measure(folder: &Path, flags: &Flags) -> anyhow::Result<Writing> {
-    let (hashes, disk, json) = ingest(&folder.join("hashes"), flags, false).await?;
-    let verifications = load::verifications_per_second(Duration::from_secs(1));
-    let (signatures, _, _) = ingest(&folder.join("signatures"), flags, true).await?;
-    Ok(Writing { hashes, signatures, verifications, disk_bytes: disk, json_bytes: json })
-}
-
-async fn ingest(
-    folder: &Path,
-    flags: &Flags,
-    with_keys: bool,
-) -> anyhow::Result<(Ingest, u64, u64)> {
     fs::create_dir_all(folder)?;
     let history = Server::history(folder, flags.cache_mib)?;
-    if with_keys {
-        load::publish_keys(&history.url()).await?;
-    }
     let plan = Plan { name: "ingest".to_owned(), shape: Shape::Line, size: flags.ingest };
     let before = history.process().cpu()?;
     let (made, elapsed) = load::timed(&history.url(), plan, IN_FLIGHT).await?;
@@ -41,5 +26,6 @@ async fn ingest(
         events_per_second: f64::from(made.events) / elapsed.as_secs_f64(),
         cpu_us_per_event: cpu.as_secs_f64() * 1e6 / f64::from(made.events),
     };
-    Ok((ingest, disk_bytes(&folder.join("data"))?, made.json_bytes))
+    let disk_bytes = disk_bytes(&folder.join("data"))?;
+    Ok(Writing { ingest, disk_bytes, json_bytes: made.json_bytes })
 }

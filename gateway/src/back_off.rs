@@ -1,11 +1,12 @@
-//! How long to leave somebody alone who has failed.
+//! How long to leave somebody alone who has failed. Not for long: whoever asks us names whom we
+//! ask, so a stranger could otherwise keep us from a server that was away for a moment.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_mins(1);
-const LONGEST: Duration = Duration::from_hours(1);
+const FIRST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_mins(1);
 
-/// After so many failures in a row: a minute, doubled with each, at most an hour.
+/// After so many failures in a row: five seconds, doubled with each, at most a minute.
 pub(crate) fn back_off(failures: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
     FIRST.saturating_mul(doubled).min(LONGEST)
@@ -17,7 +18,7 @@ mod tests {
 
     #[test]
     fn longer_and_longer() {
-        let minutes = [1, 2, 3, 6, 7, 100].map(|failures| back_off(failures).as_secs() / 60);
-        assert_eq!(minutes, [1, 2, 4, 32, 60, 60]);
+        let seconds = [0, 1, 2, 3, 4, 5, 100].map(|failures| back_off(failures).as_secs());
+        assert_eq!(seconds, [5, 5, 10, 20, 40, 60, 60]);
     }
 }

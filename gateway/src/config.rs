@@ -160,6 +160,9 @@ impl Config {
                 .with_context(|| format!("cannot take the pinned keys from {}", path.display()))?,
             None => PinnedKeys::default(),
         };
+        for left_out in keys.left_out() {
+            tracing::warn!("--pinned-keys: left out: {left_out}");
+        }
         let fetching = self.fetching.into_fetching()?;
         if keys.is_empty() && fetching.is_none() {
             tracing::warn!(

@@ -15,7 +15,7 @@ use serde_json::error::Category;
 
 /// Why bytes were not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum JsonError {
+pub(crate) enum JsonError {
     /// Not JSON, or nested more than 127 levels deep, or with a half of a surrogate pair.
     #[error("not JSON: {0}")]
     NotJson(String),

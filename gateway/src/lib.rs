@@ -52,7 +52,8 @@ pub mod metrics;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod proto;
-pub mod server_name;
 mod sparing;
 mod wire;
 mod workers;
+
+pub use backscroll_matrix::server_name;

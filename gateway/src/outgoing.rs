@@ -18,10 +18,8 @@ use hyper::body::{Frame, SizeHint};
 
 use crate::limits::{Caller, Held, Holds, Limits, Owner, Share};
 
-/// What can be held.
-pub(crate) trait Holding: Debug + Send + Sync {}
-
-impl<T: Debug + Send + Sync> Holding for T {}
+/// An answer goes out in pieces of this size, so that it is seen whether it is taken.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// The body of an answer. In HTTP/2 its last byte goes by itself: it is asked for when the other end
 /// has made room for all before it, so that until then the stream can be reset by itself. Were all
@@ -29,17 +27,23 @@ impl<T: Debug + Send + Sync> Holding for T {}
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     body: Body,
-    /// The last byte, if it is to go by itself.
-    last: Option<Bytes>,
+    /// What has come of it and has not gone out.
+    left: Bytes,
     splits: bool,
     cover: Arc<dyn Holding>,
+}
+
+/// What can be held.
+trait Holding: Debug + Send + Sync {
+    /// A piece is asked for, since those before it are on their way.
+    fn moved(&self);
 }
 
 /// What is given back when the answer has been taken.
 #[derive(Debug)]
 struct Cover<T> {
-    _share: Option<Share<Owner>>,
-    _held: Option<Held>,
+    share: Option<Share<Owner>>,
+    held: Option<Held>,
     _under_way: T,
 }
 
@@ -49,59 +53,11 @@ struct Covered {
     _cover: Arc<dyn Holding>,
 }
 
-impl AsRef<[u8]> for Covered {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Outgoing {
-    fn covered(&self, bytes: Bytes) -> Frame<Bytes> {
-        Frame::data(Bytes::from_owner(Covered { bytes, _cover: Arc::clone(&self.cover) }))
-    }
-}
-
-impl HttpBody for Outgoing {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if let Some(last) = self.last.take() {
-            return Poll::Ready(Some(Ok(self.covered(last))));
-        }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
-            return Poll::Ready(None);
-        };
-        let mut bytes = match frame.into_data() {
-            Ok(bytes) => bytes,
-            Err(frame) => return Poll::Ready(Some(Ok(frame))),
-        };
-        if self.splits && bytes.len() > 1 && self.body.is_end_stream() {
-            self.last = Some(bytes.split_off(bytes.len() - 1));
-        }
-        Poll::Ready(Some(Ok(self.covered(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.last.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.last {
-            Some(_) => SizeHint::with_exact(1),
-            None => self.body.size_hint(),
-        }
-    }
-}
-
 /// Sends an answer, or nothing where there is no room for it. Holds `under_way` likewise.
 pub(crate) fn send(
     mut response: Response,
     (limits, caller, version): (&Limits, &Caller, Version),
-    under_way: impl Holding + 'static,
+    under_way: impl Debug + Send + Sync + 'static,
 ) -> Response<Outgoing> {
     let held = response.extensions_mut().remove().and_then(|it: Holds| it.take());
     let owner = match &held {
@@ -113,7 +69,129 @@ pub(crate) fn send(
     if share.is_err() {
         caller.cut.cut();
     }
-    let cover = Cover { _share: share.ok(), _held: held, _under_way: under_way };
+    let cover = Arc::new(Cover { share: share.ok(), held, _under_way: under_way });
     let splits = version == Version::HTTP_2;
-    response.map(|body| Outgoing { body, last: None, splits, cover: Arc::new(cover) })
+    response.map(|body| Outgoing { body, left: Bytes::new(), splits, cover })
+}
+
+impl<T: Debug + Send + Sync> Holding for Cover<T> {
+    fn moved(&self) {
+        if let Some(share) = &self.share {
+            share.moved();
+        }
+    }
+}
+
+impl<T> Drop for Cover<T> {
+    fn drop(&mut self) {
+        let was_taken = self.share.as_ref().is_some_and(Share::end);
+        if !was_taken && let Some(held) = self.held.take() {
+            held.was_not_taken();
+        }
+    }
+}
+
+impl AsRef<[u8]> for Covered {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl HttpBody for Outgoing {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.left.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
+                return Poll::Ready(None);
+            };
+            match frame.into_data() {
+                Ok(bytes) => self.left = bytes,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        } else {
+            self.cover.moved();
+        }
+        let mut length = self.left.len().min(PIECE_BYTES);
+        if self.splits && length > 1 && length == self.left.len() && self.body.is_end_stream() {
+            length -= 1;
+        }
+        let covered = Covered { bytes: self.left.split_to(length), _cover: self.cover.clone() };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(covered)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = u64::try_from(self.left.len()).unwrap_or(u64::MAX);
+        let mut hint = self.body.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(left));
+        }
+        hint.set_lower(hint.lower().saturating_add(left));
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Holding for Nothing {
+        fn moved(&self) {}
+    }
+
+    fn outgoing(bytes: usize, splits: bool) -> Outgoing {
+        let (body, left, cover) = (vec![7; bytes].into(), Bytes::new(), Arc::new(Nothing));
+        Outgoing { body, left, splits, cover }
+    }
+
+    #[test]
+    fn pieces() {
+        let pieces = |bytes, splits| {
+            let mut body = outgoing(bytes, splits);
+            let mut pieces = Vec::new();
+            while let Some(frame) = body.frame().now_or_never().unwrap() {
+                let left = body.size_hint().exact().unwrap();
+                let piece = frame.unwrap().into_data().unwrap();
+                pieces.push(piece.len());
+                assert_eq!(usize::try_from(left).unwrap(), bytes - pieces.iter().sum::<usize>());
+                assert_eq!(body.is_end_stream(), left == 0);
+            }
+            pieces
+        };
+        assert_eq!(pieces(0, true), [0; 0]);
+        assert_eq!(pieces(1, true), [1]);
+        assert_eq!(pieces(9, true), [8, 1]);
+        assert_eq!(pieces(9, false), [9]);
+        assert_eq!(pieces(PIECE_BYTES, true), [PIECE_BYTES - 1, 1]);
+        assert_eq!(pieces(PIECE_BYTES + 1, true), [PIECE_BYTES, 1]);
+        assert_eq!(pieces(2 * PIECE_BYTES + 1, false), [PIECE_BYTES, PIECE_BYTES, 1]);
+    }
+
+    /// What hyper still has to write counts, whatever has become of the body.
+    #[test]
+    fn bytes_hold_what_the_answer_holds() {
+        let mut body = outgoing(9, true);
+        let cover = Arc::downgrade(&body.cover);
+        let piece = body.frame().now_or_never().unwrap().unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        let part = piece.slice(3..4);
+        drop(piece);
+        assert!(cover.upgrade().is_some());
+        drop(part);
+        assert!(cover.upgrade().is_none());
+    }
 }

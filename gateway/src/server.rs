@@ -109,7 +109,8 @@ pub async fn serve(
     let workers = Workers::start(options.threads)?;
     let Options { server_name, history, keys, fetching, clock, .. } = options;
     let Options { request_timeout, limits, metrics, tls, .. } = options;
-    let history = History::new(history, metrics.clone(), options.threads);
+    let bounds = Limits::new(limits.clone(), &metrics);
+    let history = History::new(history, metrics.clone(), options.threads, bounds.room());
     let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
@@ -117,7 +118,7 @@ pub async fn serve(
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,
-        limits: Limits::new(limits.clone(), &metrics),
+        limits: bounds,
         metrics,
         stopping: AtomicBool::new(false),
     });

@@ -17,13 +17,12 @@ use tower::service_fn;
 use super::ServerArgs;
 use crate::proto::v1::{
     admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
-    ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
+    ingest_service_client::IngestServiceClient,
 };
 
 pub(super) struct Clients {
     pub(super) history: HistoryServiceClient<Channel>,
     pub(super) ingest: IngestServiceClient<Channel>,
-    pub(super) keys: KeyServiceClient<Channel>,
     pub(super) admin: AdminServiceClient<Channel>,
 }
 
@@ -48,7 +47,6 @@ pub(super) async fn connect(server: &ServerArgs) -> anyhow::Result<Clients> {
     Ok(Clients {
         history: HistoryServiceClient::new(channel.clone()),
         ingest: IngestServiceClient::new(channel.clone()),
-        keys: KeyServiceClient::new(channel.clone()),
         admin: AdminServiceClient::new(channel),
     })
 }

@@ -4,11 +4,11 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, value::RawValue};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -16,6 +16,7 @@ use super::{
     ServerArgs,
     client::{Clients, connect, told},
     out, progress_target,
+    signatures::PinnedKeys,
 };
 use crate::{
     proto::v1::{self as pb, append_events_response::Outcome},
@@ -40,13 +41,13 @@ pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// Check signatures by these keys: a JSON object of server names and their answers to
-    /// /_matrix/key/v2/server. The service keeps them.
+    /// Name the events whose signatures do not fit these keys: a JSON object of server names and
+    /// their answers to /_matrix/key/v2/server. The events are sent all the same.
     #[arg(long, env = "BACKSCROLL_SERVER_KEYS", value_name = "FILE")]
     server_keys: Option<PathBuf>,
 
-    /// Exit code 1, too, if an event breaks the format of its room version. It is taken all the
-    /// same.
+    /// Exit code 1, too, if an event breaks the format of its room version, or its signatures do
+    /// not fit --server-keys. It is taken all the same.
     #[arg(long, env = "BACKSCROLL_STRICT")]
     strict: bool,
 
@@ -65,26 +66,26 @@ struct Counts {
     unreadable: u64,
     state_given: u64,
     state_unknown: u64,
+    bad_signatures: u64,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     let Args { server, server_keys, strict, rooms } = args;
+    let pinned = server_keys.map(|path| PinnedKeys::read(&path)).transpose()?.map(Arc::new);
     let mut clients = connect(&server).await?;
-    if let Some(path) = server_keys {
-        put_server_keys(&mut clients, &path).await?;
-    }
     let bytes = rooms.iter().map(|it| fs::metadata(it).map_or(0, |it| it.len())).sum();
     let progress = progress_bar(bytes);
     let mut total = Counts::default();
     for path in &rooms {
-        let counts = import(&mut clients, path, &progress)
+        let counts = import(&mut clients, path, pinned.clone(), &progress)
             .await
             .with_context(|| format!("{}", path.display()))?;
         total.add(counts);
     }
     progress.finish_and_clear();
     total.print(rooms.len())?;
-    Ok(total.refused == 0 && (total.unreadable == 0 || !strict))
+    let odd = total.unreadable + total.bad_signatures;
+    Ok(total.refused == 0 && (odd == 0 || !strict))
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {
@@ -94,26 +95,10 @@ fn progress_bar(bytes: u64) -> ProgressBar {
     ProgressBar::with_draw_target(Some(bytes), progress_target()).with_style(style)
 }
 
-async fn put_server_keys(clients: &mut Clients, path: &Path) -> anyhow::Result<()> {
-    let file = || format!("{}", path.display());
-    let text = fs::read_to_string(path).with_context(file)?;
-    let answers: std::collections::BTreeMap<String, Box<RawValue>> =
-        serde_json::from_str(&text).with_context(file)?;
-    for (server_name, answer) in answers {
-        let parsed: Value = serde_json::from_str(answer.get()).with_context(file)?;
-        if parsed.get("server_name").and_then(Value::as_str) != Some(&server_name) {
-            bail!("{}: the answer of {server_name} names another server", path.display());
-        }
-        let answer = answer.get().to_owned().into();
-        let put = clients.keys.put_server_keys(pb::PutServerKeysRequest { answer }).await;
-        put.map_err(|status| told(&status)).with_context(|| format!("keys of {server_name}"))?;
-    }
-    Ok(())
-}
-
 async fn import(
     clients: &mut Clients,
     path: &Path,
+    pinned: Option<Arc<PinnedKeys>>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Counts> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
@@ -123,16 +108,24 @@ async fn import(
         set.map_err(|status| told(&status))?;
     }
     let (to_service, requests) = mpsc::channel(IN_FLIGHT);
-    let read = progress.clone();
+    let (read, name) = (progress.clone(), path.display().to_string());
     let reading = tokio::spawn(async move {
-        for line in lines {
+        let mut bad_signatures = 0;
+        // The header is line 1.
+        for (number, line) in (2_u64..).zip(lines) {
             let line = line?;
+            if let Some(fault) = pinned.as_ref().and_then(|pinned| pinned.fault(&header, &line)) {
+                bad_signatures += 1;
+                let said = || writeln!(io::stderr(), "{name}:{number}: {fault}");
+                // The count says it too, if nobody reads.
+                drop(read.suspend(said));
+            }
             read.inc(line.pdu.get().len().try_into()?);
             if to_service.send(request(&header, line)).await.is_err() {
                 break;
             }
         }
-        anyhow::Ok(())
+        anyhow::Ok(bad_signatures)
     });
     let responses = clients.ingest.append_events(ReceiverStream::new(requests)).await;
     let mut responses = responses.map_err(|status| told(&status))?.into_inner();
@@ -147,7 +140,7 @@ async fn import(
         }
         progress.set_message(format!("{} events", counts.appended + counts.held));
     }
-    reading.await??;
+    counts.bad_signatures = reading.await??;
     Ok(counts)
 }
 
@@ -165,6 +158,7 @@ impl Counts {
         self.unreadable += other.unreadable;
         self.state_given += other.state_given;
         self.state_unknown += other.state_unknown;
+        self.bad_signatures += other.bad_signatures;
     }
 
     fn print(self, rooms: usize) -> io::Result<()> {
@@ -177,6 +171,10 @@ impl Counts {
             (self.unreadable, "break the format of their room version: they are held unreadable"),
             (self.state_given, "were held already, and took the state that came with them"),
             (self.state_unknown, "had no known state when they came: they are hidden until then"),
+            (
+                self.bad_signatures,
+                "have a signature that does not fit --server-keys, and were sent",
+            ),
             (self.purged, "were purged here, or their room deleted, and stay away"),
         ] {
             if count > 0 {

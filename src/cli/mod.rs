@@ -11,6 +11,7 @@ mod out;
 mod purge;
 mod restore;
 mod serve;
+mod signatures;
 mod state;
 mod stats;
 mod verify;

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use backscroll_tls::{ServerFiles, Token};
 use tokio::{
     net::TcpListener,
@@ -71,9 +71,20 @@ pub(super) struct Args {
     #[arg(long, env = "BACKSCROLL_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
 
-    /// Take only callers who show the token in this file, 16 bytes or more.
+    /// Take only callers who show the token in this file, 16 bytes or more. It is for whoever
+    /// feeds and operates the service, and does not open KeyService.
     #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Gateways show the token in this file instead, another one. It opens what gateways call, and
+    /// nothing else. Needs --token-file.
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "token_file"
+    )]
+    gateway_token_file: Option<PathBuf>,
 
     /// How long requests under way may take to finish when stopping, in seconds.
     #[arg(long, env = "BACKSCROLL_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
@@ -106,19 +117,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 impl Args {
     /// Who may call, read from the files. Needs a runtime.
     fn callers(&self) -> anyhow::Result<Callers> {
-        let Self { tls_cert, tls_key, client_ca, token_file, .. } = self.clone();
+        let Self { tls_cert, tls_key, client_ca, token_file, gateway_token_file, .. } =
+            self.clone();
         let certificate = client_ca.is_some();
         let files = tls_cert.zip(tls_key);
         let tls = files.map(|(cert, key)| ServerFiles { cert, key, client_ca }.watched());
         let tls = tls.transpose().context("cannot use the files for TLS")?;
         let token = token_file.map(Token::watched).transpose().context("--token-file")?;
+        let gateway_token = gateway_token_file.map(Token::watched).transpose();
+        let gateway_token = gateway_token.context("--gateway-token-file")?;
+        if let (Some(token), Some(gateway)) = (&token, &gateway_token) {
+            let is_one = token.get().is_shown(gateway.get().header().as_bytes());
+            ensure!(!is_one, "--gateway-token-file must hold another token than --token-file");
+        }
         if let Some(tls) = &tls {
             tls.watch();
         }
-        if let Some(token) = &token {
+        for token in [&token, &gateway_token].into_iter().flatten() {
             token.watch();
         }
-        Ok(Callers { tls, require: Require { certificate, token } })
+        Ok(Callers { tls, require: Require { certificate, token, gateway_token } })
     }
 }
 

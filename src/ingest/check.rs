@@ -1,16 +1,8 @@
-//! What can be checked of an event without looking at its room.
-
-use std::{collections::BTreeMap, sync::Arc};
+//! What can be checked of an event without looking at its room. Not its signatures: they are the
+//! homeserver's business, like the authorisation rules, and its verdict stands.
 
 use super::{NewEvent, Refusal};
-use crate::{
-    context::Context,
-    pdu::{
-        Event, Pdu, PduError, RoomVersion, ServerKeys, SignatureCheck, Unreadable,
-        id_of_unreadable, required_servers, verify_signatures,
-    },
-    store::StoreError,
-};
+use crate::pdu::{Event, Pdu, PduError, RoomVersion, Unreadable, id_of_unreadable};
 
 /// An event that passed, in the form in which it is to be kept.
 pub(super) struct Checked {
@@ -28,21 +20,14 @@ pub(super) struct Checked {
 pub(super) type Refused = (Option<String>, Refusal);
 
 /// Checks an event for a room of a known version, or for a new one.
-pub(super) fn check(
-    cx: &Context,
-    event: &NewEvent<'_>,
-    known_version: Option<&str>,
-) -> Result<Result<Checked, Refused>, StoreError> {
-    let version = match version(event, known_version) {
-        Ok(version) => version,
-        Err(refusal) => return Ok(Err((None, refusal))),
-    };
+pub(super) fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, Refused> {
+    let version = version(event, known_version).map_err(|refusal| (None, refusal))?;
     let pdu = match Pdu::parse(event.pdu, version) {
         Ok(pdu) => pdu,
-        Err(why) => return Ok(unreadable(event, version, why)),
+        Err(why) => return unreadable(event, version, why),
     };
     let event_id = pdu.event_id().as_str().to_owned();
-    let refused = |refusal| Ok(Err((Some(event_id.clone()), refusal)));
+    let refused = |refusal| Err((Some(event_id.clone()), refusal));
     if !event.event_id.is_empty() && *pdu.event_id() != *event.event_id {
         return refused(Refusal::EventIdMismatch {
             expected: event.event_id.to_owned(),
@@ -55,15 +40,12 @@ pub(super) fn check(
             found: pdu.room_id().as_str().to_owned(),
         });
     }
-    if let Some(fault) = signature_fault(cx, &pdu)? {
-        return refused(Refusal::SignatureInvalid(fault));
-    }
     if pdu.content_hash_matches() {
-        return Ok(Ok(Checked::read(pdu, false)));
+        return Ok(Checked::read(pdu, false));
     }
     match pdu.redacted() {
-        Ok(pdu) => Ok(Ok(Checked::read(pdu, true))),
-        Err(why) => Ok(unreadable(event, version, why)),
+        Ok(pdu) => Ok(Checked::read(pdu, true)),
+        Err(why) => unreadable(event, version, why),
     }
 }
 
@@ -120,26 +102,4 @@ fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Ref
         (None, None) => return Err(Refusal::RoomVersionMissing),
     };
     RoomVersion::parse(name).map_err(|_| Refusal::RoomVersionUnknown(name.to_owned()))
-}
-
-/// What is wrong with the event's signatures, as far as the keys that we know can tell.
-fn signature_fault(cx: &Context, pdu: &Pdu) -> Result<Option<String>, StoreError> {
-    let servers = match required_servers(pdu) {
-        Ok(servers) => servers,
-        Err(fault) => return Ok(Some(fault.to_string())),
-    };
-    let mut known: BTreeMap<String, Arc<ServerKeys>> = BTreeMap::new();
-    for server in servers {
-        if let Some(keys) = cx.server_keys(server.as_str())? {
-            known.insert(server.as_str().to_owned(), keys);
-        }
-    }
-    if known.is_empty() {
-        return Ok(None);
-    }
-    let keys = |server: &str, key_id: &str| known.get(server)?.key(key_id).copied();
-    Ok(match verify_signatures(pdu, &keys) {
-        SignatureCheck::Valid | SignatureCheck::Unknown { .. } => None,
-        SignatureCheck::Invalid { server, reason } => Some(format!("{server}: {reason}")),
-    })
 }

@@ -46,9 +46,6 @@ pub enum Refusal {
         /// What the PDU's id is.
         found: String,
     },
-    /// A signature is bad, or lacking.
-    #[error("{0}")]
-    SignatureInvalid(String),
     /// Something else is held under its id.
     #[error("{0}")]
     Conflict(&'static str),

@@ -72,7 +72,7 @@ struct Early {
 impl Early {
     fn check(cx: &Context, event: &NewEvent<'_>) -> Result<Self, StoreError> {
         let known_version = known_version(&cx.store, event.room_id)?;
-        let checked = check::check(cx, event, known_version.as_deref())?;
+        let checked = check::check(event, known_version.as_deref());
         Ok(Self { known_version, checked })
     }
 
@@ -141,7 +141,7 @@ impl<'c> Batch<'c> {
         let checked = if early.holds(known.as_deref()) {
             early.checked
         } else {
-            check::check(self.cx, event, known.as_deref())?
+            check::check(event, known.as_deref())
         };
         let checked = match checked {
             Ok(checked) => checked,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use backscroll_matrix::write_string;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
 /// The numbers inside a value that canonical JSON has no form for, in their canonical text.
@@ -43,7 +44,7 @@ impl Writer {
                 Some(Odd::Number(canonical)) => self.out.push_str(canonical),
                 _ => self.out.push_str(&int.to_string()),
             },
-            CanonicalJsonValue::String(text) => self.string(text),
+            CanonicalJsonValue::String(text) => write_string(&mut self.out, text),
             CanonicalJsonValue::Array(items) => self.items(items, odd),
             CanonicalJsonValue::Object(members) => {
                 let odd = match odd {
@@ -76,7 +77,7 @@ impl Writer {
         self.out.push('{');
         for (index, (name, value)) in members.enumerate() {
             self.comma(index);
-            self.string(name);
+            write_string(&mut self.out, name);
             self.out.push(':');
             self.value(value, odd.and_then(|odd| odd.get(name)));
         }
@@ -88,35 +89,4 @@ impl Writer {
             self.out.push(',');
         }
     }
-
-    /// Escapes what JSON makes one escape, in the shortest way, and nothing else.
-    fn string(&mut self, text: &str) {
-        self.out.push('"');
-        for piece in text.split_inclusive(is_escaped) {
-            // Only the last symbol of a piece may be one to escape.
-            let plain = piece.strip_suffix(is_escaped).unwrap_or(piece);
-            self.out.push_str(plain);
-            if plain.len() < piece.len() {
-                piece.chars().next_back().into_iter().for_each(|symbol| self.escape(symbol));
-            }
-        }
-        self.out.push('"');
-    }
-
-    fn escape(&mut self, symbol: char) {
-        match symbol {
-            '"' => self.out.push_str("\\\""),
-            '\\' => self.out.push_str("\\\\"),
-            '\u{8}' => self.out.push_str("\\b"),
-            '\t' => self.out.push_str("\\t"),
-            '\n' => self.out.push_str("\\n"),
-            '\u{c}' => self.out.push_str("\\f"),
-            '\r' => self.out.push_str("\\r"),
-            _ => self.out.push_str(&format!("\\u{:04x}", u32::from(symbol))),
-        }
-    }
-}
-
-fn is_escaped(symbol: char) -> bool {
-    matches!(symbol, '"' | '\\' | '\0'..='\u{1f}')
 }

@@ -58,3 +58,9 @@ pub enum BadJson {
     #[error("nested too deeply")]
     TooDeep,
 }
+
+impl From<backscroll_matrix::Overflow> for PduError {
+    fn from(_: backscroll_matrix::Overflow) -> Self {
+        Self::BadJson(BadJson::Overflow)
+    }
+}

@@ -3,11 +3,7 @@
 use base64::{
     Engine, engine::general_purpose::STANDARD_NO_PAD, engine::general_purpose::URL_SAFE_NO_PAD,
 };
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue,
-    room_version_rules::EventIdFormatVersion,
-    serde::{Base64, base64::Standard},
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, room_version_rules::EventIdFormatVersion};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -85,9 +81,9 @@ impl Pdu {
     /// Whether the event is as its sender made it. If not, only its redacted form may be kept.
     pub fn content_hash_matches(&self) -> bool {
         let claimed = self.object("hashes").and_then(|hashes| string(hashes, "sha256"));
-        let claimed = claimed.and_then(|text| Base64::<Standard>::parse(text).ok());
+        let claimed = claimed.and_then(backscroll_matrix::base64::decode);
         let actual = Sha256::digest(self.json.hashed_text());
-        claimed.is_some_and(|it| it.as_bytes() == actual.as_slice())
+        claimed.is_some_and(|it| it.as_slice() == actual.as_slice())
     }
 
     /// The canonical form, without `unsigned`.

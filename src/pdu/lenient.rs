@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use backscroll_matrix::Number;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int};
 use serde_json::value::RawValue;
 
@@ -10,7 +11,6 @@ use super::{
     canonical::{Odd, OddMembers},
     error::{BadJson, PduError},
     json::{Json, MAX_LEVELS, Parsed, syntax_error},
-    number::Number,
 };
 
 /// Reads an object. Its member `unsigned` is no part of an event, so it is passed over unread.

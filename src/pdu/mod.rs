@@ -12,7 +12,6 @@ mod ids;
 mod json;
 mod lenient;
 mod members;
-mod number;
 mod room_version;
 mod server_keys;
 mod signatures;
@@ -25,8 +24,8 @@ pub use self::{
     event::{MAX_PDU_BYTES, MAX_RECEIVED_BYTES, Pdu, redact_stored},
     ids::{BadId, EventId, RoomId, ServerName, UserId},
     room_version::{RoomVersion, UnknownRoomVersion},
-    server_keys::{KeyError, KeyRing, ServerKeys},
-    signatures::{BadSignature, SignatureCheck, VerifyKey, required_servers, verify_signatures},
+    server_keys::KeyRing,
+    signatures::{BadSignature, ServerKey, SignatureCheck, required_servers, verify_signatures},
     unreadable::{Event, Unreadable, id_of_unreadable},
 };
 

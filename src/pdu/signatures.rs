@@ -6,11 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use ed25519_dalek::{Signature, VerifyingKey};
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue,
-    serde::{Base64, base64::Standard},
-};
+use backscroll_matrix::{VerifyKey, is_signing_key_id, signature};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
 use super::{
     event::Pdu,
@@ -23,25 +20,22 @@ const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
 
 /// A key a server signs with, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifyKey {
-    key: VerifyingKey,
-    /// `valid_until_ts` of a key in use, `expired_ts` of an old one, in milliseconds.
-    pub valid_until_ts: i64,
+pub struct ServerKey {
+    /// The key.
+    pub key: VerifyKey,
+    /// `valid_until_ts` of a key in use, `expired_ts` of an old one, in milliseconds since 1970.
+    pub valid_until_ts: u64,
 }
 
-impl VerifyKey {
-    /// Reads the 32 bytes of an ed25519 key; `None` if they are none, or a weak one.
-    pub fn new(bytes: &[u8], valid_until_ts: i64) -> Option<Self> {
-        let key = VerifyingKey::from_bytes(bytes.try_into().ok()?).ok()?;
-        (!key.is_weak()).then_some(Self { key, valid_until_ts })
+impl ServerKey {
+    /// Whether the key was valid at that time, in milliseconds since 1970.
+    fn is_valid_at(&self, time: i64) -> bool {
+        !u64::try_from(time).is_ok_and(|time| time > self.valid_until_ts)
     }
 
-    /// Whether `signature`, in base64 with or without padding, is this key's for `text`.
-    pub fn verifies(&self, text: &str, signature: &str) -> bool {
-        Base64::<Standard>::parse(signature)
-            .ok()
-            .and_then(|bytes| Signature::from_slice(bytes.as_bytes()).ok())
-            .is_some_and(|signature| self.key.verify_strict(text.as_bytes(), &signature).is_ok())
+    /// Whether `given`, in base64, is this key's signature for `text`.
+    pub fn verifies(&self, text: &str, given: &str) -> bool {
+        signature(given).is_some_and(|given| self.key.verifies(text.as_bytes(), &given))
     }
 }
 
@@ -77,6 +71,12 @@ pub enum BadSignature {
         /// The key.
         key_id: String,
     },
+    /// The signature by this key proves nothing: its private half is known to everybody.
+    #[error("everybody knows the private half of key {key_id} (GHSA-qwcj-h6m8-vp6q)")]
+    PublicKnowledge {
+        /// The key.
+        key_id: String,
+    },
     /// The event names no server that could sign it.
     #[error("the event does not name the server that has to sign it")]
     NoServer,
@@ -87,7 +87,7 @@ pub enum BadSignature {
 /// on as the rules demand.
 pub fn verify_signatures(
     pdu: &Pdu,
-    keys: &dyn Fn(&str, &str) -> Option<VerifyKey>,
+    keys: &dyn Fn(&str, &str) -> Option<ServerKey>,
 ) -> SignatureCheck {
     let invalid = |server, reason| SignatureCheck::Invalid { server, reason };
     let servers = match required_servers(pdu) {
@@ -139,7 +139,7 @@ fn check_server(
     pdu: &Pdu,
     server: &ServerName,
     text: &str,
-    keys: &dyn Fn(&str, &str) -> Option<VerifyKey>,
+    keys: &dyn Fn(&str, &str) -> Option<ServerKey>,
 ) -> Result<bool, BadSignature> {
     let enforce = pdu.room_version().rules().enforce_key_validity;
     let mut is_signed = false;
@@ -149,7 +149,10 @@ fn check_server(
         let Some(key) = keys(server.as_str(), key_id) else {
             continue;
         };
-        if enforce && key.valid_until_ts < pdu.origin_server_ts() {
+        if key.key.is_public_knowledge() {
+            return Err(BadSignature::PublicKnowledge { key_id: key_id.clone() });
+        }
+        if enforce && !key.is_valid_at(pdu.origin_server_ts()) {
             continue;
         }
         if !signature.as_str().is_some_and(|it| key.verifies(text, it)) {
@@ -170,5 +173,5 @@ fn signatures_of<'p>(
         .and_then(CanonicalJsonValue::as_object)
         .into_iter()
         .flat_map(CanonicalJsonObject::iter)
-        .filter(|(key_id, _)| key_id.starts_with("ed25519:") && *key_id != POLICY_SERVER_KEY)
+        .filter(|(key_id, _)| is_signing_key_id(key_id) && *key_id != POLICY_SERVER_KEY)
 }

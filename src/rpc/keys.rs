@@ -1,15 +1,22 @@
 //! The door of `KeyService`.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use backscroll_matrix::{KeyAnswer, ServerName};
 use tonic::{Request, Response, Status};
 
 use super::{blocking, status};
 use crate::{
-    context::Context,
-    pdu::ServerKeys,
+    context::{Context, RememberedKeys},
     proto::v1::{self as pb, key_service_server::KeyService},
+    store::FetchedKeys,
 };
+
+/// Largest answer that is kept. A real one has some 500 bytes.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Answers `KeyService`.
 pub struct KeyDoor {
@@ -32,10 +39,21 @@ impl KeyService for KeyDoor {
     ) -> Result<Response<pb::GetServerKeysResponse>, Status> {
         let pb::GetServerKeysRequest { server_name } = request.into_inner();
         let cx = Arc::clone(&self.cx);
-        let read = blocking(&self.cx.metrics, move || cx.store.server_keys(&server_name)).await?;
+        let now_ms = now_ms();
+        let read = move || cx.server_keys(&server_name, now_ms);
+        let read = blocking(&self.cx.metrics, read).await?;
         match read.map_err(|failure| status::of_store(&failure))? {
-            Some(answer) => Ok(Response::new(pb::GetServerKeysResponse { answer: answer.into() })),
-            None => Err(status::not_found("KEYS_UNKNOWN", "no keys of this server are held")),
+            RememberedKeys::Valid(FetchedKeys { fetched_ts, answer }) => {
+                let answer = answer.into();
+                Ok(Response::new(pb::GetServerKeysResponse { answer, fetched_ts }))
+            }
+            RememberedKeys::Expired => {
+                let text = "the keys of this server that are held are not valid any more";
+                Err(status::not_found("KEYS_EXPIRED", text))
+            }
+            RememberedKeys::Unknown => {
+                Err(status::not_found("KEYS_UNKNOWN", "no keys of this server are held"))
+            }
         }
     }
 
@@ -43,12 +61,32 @@ impl KeyService for KeyDoor {
         &self,
         request: Request<pb::PutServerKeysRequest>,
     ) -> Result<Response<pb::PutServerKeysResponse>, Status> {
-        let pb::PutServerKeysRequest { answer } = request.into_inner();
-        let keys = ServerKeys::parse(&answer)
-            .map_err(|fault| status::invalid("KEYS_INVALID", &fault.to_string()))?;
+        let pb::PutServerKeysRequest { answer, fetched_ts } = request.into_inner();
+        let server_name = server_name(&answer)?;
+        let now_ms = now_ms();
+        let fetched_ts = if (1..now_ms).contains(&fetched_ts) { fetched_ts } else { now_ms };
+        let fetched = FetchedKeys { fetched_ts, answer: answer.to_vec() };
         let cx = Arc::clone(&self.cx);
-        let put = blocking(&self.cx.metrics, move || cx.put_server_keys(keys, &answer)).await?;
+        let put = move || cx.put_server_keys(server_name.as_str(), &fetched, now_ms);
+        let put = blocking(&self.cx.metrics, put).await?;
         put.map_err(|failure| status::of_store(&failure))?;
         Ok(Response::new(pb::PutServerKeysResponse {}))
     }
+}
+
+/// Whose answer it is, if it is one.
+fn server_name(answer: &[u8]) -> Result<ServerName, Status> {
+    let invalid = |fault: &str| status::invalid("KEYS_INVALID", fault);
+    if answer.len() > MAX_ANSWER_BYTES {
+        return Err(invalid(&format!("the answer is larger than {MAX_ANSWER_BYTES} bytes")));
+    }
+    let keys = KeyAnswer::parse(answer).map_err(|fault| invalid(&fault.to_string()))?;
+    let name: Result<ServerName, _> = keys.server_name.parse();
+    name.map_err(|fault| invalid(&format!("`server_name`: {fault}")))
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

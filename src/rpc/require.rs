@@ -18,13 +18,34 @@ use super::status;
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
+/// What gateways call, and all that they may call.
+const OF_GATEWAYS: [&str; 4] = [
+    "/backscroll.history.v1.HistoryService/Backfill",
+    "/backscroll.history.v1.HistoryService/GetMissingEvents",
+    "/backscroll.history.v1.KeyService/GetServerKeys",
+    "/backscroll.history.v1.KeyService/PutServerKeys",
+];
+/// What nobody else may call: whoever puts a server's keys can speak as that server to gateways.
+const ONLY_OF_GATEWAYS: &str = "/backscroll.history.v1.KeyService/";
+
 /// What callers must show.
 #[derive(Clone, Debug, Default)]
 pub struct Require {
     /// A certificate; that its authority is the right one was seen to when they connected.
     pub certificate: bool,
-    /// The token.
+    /// The token of whoever feeds and operates the service. It opens everything but `KeyService`.
     pub token: Option<Arc<Watched<Token>>>,
+    /// The token of gateways. It opens what they call, and nothing else. Not without the other.
+    pub gateway_token: Option<Arc<Watched<Token>>>,
+}
+
+/// Why a caller is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// It did not show who it is.
+    Stranger(&'static str, &'static str),
+    /// It is somebody else's to call this.
+    NotAllowed(&'static str, &'static str),
 }
 
 /// A service that is called by nobody else.
@@ -36,21 +57,33 @@ pub struct Guarded<S> {
 
 impl Require {
     /// Why a caller is refused.
-    fn refuses<B>(&self, request: &Request<B>) -> Option<(&'static str, &'static str)> {
+    fn refuses<B>(&self, request: &Request<B>) -> Option<Refused> {
         if request.uri().path().starts_with(HEALTH) {
             return None;
         }
         let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
         if self.certificate && connection.and_then(TlsConnectInfo::peer_certs).is_none() {
-            return Some(("CERTIFICATE_MISSING", "show a client certificate"));
+            return Some(Refused::Stranger("CERTIFICATE_MISSING", "show a client certificate"));
         }
         let Some(token) = &self.token else { return None };
         let mut shown = request.headers().get_all(AUTHORIZATION).iter();
-        match (shown.next(), shown.next()) {
-            (Some(shown), None) if token.get().is_shown(shown.as_bytes()) => None,
-            (None, _) => Some(("TOKEN_MISSING", "show the token: authorization: Bearer ...")),
-            _ => Some(("TOKEN_INVALID", "this is not the token")),
+        let (Some(shown), None) = (shown.next(), shown.next()) else {
+            let text = "show one token: authorization: Bearer ...";
+            return Some(Refused::Stranger("TOKEN_MISSING", text));
+        };
+        let path = request.uri().path();
+        let is = |token: &Arc<Watched<Token>>| token.get().is_shown(shown.as_bytes());
+        if is(token) {
+            let text = "the keys of servers are the gateways' business: show their token";
+            let may = !path.starts_with(ONLY_OF_GATEWAYS);
+            return (!may).then_some(Refused::NotAllowed("GATEWAYS_ONLY", text));
         }
+        if self.gateway_token.as_ref().is_some_and(is) {
+            let text = "this is not the gateways' business: show the token of the operators";
+            let may = OF_GATEWAYS.contains(&path);
+            return (!may).then_some(Refused::NotAllowed("NOT_FOR_GATEWAYS", text));
+        }
+        Some(Refused::Stranger("TOKEN_INVALID", "this is not the token"))
     }
 }
 
@@ -82,8 +115,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.require.refuses(&request) {
             None => futures_util::future::Either::Left(self.inner.call(request)),
-            Some((reason, message)) => {
-                let refusal = status::unauthenticated(reason, message).into_http();
+            Some(refused) => {
+                let refusal = match refused {
+                    Refused::Stranger(reason, text) => status::unauthenticated(reason, text),
+                    Refused::NotAllowed(reason, text) => status::not_allowed(reason, text),
+                };
+                let refusal = refusal.into_http();
                 futures_util::future::Either::Right(futures_util::future::ready(Ok(refusal)))
             }
         }
@@ -99,7 +136,9 @@ mod tests {
         for header in headers {
             request = request.header(AUTHORIZATION, *header);
         }
-        require.refuses(&request.body(()).unwrap()).map(|(reason, _)| reason)
+        require.refuses(&request.body(()).unwrap()).map(|refused| match refused {
+            Refused::Stranger(reason, _) | Refused::NotAllowed(reason, _) => reason,
+        })
     }
 
     #[test]
@@ -107,7 +146,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "0123456789abcdef").unwrap();
-        let require = Require { certificate: false, token: Some(Token::watched(path).unwrap()) };
+        let token = Some(Token::watched(path).unwrap());
+        let require = Require { certificate: false, token, gateway_token: None };
         let good = "Bearer 0123456789abcdef";
         for (path, headers, expected) in [
             ("/grpc.health.v1.Health/Check", &[][..], None),
@@ -117,8 +157,9 @@ mod tests {
             (
                 "/backscroll.history.v1.KeyService/GetServerKeys",
                 &[good, "x"],
-                Some("TOKEN_INVALID"),
+                Some("TOKEN_MISSING"),
             ),
+            ("/backscroll.history.v1.KeyService/PutServerKeys", &[good], Some("GATEWAYS_ONLY")),
             ("/grpc.reflection.v1.ServerReflection/X", &[], Some("TOKEN_MISSING")),
             ("//grpc.health.v1.Health/Check", &[], Some("TOKEN_MISSING")),
             ("/", &[], Some("TOKEN_MISSING")),
@@ -128,8 +169,42 @@ mod tests {
     }
 
     #[test]
+    fn feeders_and_gateways_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            Some(Token::watched(dir.path().join(name)).unwrap())
+        };
+        let require = Require {
+            certificate: false,
+            token: token("a", "feeder-feeder-feeder"),
+            gateway_token: token("b", "gateway-gateway-gateway"),
+        };
+        let (feeder, gateway) = ("Bearer feeder-feeder-feeder", "Bearer gateway-gateway-gateway");
+        for (method, of_feeder, of_gateway) in [
+            ("HistoryService/Backfill", None, None),
+            ("HistoryService/GetMissingEvents", None, None),
+            ("HistoryService/ListEvents", None, Some("NOT_FOR_GATEWAYS")),
+            ("HistoryService/GetState", None, Some("NOT_FOR_GATEWAYS")),
+            ("IngestService/AppendEvents", None, Some("NOT_FOR_GATEWAYS")),
+            ("IngestService/DeleteRoom", None, Some("NOT_FOR_GATEWAYS")),
+            ("AdminService/Stats", None, Some("NOT_FOR_GATEWAYS")),
+            ("KeyService/GetServerKeys", Some("GATEWAYS_ONLY"), None),
+            ("KeyService/PutServerKeys", Some("GATEWAYS_ONLY"), None),
+        ] {
+            let path = format!("/backscroll.history.v1.{method}");
+            assert_eq!(refuses(&require, &path, &[feeder]), of_feeder, "{method}");
+            assert_eq!(refuses(&require, &path, &[gateway]), of_gateway, "{method}");
+            assert_eq!(refuses(&require, &path, &["Bearer x"]), Some("TOKEN_INVALID"), "{method}");
+        }
+        let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        assert_eq!(refuses(&require, reflection, &[gateway]), Some("NOT_FOR_GATEWAYS"));
+        assert_eq!(refuses(&require, "/grpc.health.v1.Health/Check", &[]), None);
+    }
+
+    #[test]
     fn a_certificate_is_missing_where_there_is_no_tls() {
-        let require = Require { certificate: true, token: None };
+        let require = Require { certificate: true, ..Require::default() };
         assert_eq!(refuses(&require, "/x", &[]), Some("CERTIFICATE_MISSING"));
         assert_eq!(refuses(&require, "/grpc.health.v1.Health/Watch", &[]), None);
         assert_eq!(refuses(&Require::default(), "/x", &[]), None);

@@ -83,6 +83,10 @@ pub fn opening() -> Status {
     with_reason(Code::Unavailable, "OPENING", text)
 }
 
+pub(super) fn not_allowed(reason: &'static str, message: &str) -> Status {
+    with_reason(Code::PermissionDenied, reason, message)
+}
+
 pub(super) fn unauthenticated(reason: &'static str, message: &str) -> Status {
     with_reason(Code::Unauthenticated, reason, message)
 }

@@ -381,7 +381,6 @@ fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
         },
         Refusal::RoomMismatch { .. } => Reason::RoomMismatch,
         Refusal::EventIdMismatch { .. } => Reason::EventIdMismatch,
-        Refusal::SignatureInvalid(_) => Reason::SignatureInvalid,
         Refusal::Conflict(_) => Reason::Conflict,
         Refusal::StateInvalid { .. } | Refusal::StateTooLong(_) => Reason::StateInvalid,
     }

@@ -4,7 +4,7 @@
 use sled::Batch;
 
 use super::{
-    EventNum, Judgement, Power, Room, RoomNum, Store, StoreError, View,
+    EventNum, FetchedKeys, Judgement, Power, Room, RoomNum, Store, StoreError, View,
     codec::{self, Malformed},
     keys,
     record::{self, Room2},
@@ -68,7 +68,8 @@ impl Store {
 
     /// Rooms got a count of unreadable events, of which there were none, and the states that decide
     /// while the current one is not known: of a room where it is not known now, nothing tells which
-    /// they were. Forward extremities got records of their own.
+    /// they were. Forward extremities got records of their own. Keys of servers got the time of
+    /// their fetch; of those that were there, nobody knows it.
     fn step_3_to_4(&self) -> Result<Batch, StoreError> {
         let mut changes = Batch::default();
         for (key, Room2 { room, extremities }) in self.rooms_2(Room2::decode_2)? {
@@ -86,6 +87,12 @@ impl Store {
             changes.insert(key, value);
         }
         self.judge_redactions(&mut changes)?;
+        for (key, _) in self.scan(&keys::all_server_keys(), None, usize::MAX)? {
+            let answer = self.read("server keys", &key, |bytes| Ok(bytes.to_vec()))?;
+            let fetched = FetchedKeys { fetched_ts: 0, answer: answer.unwrap_or_default() };
+            let value = codec::seal(&key, fetched.encode());
+            changes.insert(key, value);
+        }
         Ok(changes)
     }
 
@@ -149,4 +156,25 @@ impl Store {
 
 fn number(bytes: &[u8]) -> Result<u32, Malformed> {
     bytes.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Options;
+
+    #[test]
+    fn keys_of_format_3_get_the_time_of_their_fetch() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::small(dir.path());
+        let store = Store::open(&options).unwrap();
+        let key = keys::server_keys("a.example");
+        let mut old = Batch::default();
+        old.insert(key.clone(), codec::seal(&key, b"{}".to_vec()));
+        store.put_format(3, old).unwrap();
+        drop(store);
+        let store = Store::open(&options).unwrap();
+        let fetched = FetchedKeys { fetched_ts: 0, answer: b"{}".to_vec() };
+        assert_eq!(store.server_keys("a.example").unwrap(), Some(fetched));
+    }
 }

@@ -23,7 +23,7 @@
 //! 0b user id                       asked for erasure
 //! 0c room event                    the state that came with the event
 //! 0d room event                    its state may be known now: work still to be done
-//! 0e server name                   the server's signing keys
+//! 0e server name                   FetchedKeys   the server's signing keys, and when they were fetched
 //! 0f room hash(event id) event     an event not held that a given state names, and whose state
 //! 10 room                          deleted: what is left of it is to be removed
 //! 11                               where "mark" was before format 3
@@ -92,7 +92,7 @@ pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
 pub use nodes::{StateNodes, Topology};
 pub use notes::{Judgement, Power, Unsettled};
-pub use record::{EventNode, Extremity, Flags, GivenEvent, Room, StateFacts};
+pub use record::{EventNode, Extremity, FetchedKeys, Flags, GivenEvent, Room, StateFacts};
 use removals::Removals;
 pub use removals::{Moment, Removed};
 use room_locks::RoomLocks;
@@ -363,17 +363,21 @@ impl Store {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn server_keys(&self, server_name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read("server keys", &keys::server_keys(server_name), |bytes| Ok(bytes.to_vec()))
+    pub fn server_keys(&self, server_name: &str) -> Result<Option<FetchedKeys>, StoreError> {
+        self.read("server keys", &keys::server_keys(server_name), FetchedKeys::decode)
     }
 
     /// Keeps a server's signing keys; on disk when this returns.
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn put_server_keys(&self, server_name: &str, answer: &[u8]) -> Result<(), StoreError> {
+    pub fn put_server_keys(
+        &self,
+        server_name: &str,
+        fetched: &FetchedKeys,
+    ) -> Result<(), StoreError> {
         let key = keys::server_keys(server_name);
-        let value = codec::seal(&key, answer.to_vec());
+        let value = codec::seal(&key, fetched.encode());
         self.noted(self.tree.insert(key, value))?;
         self.flush()
     }

@@ -139,48 +139,45 @@ async fn a_refused_event_is_told_why_and_changes_nothing() {
         assert!(appended(&answers[1]).is_some_and(|it| it.duplicate), "{reason:?}: {answers:?}");
         assert_eq!(stage.clients.room(&room_id).await.unwrap(), before, "{reason:?}");
     }
-    // Every reason has its row, but for the one that takes keys: that is the next test's.
     let rows = rows(&stage);
-    let all = (1..).map_while(|it| Reason::try_from(it).ok());
-    for reason in all.filter(|it| *it != Reason::SignatureInvalid) {
+    for reason in (1..100).filter_map(|it| Reason::try_from(it).ok()) {
         assert!(rows.iter().any(|it| it.1 == reason), "{reason:?} has no row");
     }
     assert!(stage.clients.room("!other:one.example").await.is_err(), "nothing was made");
 }
 
-/// With the server's keys known, a signature that they did not make refuses the event.
+/// Signatures are the homeserver's business: whatever keys gateways have put, no event is refused
+/// for what is signed or not, and nothing after it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signature_by_another_key_is_refused() {
+async fn keys_decide_about_no_event() {
     let mut stage = Stage::new().await;
     let answers: Value = serde_json::from_str(&rooms::keys().server).unwrap();
     for answer in answers.as_object().unwrap().values() {
         let answer = answer.to_string().into();
-        let request = pb::PutServerKeysRequest { answer };
+        let request = pb::PutServerKeysRequest { answer, fetched_ts: 0 };
         stage.clients.keys.put_server_keys(request).await.unwrap();
     }
     let bundled = rooms::bundled();
-    let recorded = bundled.iter().find(|it| it.name == "linear-v12").unwrap();
-    for line in recorded.lines.iter().take(6) {
-        let request = |pdu: String| pb::AppendEventsRequest {
-            room_id: recorded.header.room_id.clone(),
-            room_version: recorded.header.room_version.clone(),
-            pdu: pdu.into(),
-            ..pb::AppendEventsRequest::default()
-        };
-        let mut forged: Value = serde_json::from_str(line.pdu.get()).unwrap();
-        for of_server in forged["signatures"].as_object_mut().unwrap().values_mut() {
-            for signature in of_server.as_object_mut().unwrap().values_mut() {
-                let text = signature.as_str().unwrap();
-                *signature = json!(text.chars().rev().collect::<String>());
+    for name in ["linear-v1", "linear-v12"] {
+        let recorded = bundled.iter().find(|it| it.name == name).unwrap();
+        let requests = recorded.lines.iter().map(|line| {
+            let mut forged: Value = serde_json::from_str(line.pdu.get()).unwrap();
+            for of_server in forged["signatures"].as_object_mut().unwrap().values_mut() {
+                for signature in of_server.as_object_mut().unwrap().values_mut() {
+                    *signature = json!("garbage");
+                }
             }
-        }
-        let requests = vec![request(forged.to_string()), request(line.pdu.get().to_owned())];
-        let answers = stage.clients.append(requests).await.unwrap();
-        match &answers[0].outcome {
-            Some(Outcome::Refusal(it)) => assert_eq!(it.reason(), Reason::SignatureInvalid),
-            other => panic!("{other:?}"),
-        }
-        assert!(is_new(&answers[1]), "{answers:?}");
+            pb::AppendEventsRequest {
+                room_id: recorded.header.room_id.clone(),
+                room_version: recorded.header.room_version.clone(),
+                event_id: line.event_id.clone(),
+                pdu: forged.to_string().into(),
+                state_after: line.state_after.clone(),
+                ..pb::AppendEventsRequest::default()
+            }
+        });
+        let answers = stage.clients.append(requests.collect()).await.unwrap();
+        assert!(answers.iter().all(is_new), "{name}: {answers:?}");
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
 };
 
 use backscroll::{
-    proto::v1::{ListRoomsRequest, history_service_client::HistoryServiceClient},
+    proto::v1::{
+        GetServerKeysRequest, ListRoomsRequest, SetUserErasedRequest,
+        history_service_client::HistoryServiceClient, ingest_service_client::IngestServiceClient,
+        key_service_client::KeyServiceClient,
+    },
     rpc::Require,
     server::{self, Callers, Front, Stopping},
     store::Options,
@@ -20,8 +24,12 @@ use clap::Parser as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Command, sync::oneshot, task::JoinHandle};
-use tonic::{Code, Status, transport::Endpoint};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt as _;
 use tower::service_fn;
 
 /// Authorities and what they have signed, as files.
@@ -106,7 +114,7 @@ impl Service {
         let endpoint = Endpoint::from_static("http://localhost");
         let channel = endpoint.connect_with_connector(dial).await?;
         HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await?;
-        let mut request = tonic::Request::new(ListRoomsRequest::default());
+        let mut request = Request::new(ListRoomsRequest::default());
         if let Some(token) = token {
             let shown = format!("Bearer {token}").parse().unwrap();
             request.metadata_mut().insert("authorization", shown);
@@ -172,7 +180,7 @@ async fn certificates_both_ways() {
     files.authority("ca", &["server", "client"]);
     files.authority("other-ca", &["stranger"]);
     let tls = files.server("server", Some("ca"));
-    let require = Require { certificate: true, token: None };
+    let require = Require { certificate: true, ..Require::default() };
     let service = Service::start(Callers { tls: Some(tls), require }).await;
 
     service.call(Some(files.client("ca", Some("client"))), None).await.unwrap().unwrap();
@@ -219,7 +227,7 @@ async fn a_token() {
     let files = Files::new();
     fs::write(files.path("token"), "correct horse".replace(' ', "-battery-")).unwrap();
     let token = Token::watched(files.path("token")).unwrap();
-    let require = Require { certificate: false, token: Some(Arc::clone(&token)) };
+    let require = Require { token: Some(Arc::clone(&token)), ..Require::default() };
     let service = Service::start(Callers { tls: None, require }).await;
 
     service.call(None, Some("correct-battery-horse")).await.unwrap().unwrap();
@@ -244,4 +252,60 @@ async fn a_token() {
         Code::Unauthenticated
     );
     service.stop().await;
+}
+
+/// Whoever feeds the service puts no keys, and a gateway does nothing but what gateways do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_feeders_and_one_for_gateways() {
+    let files = Files::new();
+    let token = |name: &str, text: &str| {
+        fs::write(files.path(name), text).unwrap();
+        Some(Token::watched(files.path(name)).unwrap())
+    };
+    let require = Require {
+        certificate: false,
+        token: token("feeder", "feeder-feeder-feeder"),
+        gateway_token: token("gateway", "gateway-gateway-gateway"),
+    };
+    let service = Service::start(Callers { tls: None, require }).await;
+    let url = format!("http://127.0.0.1:{}", service.port);
+    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+    for (shown, feeds, lists, keys) in [
+        ("feeder-feeder-feeder", "", "", "GATEWAYS_ONLY"),
+        ("gateway-gateway-gateway", "NOT_FOR_GATEWAYS", "NOT_FOR_GATEWAYS", "KEYS_UNKNOWN"),
+        ("nobody-nobody-nobody", "TOKEN_INVALID", "TOKEN_INVALID", "TOKEN_INVALID"),
+    ] {
+        let reasons = reasons(&channel, shown).await;
+        assert_eq!(reasons, [feeds, lists, keys].map(str::to_owned), "{shown}");
+    }
+    // A question about a room that is not here is answered to a gateway; it could not ask otherwise.
+    for (file, asked) in [("@gateway", 403), ("@feeder", 403)] {
+        let flags = ["--history-token-file", file];
+        assert_eq!(gateway(files.0.path(), service.port, "http", &flags).await, (200, asked));
+    }
+    service.stop().await;
+}
+
+/// What a caller with this token hears when it feeds, lists rooms, and asks for keys.
+async fn reasons(channel: &Channel, token: &str) -> [String; 3] {
+    fn with<T>(token: &str, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let shown = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", shown);
+        request
+    }
+    let reason = |status: Status| status.get_details_error_info().unwrap().reason;
+    let user_id = "@a:one.example".to_owned();
+    let erase = with(token, SetUserErasedRequest { user_id, erased: true });
+    let feeds = IngestServiceClient::new(channel.clone()).set_user_erased(erase).await;
+    let list = with(token, ListRoomsRequest::default());
+    let lists = HistoryServiceClient::new(channel.clone()).list_rooms(list).await;
+    let server_name = "one.example".to_owned();
+    let get = with(token, GetServerKeysRequest { server_name });
+    let keys = KeyServiceClient::new(channel.clone()).get_server_keys(get).await;
+    [
+        feeds.map_or_else(reason, |_| String::new()),
+        lists.map_or_else(reason, |_| String::new()),
+        keys.map_or_else(reason, |_| String::new()),
+    ]
 }

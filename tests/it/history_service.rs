@@ -183,7 +183,7 @@ async fn every_failure_has_its_code_and_its_reason() {
     let keys = pb::GetServerKeysRequest { server_name: "none.example".to_owned() };
     let keys_unknown = (NotFound, "KEYS_UNKNOWN".to_owned());
     assert_eq!(failed(clients.keys.clone().get_server_keys(keys).await), keys_unknown);
-    let keys = pb::PutServerKeysRequest { answer: "{}".into() };
+    let keys = pb::PutServerKeysRequest { answer: "{}".into(), fetched_ts: 0 };
     let keys_invalid = (InvalidArgument, "KEYS_INVALID".to_owned());
     assert_eq!(failed(clients.keys.clone().put_server_keys(keys).await), keys_invalid);
     let mut ingest = clients.ingest.clone();

@@ -25,6 +25,7 @@ mod graph;
 mod history_service;
 mod layering;
 mod leaks;
+mod odd_files;
 mod operations;
 mod pages;
 mod purge;

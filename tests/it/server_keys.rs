@@ -1,10 +1,18 @@
-//! The keys of servers, over a real socket: an answer that is older than the one held, which a
-//! gateway may bring that has lost its way, does not undo a newer one.
+//! The keys of servers, over a real socket: an answer that was fetched before the one held, which a
+//! gateway may bring that has lost its way, does not undo a newer one, however long it says it is
+//! valid; and none is remembered for longer than seven days after its fetch.
+
+use std::{
+    fs,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use backscroll::proto::v1 as pb;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
+use tonic_types::StatusExt as _;
 
 use crate::support::{clients::Clients, process::Process};
 
@@ -26,26 +34,89 @@ fn answer(seed: u8, valid_until_ts: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_answer_does_not_replace_a_newer_one() {
+async fn what_was_fetched_later_counts_and_ends_after_seven_days() {
+    const DAY: u64 = 86_400_000;
     let dir = tempfile::tempdir().unwrap();
     let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
     let mut keys = Clients::connect(&service).await.keys;
-    for (put, held) in [
-        (answer(1, 2_000), 2_000),
-        (answer(2, 1_999), 2_000),
-        // As long as the one held: the last word counts.
-        (answer(3, 2_000), 2_000),
-        (answer(4, 2_001), 2_001),
-        (answer(1, 2_000), 2_001),
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let now = u64::try_from(now).unwrap();
+    let (first, second, third) =
+        (answer(1, now + 99 * DAY), answer(2, now + DAY), answer(3, now + 98 * DAY));
+    for (put, fetched_ts, held) in [
+        // Too long ago, though it says that it is valid.
+        (&first, now - 8 * DAY, None),
+        (&first, now - 6 * DAY, Some((&first, now - 6 * DAY))),
+        // Newer, and valid for less long.
+        (&second, now - 5 * DAY, Some((&second, now - 5 * DAY))),
+        // Older, and valid for longer.
+        (&first, now - 6 * DAY, Some((&second, now - 5 * DAY))),
+        (&third, now - 4 * DAY, Some((&third, now - 4 * DAY))),
     ] {
-        keys.put_server_keys(pb::PutServerKeysRequest { answer: put.clone().into() })
-            .await
-            .unwrap();
+        let request = pb::PutServerKeysRequest { answer: put.clone().into(), fetched_ts };
+        keys.put_server_keys(request).await.unwrap();
         let question = pb::GetServerKeysRequest { server_name: "one.example".to_owned() };
-        let answer = keys.get_server_keys(question).await.unwrap().into_inner().answer;
-        let read: Value = serde_json::from_slice(&answer).unwrap();
-        assert_eq!(read["valid_until_ts"], held);
-        let is_taken = put.contains(&format!(":{held},")) && answer == put.as_bytes();
-        assert_eq!(is_taken, put.contains(&held.to_string()), "{put}");
+        match (keys.get_server_keys(question).await, held) {
+            (Ok(got), Some((held, fetched_ts))) => {
+                let got = got.into_inner();
+                assert_eq!((&*got.answer, got.fetched_ts), (held.as_bytes(), fetched_ts));
+            }
+            (Err(status), None) => {
+                assert_eq!(status.get_details_error_info().unwrap().reason, "KEYS_EXPIRED");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Without the time, and with one still to come: now.
+    for fetched_ts in [0, now + DAY] {
+        let request = pb::PutServerKeysRequest { answer: first.clone().into(), fetched_ts };
+        keys.put_server_keys(request).await.unwrap();
+        let question = pb::GetServerKeysRequest { server_name: "one.example".to_owned() };
+        let got = keys.get_server_keys(question).await.unwrap().into_inner().fetched_ts;
+        assert!((now..now + DAY).contains(&got), "{got}");
+    }
+}
+
+/// An import by pinned keys reports, and takes what the homeserver took; it names what of the file
+/// it does not use.
+#[test]
+fn an_import_reports_signatures_that_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
+    let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
+    let room = fs::read_to_string(rooms.join("linear-v12/room.ndjson")).unwrap();
+    let mut lines: Vec<Value> = room.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    let count = lines.len() - 1;
+    // The fifth line of the file.
+    let of_servers = lines[4]["pdu"]["signatures"].as_object_mut().unwrap();
+    let (server, of_server) = of_servers.iter_mut().next().unwrap();
+    let server = server.clone();
+    let (key_id, signature) = of_server.as_object_mut().unwrap().iter_mut().next().unwrap();
+    let key_id = key_id.clone();
+    let reversed: String = signature.as_str().unwrap().chars().rev().collect();
+    *signature = json!(reversed);
+    let event_id = lines[4]["event_id"].as_str().unwrap().to_owned();
+    let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("room.ndjson"), lines.join("\n")).unwrap();
+    let keys = fs::read_to_string(rooms.join("server-keys.json")).unwrap();
+    let mut keys: Value = serde_json::from_str(&keys).unwrap();
+    keys["odd.example"] = json!(1);
+    fs::write(path("keys.json"), keys.to_string()).unwrap();
+    let (room, keys) = (path("room.ndjson"), path("keys.json"));
+    let importing = ["import", "--server-keys", &keys, &room];
+    for (flags, taken, code) in [
+        (&[][..], format!("{count} events appended, 0 held already, 0 refused"), 0),
+        (&["--strict"], format!("0 events appended, {count} held already, 0 refused"), 1),
+    ] {
+        let output = service.command(&[&importing[..], flags].concat());
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
+        assert!(stdout.contains(&taken), "{stdout}");
+        assert!(stdout.contains("1 have a signature that does not fit"), "{stdout}");
+        assert!(stderr.contains("left out: keys of odd.example: not a JSON object"), "{stderr}");
+        let fault = format!("{room}:5: {event_id}: {server}: the signature by key {key_id}");
+        assert!(stderr.contains(&fault), "{fault}: {stderr}");
     }
 }

@@ -12,12 +12,16 @@ use hyper_util::rt::TokioIo;
 use tokio::time;
 
 use super::{
+    ended::EndsQuietly,
     network::{Connector, Unreachable},
     steps::Route,
 };
 
 /// What hyper may buffer of a head.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// What stands before some servers refuses requests that do not say who asks.
+const OURSELVES: &str = concat!("Backscroll/", env!("CARGO_PKG_VERSION"));
 
 /// What is asked of a server.
 #[derive(Clone, Debug)]
@@ -50,12 +54,13 @@ impl Connector {
         let stream = self.connect(route).await?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
-            .handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+            .handshake::<_, Full<Bytes>>(TokioIo::new(EndsQuietly(stream)))
             .await?;
         let mut request = Request::builder()
             .method(method)
             .uri(target)
             .header(header::HOST, &route.host)
+            .header(header::USER_AGENT, OURSELVES)
             .header(header::ACCEPT, "application/json")
             .header(header::CONNECTION, "close");
         if !body.is_empty() {

@@ -6,6 +6,7 @@
 //! servers said (in the resolver).
 
 mod addresses;
+mod ended;
 mod https;
 mod network;
 mod steps;
@@ -39,7 +40,8 @@ pub(crate) struct Discovery {
 #[derive(Clone, Debug)]
 struct Delegation {
     to: Option<ServerName>,
-    until_ms: u64,
+    /// By the steady clock.
+    until: Duration,
     /// In a row.
     failures: u32,
 }
@@ -99,12 +101,12 @@ impl Discovery {
     }
 
     async fn delegation(&self, host: &str) -> Option<ServerName> {
-        let now_ms = self.clock.now_ms();
+        let now = self.clock.steady();
         let known = self.delegations.get(host);
-        if let Some(known) = known.as_ref().filter(|known| now_ms < known.until_ms) {
+        if let Some(known) = known.as_ref().filter(|known| now < known.until) {
             return known.to.clone();
         }
-        let fetching = well_known::fetch(&self.connector, host, now_ms);
+        let fetching = well_known::fetch(&self.connector, host, self.clock.now_ms());
         // A slow one leaves time for what comes after it.
         let timeout = self.connector.timeout / 3;
         let (to, lifetime, failures) = match within(timeout, fetching).await {
@@ -115,12 +117,8 @@ impl Discovery {
                 (None, back_off(failures), failures)
             }
         };
-        let until_ms = now_ms.saturating_add(milliseconds(lifetime));
-        self.delegations.insert(host.to_owned(), Delegation { to: to.clone(), until_ms, failures });
+        let until = now.saturating_add(lifetime);
+        self.delegations.insert(host.to_owned(), Delegation { to: to.clone(), until, failures });
         to
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

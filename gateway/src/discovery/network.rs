@@ -31,7 +31,7 @@ use super::{
 /// How many addresses of a server are tried.
 const MAX_ATTEMPTS: usize = 6;
 /// For one of them, TLS included, so that a dead one leaves time for the next.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For one name server; it is asked twice.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many answers of name servers are remembered, as long as these allow.
@@ -43,7 +43,8 @@ pub struct Network {
     resolver: TokioResolver,
     roots: RootCertStore,
     allowed: Vec<IpNet>,
-    /// How long one answer may take: names, connections, redirects and all.
+    /// How long one answer may take: names, connections, redirects and all. Honest servers take
+    /// one second; a host that accepts and says nothing holds one of the turns for so long.
     pub timeout: Duration,
     /// What to connect to in place of an address.
     pub dial: Dial,
@@ -118,7 +119,7 @@ impl Network {
             resolver: resolver.build().map_err(io::Error::other)?,
             roots: RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() },
             allowed: Vec::new(),
-            timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(6),
             dial: Dial::new(|address| address),
         })
     }

@@ -16,12 +16,18 @@ use axum::{
 };
 use h2::RecvStream;
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
 use super::connection::{Connection, broke};
+use crate::limits::{Full, Room};
 
-/// What one answer may hold: what the service promises of all of its answers.
-const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// What one answer may hold. The service answers with less than 4 MiB; one of a version before this
+/// one, beside it while both are restarted, with up to 100 PDUs of 64 KiB.
+const MAX_ANSWER_BYTES: usize = 100 * 65_536 + (2 << 20);
+
+/// Answers that are no larger wait for no memory: such as how a service is, and what keys it knows.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// What precedes a message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
@@ -67,7 +73,7 @@ pub(super) async fn call<A: Message + Default>(
     } else if head.status != StatusCode::OK {
         return Err(of_http(head.status));
     }
-    let answer = read(&mut body).await?;
+    let answer = read(&mut body, &connection.room).await?;
     let trailers = body.trailers().await.map_err(broke)?;
     let status = trailers.as_ref().and_then(Status::from_header_map);
     refused(status.ok_or_else(|| Status::internal("the answer has no status"))?)?;
@@ -100,19 +106,26 @@ fn of_http(status: StatusCode) -> Status {
     }
 }
 
-/// The body, whole, in the piece of memory that it came in if it was one.
-async fn read(body: &mut RecvStream) -> Result<Bytes, Status> {
-    let (mut whole, mut pieces) = (Bytes::new(), Vec::new());
+/// The body, whole, in the piece of memory that it came in if it was one. A large one is not read
+/// before there is room for it, which it holds for as long as any part of it is there.
+async fn read(body: &mut RecvStream, room: &Room) -> Result<Bytes, Status> {
+    let (mut whole, mut pieces, mut held) = (Bytes::new(), Vec::new(), None);
     while let Some(piece) = body.data().await {
         let piece = piece.map_err(broke)?;
         if whole.len() + pieces.len() + piece.len() > HEAD_BYTES + MAX_ANSWER_BYTES {
             return Err(Status::out_of_range("the answer is too large"));
         }
-        body.flow_control().release_capacity(piece.len()).map_err(broke)?;
         if whole.is_empty() && pieces.is_empty() {
+            let length = announced(&piece).unwrap_or_default();
+            if length > SMALL_BYTES {
+                let full = |Full| Status::resource_exhausted("no memory for the answer");
+                held = Some(room.take(length.min(MAX_ANSWER_BYTES)).await.map_err(full)?);
+            }
+            body.flow_control().release_capacity(piece.len()).map_err(broke)?;
             whole = piece;
             continue;
         }
+        body.flow_control().release_capacity(piece.len()).map_err(broke)?;
         if pieces.is_empty() {
             pieces.reserve(announced(&whole).unwrap_or_default().min(MAX_ANSWER_BYTES));
             pieces.extend_from_slice(&whole);
@@ -120,7 +133,23 @@ async fn read(body: &mut RecvStream) -> Result<Bytes, Status> {
         }
         pieces.extend_from_slice(&piece);
     }
-    Ok(if pieces.is_empty() { whole } else { pieces.into() })
+    let bytes = if pieces.is_empty() { whole } else { pieces.into() };
+    Ok(match held {
+        Some(held) => Bytes::from_owner(Holding { bytes, _held: held }),
+        None => bytes,
+    })
+}
+
+/// An answer, and the room that it takes.
+struct Holding {
+    bytes: Bytes,
+    _held: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Holding {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The length of a message, from its head.

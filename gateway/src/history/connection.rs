@@ -8,7 +8,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,9 +23,11 @@ use h2::{
 use tokio::time;
 use tonic::Status;
 
-/// What may be under way at once: a whole answer, so that none waits for permission to go on; and
-/// several of them on the connection.
-const STREAM_WINDOW: u32 = 5 << 20;
+use crate::limits::Room;
+
+/// What may be under way at once: a whole answer of the usual size, so that it need not wait for
+/// permission to go on, while larger ones wait for memory; and many of them on the connection.
+const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The head of an answer, or the status at its end.
 const MAX_HEAD_BYTES: u32 = 16 << 10;
@@ -40,6 +42,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Connection {
     address: SocketAddr,
     dialer: Dialer,
+    /// For the answers that come on it.
+    pub(super) room: Arc<Room>,
     open: Mutex<Option<Open>>,
     opened: AtomicU64,
     /// Who finds no open one opens it, and the others wait for that.
@@ -55,9 +59,9 @@ struct Open {
 
 impl Connection {
     /// Opens nothing yet.
-    pub(super) fn new(address: SocketAddr, dialer: Dialer) -> Self {
+    pub(super) fn new(address: SocketAddr, dialer: Dialer, room: Arc<Room>) -> Self {
         let (open, opened, opening) = Default::default();
-        Self { address, dialer, open, opened, opening }
+        Self { address, dialer, room, open, opened, opening }
     }
 
     /// Sends the head of a request, whose body is to follow.

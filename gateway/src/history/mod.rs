@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::time::{self, Instant};
 use tonic::{Code, Request, Status};
 
-pub(crate) use self::keys::RememberedKeys;
+pub(crate) use self::keys::{KeysNotGiven, RememberedKeys};
 pub use self::options::{HistoryFlags, HistoryOptions};
 use self::{
     call::Framed,
@@ -24,6 +24,7 @@ use self::{
     single_flight::SingleFlight,
 };
 use crate::{
+    limits::Room,
     metrics::Metrics,
     proto::v1::{
         BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
@@ -66,15 +67,21 @@ struct Services {
 impl History {
     /// Connects to nothing yet. Needs a runtime. Each of so many threads, which
     /// [`workers`](crate::workers) numbers, will have connections of its own.
-    pub(crate) fn new(options: HistoryOptions, metrics: Metrics, threads: usize) -> Self {
+    pub(crate) fn new(
+        options: HistoryOptions,
+        metrics: Metrics,
+        threads: usize,
+        room: Arc<Room>,
+    ) -> Self {
         if let Some(tls) = &options.tls {
             tls.watch();
         }
         if let Some(token) = &options.token {
             token.watch();
         }
+        let pool = Pool::start(options.clone(), threads, room);
         Self {
-            services: Services { pool: Pool::start(options.clone(), threads), options, metrics },
+            services: Services { pool, options, metrics },
             backfills: SingleFlight::default(),
             missing_events: SingleFlight::default(),
         }

@@ -33,7 +33,7 @@ use super::{
     connection::Connection,
     options::HistoryOptions,
 };
-use crate::workers;
+use crate::{limits::Room, workers};
 
 /// Shorter than a prober's patience.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +53,7 @@ const MAX_ENDPOINTS: usize = 64;
 pub(super) struct Pool {
     options: HistoryOptions,
     threads: usize,
+    room: Arc<Room>,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     /// Where the search for the next one starts: those with as little under way take turns.
     turn: AtomicUsize,
@@ -77,10 +78,11 @@ pub(super) struct Chosen(Arc<Endpoint>);
 
 impl Pool {
     /// Connects to nothing yet, and looks after the services for as long as somebody holds this.
-    pub(super) fn start(options: HistoryOptions, threads: usize) -> Arc<Self> {
+    pub(super) fn start(options: HistoryOptions, threads: usize, room: Arc<Room>) -> Arc<Self> {
         let pool = Arc::new(Self {
             options,
             threads,
+            room,
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
             resolving: Mutex::default(),
@@ -197,7 +199,7 @@ impl Pool {
             address,
             url: url.clone(),
             connections: (0..=self.threads)
-                .map(|_| Connection::new(address, dialer.clone()))
+                .map(|_| Connection::new(address, dialer.clone(), Arc::clone(&self.room)))
                 .collect(),
             serves: AtomicBool::new(serves),
             under_way: AtomicUsize::new(0),

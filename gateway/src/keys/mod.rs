@@ -8,24 +8,26 @@
 //!                                notaries, whose own signature is checked
 //! ```
 //!
-//! What is promised: a key is believed while its server says it is valid, and never further than
-//! a week ahead; nothing that a stranger sends makes us ask anybody more often than once a minute,
-//! or hold more than a bounded number of anything.
+//! What is promised: a key is believed while its server says it is valid, and for a week after it
+//! was fetched at most; nothing that strangers send makes us ask anybody more often than once in
+//! five seconds, or hold more than a bounded number of anything, or keeps others from the keys
+//! that they need: see `turns` and `pauses`.
 
-mod answer;
+mod asker;
 mod fetched;
 mod options;
+mod pauses;
 mod pinned;
 mod sources;
+mod turns;
 
 use std::sync::Arc;
 
-use ed25519_dalek::VerifyingKey;
+use backscroll_matrix::VerifyKey;
 
-pub(crate) use self::answer::signature;
+pub(crate) use self::asker::Asker;
 use self::fetched::FetchedKeys;
 pub use self::{
-    answer::AnswerFault,
     options::{FetchFlags, Fetching},
     pinned::{KeysError, PinnedKeys},
 };
@@ -38,6 +40,8 @@ pub(crate) enum NoKey {
     ServerUnknown,
     #[error("the keys of this server have expired")]
     Expired,
+    #[error("the keys of this server that are pinned cannot be used")]
+    Unusable,
     #[error("this server has no such key")]
     KeyUnknown,
     #[error("the keys of this server cannot be fetched")]
@@ -71,12 +75,13 @@ impl Keys {
         &self,
         server: &ServerName,
         key_id: &str,
-    ) -> Result<VerifyingKey, NoKey> {
+        asker: Asker,
+    ) -> Result<VerifyKey, NoKey> {
         if let Some(pinned) = self.pinned.of(server, self.clock.now_ms()) {
             return pinned?.verify_keys.get(key_id).copied().ok_or(NoKey::KeyUnknown);
         }
         match &self.fetched {
-            Some(fetched) => fetched.for_request(server, key_id).await,
+            Some(fetched) => fetched.for_request(server, key_id, asker).await,
             None => Err(NoKey::ServerUnknown),
         }
     }

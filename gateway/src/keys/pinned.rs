@@ -2,49 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use ruma::CanonicalJsonValue;
+use backscroll_matrix::{AnswerFault, KeyAnswer, SignedObject, SignedObjectError};
 
-use super::{
-    NoKey,
-    answer::{AnswerFault, ServerKeys},
-};
-use crate::{
-    json::{self, JsonError},
-    server_name::{ServerName, ServerNameError},
-};
+use super::NoKey;
+use crate::server_name::ServerName;
 
 /// Keys from a file: a JSON object from server name to that server's `/_matrix/key/v2/server`
-/// answer. Every key in it has signed the answer it stands in.
+/// answer. What cannot be used is left out, and named.
 #[derive(Clone, Debug, Default)]
 pub struct PinnedKeys {
-    servers: BTreeMap<ServerName, ServerKeys>,
+    /// `None`: the answer of this server cannot be used. Nothing is fetched in its place, for the
+    /// operator has said that nothing be.
+    servers: BTreeMap<ServerName, Option<KeyAnswer>>,
+    left_out: Vec<String>,
 }
 
 /// Why a file of keys was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// Not JSON, or not canonical.
+    /// Not a JSON object.
     #[error(transparent)]
-    Json(#[from] JsonError),
-    /// Not an object from server name to key answer.
-    #[error("not a JSON object of server names")]
-    NotAnObject,
-    /// A name that no server can have.
-    #[error("{name:?} is no server name: {cause}")]
-    Name {
-        /// The name.
-        name: String,
-        /// What is wrong with it.
-        cause: ServerNameError,
-    },
-    /// A server's answer is not what `/_matrix/key/v2/server` gives.
-    #[error("keys of {server}: {fault}")]
-    Answer {
-        /// The server.
-        server: ServerName,
-        /// What is wrong with its answer.
-        fault: AnswerFault,
-    },
+    Json(#[from] SignedObjectError),
 }
 
 impl PinnedKeys {
@@ -52,49 +30,66 @@ impl PinnedKeys {
     ///
     /// # Errors
     ///
-    /// Anything in it that is not as it should be: one bad answer refuses the file.
+    /// It is no JSON object. Whatever is wrong with a part of it is [left out](Self::left_out).
     pub fn from_json(bytes: &[u8]) -> Result<Self, KeysError> {
-        let CanonicalJsonValue::Object(answers) = json::parse(bytes)? else {
-            return Err(KeysError::NotAnObject);
-        };
-        let servers = answers.into_iter().map(|(name, answer)| {
+        let file = SignedObject::parse(bytes)?;
+        let mut read = Self::default();
+        for (name, answer) in file.members() {
             let server = match name.parse::<ServerName>() {
                 Ok(server) => server,
-                Err(cause) => return Err(KeysError::Name { name, cause }),
+                Err(fault) => {
+                    read.left_out.push(format!("{name:?} is no server name: {fault}"));
+                    continue;
+                }
             };
-            match ServerKeys::read(&server, &answer) {
-                Ok(keys) => Ok((server, keys)),
-                Err(fault) => Err(KeysError::Answer { server, fault }),
-            }
-        });
-        Ok(Self { servers: servers.collect::<Result<_, _>>()? })
+            let answer = SignedObject::from_text(answer.get()).map_err(AnswerFault::from);
+            let keys = match answer.and_then(|answer| KeyAnswer::read_of(name, &answer)) {
+                Ok(keys) => {
+                    let named = keys.left_out.iter().map(|it| format!("keys of {server}: {it}"));
+                    read.left_out.extend(named);
+                    Some(keys)
+                }
+                Err(fault) => {
+                    read.left_out.push(format!("keys of {server}: {fault}"));
+                    None
+                }
+            };
+            read.servers.insert(server, keys);
+        }
+        Ok(read)
+    }
+
+    /// What stands in the file and is not used, with the reasons, for people.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.left_out.iter().map(String::as_str)
     }
 
     /// How many servers' keys are held.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.servers.len()
+        self.servers.values().flatten().count()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty()
+        self.len() == 0
     }
 
     /// The servers whose keys are no longer valid.
     pub fn expired(&self, now_ms: u64) -> impl Iterator<Item = &ServerName> {
-        let expired = move |keys: &ServerKeys| keys.valid_until_ts < now_ms;
-        self.servers.iter().filter_map(move |(name, keys)| expired(keys).then_some(name))
+        self.servers.iter().filter_map(move |(name, keys)| {
+            keys.as_ref().is_some_and(|keys| keys.valid_until_ts < now_ms).then_some(name)
+        })
     }
 
     /// The keys to verify with what a server signs now. `None`: its keys are not pinned.
-    pub(super) fn of(
-        &self,
-        server: &ServerName,
-        now_ms: u64,
-    ) -> Option<Result<&ServerKeys, NoKey>> {
+    pub(super) fn of(&self, server: &ServerName, now_ms: u64) -> Option<Result<&KeyAnswer, NoKey>> {
         let keys = self.servers.get(server)?;
-        Some(if keys.valid_until_ts < now_ms { Err(NoKey::Expired) } else { Ok(keys) })
+        Some(match keys {
+            None => Err(NoKey::Unusable),
+            Some(keys) if keys.valid_until_ts < now_ms => Err(NoKey::Expired),
+            Some(keys) => Ok(keys),
+        })
     }
 }

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use ruma::CanonicalJsonValue;
-use serde_json::json;
-use tonic::Code;
+use backscroll_matrix::{AnswerFault, KeyAnswer, SignedObject, SignedObjectError};
+use serde_json::{json, value::RawValue};
 
-use super::answer::{AnswerFault, ServerKeys, text};
 use crate::{
     clock::Clock,
     discovery::{Discovery, Unreachable},
-    history::RememberedKeys,
-    json::{self, JsonError},
+    history::{KeysNotGiven, RememberedKeys},
     server_name::ServerName,
 };
 
-/// Nobody is believed for longer than this from now.
-const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
+/// Nobody is believed for longer than this after he was asked.
+pub(super) const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
+
+/// How far the history service's clock may be ahead of ours.
+const MAX_SKEW_MS: u64 = 3_600_000;
 
 const KEY_TARGET: &str = "/_matrix/key/v2/server";
 const QUERY_TARGET: &str = "/_matrix/key/v2/query";
@@ -36,9 +36,20 @@ pub(super) struct Sources {
 /// Keys that are valid now.
 #[derive(Debug)]
 pub(super) struct Obtained {
-    pub(super) keys: ServerKeys,
-    /// The answer that they stand in, as the history service wants it.
+    pub(super) keys: KeyAnswer,
+    /// The answer that they stand in, as it came.
     pub(super) answer: String,
+}
+
+/// What the history service remembers of a server's keys.
+#[derive(Debug)]
+pub(super) enum Remembered {
+    /// Nothing, or it does not say.
+    Unknown,
+    /// There were some, and they are not valid any more.
+    Ended,
+    /// These, fetched so long ago.
+    Valid { keys: KeyAnswer, age: Duration },
 }
 
 /// Why an answer is not taken.
@@ -47,7 +58,7 @@ pub(super) enum NotObtained {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     #[error(transparent)]
-    Json(#[from] JsonError),
+    Json(#[from] SignedObjectError),
     #[error(transparent)]
     Answer(#[from] AnswerFault),
     #[error("the answer has expired")]
@@ -59,28 +70,37 @@ pub(super) enum NotObtained {
 }
 
 impl Sources {
-    /// The keys that the history service holds. None when they are no longer valid, or when it
-    /// does not say.
-    pub(super) async fn history_keys(&self, server: &ServerName) -> Option<ServerKeys> {
-        let answer = match self.history.get(server.to_string()).await {
-            Ok(answer) => answer,
-            Err(status) => {
-                if status.code() != Code::NotFound {
-                    tracing::debug!(%status, "the history service does not give keys");
-                }
-                return None;
+    /// The keys that the history service remembers.
+    pub(super) async fn history_keys(&self, server: &ServerName) -> Remembered {
+        let (answer, fetched_ts) = match self.history.get(server.to_string()).await {
+            Ok(remembered) => remembered,
+            Err(KeysNotGiven::Ended) => return Remembered::Ended,
+            Err(KeysNotGiven::Unknown) => return Remembered::Unknown,
+            Err(KeysNotGiven::Failed(status)) => {
+                tracing::debug!(%status, "the history service does not give keys");
+                return Remembered::Unknown;
             }
         };
-        let keys = ServerKeys::read(server, &json::parse(&answer).ok()?).ok()?;
-        // Nobody knows when it was fetched, so what says more than may be believed says nothing.
+        let keys = SignedObject::parse(&answer).map_err(AnswerFault::from);
+        let keys = keys.and_then(|answer| KeyAnswer::read_of(server.as_str(), &answer));
+        let Ok(mut keys) = keys else { return Remembered::Ended };
+        // The two clocks may differ a little: what seems to have been fetched in time to come was
+        // now. If by more, one was set, and nobody knows when it was.
         let now_ms = self.clock.now_ms();
-        let believable = (now_ms..=latest(now_ms)).contains(&keys.valid_until_ts);
-        believable.then_some(keys)
+        if fetched_ts > now_ms.saturating_add(MAX_SKEW_MS) {
+            return Remembered::Ended;
+        }
+        let fetched_ms = fetched_ts.min(now_ms);
+        keys.valid_until_ts = keys.valid_until_ts.min(latest(fetched_ms));
+        if keys.valid_until_ts < now_ms {
+            return Remembered::Ended;
+        }
+        Remembered::Valid { keys, age: Duration::from_millis(now_ms - fetched_ms) }
     }
 
     /// Gives the history service what it may remember. Nothing depends on it.
     pub(super) async fn to_history(&self, answer: String) {
-        if let Err(status) = self.history.put(answer.into()).await {
+        if let Err(status) = self.history.put(answer.into(), self.clock.now_ms()).await {
             tracing::debug!(%status, "the history service takes no keys");
         }
     }
@@ -88,14 +108,15 @@ impl Sources {
     /// What a server says of itself.
     pub(super) async fn server_keys(&self, server: &ServerName) -> Result<Obtained, NotObtained> {
         let answer = self.discovery.get(server, KEY_TARGET, MAX_ANSWER_BYTES).await?;
-        self.check(server, &json::parse(&answer)?)
+        self.check(server, &SignedObject::parse(&answer)?)
     }
 
     /// What a notary says of a server: of what it has signed, what has this key, and of that what
     /// is valid longest.
     pub(super) async fn notary_keys(
         &self,
-        (notary, notary_keys): (&ServerName, &ServerKeys),
+        notary: &ServerName,
+        notary_keys: &KeyAnswer,
         server: &ServerName,
         key_id: &str,
     ) -> Result<Obtained, NotObtained> {
@@ -105,25 +126,24 @@ impl Sources {
             .discovery
             .post(notary, QUERY_TARGET, question.to_string().into_bytes(), MAX_NOTARY_BYTES)
             .await?;
-        let answer = json::parse(&answer)?;
-        let answers = answer
-            .as_object()
-            .and_then(|answer| answer.get("server_keys")?.as_array())
-            .ok_or(AnswerFault::Member("server_keys"))?;
+        let answer = SignedObject::parse(&answer)?;
+        let answers = answer.member("server_keys");
+        let answers: Option<Vec<&RawValue>> =
+            answers.and_then(|answers| serde_json::from_str(answers.get()).ok());
         let mut best: Option<Obtained> = None;
         let mut refused = NotObtained::NothingKnown;
         let rank =
             |it: &Obtained| (it.keys.verify_keys.contains_key(key_id), it.keys.valid_until_ts);
-        for answer in answers {
-            let Some(object) = answer.as_object() else { continue };
-            if text(object, "server_name") != Some(server.as_str()) {
+        for answer in answers.ok_or(AnswerFault::Member("server_keys"))? {
+            let Ok(object) = SignedObject::from_text(answer.get()) else { continue };
+            if object.string("server_name").as_deref() != Some(server.as_str()) {
                 continue;
             }
-            if !notary_keys.have_signed(notary, object) {
+            if !notary_keys.have_signed(&object) {
                 refused = NotObtained::NotSigned;
                 continue;
             }
-            match self.check(server, answer) {
+            match self.check(server, &object) {
                 Ok(obtained) if best.as_ref().is_none_or(|best| rank(best) < rank(&obtained)) => {
                     best = Some(obtained);
                 }
@@ -137,19 +157,19 @@ impl Sources {
     fn check(
         &self,
         server: &ServerName,
-        answer: &CanonicalJsonValue,
+        answer: &SignedObject<'_>,
     ) -> Result<Obtained, NotObtained> {
-        let mut keys = ServerKeys::read(server, answer)?;
+        let mut keys = KeyAnswer::read_of(server.as_str(), answer)?;
         let now_ms = self.clock.now_ms();
         if keys.valid_until_ts < now_ms {
             return Err(NotObtained::Expired);
         }
         keys.valid_until_ts = keys.valid_until_ts.min(latest(now_ms));
-        Ok(Obtained { keys, answer: answer.to_string() })
+        Ok(Obtained { keys, answer: answer.text().to_owned() })
     }
 }
 
-fn latest(now_ms: u64) -> u64 {
+fn latest(fetched_ms: u64) -> u64 {
     let validity = u64::try_from(MAX_VALIDITY.as_millis()).unwrap_or(u64::MAX);
-    now_ms.saturating_add(validity)
+    fetched_ms.saturating_add(validity)
 }

@@ -12,6 +12,7 @@ mod cut;
 mod options;
 mod refusals;
 mod requests;
+mod room;
 mod servers;
 mod shares;
 
@@ -30,6 +31,7 @@ use self::{
 pub(crate) use self::{
     cut::{Cut, run_stream},
     requests::{Admitted, Caller, Held, Holds, Stranger, admit, authenticated},
+    room::Room,
     servers::{Place, Servers},
     shares::{Full, Kept, Share, Shares},
 };
@@ -146,6 +148,7 @@ pub(crate) struct Limits {
     requests: Counts,
     /// Answers whose last byte has not been taken.
     answers: Shares<Owner>,
+    room: Arc<Room>,
     refusals: Refusals,
     lines: Sparing,
     pub(crate) servers: Servers,
@@ -164,16 +167,18 @@ impl Limits {
         let strangers = Bounds::shared(options.max_unauthenticated, bodies);
         // As many as are answered and refused at the same time.
         let answers = options.max_requests.saturating_add(options.max_unauthenticated);
+        let answers = Shares::new(
+            ANSWERS,
+            metrics.clone(),
+            Bounds::shared(answers, options.max_answer_bytes),
+        );
         Self {
             connections: shares(CONNECTIONS, connections),
             handshakes: shares(HANDSHAKES, handshakes),
             strangers: shares(UNAUTHENTICATED, strangers),
             requests: Counts::new(options.max_requests, per_address),
-            answers: Shares::new(
-                ANSWERS,
-                metrics.clone(),
-                Bounds::shared(answers, options.max_answer_bytes),
-            ),
+            room: Arc::new(Room::new(options.max_answer_bytes, answers.clone())),
+            answers,
             servers: Servers::new(&options),
             refusals: Refusals::new(options.refusal_rate),
             lines: Sparing::default(),
@@ -209,6 +214,11 @@ impl Limits {
         cut: Cut,
     ) -> Result<Share<Owner>, Full> {
         self.answers.add(Some(owner), bytes, cut)
+    }
+
+    /// Memory for answers.
+    pub(crate) fn room(&self) -> Arc<Room> {
+        Arc::clone(&self.room)
     }
 
     /// The address that a request came from, or its network.

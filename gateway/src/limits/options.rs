@@ -70,13 +70,13 @@ pub struct LimitOptions {
     )]
     pub max_handshakes: usize,
 
-    /// Most bytes of answers that have not been taken yet, a quarter of them for one server; beyond
-    /// that the oldest gives way
+    /// Most bytes of answers that are coming from the history service or have not been taken yet, a
+    /// quarter of them for one server; beyond that some wait, and what is not taken gives way
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_MAX_ANSWER_BYTES",
         value_name = "BYTES",
-        default_value = "67108864",
+        default_value = "33554432",
         value_parser = count
     )]
     pub max_answer_bytes: usize,
@@ -222,7 +222,7 @@ impl Default for LimitOptions {
             max_requests: 1_024,
             max_unauthenticated: 512,
             max_handshakes: 512,
-            max_answer_bytes: 64 * 1024 * 1024,
+            max_answer_bytes: 32 * 1024 * 1024,
             answer_timeout: Duration::from_secs(60),
             max_head_bytes: 64 * 1024,
             max_body_bytes: 256 * 1024,

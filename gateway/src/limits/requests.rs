@@ -14,6 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use tokio::{runtime::Handle, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,6 +25,9 @@ use crate::{context::Context, error::ApiError, server_name::ServerName, x_matrix
 
 /// How long until places are free again: an answer takes milliseconds.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a place is not free after an answer that was not taken.
+const NOT_TAKEN: Duration = Duration::from_secs(10);
 
 /// From where a request comes. Travels with it.
 #[derive(Clone, Debug)]
@@ -69,8 +73,22 @@ pub(crate) struct Holds(Arc<Mutex<Option<Held>>>);
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) origin: ServerName,
-    _place: Place,
+    place: Place,
     _connection: Option<Kept<IpAddr>>,
+}
+
+impl Held {
+    /// The answer was not taken, so that it had to give way. Its server does not have the place back
+    /// at once: else it could go on having answers made that it does not take.
+    pub(crate) fn was_not_taken(self) {
+        let place = self.place;
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(async move {
+                time::sleep(NOT_TAKEN).await;
+                drop(place);
+            }));
+        }
+    }
 }
 
 impl Holds {
@@ -168,7 +186,7 @@ impl Admitted {
         answer: Result<Response, ApiError>,
     ) -> Response {
         place.answered();
-        let held = Held { origin, _place: place, _connection: self.connection };
+        let held = Held { origin, place, _connection: self.connection };
         let mut response = answer.into_response();
         response.extensions_mut().insert(Holds(Arc::new(Mutex::new(Some(held)))));
         response

@@ -70,6 +70,8 @@ struct Entry<K> {
     owner: Option<K>,
     bytes: usize,
     since: Instant,
+    /// When some of it was last taken.
+    moved: Instant,
     turn: u64,
     /// How many reasons there are for not giving way.
     kept: usize,
@@ -138,6 +140,16 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         });
     }
 
+    /// Of what has not moved for so long, cuts what belongs to the owner that has most bytes.
+    pub(super) fn cut_what_does_not_move(&self, age: Duration) {
+        self.change(|table, _, gone| {
+            let still = table.entries.iter().filter(|(_, it)| it.moved.elapsed() >= age);
+            let of = still.map(|(id, it)| (table.has(it.owner.as_ref()).bytes, Reverse(*id)));
+            let most = of.max();
+            gone.extend(most.and_then(|(_, Reverse(id))| table.remove(id)));
+        });
+    }
+
     /// Changes the table; then, with nothing locked, cuts what had to go.
     fn change<T>(&self, change: impl FnOnce(&mut Table<K>, &Bounds, &mut Vec<Cut>) -> T) -> T {
         let mut gone = Vec::new();
@@ -170,7 +182,8 @@ impl<K: Eq + Hash + Clone> Table<K> {
             of.has.bytes += bytes;
             of.can_go.insert((id, id));
         }
-        let entry = Entry { owner, bytes, since: Instant::now(), turn: id, kept: 0, cut };
+        let since = Instant::now();
+        let entry = Entry { owner, bytes, since, moved: since, turn: id, kept: 0, cut };
         self.entries.insert(id, entry);
         id
     }
@@ -261,6 +274,15 @@ impl<K: Eq + Hash + Clone> Share<K> {
             }
             Ok(())
         })
+    }
+
+    /// Some of it has been taken.
+    pub(crate) fn moved(&self) {
+        self.shares.change(|table, _, _| {
+            if let Some(entry) = table.entries.get_mut(&self.id) {
+                entry.moved = Instant::now();
+            }
+        });
     }
 
     /// None of its bytes are there any more.

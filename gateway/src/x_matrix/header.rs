@@ -7,12 +7,9 @@
 
 use std::{iter::Peekable, str::Chars};
 
-use ed25519_dalek::Signature;
+use backscroll_matrix::Signature;
 
-use crate::{
-    keys,
-    server_name::{ServerName, ServerNameError},
-};
+use crate::server_name::{ServerName, ServerNameError};
 
 /// Longest header that is looked at. A real one has about 300 bytes.
 pub(crate) const MAX_HEADER_BYTES: usize = 8 * 1024;
@@ -83,7 +80,7 @@ fn credentials(params: Vec<(String, String)>) -> Result<Credentials, Malformed> 
         origin: origin.parse().map_err(Malformed::Origin)?,
         destination,
         key_id: key_id.ok_or(Malformed::Missing("key"))?,
-        signature: keys::signature(&signature).ok_or(Malformed::Signature)?,
+        signature: backscroll_matrix::signature(&signature).ok_or(Malformed::Signature)?,
     })
 }
 

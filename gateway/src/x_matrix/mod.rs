@@ -8,7 +8,7 @@
 pub(crate) mod header;
 
 use axum::http::{HeaderMap, header::AUTHORIZATION, request::Parts};
-use ed25519_dalek::{Signature, VerifyingKey};
+use backscroll_matrix::{Signature, VerifyKey};
 use futures_util::future::join_all;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 use serde::Serialize;
@@ -16,7 +16,8 @@ use serde::Serialize;
 use self::header::{Credentials, Malformed};
 use crate::{
     clock::Clock,
-    keys::{Keys, NoKey},
+    keys::{Asker, Keys, NoKey},
+    limits::Caller,
     server_name::ServerName,
 };
 
@@ -59,6 +60,11 @@ pub(crate) enum Unauthenticated {
     NoKey { origin: ServerName, cause: NoKey },
     #[error("the signature of {0} does not fit the request")]
     Signature(ServerName),
+    #[error(
+        "{0} signs with a key whose private half everybody knows: it must make another \
+         (GHSA-qwcj-h6m8-vp6q)"
+    )]
+    PublicKnowledge(ServerName),
 }
 
 /// Who a request says it is from, as far as its first header can be read. Anybody may say so.
@@ -87,12 +93,15 @@ impl Authenticator {
         content: &Content,
     ) -> Result<ServerName, Unauthenticated> {
         let (origin, headers) = self.read_headers(request)?;
-        let signatures = self.known_signatures(&origin, &headers).await?;
+        let caller: Option<&Caller> = request.extensions.get();
+        let asker = caller.map_or(Asker::UNKNOWN, |caller| Asker::from(caller.address));
+        let signatures = self.known_signatures(&origin, &headers, asker).await?;
+        if signatures.iter().any(|(key, _)| key.is_public_knowledge()) {
+            return Err(Unauthenticated::PublicKnowledge(origin));
+        }
         let verify = |content| {
             let signed = self.signed_bytes(&origin, request, content);
-            // Strict: no small-order keys, no second form of the same signature.
-            let mut signatures = signatures.iter();
-            if signatures.all(|(key, signature)| key.verify_strict(&signed, signature).is_ok()) {
+            if signatures.iter().all(|(key, signature)| key.verifies(&signed, signature)) {
                 Ok(())
             } else {
                 Err(Unauthenticated::Signature(origin.clone()))
@@ -157,11 +166,12 @@ impl Authenticator {
         &self,
         origin: &ServerName,
         headers: &[Credentials],
-    ) -> Result<Vec<(VerifyingKey, Signature)>, Unauthenticated> {
+        asker: Asker,
+    ) -> Result<Vec<(VerifyKey, Signature)>, Unauthenticated> {
         let mut known = Vec::new();
         let mut unknown = None;
         // Together, so that they are waited for once.
-        let asking = headers.iter().map(|it| self.keys.for_request(origin, &it.key_id));
+        let asking = headers.iter().map(|it| self.keys.for_request(origin, &it.key_id, asker));
         for (key, credentials) in join_all(asking).await.into_iter().zip(headers) {
             match key {
                 Ok(key) => known.push((key, credentials.signature)),

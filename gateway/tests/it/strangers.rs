@@ -2,12 +2,17 @@
 //! the program with the limits it has by default. While each lasts, a server that means well gets its
 //! answers, and the program stays below the memory that its manifest gives it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::mpsc,
     task::JoinSet,
     time,
 };
@@ -21,7 +26,8 @@ use crate::support::{
     },
     history::FakeHistory,
     peer::Peer,
-    program::Program,
+    program::{MANY, Program, one_of_many},
+    tls::hello,
 };
 
 const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
@@ -32,20 +38,42 @@ const ATTEMPTS: usize = 20;
 const ENOUGH: usize = 16;
 /// No wait is longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an attacker holds what it has before it begins again.
+const AGAIN: Duration = Duration::from_secs(2);
 
-/// Whatever an attack holds; it ends when this is dropped.
+/// An attack goes on until this is dropped.
 type Attack = JoinSet<()>;
 
 /// The attack, by what it asks of a gateway at this address.
 type Begin = fn(SocketAddr) -> BoxFuture<'static, Attack>;
 
+/// What a row is tried on.
+struct Against {
+    flags: &'static [&'static str],
+    has_tls: bool,
+    prepare: fn(&FakeHistory),
+}
+
+const USUAL: Against = Against { flags: &[], has_tls: false, prepare: |_| {} };
+
+impl Against {
+    async fn start(&self) -> Program {
+        let program = if self.has_tls {
+            Program::start_with_tls(self.flags).await
+        } else {
+            Program::start(self.flags).await
+        };
+        (self.prepare)(&program.history);
+        program
+    }
+}
+
 /// Begins each attack and asks meanwhile.
-async fn hold(flags: &[&str], prepare: fn(&FakeHistory), rows: &[(&str, Begin)]) {
+async fn hold(against: Against, rows: &[(&str, Begin)]) {
     let mut wrong = Vec::new();
     for (name, begin) in rows {
-        let program = Program::start(flags).await;
+        let program = against.start().await;
         let before = program.answers(4).await;
-        prepare(&program.history);
         let attack = time::timeout(PATIENCE, begin(program.address)).await;
         let answers = program.answers(ATTEMPTS).await;
         let mib = program.most_mib();
@@ -60,23 +88,45 @@ async fn hold(flags: &[&str], prepare: fn(&FakeHistory), rows: &[(&str, Begin)])
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Makes connections from some addresses, so many from each, and does something on each that goes on.
-/// Returns when all have begun.
+/// Makes connections from some addresses, so many from each, and does something on each; then, time and
+/// again, the same on new ones. Returns when all have begun.
 async fn from_each<F, G>(addresses: u8, each: usize, to: SocketAddr, act: F) -> Attack
 where
-    F: Fn(u8, SocketAddr) -> G,
-    G: Future<Output = std::io::Result<TcpStream>> + Send + 'static,
+    F: Fn(u8, SocketAddr) -> G + Copy + Send + 'static,
+    G: Future<Output = io::Result<TcpStream>> + Send + 'static,
+{
+    repeat((addresses, each), AGAIN, to, act).await
+}
+
+/// The same without holding anything: as fast as it goes.
+async fn flood<F, G>(addresses: u8, each: usize, to: SocketAddr, act: F) -> Attack
+where
+    F: Fn(u8, SocketAddr) -> G + Copy + Send + 'static,
+    G: Future<Output = io::Result<TcpStream>> + Send + 'static,
+{
+    repeat((addresses, each), Duration::ZERO, to, act).await
+}
+
+async fn repeat<F, G>(
+    (addresses, each): (u8, usize),
+    hold: Duration,
+    to: SocketAddr,
+    act: F,
+) -> Attack
+where
+    F: Fn(u8, SocketAddr) -> G + Copy + Send + 'static,
+    G: Future<Output = io::Result<TcpStream>> + Send + 'static,
 {
     let mut attack = JoinSet::new();
-    let (begun, mut all_begun) = tokio::sync::mpsc::channel::<()>(1);
+    let (begun, mut all_begun) = mpsc::channel::<()>(1);
     for nth in 0..addresses {
         for _ in 0..each {
-            let (acting, begun) = (act(nth, to), begun.clone());
+            let mut begun = Some(begun.clone());
             attack.spawn(async move {
-                let held = acting.await;
-                drop(begun);
-                if let Ok(held) = held {
-                    std::future::pending::<()>().await;
+                loop {
+                    let held = act(nth, to).await;
+                    drop(begun.take());
+                    time::sleep(hold).await;
                     drop(held);
                 }
             });
@@ -96,7 +146,7 @@ fn unsigned(peer: &str) -> String {
 }
 
 /// A stranger's request over HTTP/1.1, of which this is sent.
-async fn post(nth: u8, to: SocketAddr, headers: &str, body: Vec<u8>) -> std::io::Result<TcpStream> {
+async fn post(nth: u8, to: SocketAddr, headers: &str, body: Vec<u8>) -> io::Result<TcpStream> {
     let mut stream = connect_from(nth, to).await?;
     let head = format!(
         "POST {MISSING} HTTP/1.1\r\nHost: {US}\r\nAuthorization: {}\r\n{headers}\r\n",
@@ -108,7 +158,7 @@ async fn post(nth: u8, to: SocketAddr, headers: &str, body: Vec<u8>) -> std::io:
 }
 
 /// A hundred streams of HTTP/2 whose bodies have these bytes, and no end, as far as windows allow.
-async fn unfinished(nth: u8, to: SocketAddr, body: usize) -> std::io::Result<TcpStream> {
+async fn unfinished(nth: u8, to: SocketAddr, body: usize) -> io::Result<TcpStream> {
     let mut raw = Raw::connect(nth, to, &[]).await?;
     let head = head("POST", MISSING, &unsigned("a.example"));
     for _ in 0..100 {
@@ -123,71 +173,75 @@ async fn unfinished(nth: u8, to: SocketAddr, body: usize) -> std::io::Result<Tcp
     Ok(raw.stream)
 }
 
+const UNFINISHED: &[(&str, Begin)] = &[
+    ("bodies without an end, HTTP/2", |to| {
+        Box::pin(from_each(3, 6, to, |nth, to| unfinished(nth, to, 1)))
+    }),
+    ("bodies without an end, HTTP/2, many addresses", |to| {
+        Box::pin(from_each(40, 2, to, |nth, to| unfinished(nth, to, 1)))
+    }),
+    ("as much as the windows take, HTTP/2", |to| {
+        Box::pin(from_each(3, 6, to, |nth, to| unfinished(nth, to, 10_000)))
+    }),
+    ("bodies that lack their last byte, HTTP/1.1", |to| {
+        Box::pin(from_each(8, 60, to, |nth, to| {
+            post(nth, to, "Content-Length: 262144\r\n", vec![b' '; 262_143])
+        }))
+    }),
+    ("bodies that lack their last byte and become large when parsed", |to| {
+        Box::pin(from_each(8, 60, to, |nth, to| {
+            let body = [&b"[0"[..], &b",0".repeat(131_070), b"]"].concat();
+            post(nth, to, "Content-Length: 262143\r\n", body)
+        }))
+    }),
+    ("chunks without an end", |to| {
+        Box::pin(from_each(4, 150, to, |nth, to| {
+            post(nth, to, "Transfer-Encoding: chunked\r\n", b"1\r\n{\r\n".repeat(9))
+        }))
+    }),
+    ("lengths that are never sent, HTTP/1.1", |to| {
+        Box::pin(from_each(4, 150, to, |nth, to| {
+            post(nth, to, "Content-Length: 5\r\n", Vec::new())
+        }))
+    }),
+    ("bodies that are refused for their length", |to| {
+        Box::pin(from_each(4, 100, to, |nth, to| {
+            post(nth, to, "Content-Length: 16777216\r\n", vec![b' '; 1_000_000])
+        }))
+    }),
+    ("heads without an end, HTTP/1.1", |to| {
+        Box::pin(from_each(4, 150, to, |nth, to| async move {
+            let mut stream = connect_from(nth, to).await?;
+            let fields = format!("A: {}\r\n", "a".repeat(1_500)).repeat(40);
+            stream.write_all(format!("GET / HTTP/1.1\r\n{fields}").as_bytes()).await?;
+            Ok(stream)
+        }))
+    }),
+    ("heads without an end, HTTP/2", |to| {
+        Box::pin(from_each(4, 150, to, |nth, to| async move {
+            let mut raw = Raw::connect(nth, to, &[]).await?;
+            let head = head("GET", "/", &"a".repeat(60_000));
+            let mut parts = head.chunks(15_000);
+            raw.ask(0, parts.next().unwrap()).await?;
+            for part in parts {
+                raw.send(&frame(CONTINUATION, 0, 1, part)).await?;
+            }
+            Ok(raw.stream)
+        }))
+    }),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_do_not_come_whole() {
-    let rows: &[(&str, Begin)] = &[
-        ("bodies without an end, HTTP/2", |to| {
-            Box::pin(from_each(3, 6, to, |nth, to| unfinished(nth, to, 1)))
-        }),
-        ("bodies without an end, HTTP/2, many addresses", |to| {
-            Box::pin(from_each(40, 2, to, |nth, to| unfinished(nth, to, 1)))
-        }),
-        ("as much as the windows take, HTTP/2", |to| {
-            Box::pin(from_each(3, 6, to, |nth, to| unfinished(nth, to, 10_000)))
-        }),
-        ("bodies that lack their last byte, HTTP/1.1", |to| {
-            Box::pin(from_each(8, 60, to, |nth, to| {
-                post(nth, to, "Content-Length: 262144\r\n", vec![b' '; 262_143])
-            }))
-        }),
-        ("bodies that lack their last byte and become large when parsed", |to| {
-            Box::pin(from_each(8, 60, to, |nth, to| {
-                let body = [&b"[0"[..], &b",0".repeat(131_070), b"]"].concat();
-                post(nth, to, "Content-Length: 262143\r\n", body)
-            }))
-        }),
-        ("chunks without an end", |to| {
-            Box::pin(from_each(4, 150, to, |nth, to| {
-                post(nth, to, "Transfer-Encoding: chunked\r\n", b"1\r\n{\r\n".repeat(9))
-            }))
-        }),
-        ("lengths that are never sent, HTTP/1.1", |to| {
-            Box::pin(from_each(4, 150, to, |nth, to| {
-                post(nth, to, "Content-Length: 5\r\n", Vec::new())
-            }))
-        }),
-        ("bodies that are refused for their length", |to| {
-            Box::pin(from_each(4, 100, to, |nth, to| {
-                post(nth, to, "Content-Length: 16777216\r\n", vec![b' '; 1_000_000])
-            }))
-        }),
-        ("heads without an end, HTTP/1.1", |to| {
-            Box::pin(from_each(4, 150, to, |nth, to| async move {
-                let mut stream = connect_from(nth, to).await?;
-                let fields = format!("A: {}\r\n", "a".repeat(1_500)).repeat(40);
-                stream.write_all(format!("GET / HTTP/1.1\r\n{fields}").as_bytes()).await?;
-                Ok(stream)
-            }))
-        }),
-        ("heads without an end, HTTP/2", |to| {
-            Box::pin(from_each(4, 150, to, |nth, to| async move {
-                let mut raw = Raw::connect(nth, to, &[]).await?;
-                let head = head("GET", "/", &"a".repeat(60_000));
-                let mut parts = head.chunks(15_000);
-                raw.ask(0, parts.next().unwrap()).await?;
-                for part in parts {
-                    raw.send(&frame(CONTINUATION, 0, 1, part)).await?;
-                }
-                Ok(raw.stream)
-            }))
-        }),
-    ];
-    hold(&[], |_| {}, rows).await;
+    hold(USUAL, UNFINISHED).await;
 }
 
 /// Questions of a server that is known, whose answers it does not take.
-async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> std::io::Result<TcpStream> {
-    let peer = Peer::new("other.example", 2);
+async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<TcpStream> {
+    greedy_as(&Peer::new("other.example", 2), nth, to, settings).await
+}
+
+async fn greedy_as(peer: &Peer, nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<TcpStream> {
     let mut raw = Raw::connect(nth, to, settings).await?;
     for question in 0..100 {
         let path =
@@ -198,84 +252,200 @@ async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> std::io::Result<Tcp
     Ok(raw.stream)
 }
 
-/// 3 MiB each.
+/// About as large as any is: 2 MiB.
 fn large_pages(history: &FakeHistory) {
-    history.respond(|| Ok(vec![vec![b'1'; 60_000]; 50]));
+    history.respond(|| Ok(vec![vec![b'1'; 60_000]; 35]));
 }
+
+const UNTAKEN: &[(&str, Begin)] = &[
+    ("a window of nothing", |to| {
+        Box::pin(from_each(1, 2, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 0])))
+    }),
+    ("a window of one byte", |to| {
+        Box::pin(from_each(1, 4, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 1])))
+    }),
+    ("a window of nothing, many servers", |to| {
+        Box::pin(from_each(MANY, 1, to, |nth, to| async move {
+            greedy_as(&one_of_many(nth), nth, to, &[0, 4, 0, 0, 0, 0]).await
+        }))
+    }),
+    ("the widest window, and nothing is read", |to| {
+        Box::pin(from_each(1, 4, to, |nth, to| async move {
+            let mut stream = greedy(nth, to, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await?;
+            stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await?;
+            Ok(stream)
+        }))
+    }),
+    ("HTTP/1.1, and nothing is read", |to| {
+        Box::pin(from_each(4, 50, to, |nth, to| async move {
+            let path = format!("/_matrix/federation/v1/backfill/!r:us.example?v=$b{nth}&limit=100");
+            let ask = Ask::new("GET", &path).signed_by(&Peer::new("other.example", 2));
+            let mut stream = connect_from(nth, to).await?;
+            stream.write_all(&ask.bytes()).await?;
+            Ok(stream)
+        }))
+    }),
+    ("refusals that strangers do not take", |to| {
+        Box::pin(from_each(4, 60, to, |nth, to| async move {
+            let mut raw = Raw::connect(nth, to, &[0, 4, 0, 0, 0, 0]).await?;
+            let head = head("GET", "/", &"a".repeat(5_000));
+            for _ in 0..100 {
+                raw.ask(END_HEADERS | END_STREAM, &head).await?;
+            }
+            Ok(raw.stream)
+        }))
+    }),
+];
+
+const PAGES: Against = Against { prepare: large_pages, ..USUAL };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_are_not_taken() {
-    let rows: &[(&str, Begin)] = &[
-        ("a window of nothing", |to| {
-            Box::pin(from_each(1, 2, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 0])))
-        }),
-        ("a window of one byte", |to| {
-            Box::pin(from_each(1, 4, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 1])))
-        }),
-        ("the widest window, and nothing is read", |to| {
-            Box::pin(from_each(1, 4, to, |nth, to| async move {
-                let mut stream = greedy(nth, to, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await?;
-                stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await?;
-                Ok(stream)
-            }))
-        }),
-        ("HTTP/1.1, and nothing is read", |to| {
-            Box::pin(from_each(4, 50, to, |nth, to| async move {
-                let path =
-                    format!("/_matrix/federation/v1/backfill/!r:us.example?v=$b{nth}&limit=100");
-                let ask = Ask::new("GET", &path).signed_by(&Peer::new("other.example", 2));
-                let mut stream = connect_from(nth, to).await?;
-                stream.write_all(&ask.bytes()).await?;
-                Ok(stream)
-            }))
-        }),
-        ("refusals that strangers do not take", |to| {
-            Box::pin(from_each(4, 60, to, |nth, to| async move {
-                let mut raw = Raw::connect(nth, to, &[0, 4, 0, 0, 0, 0]).await?;
-                let head = head("GET", "/", &"a".repeat(5_000));
-                for _ in 0..100 {
-                    raw.ask(END_HEADERS | END_STREAM, &head).await?;
-                }
-                Ok(raw.stream)
-            }))
-        }),
-    ];
-    hold(&[], large_pages, rows).await;
+    hold(PAGES, UNTAKEN).await;
 }
+
+const IDLE: &[(&str, Begin)] = &[
+    ("silent", |to| Box::pin(from_each(8, 40, to, connect_from))),
+    ("silent HTTP/2", |to| {
+        Box::pin(from_each(8, 40, to, |nth, to| async move {
+            Ok(Raw::connect(nth, to, &[]).await?.stream)
+        }))
+    }),
+    ("that have asked once", |to| {
+        Box::pin(from_each(8, 40, to, |nth, to| async move {
+            let mut stream = connect_from(nth, to).await?;
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            drop(stream.read(&mut [0; 1]).await);
+            Ok(stream)
+        }))
+    }),
+    ("that wait for the rest of a request", |to| {
+        Box::pin(from_each(8, 40, to, |nth, to| {
+            post(nth, to, "Content-Length: 5\r\n", b"{".to_vec())
+        }))
+    }),
+    ("that do not take a refusal", |to| {
+        Box::pin(from_each(8, 40, to, |nth, to| async move {
+            let mut raw = Raw::connect(nth, to, &[0, 4, 0, 0, 0, 0]).await?;
+            raw.ask(END_HEADERS | END_STREAM, &head("GET", "/", "")).await?;
+            Ok(raw.stream)
+        }))
+    }),
+    ("one each of many addresses", |to| Box::pin(from_each(200, 1, to, connect_from))),
+];
+
+const FEW: Against =
+    Against { flags: &["--max-connections", "160", "--max-per-address", "20"], ..USUAL };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_on_which_nothing_is_asked() {
-    let rows: &[(&str, Begin)] = &[
-        ("silent", |to| Box::pin(from_each(8, 40, to, connect_from))),
-        ("silent HTTP/2", |to| {
-            Box::pin(from_each(8, 40, to, |nth, to| async move {
-                Ok(Raw::connect(nth, to, &[]).await?.stream)
-            }))
-        }),
-        ("that have asked once", |to| {
-            Box::pin(from_each(8, 40, to, |nth, to| async move {
-                let mut stream = connect_from(nth, to).await?;
-                stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
-                drop(stream.read(&mut [0; 1]).await);
-                Ok(stream)
-            }))
-        }),
-        ("that wait for the rest of a request", |to| {
-            Box::pin(from_each(8, 40, to, |nth, to| {
-                post(nth, to, "Content-Length: 5\r\n", b"{".to_vec())
-            }))
-        }),
-        ("that do not take a refusal", |to| {
-            Box::pin(from_each(8, 40, to, |nth, to| async move {
-                let mut raw = Raw::connect(nth, to, &[0, 4, 0, 0, 0, 0]).await?;
-                raw.ask(END_HEADERS | END_STREAM, &head("GET", "/", "")).await?;
-                Ok(raw.stream)
-            }))
-        }),
-        ("one each of many addresses", |to| Box::pin(from_each(200, 1, to, connect_from))),
-    ];
-    let few = ["--max-connections", "160", "--max-per-address", "20"];
-    hold(&few, |_| {}, rows).await;
+    hold(FEW, IDLE).await;
+}
+
+const HANDSHAKES: &[(&str, Begin)] = &[
+    ("handshakes that do not begin", |to| Box::pin(from_each(4, 150, to, connect_from))),
+    ("handshakes that do not go on", |to| {
+        Box::pin(from_each(4, 150, to, |nth, to| async move {
+            let mut stream = connect_from(nth, to).await?;
+            stream.write_all(&hello()).await?;
+            Ok(stream)
+        }))
+    }),
+    ("half a hello", |to| {
+        Box::pin(from_each(4, 150, to, |nth, to| async move {
+            let mut stream = connect_from(nth, to).await?;
+            stream.write_all(&hello()[..99]).await?;
+            Ok(stream)
+        }))
+    }),
+    ("handshakes one after the other", |to| {
+        Box::pin(flood(4, 20, to, |nth, to| async move {
+            let mut stream = connect_from(nth, to).await?;
+            stream.write_all(&hello()).await?;
+            // Until the other end has done its part.
+            drop(time::timeout(AGAIN, stream.read(&mut [0; 1])).await);
+            Ok(stream)
+        }))
+    }),
+];
+
+const TLS: Against = Against { has_tls: true, ..USUAL };
+/// So that attackers need few sockets.
+const FEW_HANDSHAKES: Against = Against { flags: &["--max-handshakes", "64"], ..TLS };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes() {
+    hold(FEW_HANDSHAKES, HANDSHAKES).await;
+}
+
+const FLOODS: &[(&str, Begin)] = &[
+    ("pings on one connection after the other", |to| {
+        Box::pin(flood(4, 4, to, |nth, to| async move {
+            let mut raw = Raw::connect(nth, to, &[]).await?;
+            raw.send(&frame(PING, 0, 0, &[7; 8]).repeat(5_000)).await?;
+            Ok(raw.stream)
+        }))
+    }),
+    ("streams that are reset, on one connection after the other", |to| {
+        Box::pin(flood(4, 4, to, |nth, to| async move {
+            let mut raw = Raw::connect(nth, to, &[]).await?;
+            for _ in 0..1_000 {
+                let stream = raw.ask(END_HEADERS | END_STREAM, &head("GET", "/", "")).await?;
+                raw.send(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])).await?;
+            }
+            Ok(raw.stream)
+        }))
+    }),
+    ("signatures that do not fit", |to| {
+        Box::pin(flood(4, 4, to, |nth, to| async move {
+            let authorization = unsigned("other.example").replace("k1", "k2");
+            let path = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
+            let ask = Ask::new("GET", path).authorization(authorization);
+            let mut stream = connect_from(nth, to).await?;
+            stream.write_all(&ask.bytes()).await?;
+            stream.read_to_end(&mut Vec::new()).await?;
+            Ok(stream)
+        }))
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods() {
+    hold(USUAL, FLOODS).await;
+}
+
+/// How many answers a second a server gets that means well, before each attack and while it lasts. Of
+/// use on a machine that does nothing else, with `--release`, and with `BACKSCROLL_GATEWAY_BINARY` for
+/// a version before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures"]
+async fn goodput() {
+    let tables =
+        [(USUAL, UNFINISHED), (PAGES, UNTAKEN), (FEW, IDLE), (TLS, HANDSHAKES), (USUAL, FLOODS)];
+    for (against, rows) in tables {
+        for (name, begin) in rows {
+            let program = against.start().await;
+            let before = a_second(&program).await;
+            let attack = time::timeout(PATIENCE, begin(program.address)).await;
+            let meanwhile = a_second(&program).await;
+            println!(
+                "{name}: {before:.1} answers a second, then {meanwhile:.1} ({:.0} %), at most {} MiB{}",
+                100.0 * meanwhile / before,
+                program.most_mib(),
+                if attack.is_ok() { "" } else { "; the attack did not begin in time" },
+            );
+        }
+    }
+}
+
+async fn a_second(program: &Program) -> f64 {
+    const BATCH: usize = 10;
+    let started = Instant::now();
+    let mut answers = 0;
+    while started.elapsed() < Duration::from_secs(5) {
+        answers += program.answers(BATCH).await;
+    }
+    f64::from(u32::try_from(answers).unwrap()) / started.elapsed().as_secs_f64()
 }
 
 /// A connection with an authenticated request under way is not closed for the sake of others.

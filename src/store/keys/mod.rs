@@ -311,6 +311,11 @@ pub(crate) fn unsettled(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key(unsettled_in(room)).number(event.0).0
 }
 
+/// The signing keys of all servers.
+pub(crate) fn all_server_keys() -> Vec<u8> {
+    Key::new(Tag::SERVER_KEYS).0
+}
+
 pub(crate) fn server_keys(server_name: &str) -> Vec<u8> {
     Key::new(Tag::SERVER_KEYS).bytes(server_name.as_bytes()).0
 }

@@ -2,16 +2,18 @@
 //!
 //! Readers refuse what they do not understand; none of them trusts a length.
 
+mod fetched_keys;
 mod page;
 mod state;
 
+pub use self::{
+    fetched_keys::FetchedKeys,
+    page::{EventNode, Flags},
+    state::StateFacts,
+};
 pub(super) use self::{
     page::Page,
     state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
-};
-pub use self::{
-    page::{EventNode, Flags},
-    state::StateFacts,
 };
 use super::{
     EventNum, Power, StateNum,

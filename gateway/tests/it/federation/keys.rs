@@ -1,14 +1,22 @@
 //! Which keys are believed, for how long, on whose word; and how often anybody is asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use backscroll_gateway::{clock::Clock, keys::Fetching};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time};
 
-use super::world::{KEYS, QUERY, Replies, Reply, Set as _, World, ask, granted, refused};
+use super::world::{KEYS, QUERY, Replies, Reply, Set as _, World, ask, ask_from, granted, refused};
 use crate::support::{Stage, peer::Peer};
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 const AT: &str = "5.1.1.1:99";
@@ -24,6 +32,15 @@ async fn scene() -> (World, Peer, Replies, Stage) {
     let peer = Peer::new("h.example:99", 7);
     let site = world.server(&peer, AT).await;
     let gateway = world.gateway(&[]).await;
+    (world, peer, site, gateway)
+}
+
+/// The same, behind a proxy that says who asks.
+async fn scene_of_many() -> (World, Peer, Replies, Stage) {
+    let world = World::new().await;
+    let peer = Peer::new("h.example:99", 7);
+    let site = world.server(&peer, AT).await;
+    let gateway = world.gateway_behind_a_proxy().await;
     (world, peer, site, gateway)
 }
 
@@ -171,8 +188,8 @@ async fn a_week_at_most() {
     assert_eq!(ask(&gateway, &peer).await, refused());
 }
 
-/// A key that is not listed is worth a question, but not more than one a minute; a key that is
-/// not listed any more is none.
+/// A key that is not listed is worth a question, but not more than one in five seconds; a key that
+/// is not listed any more is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotated_keys() {
     let (world, old, site, gateway) = scene().await;
@@ -181,7 +198,7 @@ async fn rotated_keys() {
     world.publish(&site, &new);
     assert_eq!(ask(&gateway, &new).await, refused());
     assert_eq!(world.key_questions(), 1);
-    world.pass(MINUTE);
+    world.pass(SECOND * 5);
     assert_eq!(ask(&gateway, &new).await, granted());
     assert_eq!(ask(&gateway, &old).await, refused());
     assert_eq!(world.key_questions(), 1);
@@ -231,24 +248,92 @@ async fn a_caller_who_hangs_up() {
     assert_eq!(world.key_questions(), 0);
 }
 
-/// A server that does not give its keys is asked after a minute, two, four, up to an hour.
+/// A server that does not give its keys is asked after five seconds, ten, twenty, up to a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_back_off() {
     let (world, peer, site, gateway) = scene().await;
     site.lock().unwrap().clear();
     assert_eq!(ask(&gateway, &peer).await, refused());
-    for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-        assert_eq!(world.key_questions(), 1, "{minutes}");
-        world.pass(minutes * MINUTE - Duration::from_millis(1));
+    for seconds in [5, 10, 20, 40, 60, 60] {
+        assert_eq!(world.key_questions(), 1, "{seconds}");
+        world.pass(seconds * SECOND - Duration::from_millis(1));
         assert_eq!(ask(&gateway, &peer).await, refused());
-        assert_eq!(world.key_questions(), 0, "{minutes}");
+        assert_eq!(world.key_questions(), 0, "{seconds}");
         world.pass(Duration::from_millis(1));
         assert_eq!(ask(&gateway, &peer).await, refused());
     }
     assert_eq!(world.key_questions(), 1);
     world.publish(&site, &peer);
-    world.pass(60 * MINUTE);
+    world.pass(MINUTE);
     assert_eq!(ask(&gateway, &peer).await, granted());
+}
+
+/// A stranger who names a server while it is away, or a key that it does not have, keeps nobody
+/// from it but himself.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_lock_nobody_out() {
+    let (world, peer, site, gateway) = scene_of_many().await;
+    let (stranger, honest) = ("192.0.2.66", "192.0.2.1");
+    let forged = Peer { key: Peer::new("", 66).key, ..peer.clone() };
+    site.lock().unwrap().clear();
+    for seconds in [5, 10, 20, 40, 60, 60] {
+        assert_eq!(ask_from(&gateway, &forged, stranger).await, refused());
+        assert_eq!(world.key_questions(), 1, "{seconds}");
+        world.pass(seconds * SECOND);
+    }
+    assert_eq!(ask_from(&gateway, &forged, stranger).await, refused());
+    world.publish(&site, &peer);
+    world.pass(5 * SECOND);
+    assert_eq!(ask_from(&gateway, &forged, stranger).await, refused());
+    assert_eq!(ask_from(&gateway, &peer, honest).await, granted());
+    // The same of a key that there is none of, until the server has a new one.
+    let unknown = Peer { key_id: "ed25519:none".to_owned(), ..forged };
+    for _ in 0..4 {
+        world.pass(5 * SECOND);
+        assert_eq!(ask_from(&gateway, &unknown, stranger).await, refused());
+    }
+    let new = Peer::new("h.example:99", 8);
+    world.publish(&site, &new);
+    world.pass(5 * SECOND);
+    assert_eq!(ask_from(&gateway, &unknown, stranger).await, refused());
+    world.pass(5 * SECOND);
+    assert_eq!(ask_from(&gateway, &new, honest).await, granted());
+}
+
+/// The wall clock is set, forwards and back: no pause stands, and nobody is believed for longer
+/// than a week.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_is_set() {
+    let world = World::new().await;
+    let peer = Peer::new("h.example:99", 7);
+    let site = world.server(&peer, AT).await;
+    let steady = Arc::new(AtomicU64::new(0));
+    let pass = |seconds| steady.fetch_add(seconds, Ordering::Relaxed);
+    let (wall, passed) = (Arc::clone(&world.now_ms), Arc::clone(&steady));
+    let fetching = Fetching { network: world.network(), notaries: Vec::new() };
+    let gateway = Stage::start_with(|options| {
+        options.fetching = Some(fetching);
+        options.clock = Clock::new(move || wall.load(Ordering::Relaxed))
+            .with_steady(move || Duration::from_secs(passed.load(Ordering::Relaxed)));
+    })
+    .await;
+    // In 2086 the server is away, and then it is not.
+    let now = world.now_ms.swap(3_660_000_000_000, Ordering::Relaxed);
+    site.lock().unwrap().clear();
+    assert_eq!(ask(&gateway, &peer).await, refused());
+    world.now_ms.store(now, Ordering::Relaxed);
+    site.set(KEYS, Reply::json(&peer.key_answer_until(9_000_000_000_000)));
+    pass(5);
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(world.key_questions(), 2);
+    // Back by a year: what was fetched is held for a week, and no longer.
+    world.now_ms.store(now - 365 * 86_400_000, Ordering::Relaxed);
+    pass(7 * 86_400);
+    assert_eq!(ask(&gateway, &peer).await, granted());
+    assert_eq!(world.key_questions(), 0);
+    site.lock().unwrap().clear();
+    pass(1);
+    assert_eq!(ask(&gateway, &peer).await, refused());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,8 +433,7 @@ async fn several_notaries() {
     assert!(!asked_itself);
 }
 
-/// What one gateway has fetched, others find in the history service; but what says more than may
-/// be believed is fetched again, for nobody knows how old it is.
+/// What one gateway has fetched, others find in the history service, for a week after the fetch.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_service_remembers() {
     let (world, peer, site, first) = scene().await;
@@ -367,13 +451,19 @@ async fn the_history_service_remembers() {
     assert_eq!(world.key_questions(), 1);
 
     const WEEK_MS: u64 = 7 * 86_400_000;
-    for (n, until_ms, questions) in
-        [(1, WEEK_MS, 0), (2, WEEK_MS + 1, 1), (3, 0, 0), (4, u64::MAX, 1)]
-    {
+    for (n, until_ms, age_ms, questions) in [
+        (1, WEEK_MS, 0, 0),
+        (2, 99 * WEEK_MS, 0, 0),
+        (3, 99 * WEEK_MS, WEEK_MS, 0),
+        (4, 99 * WEEK_MS, WEEK_MS + 1, 1),
+        (5, 0, 0, 0),
+        (6, u64::MAX, 0, 1),
+    ] {
         let peer = Peer::new(&format!("h{n}.example:99"), 7);
         world.server(&peer, &format!("5.2.2.{n}:99")).await;
         let until_ms = world.now().wrapping_add(until_ms);
-        first.history.put_keys(&peer.name, peer.key_answer_until(until_ms));
+        let answer = peer.key_answer_until(until_ms);
+        first.history.put_keys(&peer.name, answer, world.now() - age_ms);
         let gateway = world.gateway_beside(&first).await;
         assert_eq!(ask(&gateway, &peer).await, granted());
         assert_eq!(world.key_questions(), questions, "{until_ms}");

@@ -5,4 +5,6 @@ mod delegations;
 mod discovery;
 mod dns;
 mod keys;
+mod odd_keys;
+mod strangers;
 mod world;

@@ -15,7 +15,10 @@ use std::{
 
 use axum::{
     body::Bytes,
-    http::{Response, Uri, header::HOST},
+    http::{
+        Response, Uri,
+        header::{HOST, USER_AGENT},
+    },
 };
 use backscroll_gateway::{
     clock::Clock,
@@ -32,6 +35,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -49,6 +53,7 @@ pub(super) struct Seen {
     pub(super) host: String,
     pub(super) target: String,
     pub(super) body: Vec<u8>,
+    pub(super) user_agent: Option<String>,
 }
 
 /// What a server answers.
@@ -142,6 +147,56 @@ impl World {
         .await
     }
 
+    /// A gateway that believes what the machine it runs on says of others.
+    pub(super) async fn gateway_behind_a_proxy(&self) -> Stage {
+        let (now_ms, network) = (Arc::clone(&self.now_ms), self.network());
+        Stage::start_with(|options| {
+            options.fetching = Some(Fetching { network, notaries: Vec::new() });
+            options.clock = Clock::new(move || now_ms.load(Ordering::Relaxed));
+            options.limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        })
+        .await
+    }
+
+    /// A host at an address that accepts, and says nothing.
+    pub(super) async fn silent(&self, at: &str) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let real = listener.local_addr().unwrap();
+        self.listening.lock().unwrap().insert(at.parse().unwrap(), real);
+        tokio::spawn(async move {
+            let mut accepted = Vec::new();
+            loop {
+                accepted.push(listener.accept().await.unwrap());
+            }
+        });
+    }
+
+    /// A server at an address that answers everything with these bytes and closes the connection,
+    /// having said so in TLS or not.
+    pub(super) async fn raw_site(&self, at: &str, certified: &str, answer: Vec<u8>, says_so: bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let real = listener.local_addr().unwrap();
+        self.listening.lock().unwrap().insert(at.parse().unwrap(), real);
+        let acceptor = self.acceptor(certified);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(&answer).await.unwrap();
+                stream.flush().await.unwrap();
+                if says_so {
+                    stream.shutdown().await.unwrap();
+                } else {
+                    stream.get_mut().0.shutdown().await.unwrap();
+                }
+            }
+        });
+    }
+
     pub(super) fn pass(&self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).unwrap();
         self.now_ms.fetch_add(ms, Ordering::Relaxed);
@@ -212,6 +267,11 @@ impl World {
         self.seen().iter().filter(|seen| seen.target == KEYS).count()
     }
 
+    /// How many connections were to be made since the last time, without forgetting them.
+    pub(super) fn dialled_so_far(&self) -> usize {
+        self.dialled.lock().unwrap().len()
+    }
+
     /// Every address that was to be connected to since the last time.
     pub(super) fn dialled(&self) -> Vec<String> {
         let dialled = std::mem::take(&mut *self.dialled.lock().unwrap());
@@ -241,6 +301,15 @@ pub(super) async fn ask(gateway: &Stage, peer: &Peer) -> (u16, String) {
     (answer.status, errcode)
 }
 
+/// The same, from an address that a trusted proxy names.
+pub(super) async fn ask_from(gateway: &Stage, peer: &Peer, address: &str) -> (u16, String) {
+    let target = "/_matrix/federation/v1/backfill/!r:us.example?v=$e&limit=1";
+    let ask = Ask::new("GET", target).signed_by(peer).header("X-Forwarded-For", address);
+    let answer = gateway.send(ask).await;
+    let errcode = answer.json()["errcode"].as_str().unwrap_or_default().to_owned();
+    (answer.status, errcode)
+}
+
 pub(super) fn granted() -> (u16, String) {
     (200, String::new())
 }
@@ -259,6 +328,8 @@ async fn connection(
     let service = service_fn(async |request: hyper::Request<Incoming>| {
         let (head, body) = request.into_parts();
         let target = head.uri.to_string();
+        let user_agent = head.headers.get(USER_AGENT);
+        let user_agent = user_agent.map(|it| it.to_str().unwrap().to_owned());
         let body = body.collect().await.unwrap().to_bytes().to_vec();
         seen.lock().unwrap().push(Seen {
             at: at.clone(),
@@ -266,9 +337,14 @@ async fn connection(
             host: head.headers[HOST].to_str().unwrap().to_owned(),
             target: target.clone(),
             body,
+            user_agent: user_agent.clone(),
         });
         let reply = replies.lock().unwrap().get(&target).cloned();
-        let reply = reply.unwrap_or(Reply { status: 404, ..Reply::default() });
+        let mut reply = reply.unwrap_or(Reply { status: 404, ..Reply::default() });
+        // What stands before some servers.
+        if user_agent.is_none() {
+            reply = Reply { status: 403, ..Reply::default() };
+        }
         if let Some(hold) = reply.hold {
             hold.acquire().await.unwrap().forget();
         }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -113,10 +113,14 @@ pub(crate) async fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
 }
 
 /// The same of a gateway that may not answer.
-pub(crate) async fn try_send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
+pub(crate) async fn try_send<S>(mut stream: S, bytes: &[u8]) -> Option<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     stream.write_all(bytes).await.ok()?;
-    Answer::parse(&read_bytes(&mut stream).await.ok()?)
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok()?;
+    Answer::parse(&answer)
 }
 
 /// Reads until the connection is closed.

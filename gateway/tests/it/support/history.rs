@@ -52,7 +52,7 @@ struct Inner {
     /// Whether it does not know yet that answers may be one text.
     is_old: AtomicBool,
     /// By server name.
-    keys: Mutex<BTreeMap<String, Value>>,
+    keys: Mutex<BTreeMap<String, (Value, u64)>>,
 }
 
 /// Holds questions back.
@@ -128,11 +128,12 @@ impl FakeHistory {
 
     /// The keys that it was given, by server name.
     pub(crate) fn keys(&self) -> BTreeMap<String, Value> {
-        self.inner.keys.lock().unwrap().clone()
+        let keys = self.inner.keys.lock().unwrap();
+        keys.iter().map(|(server, (answer, _))| (server.clone(), answer.clone())).collect()
     }
 
-    pub(crate) fn put_keys(&self, server_name: &str, answer: Value) {
-        self.inner.keys.lock().unwrap().insert(server_name.to_owned(), answer);
+    pub(crate) fn put_keys(&self, server_name: &str, answer: Value, fetched_ts: u64) {
+        self.inner.keys.lock().unwrap().insert(server_name.to_owned(), (answer, fetched_ts));
     }
 
     /// Everything asked since the last time.
@@ -232,17 +233,20 @@ impl KeyService for Inner {
     ) -> Result<Response<GetServerKeysResponse>, Status> {
         let server_name = request.into_inner().server_name;
         let keys = self.keys.lock().unwrap();
-        let answer = keys.get(&server_name).ok_or_else(|| Status::not_found("no keys"))?;
-        Ok(Response::new(GetServerKeysResponse { answer: answer.to_string().into() }))
+        let (answer, fetched_ts) =
+            keys.get(&server_name).ok_or_else(|| Status::not_found("no keys"))?;
+        let (answer, fetched_ts) = (answer.to_string().into(), *fetched_ts);
+        Ok(Response::new(GetServerKeysResponse { answer, fetched_ts }))
     }
 
     async fn put_server_keys(
         &self,
         request: Request<PutServerKeysRequest>,
     ) -> Result<Response<PutServerKeysResponse>, Status> {
-        let answer: Value = serde_json::from_slice(&request.into_inner().answer).unwrap();
+        let PutServerKeysRequest { answer, fetched_ts } = request.into_inner();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
         let server_name = answer["server_name"].as_str().unwrap().to_owned();
-        self.keys.lock().unwrap().insert(server_name, answer);
+        self.keys.lock().unwrap().insert(server_name, (answer, fetched_ts));
         Ok(Response::new(PutServerKeysResponse {}))
     }
 }

@@ -2,7 +2,7 @@
 //! its own, and what attacks take of time is not.
 
 use std::{
-    fs,
+    env, fs,
     net::SocketAddr,
     process::{Child, Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,32 +12,72 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, net::TcpStream, time};
 
-use super::{US, client::Ask, history::FakeHistory, peer::Peer};
+use super::{
+    US,
+    client::{self, Answer, Ask},
+    history::FakeHistory,
+    peer::Peer,
+    tls::Authority,
+};
+
+/// So many others.
+pub(crate) const MANY: u8 = 16;
+
+/// One of them.
+pub(crate) fn one_of_many(nth: u8) -> Peer {
+    Peer::new(&format!("s{nth}.example"), 100 + nth)
+}
+
+/// The program, or another version of it, to see what an attack does to that.
+#[expect(clippy::disallowed_methods, reason = "a test that measures has no command line")]
+fn binary() -> String {
+    let other = env::var("BACKSCROLL_GATEWAY_BINARY");
+    other.unwrap_or_else(|_| env!("CARGO_BIN_EXE_backscroll-gateway").to_owned())
+}
 
 /// It, and the history service behind it.
 pub(crate) struct Program {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) history: FakeHistory,
-    /// A server whose keys are pinned, as those of `other.example` are.
+    /// A server whose keys are pinned, as those of `other.example` and of many others are.
     pub(crate) peer: Peer,
     _dir: TempDir,
+    /// Who has signed its certificate, if it has one.
+    authority: Option<Authority>,
 }
 
 impl Program {
     pub(crate) async fn start(flags: &[&str]) -> Self {
+        Self::start_as(None, flags).await
+    }
+
+    /// With a certificate.
+    pub(crate) async fn start_with_tls(flags: &[&str]) -> Self {
+        let authority = Authority::new();
+        authority.write_pair();
+        Self::start_as(Some(authority), flags).await
+    }
+
+    async fn start_as(authority: Option<Authority>, flags: &[&str]) -> Self {
         let history = FakeHistory::start().await;
         let (peer, other) = (Peer::new("peer.example:8448", 1), Peer::new("other.example", 2));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_hours(9);
         let until = now.as_millis().try_into().unwrap();
-        let keys = [&peer, &other].map(|it| (it.name.clone(), it.key_answer_until(until)));
+        let known = [peer.clone(), other].into_iter().chain((0..MANY).map(one_of_many));
+        let keys = known.map(|it| (it.name.clone(), it.key_answer_until(until)));
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("keys.json");
-        fs::write(&file, Value::Object(keys.into_iter().collect()).to_string()).unwrap();
+        fs::write(&file, Value::Object(keys.collect()).to_string()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let child = Command::new(env!("CARGO_BIN_EXE_backscroll-gateway"))
+        let mut command = Command::new(binary());
+        if let Some(authority) = &authority {
+            let (cert, key) = (authority.path("cert.pem"), authority.path("key.pem"));
+            command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
+        }
+        let child = command
             .env_clear()
             .args(["--server-name", US, "--fetch-keys", "false", "--log", "error"])
             .args(["--history", &format!("http://{}", history.address)])
@@ -47,7 +87,7 @@ impl Program {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let program = Self { child, address, history, peer, _dir: dir };
+        let program = Self { child, address, history, peer, _dir: dir, authority };
         let ready = async {
             while TcpStream::connect(address).await.is_err() {
                 time::sleep(Duration::from_millis(20)).await;
@@ -79,12 +119,21 @@ impl Program {
                 Ask::new("POST", &target).body(format!(r#"{{"latest_events":["$a{nth}"]}}"#))
             };
             let bytes = ask.signed_by(&self.peer).bytes();
-            let asking = super::client::try_send(self.address, &bytes);
-            let answer = time::timeout(Duration::from_secs(10), asking).await;
+            let answer = time::timeout(Duration::from_secs(10), self.send(&bytes)).await;
             let is_answer = matches!(answer, Ok(Some(answer)) if answer.status == 200);
             answers += usize::from(is_answer);
         }
         answers
+    }
+}
+
+impl Program {
+    /// Sends a request on a connection of its own.
+    async fn send(&self, bytes: &[u8]) -> Option<Answer> {
+        let Some(authority) = &self.authority else {
+            return client::try_send(TcpStream::connect(self.address).await.ok()?, bytes).await;
+        };
+        client::try_send(authority.connect(self.address, &[b"http/1.1"]).await.ok()?, bytes).await
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore,
+        ClientConfig, ClientConnection, RootCertStore,
         crypto::ring,
         pki_types::{CertificateDer, ServerName},
     },
@@ -77,6 +77,20 @@ impl Authority {
         let name = ServerName::try_from(GATEWAY).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
+}
+
+/// The first words of a handshake, which may be said any number of times.
+pub(crate) fn hello() -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(GATEWAY).unwrap();
+    let mut hello = Vec::new();
+    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    connection.write_tls(&mut hello).unwrap();
+    hello
 }
 
 /// The certificate that the other end has shown.

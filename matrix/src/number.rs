@@ -3,14 +3,17 @@
 
 use ruma::Int;
 
-use super::error::BadJson;
-
 /// Python refuses to read longer integers, so no event of the federation has one.
 const MAX_DIGITS: usize = 4_300;
 
+/// No float can hold the number: `1e400`. Also integers of more than 4,300 digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a number overflows")]
+pub struct Overflow;
+
 /// A JSON number.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Number {
+pub enum Number {
     /// One that every room version allows.
     Plain(Int),
     /// Any other, in its canonical text.
@@ -19,17 +22,13 @@ pub(super) enum Number {
 
 impl Number {
     /// Reads a number from its JSON text, whose grammar is checked already.
-    pub(super) fn read(text: &str) -> Result<Self, BadJson> {
+    pub fn read(text: &str) -> Result<Self, Overflow> {
         if text.contains(['.', 'e', 'E']) {
-            let value: f64 = text.parse().map_err(|_| BadJson::Overflow)?;
-            return if value.is_finite() {
-                Ok(Self::Odd(repr(value)))
-            } else {
-                Err(BadJson::Overflow)
-            };
+            let value: f64 = text.parse().map_err(|_| Overflow)?;
+            return if value.is_finite() { Ok(Self::Odd(repr(value))) } else { Err(Overflow) };
         }
         if text.trim_start_matches('-').len() > MAX_DIGITS {
-            return Err(BadJson::Overflow);
+            return Err(Overflow);
         }
         // The integer `-0` is 0, the float `-0.0` is not 0.0: Python again.
         let plain = text.parse::<i64>().ok().and_then(|it| Int::try_from(it).ok());
@@ -73,7 +72,7 @@ fn shortest(value: f64) -> String {
 mod tests {
     use ruma::int;
 
-    use super::{BadJson, Number};
+    use super::{Number, Overflow};
 
     fn odd(text: &str) -> String {
         match Number::read(text) {
@@ -141,9 +140,9 @@ mod tests {
 
     #[test]
     fn what_no_homeserver_can_hold_is_refused() {
-        assert_eq!(Number::read("1e400"), Err(BadJson::Overflow));
-        assert_eq!(Number::read("-1e400"), Err(BadJson::Overflow));
-        assert_eq!(Number::read(&"9".repeat(4_301)), Err(BadJson::Overflow));
+        assert_eq!(Number::read("1e400"), Err(Overflow));
+        assert_eq!(Number::read("-1e400"), Err(Overflow));
+        assert_eq!(Number::read(&"9".repeat(4_301)), Err(Overflow));
         assert_eq!(odd(&"9".repeat(4_300)).len(), 4_300);
     }
 }

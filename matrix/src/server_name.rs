@@ -39,7 +39,7 @@ impl ServerName {
 
     /// The host as it was written, an IPv6 address in its brackets; and the port, if it has one.
     #[must_use]
-    pub(crate) fn host_and_port(&self) -> (&str, Option<u16>) {
+    pub fn host_and_port(&self) -> (&str, Option<u16>) {
         let start_of_port = self.0.rfind(']').unwrap_or_default();
         match self.0.get(start_of_port..).and_then(|rest| rest.find(':')) {
             Some(colon) => {

@@ -1,0 +1,41 @@
+//! A server's signing keys, as a gateway fetched them.
+
+use crate::store::codec::{Malformed, Reader, Writer};
+
+/// A server's signing keys, as a gateway fetched them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedKeys {
+    /// When they were fetched, in milliseconds since 1970; 0 if nobody knows.
+    pub fetched_ts: u64,
+    /// The server's answer to `/_matrix/key/v2/server`, as it came.
+    pub answer: Vec<u8>,
+}
+
+impl FetchedKeys {
+    pub(in crate::store) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.number(self.fetched_ts);
+        writer.raw(&self.answer);
+        writer.finish()
+    }
+
+    pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader(bytes);
+        let fetched_ts = reader.number()?;
+        Ok(Self { fetched_ts, answer: reader.0.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FetchedKeys;
+
+    #[test]
+    fn what_was_written_is_read() {
+        for fetched_ts in [0, 1_700_000_000_123, u64::MAX] {
+            let keys = FetchedKeys { fetched_ts, answer: b"{}".to_vec() };
+            assert_eq!(FetchedKeys::decode(&keys.encode()), Ok(keys));
+        }
+        assert!(FetchedKeys::decode(&[0x80]).is_err());
+    }
+}
