@@ -48,6 +48,7 @@ struct Totals {
     store_bytes: Gauge,
     free_bytes: Gauge,
     disk_full: Gauge,
+    writes_durable: Gauge,
 }
 
 /// A method of a service, by its full names.
@@ -245,6 +246,11 @@ impl Metrics {
         self.totals.disk_full.set(is.into());
     }
 
+    /// Whether each write to the store is durable when it returns.
+    pub fn writes_durable(&self, is: bool) {
+        self.totals.writes_durable.set(is.into());
+    }
+
     /// The whole store was measured.
     pub fn measured(&self, sizes: Sizes) {
         let Sizes { rooms, events, forward_extremities, widest, .. } = sizes;
@@ -291,5 +297,8 @@ impl Totals {
         to.register("backscroll_volume_free_bytes", help, it.free_bytes);
         let help = "1 while no events are taken for want of space";
         to.register("backscroll_disk_full", help, it.disk_full);
+        let help = "1 where the file system makes each write of the store durable before it \
+                    returns, 0 where only each acknowledgement is";
+        to.register("backscroll_writes_durable", help, it.writes_durable);
     }
 }

@@ -194,6 +194,9 @@ impl Writer {
         sync_folder(&self.dir.join("rooms"))?;
         fs::rename(&partial, &whole).map_err(at(&whole))?;
         sync_folder(&self.dir)?;
+        // Another's folder, perhaps: our name in it is worth a try.
+        let parent = self.dir.parent().filter(|it| !it.as_os_str().is_empty());
+        drop(parent.map(sync_folder));
         Ok((rooms, events))
     }
 }

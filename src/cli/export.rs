@@ -53,6 +53,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let progress = ProgressBar::with_draw_target(Some(event_count), target);
     write_room(&mut history, room, (&mut out, &progress)).await?;
     out.flush()?;
+    out::sync()?;
     progress.finish_and_clear();
     Ok(())
 }

@@ -5,7 +5,9 @@
 use std::{
     error::Error,
     fmt,
+    fs::File,
     io::{self, BufWriter, Write},
+    os::fd::AsFd as _,
 };
 
 /// Standard output, for a text that is all that a command is for.
@@ -21,6 +23,12 @@ pub(super) fn line(line: impl fmt::Display) -> io::Result<()> {
         Err(error) if is_closed(&error) => Ok(()),
         done => done,
     }
+}
+
+/// Sees to it that what was written to standard output is on disk, if it is a file.
+pub(super) fn sync() -> io::Result<()> {
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if out.metadata()?.is_file() { out.sync_all() } else { Ok(()) }
 }
 
 /// Whether a command ended because nobody reads what it prints.

@@ -41,7 +41,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let (mut rooms, withheld) = backup::rooms(&dir)?;
     // Deleted after it was written.
     rooms.retain(|it| !withheld.rooms.contains(&it.room_id));
-    let options = Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: 0 };
+    let options = Options::plain(data_dir, cache_mib << 20);
     let cx = crate::server::open(&options)?;
     for (_, held) in cx.store.rooms(None, usize::MAX)? {
         if !rooms.iter().any(|it| it.room_id == held.room_id) {

@@ -49,6 +49,22 @@ pub(super) struct Args {
     #[arg(long, env = "BACKSCROLL_RESERVED_MIB", default_value_t = 256, value_name = "MIB")]
     reserved_mib: u64,
 
+    /// Start only where the file system makes each write durable before it returns. Otherwise such
+    /// a file system is warned of, and the service syncs by its own means.
+    #[arg(long, env = "BACKSCROLL_REQUIRE_DURABLE")]
+    require_durable: bool,
+
+    /// How long a write to the store may take, in seconds. After that the process is ended, with
+    /// exit code 1: nothing that was acknowledged is lost, and opening the store again helps.
+    #[arg(
+        long,
+        env = "BACKSCROLL_FLUSH_TIMEOUT_SECONDS",
+        default_value_t = Options::FLUSH_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..),
+        value_name = "SECONDS"
+    )]
+    flush_timeout_seconds: u64,
+
     /// How long everything goes on after a signal while health says NOT_SERVING, in seconds: as
     /// long as load balancers need to notice.
     #[arg(
@@ -101,8 +117,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         let listener = bind(address, "--metrics-listen").await?;
         tokio::spawn(telemetry::serve_metrics(listener, metrics.registry()));
     }
-    let options =
-        Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: reserved_mib << 20 };
+    let options = Options {
+        reserved_bytes: reserved_mib << 20,
+        require_durable: args.require_durable,
+        flush_timeout: Duration::from_secs(args.flush_timeout_seconds),
+        ..Options::plain(data_dir, cache_mib << 20)
+    };
     let counted = metrics.clone();
     let opening = tokio::task::spawn_blocking(move || server::open_counted(&options, counted));
     let opening = async { opening.await? };

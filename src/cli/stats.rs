@@ -45,6 +45,7 @@ impl std::fmt::Display for Printed<'_> {
         writeln!(f, "state unknown        {unknown} rooms")?;
         let (store, free) = (HumanBytes(stats.store_bytes), HumanBytes(stats.free_bytes));
         writeln!(f, "on disk              {store}, {per_event} bytes an event; {free} free")?;
+        writeln!(f, "durable              {}", stats.durability)?;
         if !stats.widest_rooms.is_empty() {
             writeln!(f, "\nwidest rooms\n  {:>11}  {:>9}  room", "extremities", "events")?;
         }

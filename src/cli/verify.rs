@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backup,
     proto::v1 as pb,
-    store::{Options, Store},
+    store::{Options, Store, caught},
     verify::{self, Fault, Repaired, Watch},
 };
 
@@ -95,24 +95,24 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     }
     let data_dir = data_dir.context("give --data-dir or --backup")?;
     anyhow::ensure!(data_dir.is_dir(), "{} is no directory", data_dir.display());
-    let options = Options { data_dir, cache_bytes: cache_mib << 20, reserved_bytes: 0 };
+    let options = Options::plain(data_dir, cache_mib << 20);
     let store = Store::open(&options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
     if repair {
         return mend(&store);
     }
-    let mut watcher = Watcher::new(verify::extent(&store)?);
-    let ended = verify::verify(&store, &mut watcher)?;
+    let mut watcher = Watcher::new(caught(|| verify::extent(&store))??);
+    let ended = caught(|| verify::verify(&store, &mut watcher))??;
     anyhow::ensure!(ended.is_continue(), "it was not looked through to the end");
     watcher.finish()
 }
 
 /// Repairs, and says of each fault what came of it. Whether none is left.
 fn mend(store: &Store) -> anyhow::Result<bool> {
-    let progress = bar(verify::extent(store)?);
-    let outcome = verify::repair(store, &mut |count| progress.inc(count.into()));
+    let progress = bar(caught(|| verify::extent(store))??);
+    let outcome = caught(|| verify::repair(store, &mut |count| progress.inc(count.into())));
     progress.finish_and_clear();
-    let Repaired { mended, left, unused_states } = outcome?;
+    let Repaired { mended, left, unused_states } = outcome??;
     for (fault, remedy) in &mended {
         out::line(format_args!("{fault}: repaired, {}", remedy.done()))?;
     }

@@ -51,7 +51,12 @@ pub(super) fn find(store: &Store, room_id: &str) -> Result<Option<Found>, StoreE
 /// what is known since can only take rights away. Nothing if no current state ever was known, or
 /// there are too many to look at.
 pub(super) fn deciding(store: &Store, found: &Found) -> Result<Option<Vec<StateNum>>, StoreError> {
-    let room = &found.room;
+    if let Some(current) = found.room.current_state {
+        return Ok(Some(vec![current]));
+    }
+    let extremities = store.extremities(found.number, MAX_EXTREMITIES)?;
+    // Read again, after them: one that is followed since then is among what was known last.
+    let room = store.room(found.number)?;
     if let Some(current) = room.current_state {
         return Ok(Some(vec![current]));
     }
@@ -59,7 +64,7 @@ pub(super) fn deciding(store: &Store, found: &Found) -> Result<Option<Vec<StateN
         return Ok(None);
     }
     let mut states = room.last_known.clone();
-    for extremity in store.extremities(found.number, MAX_EXTREMITIES)? {
+    for extremity in extremities {
         let state = extremity.state_after;
         states.extend(state.filter(|it| !states.contains(it) && !room.known_over.contains(it)));
     }

@@ -108,7 +108,13 @@ fn now(store: &Store, found: &Found, servers: [&str; 2]) -> Result<Vec<String>, 
     if !is_known {
         facts.push("now: the current state of the room is not known".to_owned());
         let needed = state_needed(store, found.number, &found.room)?;
-        if !needed.is_empty() {
+        if needed.is_empty() && found.room.forward_extremities > 0 {
+            facts.push(
+                "now: the states after its forward extremities cannot be made one: an event that \
+                 authorises some of them is not held"
+                    .to_owned(),
+            );
+        } else if !needed.is_empty() {
             facts.push(format!(
                 "now: it is known again when each of these, which may not be all, was appended \
                  again with `state_after`: {}",

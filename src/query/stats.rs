@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     metrics::Sizes,
     slowest::SlowWalk,
-    store::{Room, RoomNum, StoreError},
+    store::{Durability, Room, RoomNum, StoreError},
 };
 
 /// Most rooms that are looked at, and most notes that are counted.
@@ -19,8 +19,10 @@ const WIDEST: usize = 10;
 const UNKNOWN: usize = 10;
 
 /// The whole store in figures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stats {
+    /// What makes the store's writes durable.
+    pub durability: Durability,
     /// Sizes.
     pub sizes: Sizes,
     /// The rooms with most forward extremities, the widest first; only those with more than one.
@@ -60,7 +62,13 @@ pub struct WideRoom {
 /// When the store fails.
 pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
     let store = &cx.store;
-    let mut stats = Stats { slowest_walks: cx.slowest.all(), ..Stats::default() };
+    let mut stats = Stats {
+        durability: store.durability(),
+        sizes: Sizes::default(),
+        widest_rooms: Vec::new(),
+        slowest_walks: cx.slowest.all(),
+        unknown_rooms: Vec::new(),
+    };
     let mut after = None;
     while stats.sizes.rooms < MAX_ROOMS {
         let rooms = store.rooms(after, PAGE)?;

@@ -24,6 +24,8 @@ use crate::metrics::{Method, Metrics};
 
 /// The services that probes and tools ask, many times a minute.
 const QUIET: &str = "grpc.";
+/// So many bytes of a room id are logged; ids have at most 255.
+const MAX_SHOWN: usize = 255;
 /// What a call of no known method is counted as.
 const UNKNOWN: &str = "unknown";
 
@@ -238,11 +240,12 @@ impl Walked<'_> {
     }
 }
 
-/// Who asks about which room, for the log. Escaped: a room id may hold anything.
+/// Who asks about which room, for the log. Escaped, and cut off: a room id may hold anything.
 pub(super) fn asked(origin: Option<&str>, room_id: &str) {
     let span = Span::current();
     if let Some(origin) = origin {
         span.record("origin", field::debug(origin));
     }
-    span.record("room", field::debug(room_id));
+    let shown = room_id.get(..room_id.floor_char_boundary(MAX_SHOWN)).unwrap_or_default();
+    span.record("room", field::debug(shown));
 }

@@ -268,7 +268,7 @@ pub(super) fn explain_access_response(explanation: Explanation) -> pb::ExplainAc
 }
 
 pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
-    let Stats { sizes, widest_rooms, slowest_walks, unknown_rooms } = stats;
+    let Stats { durability, sizes, widest_rooms, slowest_walks, unknown_rooms } = stats;
     let Sizes { rooms, events, forward_extremities, widest: _, gaps, .. } = sizes;
     let Sizes { waiting, store_bytes, free_bytes, unreadable, state_unknown, .. } = sizes;
     let wide = |it| {
@@ -295,6 +295,7 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
         free_bytes,
         widest_rooms: widest_rooms.into_iter().map(wide).collect(),
         slowest_walks: slowest_walks.into_iter().map(slow).collect(),
+        durability: durability.words().to_owned(),
         unreadable_events: unreadable,
         rooms_of_unknown_state: state_unknown,
         unknown_rooms: unknown_rooms.into_iter().map(unknown).collect(),

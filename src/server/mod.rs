@@ -60,6 +60,17 @@ pub fn open(options: &Options) -> anyhow::Result<Arc<Context>> {
 pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<Context>> {
     let store = Store::open(options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
+    let durability = store.durability();
+    metrics.writes_durable(durability.is_of_each_write());
+    if durability.is_of_each_write() {
+        info!(durability = durability.words(), "the store is open");
+    } else {
+        warn!(
+            durability = durability.words(),
+            "the file system does not make each write durable by itself: a power cut may leave a \
+             store that does not open, and then a backup has to be restored"
+        );
+    }
     let left = ingest::recover(&store).context("cannot finish what a crash cut off")?;
     let cx = Context::counted(store, metrics);
     left.iter().for_each(|room_id| cx.backlog.add(room_id));

@@ -26,7 +26,7 @@ impl Store {
             batch.insert(key, value);
         }
         batch.remove(keys::room(number));
-        let apply = || self.noted(self.tree.apply_batch(batch));
+        let apply = || self.write(|tree| tree.apply_batch(batch));
         match self.removals(room_id) {
             Some(removals) => removals.of_rooms.during(apply)?,
             None => apply()?,
@@ -44,7 +44,7 @@ impl Store {
         let _guard = self.room_locks.lock(room_id);
         let is_deleted = self.is_deleted(room_id)?;
         if is_deleted {
-            self.noted(self.tree.remove(keys::room_by_name(room_id)))?;
+            self.write(|tree| tree.remove(keys::room_by_name(room_id)))?;
             self.flush()?;
         }
         Ok(is_deleted)
@@ -59,7 +59,7 @@ impl Store {
         if self.room_num(room_id)?.is_none() {
             let key = keys::room_by_name(room_id);
             let value = seal(&key, Vec::new());
-            self.noted(self.tree.insert(key, value))?;
+            self.write(|tree| tree.insert(key, value))?;
         }
         Ok(())
     }
@@ -113,11 +113,11 @@ impl Store {
             }
             let mut batch = sled::Batch::default();
             records.iter().for_each(|(key, _)| batch.remove(key.as_slice()));
-            self.noted(self.tree.apply_batch(batch))?;
+            self.write(|tree| tree.apply_batch(batch))?;
             self.flush()?;
             return Ok(records.len());
         }
-        self.noted(self.tree.remove(keys::deleted_room(number)))?;
+        self.write(|tree| tree.remove(keys::deleted_room(number)))?;
         self.flush()?;
         Ok(0)
     }

@@ -281,7 +281,7 @@ impl<'s> Edit<'s> {
                 None => batch.remove(key),
             }
         }
-        let apply = || self.store.noted(self.store.tree.apply_batch(batch));
+        let apply = || self.store.write(|tree| tree.apply_batch(batch));
         match self.store.removals(&self.room.room_id).filter(|_| self.removes) {
             Some(removals) => removals.of_records.during(apply)?,
             None => apply()?,

@@ -10,6 +10,28 @@ pub enum StoreError {
     /// The disk, or sled, failed. What was not flushed may or may not be there.
     #[error("the store failed: {0}")]
     Sled(#[from] sled::Error),
+    /// sled panicked at what it did not expect.
+    #[error("the store failed: sled met what it did not expect ({0})")]
+    Panicked(String),
+    /// sled cannot open its files. They are as they were, if the store was not closed before.
+    #[error(
+        "sled cannot open its log in {data_dir} ({said}); restore a backup into an empty directory \
+         with `backscroll restore BACKUP --data-dir DIR` and serve that; if there is none, keep a \
+         copy of {data_dir} before anything else is tried"
+    )]
+    NotOpened {
+        /// Where the store lies.
+        data_dir: PathBuf,
+        /// What sled said.
+        said: String,
+    },
+    /// The file system does not make each write durable before it returns.
+    #[error(
+        "the file system of {0} does not keep the inode flags S and D (`chattr +S +D`), so a power \
+         cut may cost more than it should; put the data directory on a local ext4, XFS, Btrfs or \
+         F2FS that this user owns, or leave out --require-durable"
+    )]
+    NotDurable(PathBuf),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     File {

@@ -39,7 +39,7 @@ impl Store {
     fn put_format(&self, format: u32, mut changes: Batch) -> Result<(), StoreError> {
         let value = codec::seal(&keys::format(), format.to_be_bytes().to_vec());
         changes.insert(keys::format(), value);
-        self.noted(self.tree.apply_batch(changes))?;
+        self.write(|tree| tree.apply_batch(changes))?;
         self.flush()
     }
 

@@ -3,10 +3,11 @@
 //! a word. So every flush is counted in the tree, and a file says how many there have been.
 //!
 //! The file is written now and then and when the store is closed, always after the flush it counts:
-//! it never says more than is on disk, whatever is killed when.
+//! it never says more than is on disk, whatever is killed when. It is on disk itself when it counts.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -18,10 +19,12 @@ use std::{
 use super::{
     Store, StoreError, View,
     codec::{Malformed, seal, unseal},
+    durable::{at, sync},
+    kept::is_full,
     keys,
 };
 
-const FILE: &str = "MARK";
+pub(super) const FILE: &str = "MARK";
 /// How often it is written at most.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -43,12 +46,21 @@ impl Mark {
         number(unseal(FILE.as_bytes(), &fs::read(&self.path).ok()?).ok()?).ok()
     }
 
-    fn write(&self) {
+    /// Writes the file. On a full disk the last one stays.
+    pub(super) fn write(&self) -> Result<(), StoreError> {
         let count = self.flushes.load(Ordering::SeqCst).to_be_bytes().to_vec();
         let new = self.path.with_extension("new");
-        let written = fs::write(&new, seal(FILE.as_bytes(), count));
-        if let Err(error) = written.and_then(|()| fs::rename(&new, &self.path)) {
-            tracing::debug!(%error, "cannot write the mark; the last one stays");
+        let written = File::create(&new).and_then(|mut file| {
+            file.write_all(&seal(FILE.as_bytes(), count))?;
+            file.sync_all()
+        });
+        match written.and_then(|()| fs::rename(&new, &self.path)) {
+            Err(error) if is_full(&error) => {
+                tracing::debug!(%error, "cannot write the mark; the last one stays");
+                Ok(())
+            }
+            Err(error) => Err(at(&new)(error)),
+            Ok(()) => self.path.parent().map_or(Ok(()), sync),
         }
     }
 }
@@ -75,24 +87,23 @@ impl Store {
     pub(super) fn flush_counted(&self) -> Result<(), StoreError> {
         let count = self.mark.flushes.load(Ordering::SeqCst) + 1;
         let value = seal(&keys::mark(), count.to_be_bytes().to_vec());
-        self.noted(self.tree.insert(keys::mark(), value))?;
-        self.noted(self.tree.flush())?;
+        self.write(|tree| tree.insert(keys::mark(), value))?;
+        self.flush_uncounted()?;
         self.mark.flushes.store(count, Ordering::SeqCst);
         let mut written = self.mark.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.is_none_or(|it| it.elapsed() >= EVERY) {
-            self.mark.write();
+            let _watched = self.watchdog.watch("a write of the mark");
+            self.noted(self.mark.write())?;
             *written = Some(Instant::now());
         }
         Ok(())
     }
-}
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        // A failed store may have written less than was counted.
-        if !self.has_failed() {
-            self.mark.write();
-        }
+    /// Returns when everything written before the call is on disk.
+    pub(super) fn flush_uncounted(&self) -> Result<(), StoreError> {
+        self.write(|tree| tree.flush())?;
+        let _watched = self.watchdog.watch("a sync of the store");
+        self.noted(self.closing.durable.sync())
     }
 }
 

@@ -39,23 +39,28 @@
 //!   crash; one tree does not.
 //! - What [`Store::flush`] has returned for is on disk. Writers that flush together share one.
 //! - sled 0.34.7, not its alpha: the alpha is four to nine times slower on keys like ours and
-//!   takes several times the memory. Before opening, left-over `*.generating` files are deleted:
-//!   they are snapshots that a crash cut off, and 0.34.7 refuses to open beside one.
+//!   takes several times the memory. What it leaves open about power cuts is seen to around it:
+//!   [`durable`], [`opening`].
 
 mod block;
 mod body;
 mod codec;
 mod deletion;
 mod disk;
+mod durable;
 mod edit;
 mod error;
 mod flush;
 mod format;
+mod helpers;
+mod kept;
 mod keys;
 mod mark;
 mod nodes;
 mod notes;
+mod opening;
 mod packing;
+mod panics;
 mod record;
 mod removals;
 mod room_locks;
@@ -64,22 +69,23 @@ mod size;
 mod space;
 mod strays;
 mod view;
+mod watchdog;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, TryLockError},
+    fs::File,
     ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    thread,
     time::Duration,
 };
 
 pub use body::Body;
 pub use deletion::DeletedRoom;
+pub use durable::Durability;
 pub use edit::Edit;
 pub use error::StoreError;
 use flush::Flushes;
@@ -87,6 +93,8 @@ pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
 pub use nodes::{StateNodes, Topology};
 pub use notes::Unsettled;
+use opening::Closing;
+pub use panics::caught;
 pub use record::{EventNode, Extremity, FetchedKeys, Flags, GivenEvent, Room, StateFacts};
 use removals::Removals;
 pub use removals::{Moment, Removed};
@@ -94,6 +102,7 @@ use room_locks::RoomLocks;
 use space::Space;
 pub use strays::{Astray, Place, Stray};
 pub use view::View;
+use watchdog::Watchdog;
 
 /// Counts of what was removed; rooms share them by the bytes of their ids.
 const REMOVAL_COUNTS: usize = 256;
@@ -119,19 +128,6 @@ pub enum PrevEvent {
     Missing,
 }
 
-/// How long a lock is tried for: whoever is just ending, or has just closed the store, holds it a
-/// moment longer, as sled's threads do.
-const LOCK_TRIES: u32 = 200;
-const BETWEEN_TRIES: Duration = Duration::from_millis(10);
-/// How often sled tidies up. We flush before each acknowledgement and need no other flush; but the
-/// same thread of sled's moves what is left in segments that are mostly dead, so that these can be
-/// used again, one segment a time. Without it, or with longer pauses, such segments pile up as fast
-/// as events are loaded: twice to three times the disk. It costs an fsync each time, also of a store
-/// that nobody writes to: more often than this saves no more.
-const TIDY_EVERY_MS: u64 = 10;
-/// What sled says when its own lock is held. Ours is taken by then, so nobody is there to stay.
-const SLED_IS_LOCKED: &str = "could not acquire lock";
-
 /// The store. Cheap to share by reference; one process at a time.
 pub struct Store {
     tree: sled::Db,
@@ -149,6 +145,9 @@ pub struct Store {
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
     failed: AtomicBool,
+    /// Behind what uses sled: it closes it.
+    closing: Closing,
+    watchdog: Watchdog,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -164,84 +163,32 @@ pub struct Options {
     /// Bytes of the volume that are never written to: sled cannot open a store on a full disk.
     /// Once there was less, a quarter more must be free.
     pub reserved_bytes: u64,
+    /// Whether to refuse a file system that does not make each write durable before it returns.
+    pub require_durable: bool,
+    /// How long a write to the store may take before the process is ended.
+    pub flush_timeout: Duration,
 }
 
 impl Options {
+    /// The usual time after which a write that has not returned ends the process: many times what
+    /// a write takes on a slow disk.
+    pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+
     /// A store in a directory, with little memory, and nothing kept free.
     #[must_use]
     pub fn small(data_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned(), cache_bytes: 16 << 20, reserved_bytes: 0 }
+        Self::plain(data_dir.to_owned(), 16 << 20)
+    }
+
+    /// A store in a directory, with so many bytes for caches, and nothing kept free.
+    #[must_use]
+    pub fn plain(data_dir: PathBuf, cache_bytes: u64) -> Self {
+        let flush_timeout = Self::FLUSH_TIMEOUT;
+        Self { data_dir, cache_bytes, reserved_bytes: 0, require_durable: false, flush_timeout }
     }
 }
 
 impl Store {
-    /// Opens the store, and makes it if it is not there.
-    ///
-    /// # Errors
-    /// When another process has it open, when it is damaged, or of a newer format.
-    pub fn open(options: &Options) -> Result<Self, StoreError> {
-        let file_error = |path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::File { path, source }
-        };
-        let graph = options.data_dir.join("graph");
-        fs::create_dir_all(&graph).map_err(file_error(&graph))?;
-        let lock_path = options.data_dir.join("LOCK");
-        let lock = File::create(&lock_path).map_err(file_error(&lock_path))?;
-        patiently(|| match lock.try_lock() {
-            Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(options.data_dir.clone())),
-            Err(TryLockError::Error(source)) => Err(file_error(&lock_path)(source)),
-        })?;
-        for entry in fs::read_dir(&graph).map_err(file_error(&graph))? {
-            let path = entry.map_err(file_error(&graph))?.path();
-            if path.extension().is_some_and(|it| it == "generating") {
-                fs::remove_file(&path).map_err(file_error(&path))?;
-            }
-        }
-        let config = sled::Config::new()
-            .path(&graph)
-            .cache_capacity(options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4)
-            .flush_every_ms(Some(TIDY_EVERY_MS));
-        let tree = patiently(|| match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains(SLED_IS_LOCKED) => {
-                Err(StoreError::InUse(options.data_dir.clone()))
-            }
-            opened => Ok(opened?),
-        })?;
-        let store = Self {
-            tree,
-            next_room: AtomicU32::new(0),
-            room_locks: RoomLocks::default(),
-            erased_users: RwLock::default(),
-            flushes: Flushes::default(),
-            mark: Mark::new(&options.data_dir),
-            caches: disk::Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
-            data_dir: options.data_dir.clone(),
-            space: Space::new(options.reserved_bytes),
-            removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
-            purging: Mutex::default(),
-            failed: AtomicBool::new(false),
-            _lock: lock,
-        };
-        store.check_mark()?;
-        store.check_format()?;
-        store.load()?;
-        Ok(store)
-    }
-
-    fn load(&self) -> Result<(), StoreError> {
-        let last = self.tree.scan_prefix(keys::rooms()).keys().next_back().transpose()?;
-        let held = last.and_then(|key| keys::room_of(&key));
-        let deleted = self.deleted_rooms()?.into_iter().map(DeletedRoom::number);
-        let next = deleted.chain(held).max().map_or(0, |it| it.0 + 1);
-        self.next_room.store(next, Ordering::Relaxed);
-        let users = self.scan(&keys::erased_users(), None, usize::MAX)?;
-        let users = users.iter().filter_map(|(key, _)| keys::text(key)).map(str::to_owned);
-        *self.erased_users.write().unwrap_or_else(PoisonError::into_inner) = users.collect();
-        Ok(())
-    }
-
     /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
     /// `None` if the room is not there and no version is given to make it with, or if it was
     /// deleted.
@@ -339,10 +286,10 @@ impl Store {
         let key = keys::erased_user(user_id);
         if erased {
             let value = codec::seal(&key, Vec::new());
-            self.noted(self.tree.insert(key, value))?;
+            self.write(|tree| tree.insert(key, value))?;
             users.insert(user_id.to_owned());
         } else {
-            self.noted(self.tree.remove(key))?;
+            self.write(|tree| tree.remove(key))?;
             users.remove(user_id);
         }
         drop(users);
@@ -368,7 +315,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let key = keys::server_keys(server_name);
         let value = codec::seal(&key, fetched.encode());
-        self.noted(self.tree.insert(key, value))?;
+        self.write(|tree| tree.insert(key, value))?;
         self.flush()
     }
 
@@ -385,24 +332,24 @@ impl Store {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Remembers a failed write.
-    fn noted<T>(&self, outcome: sled::Result<T>) -> Result<T, StoreError> {
-        if outcome.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
-        Ok(outcome?)
+    /// What makes the store's writes durable.
+    pub fn durability(&self) -> Durability {
+        self.closing.durable.durability()
     }
-}
 
-/// Tries again while somebody else has the store, for two seconds.
-fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    for _ in 1..LOCK_TRIES {
-        match attempt() {
-            Err(StoreError::InUse(_)) => thread::sleep(BETWEEN_TRIES),
-            done => return done,
-        }
+    /// Writes. A write that fails is remembered, and one that does not return ends the process.
+    fn write<T>(&self, write: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
+        let _watched = self.watchdog.watch("a write to the store");
+        self.noted(caught(|| write(&self.tree)).and_then(|it| Ok(it?)))
     }
-    attempt()
+
+    /// Remembers a failed write.
+    fn noted<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if outcome.is_err() {
+            self.failed.store(true, Ordering::SeqCst);
+        }
+        outcome
+    }
 }
 
 #[cfg(test)]

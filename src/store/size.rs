@@ -1,6 +1,14 @@
 //! How large the store is, and how much of it waits for something.
 
-use super::{Store, StoreError, keys};
+use std::path::Path;
+
+use super::{Store, StoreError, durable::at, keys};
+
+/// Bytes left for anybody on the volume of a directory.
+pub(super) fn free_bytes(data_dir: &Path) -> Result<u64, StoreError> {
+    let volume = rustix::fs::statvfs(data_dir).map_err(|error| at(data_dir)(error.into()))?;
+    Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
+}
 
 impl Store {
     /// Bytes on disk.
@@ -16,11 +24,7 @@ impl Store {
     /// # Errors
     /// When the volume cannot be asked.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let volume = rustix::fs::statvfs(&self.data_dir).map_err(|error| StoreError::File {
-            path: self.data_dir.clone(),
-            source: error.into(),
-        })?;
-        Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
+        free_bytes(&self.data_dir)
     }
 
     /// References to events that are not placed, in all rooms; counted up to `most`.

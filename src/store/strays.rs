@@ -172,7 +172,7 @@ impl Store {
         if let Some(value) = self.value(&stray.key)?
             && self.wrong_with(&stray.key, &value, &mut Seen::default())? == Some(stray.what)
         {
-            self.noted(self.tree.remove(&stray.key))?;
+            self.write(|tree| tree.remove(&stray.key))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Opening, locking, editing, listing, group commit.
 
 use std::{
+    fs,
     sync::{
         Arc, Barrier,
         atomic::{AtomicU64, Ordering},
@@ -102,7 +103,7 @@ fn who_is_just_closing_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).unwrap();
     for _ in 0..20 {
-        let closing = std::thread::spawn(move || drop(store));
+        let closing = thread::spawn(move || drop(store));
         store = open(dir.path()).unwrap();
         closing.join().unwrap();
     }

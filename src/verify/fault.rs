@@ -127,6 +127,12 @@ pub enum What {
     /// The current state is not that of the forward extremities.
     #[error("its current state does not follow from its forward extremities")]
     CurrentState,
+    /// They decide only while it is not known.
+    #[error("keeps states that were known last, though its current state is known")]
+    LastKnown,
+    /// While the current state is not known, they decide who may ask.
+    #[error("the states that were known last cannot be read: nobody may ask about it")]
+    LastKnownLost,
     /// More or fewer of something than the room's record says.
     #[error("has {counted} {what}, its record says {held}")]
     Count {
@@ -224,7 +230,10 @@ impl What {
             | Self::StateOfNoEvent(_)
             | Self::StateKey
             | Self::MemberCounts
-            | Self::CurrentState => Remedy::Derive,
+            | Self::CurrentState
+            // Without them nobody may ask until the current state is known.
+            | Self::LastKnown
+            | Self::LastKnownLost => Remedy::Derive,
             // An empty place among the events that nobody purged was an event.
             Self::Count { what: Counted::Purged, counted, held } if counted > held => {
                 Remedy::Restore

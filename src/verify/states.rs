@@ -13,7 +13,7 @@ use super::{Walk, What};
 use crate::{
     pdu::Event,
     state::map::{self, Key, Membership, Node, Ptr, Value},
-    store::{Edit, EventNum, RoomNum, StateNum, Store, StoreError, View},
+    store::{Edit, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
 /// State records looked at between two moments in which others may write.
@@ -96,14 +96,14 @@ impl Walk<'_> {
             let is_last = end >= edit.room.next_event.0;
             if is_last {
                 let current = edit.room.current_state;
-                let kept = edit.room.resolved_from.iter().chain(&edit.room.last_known);
-                for state in kept.copied().chain(current) {
+                for state in edit.room.resolved_from.iter().copied().chain(current) {
                     // What cannot be read is named elsewhere.
                     match seen.reach(self.store, self.number, state) {
                         Err(failure) if !failure.is_of_record() => return Err(failure),
                         Ok(()) | Err(_) => {}
                     }
                 }
+                self.last_known(&edit.room, &mut seen)?;
                 self.unused(&seen, edit.room.next_state)?;
             }
             drop(edit);
@@ -115,6 +115,17 @@ impl Walk<'_> {
                 return Ok(ControlFlow::Continue(()));
             }
         }
+    }
+
+    /// The states that decide while the current one is not known.
+    fn last_known(&mut self, room: &Room, seen: &mut Used) -> Result<(), StoreError> {
+        if room.current_state.is_some() && !room.last_known.is_empty() {
+            self.fault("", What::LastKnown)?;
+        }
+        if !seen.reach_all(self.store, self.number, &room.last_known)? {
+            self.fault("", What::LastKnownLost)?;
+        }
+        Ok(())
     }
 
     /// Counts the records of which no state in use has a node. They are no fault: what was
@@ -173,6 +184,23 @@ pub(super) struct Used {
 }
 
 impl Used {
+    /// As [`reach`](Self::reach), of several states: whether all of them can be read.
+    pub(super) fn reach_all(
+        &mut self,
+        store: &Store,
+        room: RoomNum,
+        states: &[StateNum],
+    ) -> Result<bool, StoreError> {
+        let mut all = true;
+        for state in states {
+            match self.reach(store, room, *state) {
+                Err(failure) if failure.is_of_record() => all = false,
+                reached => reached?,
+            }
+        }
+        Ok(all)
+    }
+
     /// Looks at every node of a state and of the one before it, but for those that were seen. When
     /// one of them cannot be read, nothing was seen.
     pub(super) fn reach(

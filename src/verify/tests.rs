@@ -184,6 +184,11 @@ fn a_cycle_is_named() {
 fn counters_and_extremities_that_do_not_add_up_are_named() {
     names(&damaged(|edit| edit.room.rejected += 1), "rejected events, its record says");
     names(&damaged(|edit| edit.room.outliers += 1), "outliers, its record says");
+    names(&damaged(|edit| edit.room.unreadable += 1), "unreadable events, its record says");
+    let kept = |edit: &mut Edit<'_>| edit.room.last_known.extend(edit.room.current_state);
+    names(&damaged(kept), "keeps states that were known last");
+    let lost = |edit: &mut Edit<'_>| edit.room.last_known = vec![edit.next_state()];
+    names(&damaged(lost), "the states that were known last cannot be read");
     names(&damaged(|edit| edit.room.next_arrival = 3), "next arrival is one that has been");
     let none = |edit: &mut Edit<'_>| edit.room.forward_extremities = 0;
     names(&damaged(none), "its forward extremities do not follow from the graph");

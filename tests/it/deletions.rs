@@ -2,10 +2,12 @@
 //! ever hears that a sound store is damaged.
 
 use std::{
+    collections::HashMap,
     fs,
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use backscroll::{
@@ -13,13 +15,16 @@ use backscroll::{
     deadline::Deadline,
     ingest::{self, NewEvent, PurgeError},
     pdu::RoomVersion,
+    proto::v1::{self as pb, admin_service_client::AdminServiceClient},
     query::{self, Asker, Backfill, GetMissingEvents, QueryError},
     store::StoreError,
 };
 use serde_json::json;
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::support::{
     builder::{Event, Room},
+    clients::{Clients, request},
     faults,
     memory::Memory,
     process::{self, Process},
@@ -275,6 +280,106 @@ fn a_list_does_not_go_on_with_the_room_that_came_after_a_deletion() {
 fn what_is_lost_is_damage() {
     let missing = StoreError::Missing { what: "body", key: "05".to_owned() };
     assert!(matches!(missing.at_rest(), StoreError::Corrupt { what: "body", .. }));
+}
+
+/// The same over the wire: what every RPC says.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rpc_says_what_it_says_of_unknown_rooms() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
+    let mut clients = Clients::connect(&service).await;
+    let (room, events) = room("a");
+    let id = room.room_id.as_str();
+    let requests: Vec<_> = events.iter().map(|it| request(&room, &it.pdu)).collect();
+    clients.append(requests.clone()).await.unwrap();
+    let done = AtomicBool::new(false);
+    let asking = async {
+        let (mut history, mut ingest) = (clients.history.clone(), clients.ingest.clone());
+        let mut admin = AdminServiceClient::connect(service.url.clone()).await.unwrap();
+        let mut feeding = clients.clone();
+        let mut heard: HashMap<(&str, Code), u32> = HashMap::new();
+        let (room_id, event_id) = (|| id.to_owned(), || events[EVENTS / 2].event_id.clone());
+        while !done.load(Ordering::Relaxed) {
+            let list = pb::ListEventsRequest { room_id: room_id(), ..Default::default() };
+            let state = pb::GetStateRequest { room_id: room_id(), ..Default::default() };
+            let batch = pb::BatchGetEventsRequest {
+                room_id: room_id(),
+                event_ids: events.iter().map(|it| it.event_id.clone()).collect(),
+            };
+            let backfill = pb::BackfillRequest {
+                room_id: room_id(),
+                requester: Some(pb::Requester {
+                    origin: "one.example".to_owned(),
+                    destination: "one.example".to_owned(),
+                }),
+                event_ids: vec![event_id()],
+                limit: Some(100),
+                as_json: true,
+            };
+            let purge = pb::PurgeHistoryRequest { room_id: room_id(), event_id: event_id() };
+            let verify = pb::VerifyRequest { busy_percent: 100 };
+            let asked = [
+                (
+                    "get_room",
+                    code(history.get_room(pb::GetRoomRequest { room_id: room_id() }).await),
+                ),
+                ("list_events", code(history.list_events(list).await)),
+                ("get_state", code(history.get_state(state).await)),
+                ("batch_get_events", code(history.batch_get_events(batch).await)),
+                ("backfill", code(history.backfill(backfill).await)),
+                ("stats", code(admin.stats(pb::StatsRequest {}).await)),
+                ("append_events", code(feeding.append(requests.clone()).await)),
+                ("purge_history", ended(ingest.purge_history(purge).await).await),
+                ("verify", ended(admin.verify(verify).await).await),
+            ];
+            for it in asked {
+                *heard.entry(it).or_default() += 1;
+            }
+        }
+        heard
+    };
+    let deleting = async {
+        let ends = Ends(&done);
+        let (mut ingest, mut feeding) = (clients.ingest.clone(), clients.clone());
+        for _ in 0..rounds::of("DELETION", 3 * ROUNDS).0 {
+            let delete = pb::DeleteRoomRequest { room_id: id.to_owned(), may_return: true };
+            let deleted = ended(ingest.delete_room(delete).await).await;
+            assert!(matches!(deleted, Code::Ok | Code::NotFound), "{deleted:?}");
+            feeding.append(requests.clone()).await.unwrap();
+        }
+        drop(ends);
+    };
+    let both = async { tokio::join!(asking, deleting) };
+    let (heard, ()) = tokio::time::timeout(Duration::from_secs(300), both).await.unwrap();
+    for ((asked, code), times) in &heard {
+        use Code::{Aborted, FailedPrecondition, NotFound, Ok, PermissionDenied};
+        let expected = matches!(code, Ok | NotFound | Aborted | FailedPrecondition)
+            || (*asked, *code) == ("backfill", PermissionDenied);
+        assert!(expected, "{asked}: {code:?}, {times} times");
+        let has_room = !matches!(*asked, "stats" | "append_events" | "verify");
+        assert!(has_room || *code == Ok, "{asked}: {code:?}, {times} times");
+    }
+    let log = service.stop().1;
+    assert!(!log.contains("the store failed"), "{log}");
+}
+
+fn code<T>(answer: Result<T, Status>) -> Code {
+    answer.err().map_or(Code::Ok, |it| it.code())
+}
+
+/// How a stream ends.
+async fn ended<T>(answer: Result<Response<Streaming<T>>, Status>) -> Code {
+    let mut stream = match answer {
+        Ok(it) => it.into_inner(),
+        Err(status) => return status.code(),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Code::Ok,
+            Err(status) => return status.code(),
+        }
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod leaks;
 mod odd_files;
 mod operations;
 mod pages;
+mod power;
 mod purge;
 mod recorded;
 mod restart;

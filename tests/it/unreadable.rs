@@ -3,7 +3,7 @@
 
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
-    pdu::RoomVersion,
+    pdu::{RoomVersion, id_of_unreadable},
     query::{self, Access, Asker, Backfill, GetMissingEvents},
     visibility::Form,
 };
@@ -489,4 +489,50 @@ async fn other_servers_are_answered_around_an_odd_event() {
         }
     }
     services.stop().await;
+}
+
+/// Whatever object it is: with an id it is kept, costs no more than an event may, and harms nothing.
+#[test]
+fn the_oddest_objects_are_kept() {
+    let many = |each: &dyn Fn(usize) -> String, count: usize| -> String {
+        (0..count).map(each).collect::<Vec<_>>().join(",")
+    };
+    let objects = [
+        "{}".to_owned(),
+        r#"{"prev_events":null}"#.to_owned(),
+        r#"{"prev_events":{"$a":1}}"#.to_owned(),
+        r#"{"prev_events":[[],[[]],{},"","$",null,"\ud800","$\ud800"]}"#.to_owned(),
+        r#"{"\ud800":1,"type":"\ud800","state_key":"\udfff","unsigned":"\ud800"}"#.to_owned(),
+        r#"{"prev_events":["$itself"],"event_id":7}"#.to_owned(),
+        r#"{"type":"m.room.create","state_key":"","prev_events":[]}"#.to_owned(),
+        r#"{"type":"m.room.redaction","redacts":"$itself"}"#.to_owned(),
+        format!(r#"{{"a":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000)),
+        format!(r#"{{"prev_events":[{}]}}"#, many(&|it| format!(r#""${it}""#), 30_000)),
+        format!(r#"{{"prev_events":[{}]}}"#, many(&|it| format!("{it}"), 50_000)),
+        format!("{{{}}}", many(&|it| format!(r#""{it}":1e999"#), 20_000)),
+        format!(r#"{{"a":"{}"}}"#, "x".repeat(393_208)),
+    ];
+    for version in VERSIONS {
+        let (memory, room, before) = Stage::begin(version);
+        for (number, pdu) in objects.iter().enumerate() {
+            let event_id = if number == 5 { "$itself".to_owned() } else { format!("$odd{number}") };
+            let odd = Event { event_id, pdu: pdu.clone(), depth: 0, odd: true };
+            let own_id = id_of_unreadable(pdu.as_bytes(), version).map(|it| it.as_str().to_owned());
+            let odd = Event { event_id: own_id.unwrap_or(odd.event_id), ..odd };
+            let soft_failed = Verdict { soft_failed: true, ..Verdict::default() };
+            let event = NewEvent { verdict: soft_failed, ..room.accepted(&odd) };
+            // From room version 12 a create event makes a room of its own.
+            if version == RoomVersion::V12 && number == 6 {
+                let outcome = ingest::append(&memory.cx, &event).unwrap();
+                assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
+                continue;
+            }
+            append(&memory, &event);
+        }
+        assert_eq!(faults::of(&memory.cx.store), [], "version {version}");
+        let backward = query::get_room(&memory.cx, &room.room_id).unwrap().backward_extremities;
+        assert!(backward.len() < 200, "version {version}: {}", backward.len());
+        let served = backfill(&room, before.last().unwrap(), TWO).ask(&memory.cx).unwrap();
+        assert!(served.events.iter().all(|it| it.1 == Form::Full), "version {version}");
+    }
 }

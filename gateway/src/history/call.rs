@@ -22,8 +22,9 @@ use tonic::Status;
 use super::connection::{Connection, broke};
 use crate::limits::{Full, Room};
 
-/// What one answer may hold: what the service promises of all of its answers.
-const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// What one answer may hold. The service answers with less than 4 MiB; one of a version before this
+/// one, beside it while both are restarted, with up to 100 PDUs of 64 KiB.
+const MAX_ANSWER_BYTES: usize = 100 * 65_536 + (2 << 20);
 
 /// Answers that are no larger wait for no memory: such as how a service is, and what keys it knows.
 const SMALL_BYTES: usize = 16 << 10;

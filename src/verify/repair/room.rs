@@ -270,6 +270,12 @@ impl<'a> Mending<'a> {
     fn current_state(&self) -> Result<(), StoreError> {
         let mut edit = self.edit()?;
         ingest::derive_current_state(&mut edit)?;
+        let room = &mut edit.room;
+        if !Used::default().reach_all(self.store, self.number, &room.last_known)? {
+            // What is left of them would grant more than all of them.
+            room.last_known.clear();
+            room.known_over.clear();
+        }
         edit.commit()
     }
 }

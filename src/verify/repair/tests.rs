@@ -101,6 +101,7 @@ fn counters_extremities_and_marks_are_counted_again() {
     let counters = |edit: &mut Edit<'_>| {
         edit.room.rejected += 1;
         edit.room.outliers += 7;
+        edit.room.unreadable += 2;
         edit.room.soft_failed = 400;
         edit.room.purged += 1;
         edit.room.listed_arrivals += 3;
@@ -112,6 +113,7 @@ fn counters_extremities_and_marks_are_counted_again() {
         listed.into_iter().for_each(|it| edit.remove_extremity(it));
     });
     comes_back("chaos0-v10", |edit| edit.room.next_arrival = 3);
+    comes_back("chaos0-v10", |edit| edit.room.last_known = vec![StateNum(0)]);
     comes_back("chaos0-v10", |edit| edit.room.current_state = Some(StateNum(0)));
     node_comes_back("chaos0-v10", 30, |it| it.flags.followed = !it.flags.followed);
 }
@@ -365,4 +367,40 @@ fn damage_at_random_comes_back_or_is_still_named() {
     }
     println!("{back} came back, {still} were still named");
     assert!(back > rounds / 2 && still > rounds / 2, "{back} {still}");
+}
+
+/// An event that cannot be read, whose predecessor is not held: the current state is not known.
+#[test]
+fn states_that_were_known_last_are_kept_or_shut_the_room() {
+    let (_dir, cx, room_id) = store_of("chaos0-v10");
+    let number = cx.store.room_num(&room_id).unwrap().unwrap();
+    let last = cx.store.room(number).unwrap().current_state.unwrap();
+    let odd = ingest::NewEvent {
+        room_id: &room_id,
+        room_version: "10",
+        event_id: "$odd",
+        pdu: br#"{"prev_events":["$not-held"]}"#,
+        verdict: ingest::Verdict::default(),
+        state_after: &[],
+        arrival: None,
+    };
+    let outcome = ingest::append(&cx, &odd).unwrap();
+    assert!(
+        matches!(outcome, ingest::Outcome::Appended { state_unknown: true, .. }),
+        "{outcome:?}"
+    );
+    let room = || cx.store.room(number).unwrap();
+    assert_eq!((room().current_state, room().last_known, room().unreadable), (None, vec![last], 1));
+    assert_eq!(faults(&cx), Vec::<String>::new());
+    let outcome = mended(&cx);
+    assert_eq!((outcome.mended, outcome.left), (vec![], vec![]));
+    assert_eq!(room().last_known, [last]);
+
+    let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
+    edit.room.last_known.push(edit.next_state());
+    edit.commit().unwrap();
+    let outcome = mended(&cx);
+    assert_eq!((outcome.mended.len(), outcome.left), (1, vec![]));
+    assert_eq!(room().last_known, []);
+    assert_eq!(faults(&cx), Vec::<String>::new());
 }

@@ -45,9 +45,19 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a service and waits until it serves.
     pub(crate) fn start(data_dir: &Path, flags: &[&str]) -> Self {
+        Self::start_with(data_dir, flags, |_| ())
+    }
+
+    /// Starts a service whose command is changed before, and waits until it serves.
+    pub(crate) fn start_with(
+        data_dir: &Path,
+        flags: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let args = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"];
         let mut command = backscroll(args);
         command.arg(data_dir).args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
+        change(&mut command);
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (to_us, address) = mpsc::channel();

@@ -1,0 +1,76 @@
+//! The inode flags with which a file system makes each write durable before it returns.
+
+#[cfg(not(target_os = "linux"))]
+use std::{io, path::Path};
+
+use super::Durability;
+
+/// What came of setting the flags on a file or folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    /// It had them.
+    Before,
+    /// It has them now.
+    Now,
+    /// The file system does not keep them, or not for us.
+    NotKept,
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{fs::File, io, path::Path};
+
+    use rustix::fs::{IFlags, fstatfs, ioctl_getflags, ioctl_setflags};
+
+    use super::{Durability, Set};
+
+    /// File systems that are known to do what the flags say: ext4, XFS, Btrfs, F2FS. Others may
+    /// keep the flags and not heed them.
+    const HEED: [u32; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+
+    /// What can be had at best.
+    pub(in super::super) fn wanted() -> Durability {
+        Durability::FileSystem
+    }
+
+    /// Sets the flags on a file or folder and reads them back.
+    pub(in super::super) fn set(path: &Path) -> io::Result<Set> {
+        let file = File::open(path)?;
+        let kind = fstatfs(&file)?.f_type;
+        if !HEED.iter().any(|it| i128::from(kind) & 0xffff_ffff == i128::from(*it)) {
+            return Ok(Set::NotKept);
+        }
+        let Ok(before) = ioctl_getflags(&file) else { return Ok(Set::NotKept) };
+        let sync = before | IFlags::SYNC;
+        let wanted = if file.metadata()?.is_dir() { sync | IFlags::DIRSYNC } else { sync };
+        if before == wanted {
+            return Ok(Set::Before);
+        }
+        // XFS has no flag for names; there, each write of a file makes the names that were changed
+        // before it durable as well.
+        if ioctl_setflags(&file, wanted).is_err() && ioctl_setflags(&file, sync).is_err() {
+            return Ok(Set::NotKept);
+        }
+        let is_kept = ioctl_getflags(&file).is_ok_and(|it| it.contains(IFlags::SYNC));
+        Ok(match is_kept {
+            true if before.contains(IFlags::SYNC) => Set::Before,
+            true => Set::Now,
+            false => Set::NotKept,
+        })
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{set, wanted};
+
+/// On other systems sled itself syncs each write.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn wanted() -> Durability {
+    Durability::Sled
+}
+
+/// There are no such flags on other systems.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn set(_: &Path) -> io::Result<Set> {
+    Ok(Set::NotKept)
+}

@@ -1,0 +1,184 @@
+//! What a recorded service is loaded with: events whose bodies do not compress, of several rooms,
+//! on streams; and what was acknowledged, with the place in the record when it was.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use backscroll::{
+    pdu::RoomVersion,
+    proto::v1::{self as pb, append_events_response::Outcome},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::record::Recording;
+use crate::support::{
+    builder::{Event, Room},
+    clients::{Clients, request},
+    numbers::Numbers,
+};
+
+const USER: &str = "@alice:one.example";
+/// Requests under way on a stream.
+const IN_FLIGHT: usize = 40;
+/// How long an acknowledgement may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An acknowledged event.
+#[derive(Clone, Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) room_id: String,
+    pub(crate) event_id: String,
+    pub(crate) pdu: String,
+    /// How many records there were when it was acknowledged.
+    pub(crate) after: usize,
+    /// From which record on it may be gone, since it was purged.
+    pub(crate) purged: Option<usize>,
+}
+
+/// A room that grows by messages.
+pub(crate) struct Growing {
+    pub(crate) room: Room,
+    last: Event,
+    begun: bool,
+}
+
+impl Growing {
+    pub(crate) fn new(name: &str) -> Self {
+        let (room, create) = Room::named(RoomVersion::V10, USER, name);
+        Self { room, last: create, begun: false }
+    }
+
+    /// The next so many events.
+    pub(crate) fn next(&mut self, count: u64, numbers: &mut Numbers) -> Vec<Event> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            if self.begun {
+                let bytes = match numbers.next(20) {
+                    0 => 45_000,
+                    1..=6 => 8_000,
+                    _ => 100 + numbers.next(3_000),
+                };
+                let message = self.room.message(USER, &noise(bytes, numbers));
+                self.last = message.after([&self.last]).finish();
+            }
+            self.begun = true;
+            events.push(self.last.clone());
+        }
+        events
+    }
+}
+
+/// Text that does not compress.
+fn noise(bytes: u64, numbers: &mut Numbers) -> String {
+    let bytes = usize::try_from(bytes).unwrap();
+    let mut hash = Sha256::digest(numbers.next(u64::MAX).to_be_bytes());
+    let mut text = String::with_capacity(bytes + 32);
+    while text.len() < bytes {
+        text.extend(
+            hash.iter().map(|it| char::from(b'A' + it % 58)).map(
+                |it| {
+                    if it == '\\' { '-' } else { it }
+                },
+            ),
+        );
+        hash = Sha256::digest(hash);
+    }
+    text
+}
+
+/// Appends events to each of some rooms, a stream a room, so many under way at once, until all are
+/// acknowledged or the service has gone.
+pub(crate) async fn burst(
+    clients: &Clients,
+    recording: &Recording,
+    rooms: &[(&Room, Vec<Event>)],
+) -> Vec<Acknowledged> {
+    let mut streams = JoinSet::new();
+    for (room, events) in rooms {
+        let requests: Vec<_> = events.iter().map(|it| request(room, &it.pdu)).collect();
+        streams.spawn(stream(clients.clone(), requests, recording.clone(), IN_FLIGHT));
+    }
+    let mut acknowledged = Vec::new();
+    for of_stream in streams.join_all().await {
+        acknowledged.extend(of_stream);
+    }
+    acknowledged
+}
+
+/// Appends events one after the other.
+pub(crate) async fn single(
+    clients: &Clients,
+    recording: &Recording,
+    room: &Room,
+    events: &[Event],
+) -> Vec<Acknowledged> {
+    let requests = events.iter().map(|it| request(room, &it.pdu)).collect();
+    stream(clients.clone(), requests, recording.clone(), 1).await
+}
+
+async fn stream(
+    mut clients: Clients,
+    requests: Vec<pb::AppendEventsRequest>,
+    recording: Recording,
+    in_flight: usize,
+) -> Vec<Acknowledged> {
+    let (to_service, incoming) = mpsc::channel(in_flight);
+    let Ok(answers) = clients.ingest.append_events(ReceiverStream::new(incoming)).await else {
+        return Vec::new();
+    };
+    let (mut answers, mut acknowledged, mut sent) = (answers.into_inner(), Vec::new(), 0);
+    while acknowledged.len() < requests.len() {
+        while sent < requests.len() && sent < acknowledged.len() + in_flight {
+            if to_service.send(requests[sent].clone()).await.is_err() {
+                return acknowledged;
+            }
+            sent += 1;
+        }
+        let answer = timeout(PATIENCE, answers.message()).await;
+        let Ok(Some(answer)) = answer.expect("an append is never answered") else { break };
+        assert!(matches!(answer.outcome, Some(Outcome::Appended(_))), "{answer:?}");
+        let request = &requests[acknowledged.len()];
+        acknowledged.push(Acknowledged {
+            room_id: request.room_id.clone(),
+            event_id: answer.event_id,
+            pdu: String::from_utf8(request.pdu.to_vec()).unwrap(),
+            after: recording.now(),
+            purged: None,
+        });
+    }
+    acknowledged
+}
+
+/// Purges what came before the middle of a room's events; those may be gone from now on.
+pub(crate) async fn purge(
+    clients: &Clients,
+    recording: &Recording,
+    room: &Room,
+    acknowledged: &mut [Acknowledged],
+) {
+    let of_room: Vec<usize> =
+        (0..acknowledged.len()).filter(|it| acknowledged[*it].room_id == room.room_id).collect();
+    let Some(middle) = of_room.get(of_room.len() / 2) else { return };
+    let event_id = acknowledged[*middle].event_id.clone();
+    for at in &of_room[..of_room.len() / 2] {
+        let purged = &mut acknowledged[*at].purged;
+        *purged = purged.or(Some(recording.now()));
+    }
+    let request = pb::PurgeHistoryRequest { room_id: room.room_id.clone(), event_id };
+    let mut clients = clients.clone();
+    let Ok(answers) = clients.ingest.purge_history(request).await else { return };
+    let mut answers = answers.into_inner();
+    while let Ok(Some(_)) = timeout(PATIENCE, answers.message()).await.unwrap() {}
+}
+
+/// By room: what must be there after a cut at a record.
+pub(crate) fn due(acknowledged: &[Acknowledged], at: usize) -> BTreeMap<&str, Vec<&Acknowledged>> {
+    let mut due: BTreeMap<&str, Vec<&Acknowledged>> = BTreeMap::new();
+    for it in acknowledged {
+        if it.after <= at && it.purged.is_none_or(|purged| at < purged) {
+            due.entry(&it.room_id).or_default().push(it);
+        }
+    }
+    due
+}

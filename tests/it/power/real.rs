@@ -1,0 +1,153 @@
+//! Real cuts: a real ext4 or XFS on a loop device is cut off from its disk under load, mounted
+//! again, and the store in it opened and compared. Needs root, loop devices, and the programs that
+//! make the file systems; says so where there are none.
+//!
+//! ```text
+//! BACKSCROLL_REAL_CUTS=50 cargo test --test it power::real -- --ignored --nocapture
+//! ```
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use super::{
+    End, FLAGS, check,
+    load::{self, Acknowledged, Growing, due},
+    record::Recording,
+};
+use crate::support::{clients::Clients, folders, numbers::Numbers, process::Process};
+
+/// Cuts of each file system.
+const CUTS: u64 = 50;
+/// Cuts of one store before the next begins with nothing.
+const CUTS_A_STORE: u64 = 5;
+/// Events of a stream, more than it comes to.
+const EVENTS: u64 = 700;
+const LONGEST_MS: u64 = 4_300;
+const IMAGE_BYTES: u64 = 1 << 30;
+
+/// A file system on a loop device, unmounted when dropped.
+struct Volume {
+    image: PathBuf,
+    mounted: PathBuf,
+}
+
+fn succeeds(program: &str, args: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|it| it.success())
+}
+
+impl Volume {
+    fn make(kind: &str, dir: &Path) -> Option<Self> {
+        let (image, mounted) = (dir.join("image"), dir.join("mounted"));
+        fs::create_dir_all(&mounted).unwrap();
+        fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
+        let it = Self { image, mounted };
+        let made = succeeds(&format!("mkfs.{kind}"), &["-q", it.image.to_str().unwrap()]);
+        (made && it.mount()).then_some(it)
+    }
+
+    fn mount(&self) -> bool {
+        let [image, mounted] = [&self.image, &self.mounted].map(|it| it.to_str().unwrap());
+        succeeds("mount", &["-o", "loop", image, mounted])
+    }
+
+    fn unmount(&self) -> bool {
+        succeeds("umount", &[self.mounted.to_str().unwrap()])
+    }
+
+    /// What a cut that never came to its end leaves.
+    fn unmount_for_good(&self) {
+        if !self.unmount() {
+            succeeds("umount", &["-l", self.mounted.to_str().unwrap()]);
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.unmount_for_good();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes, and root"]
+async fn ext4_loses_nothing() {
+    rounds("ext4").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes, and root"]
+async fn xfs_loses_nothing() {
+    rounds("xfs").await;
+}
+
+async fn rounds(kind: &str) {
+    #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+    let cuts = env::var("BACKSCROLL_REAL_CUTS").map_or(CUTS, |it| it.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/cut.c");
+    let (cut, source) = (dir.path().join("cut"), source.to_str().unwrap().to_owned());
+    if !succeeds("cc", &["-o", cut.to_str().unwrap(), &source]) {
+        println!("skipped: there is no C compiler here");
+        return;
+    }
+    let (mut numbers, mut total, mut failed) = (Numbers(1), 0, Vec::new());
+    let mut done = 0;
+    while done < cuts {
+        let Some(volume) = Volume::make(kind, dir.path()) else {
+            println!("skipped: {kind} on a loop device cannot be had here");
+            return;
+        };
+        let mut acknowledged = Vec::new();
+        for _ in 0..CUTS_A_STORE.min(cuts - done) {
+            let before = acknowledged.len();
+            load_and_cut(&volume, &cut, (done, &mut numbers), &mut acknowledged).await;
+            assert!(volume.unmount() && volume.mount(), "it cannot be mounted again");
+            let (left, opened) = (volume.mounted.join("data"), dir.path().join("opened"));
+            drop(fs::remove_dir_all(&opened));
+            folders::copy(&left, &opened);
+            let (end, said) = check(&left, &opened, &due(&acknowledged, 0), true);
+            println!(
+                "{kind} cut {done}: {} acknowledged, {end:?} {said}",
+                acknowledged.len() - before
+            );
+            total += acknowledged.len() - before;
+            done += 1;
+            if end != End::Sound {
+                failed.push(format!("cut {}: {end:?} {said}", done - 1));
+                break;
+            }
+        }
+    }
+    println!("{kind}: {done} cuts, {total} acknowledged, {} failed", failed.len());
+    assert!(failed.is_empty() && total > 0, "{failed:#?}");
+}
+
+async fn load_and_cut(
+    volume: &Volume,
+    cut: &Path,
+    (round, numbers): (u64, &mut Numbers),
+    acknowledged: &mut Vec<Acknowledged>,
+) {
+    let service = Process::start(&volume.mounted.join("data"), &FLAGS);
+    let clients = Clients::connect(&service).await;
+    let mut rooms: Vec<Growing> =
+        (0..4).map(|it| Growing::new(&format!("cut-{round}-{it}"))).collect();
+    let events: Vec<_> = rooms.iter_mut().map(|it| it.next(EVENTS, numbers)).collect();
+    let rooms: Vec<_> = rooms.iter().map(|it| &it.room).zip(events).collect();
+    let after = Duration::from_millis(numbers.next(LONGEST_MS));
+    let recording = Recording::none();
+    let cutting = async {
+        tokio::time::sleep(after).await;
+        let mounted = volume.mounted.to_str().unwrap();
+        assert!(succeeds(cut.to_str().unwrap(), &[mounted]), "it cannot be cut off");
+        service.kill()
+    };
+    let (of_round, _log) = tokio::join!(load::burst(&clients, &recording, &rooms), cutting);
+    acknowledged.extend(of_round);
+}
