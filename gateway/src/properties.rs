@@ -3,6 +3,7 @@
 //!
 //! Compiled for tests and for fuzzing only.
 
+use backscroll_matrix::{KeyAnswer, SignedObject};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use crate::{
@@ -59,6 +60,16 @@ pub fn body(bytes: &[u8]) {
     drop(Body::read(Content::Json(read)));
 }
 
+/// A server's answer about its keys, and any other object that servers sign. What they have signed
+/// is one text, which is its own.
+pub fn key_answer(bytes: &[u8]) {
+    let Ok(object) = SignedObject::parse(bytes) else { return };
+    drop(KeyAnswer::read(&object));
+    let Ok(text) = object.signed_text() else { return };
+    let again = SignedObject::parse(text.as_bytes()).expect("what we write we can read");
+    assert_eq!(again.signed_text().as_ref(), Ok(&text));
+}
+
 /// A server name. What is taken is written as it was, its parts are the whole, and ruma takes it
 /// too: the grammar is only narrowed.
 pub fn server_name(bytes: &[u8]) {
@@ -80,11 +91,12 @@ mod tests {
     #[test]
     fn they_hold_of_all_seeds() {
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 4] = [
+        let targets: [Target; 5] = [
             ("x_matrix_header", x_matrix_header),
             ("query_string", query_string),
             ("body", body),
             ("server_name", server_name),
+            ("key_answer", key_answer),
         ];
         for (name, property) in targets {
             let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(name);
