@@ -41,8 +41,12 @@ fn turn(store: &Store, room_id: &str) -> Result<Left, StoreError> {
             let is_done = worked_off < NOTES_A_TURN;
             break if is_done { Left::None } else { Left::Some };
         }
-        worked_off += notes.len();
         for note in notes {
+            if worked_off >= NOTES_A_TURN {
+                break;
+            }
+            // Those tell many others each.
+            worked_off += if note.is_unfinished { NOTES_A_TURN } else { 1 };
             edit.remove_unsettled(note.event);
             settle::work_off(&mut edit, note)?;
         }

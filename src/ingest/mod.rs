@@ -25,6 +25,8 @@
 
 mod backlog;
 mod check;
+#[cfg(test)]
+mod costs;
 mod extremities;
 mod held;
 mod place;
@@ -38,9 +40,11 @@ mod state;
 mod together;
 
 pub use backlog::{Left, recover, settle_waiting, work_off};
+pub use place::{MAX_PREV_EVENTS, MAX_STATE_AFTER};
 pub use purge::{PurgeError, Purged, purge_history, sweep_states};
 pub use rederive::{
-    Derived, derive, derive_current_state, derive_redaction, link_again, settle_again,
+    Derived, derive, derive_current_state, derive_redaction, link_again, note_redaction_again,
+    settle_again,
 };
 pub use refusal::Refusal;
 pub use together::{append, append_all};

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::read_held, redaction};
 use crate::{
     pdu::{Event, EventId, Pdu},
+    state::map::Key,
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
 
@@ -176,6 +177,14 @@ fn count(edit: &mut Edit<'_>, verdict: Verdict) {
     }
 }
 
+/// Edges that are drawn from an event. Room servers refuse events with more
+/// (<https://spec.matrix.org/v1.16/rooms/v11/#event-format>), but what a homeserver holds may be
+/// older than that rule. What is behind the other predecessors is not reached from this event: it
+/// has a gap there, and the state after it is known only if it is given.
+pub const MAX_PREV_EVENTS: usize = 20;
+/// Ids of a state that is given with an event.
+pub const MAX_STATE_AFTER: usize = 200_000;
+
 /// Draws the edges to the event's predecessors, and notes those that are not placed.
 pub(super) fn link(
     edit: &mut Edit<'_>,
@@ -183,7 +192,7 @@ pub(super) fn link(
     event: &Event,
 ) -> Result<Vec<PrevEvent>, StoreError> {
     let mut edges = Vec::new();
-    for (place, prev) in (0u32..).zip(event.prev_events()) {
+    for (place, prev) in (0u32..).zip(event.prev_events()).take(MAX_PREV_EVENTS) {
         if prev == event.event_id() {
             // Only room versions 1 and 2, which choose their ids, could do this.
             edges.push(PrevEvent::Missing);
@@ -197,6 +206,9 @@ pub(super) fn link(
                 edges.push(PrevEvent::Missing);
             }
         }
+    }
+    if event.prev_events().len() > MAX_PREV_EVENTS {
+        edges.push(PrevEvent::Missing);
     }
     Ok(edges)
 }
@@ -285,7 +297,10 @@ fn given_state(
         let event_id = event_id.to_owned();
         Ok(Err(Refusal::StateInvalid { event_id, what }))
     };
-    let (mut own, mut others) = (false, Vec::new());
+    if state_after.len() > MAX_STATE_AFTER {
+        return Ok(Err(Refusal::StateTooLong(state_after.len())));
+    }
+    let (mut own, mut others) = (false, Vec::with_capacity(state_after.len()));
     let mut entries = BTreeSet::new();
     for event_id in state_after {
         let held = edit.event_num(edit.room_num(), event_id)?;
@@ -310,7 +325,7 @@ fn given_state(
                 Event::Unreadable(_) => continue,
             }
         };
-        if !entries.insert((event_type.to_owned(), state_key.to_owned())) {
+        if !entries.insert(Key::of_state(event_type, state_key)) {
             return refused(event_id, "is the second event for its type and state key");
         }
     }

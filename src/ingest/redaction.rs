@@ -9,10 +9,20 @@
 //! nothing.
 //!
 //! A sender who had lost that power by the time its redaction came must not get it back by placing
-//! the redaction before the loss, as soft failure sees to for other events. So the room's current
-//! state has to grant the power too, as it is when the redaction comes; not where that state or the
-//! one before the redaction is not known yet (what grants the power may still be under way), or the
-//! redaction is filled in from before: that can only hide more.
+//! the redaction before the loss, as soft failure sees to for other events. So the power levels
+//! that were in force when the redaction arrived have to grant it, too: of those accepted power
+//! levels that arrived before it, the ones that no other of them has replaced. Where several are
+//! left, one that grants it is enough. This asks for the caller's order of arrival, not for the
+//! order in which we were told, so the answer is the same in whatever order events come here. What
+//! is filled in from before (with a negative arrival) is not held to it, and neither is a redaction
+//! before which we know no power levels: that can only hide more.
+//!
+//! How each redaction was judged is kept beside it, since strangers choose how many redactions an
+//! event has: none of them is looked at again because another comes. They are looked at again in
+//! three cases, in bounded steps: when their target comes, when the state at them becomes known, and
+//! when power levels that arrived before them do.
+
+use std::collections::BTreeSet;
 
 use ruma::{
     UserId,
@@ -30,50 +40,109 @@ use crate::{
         map::{self, Key, Value},
         resolution::StateEvent,
     },
-    store::{Edit, EventNode, EventNum, PrevEvent, StateNum, StoreError, View},
+    store::{Edit, EventNode, EventNum, Judged as _, Judgement, Power, StateNum, StoreError, View},
 };
+
+/// Redactions that are judged in one go; the rest is left to a note.
+const JUDGED_AT_ONCE: usize = 64;
+/// Power levels that are looked at to find those in force.
+const POWERS_LOOKED_AT: usize = 64;
 
 /// Takes a newly placed event into account, as a redaction and as a target.
 pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+    note(edit, event, read)?;
+    let (Some(pdu), event_id) = (read.pdu(), read.event_id().as_str()) else { return Ok(()) };
+    if !edit.has_redactions(edit.room_num(), event_id)? {
+        return Ok(());
+    }
+    judge_unseen(edit, event, pdu)?;
+    // Some may have been judged while it was an outlier.
+    mark(edit, event, event_id)
+}
+
+/// Notes an event as a redaction, if it is one that counts, and judges it.
+pub(super) fn note(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+    let (Some(pdu), Some(target_id)) = (read.pdu(), read.redacts()) else { return Ok(()) };
     let node = edit.node(event)?;
-    if let Some(pdu) = read.pdu()
-        && let Some(target_id) = pdu.redacts()
-        && !node.flags.rejected
-    {
-        let is_newest = node.arrival.saturating_add(1) >= edit.room.next_arrival;
-        let rules = version_of(edit)?.rules();
-        let is_told = is_newest && is_known_before(edit, &node)?;
-        let powerless = match edit.room.current_state.filter(|_| is_told) {
-            Some(current) => has_power(edit, current, (pdu, rules))? == Some(false),
-            None => false,
+    if node.flags.rejected {
+        return Ok(());
+    }
+    edit.put_redaction(target_id.as_str(), event, Judgement::Unseen);
+    if takes_power(version_of(edit)?) {
+        edit.list_redaction(node.arrival, event);
+    }
+    judge(edit, event, pdu)
+}
+
+/// Judges the redactions of an event that were not, some of them now.
+pub(super) fn judge_unseen(
+    edit: &mut Edit<'_>,
+    target: EventNum,
+    target_pdu: &Pdu,
+) -> Result<(), StoreError> {
+    let (room, target_id) = (edit.room_num(), target_pdu.event_id().as_str());
+    let unseen = edit.redactions_of(room, target_id, Judgement::Unseen, JUDGED_AT_ONCE)?;
+    if unseen.is_empty() {
+        return Ok(());
+    }
+    let version = version_of(edit)?;
+    for redaction in &unseen {
+        let judged = match parse_held(edit, *redaction, version)? {
+            Some(pdu) => judgement(edit, *redaction, &pdu, target_pdu)?,
+            None => Judgement::Waiting,
         };
-        edit.put_redaction(target_id.as_str(), event, powerless);
-        refresh(edit, target_id.as_str())?;
+        edit.remove_redaction(target_id, *redaction, Judgement::Unseen);
+        edit.put_redaction(target_id, *redaction, judged);
     }
-    refresh(edit, read.event_id().as_str())
+    if unseen.len() == JUDGED_AT_ONCE {
+        edit.put_unfinished(target);
+    }
+    mark(edit, target, target_id)
 }
 
-/// Whether the states of all of an event's predecessors are known.
-fn is_known_before(edit: &Edit<'_>, node: &EventNode) -> Result<bool, StoreError> {
-    for edge in &node.prev_events {
-        match *edge {
-            PrevEvent::Held(prev) if edit.node(prev)?.state_after.is_some() => {}
-            PrevEvent::Held(_) | PrevEvent::Missing => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-/// The state at an event has become known; if it is a redaction, its power can be told now.
+/// The state at an event has become known. If it is a redaction, its power can be told now; if it
+/// is power levels, that of redactions which arrived after it.
 pub(super) fn settled(
     edit: &mut Edit<'_>,
     event: EventNum,
     read: &Event,
 ) -> Result<(), StoreError> {
-    match read.redacts() {
-        Some(target_id) if !edit.node(event)?.flags.rejected => refresh(edit, target_id.as_str()),
-        _ => Ok(()),
+    let Some(pdu) = read.pdu() else { return Ok(()) };
+    judge(edit, event, pdu)?;
+    let node = edit.node(event)?;
+    let is_power = pdu.event_type() == "m.room.power_levels" && pdu.state_key() == Some("");
+    if !is_power || !node.flags.is_accepted() {
+        return Ok(());
     }
+    let before = match node.state_after {
+        Some(state) => edit.state_facts(edit.room_num(), state)?.before,
+        None => None,
+    };
+    let before = match before {
+        Some(before) => state_entry(edit, before, "m.room.power_levels")?,
+        None => None,
+    };
+    edit.put_power(node.arrival, event, Power { before, judged_up_to: None });
+    judge_later(edit, event)
+}
+
+/// Judges redactions again that arrived after power levels, some of them now.
+pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let arrival = edit.node(event)?.arrival;
+    let Some(power) = edit.power(edit.room_num(), arrival, event)? else { return Ok(()) };
+    let after = power.judged_up_to.unwrap_or((arrival, event));
+    let later = edit.redactions_after(edit.room_num(), after, JUDGED_AT_ONCE)?;
+    let version = version_of(edit)?;
+    for (_, redaction) in &later {
+        if let Some(pdu) = parse_held(edit, *redaction, version)? {
+            judge(edit, *redaction, &pdu)?;
+        }
+    }
+    if later.len() == JUDGED_AT_ONCE {
+        edit.put_power(arrival, event, Power { judged_up_to: later.last().copied(), ..power });
+        edit.put_unfinished(event);
+    }
+    Ok(())
 }
 
 /// A redaction is about to be purged. What it hides, or may hide, is kept in its redacted form
@@ -81,12 +150,16 @@ pub(super) fn settled(
 pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     let Some(target_id) = read.redacts() else { return Ok(()) };
     let target_id = target_id.as_str();
-    edit.remove_redaction(target_id, event);
+    if let Some(judged) = edit.judgement(edit.room_num(), target_id, event)? {
+        edit.remove_redaction(target_id, event, judged);
+    }
+    let arrival = edit.node(event)?.arrival;
+    edit.remove_listed_redaction(arrival, event);
     let Some(target) = edit.event_num(edit.room_num(), target_id)? else {
         edit.bury(target_id);
         return Ok(());
     };
-    let mut node = edit.node(target)?;
+    let node = edit.node(target)?;
     let is_hidden = node.flags.redacted || node.flags.redaction_pending;
     if is_hidden {
         let parsed = parse_held(edit, target, version_of(edit)?)?;
@@ -94,66 +167,143 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
             edit.put_body(target, target_id, redacted.bytes_as_received());
         }
     }
-    (node.flags.redacted, node.flags.redaction_pending) = derive(edit, target, target_id)?;
+    mark(edit, target, target_id)?;
     // Whoever has just read the whole body is still to hide it.
+    let mut node = edit.node(target)?;
     node.flags.redacted |= is_hidden;
     edit.put_node(target, node)
 }
 
-/// Works out anew whether an event is redacted.
-fn refresh(edit: &mut Edit<'_>, target_id: &str) -> Result<(), StoreError> {
-    let Some(target) = edit.event_num(edit.room_num(), target_id)? else { return Ok(()) };
-    if edit.redactions_of(edit.room_num(), target_id)?.is_empty() {
+/// Judges an event, if it is a redaction that is noted and its target is held.
+fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+    let (room, Some(target_id)) = (edit.room_num(), pdu.redacts()) else { return Ok(()) };
+    let target_id = target_id.as_str();
+    let Some(target) = edit.event_num(room, target_id)? else { return Ok(()) };
+    let Some(before) = edit.judgement(room, target_id, redaction)? else { return Ok(()) };
+    let Some(target_pdu) = parse_held(edit, target, version_of(edit)?)? else { return Ok(()) };
+    let judged = judgement(edit, redaction, pdu, &target_pdu)?;
+    if judged == before {
         return Ok(());
     }
+    edit.remove_redaction(target_id, redaction, before);
+    edit.put_redaction(target_id, redaction, judged);
+    mark(edit, target, target_id)
+}
+
+/// Marks an event as its redactions were judged.
+fn mark(edit: &mut Edit<'_>, target: EventNum, target_id: &str) -> Result<(), StoreError> {
+    let has = |edit: &Edit<'_>, judgement| -> Result<bool, StoreError> {
+        Ok(!edit.redactions_of(edit.room_num(), target_id, judgement, 1)?.is_empty())
+    };
+    let redacted = has(edit, Judgement::Heeded)?;
+    let pending = has(edit, Judgement::Unseen)? || has(edit, Judgement::Waiting)?;
     let mut node = edit.node(target)?;
-    (node.flags.redacted, node.flags.redaction_pending) = derive(edit, target, target_id)?;
+    if (node.flags.redacted, node.flags.redaction_pending) == (redacted, pending) {
+        return Ok(());
+    }
+    (node.flags.redacted, node.flags.redaction_pending) = (redacted, pending);
     edit.put_node(target, node)
 }
 
-/// Whether an event is redacted, and whether that cannot be told of some redaction yet.
+/// Whether an event is redacted, and whether that cannot be told of some redaction yet: worked out
+/// anew, but for redactions that were found to take no effect.
 pub(super) fn derive(
     edit: &Edit<'_>,
     target: EventNum,
     target_id: &str,
 ) -> Result<(bool, bool), StoreError> {
-    let version = version_of(edit)?;
+    let (version, room) = (version_of(edit)?, edit.room_num());
     let (mut redacted, mut pending) = (false, false);
     let Some(target_pdu) = parse_held(edit, target, version)? else { return Ok((false, false)) };
-    for redaction in edit.redactions_of(edit.room_num(), target_id)? {
-        match may_redact(edit, redaction, (&target_pdu, version))? {
-            Some(allowed) => redacted |= allowed,
-            None => pending = true,
+    for judged in [Judgement::Unseen, Judgement::Waiting, Judgement::Heeded] {
+        for redaction in edit.redactions_of(room, target_id, judged, usize::MAX)? {
+            let judged = match parse_held(edit, redaction, version)? {
+                Some(pdu) => judgement(edit, redaction, &pdu, &target_pdu)?,
+                None => Judgement::Waiting,
+            };
+            redacted |= judged == Judgement::Heeded;
+            pending |= judged == Judgement::Waiting;
         }
     }
     Ok((redacted, pending))
 }
 
-/// Whether a redaction takes effect; nothing if that cannot be told yet.
-fn may_redact(
+/// Whether redactions take power, rather than being decided by the authorisation rules.
+fn takes_power(version: RoomVersion) -> bool {
+    !version.rules().authorization.special_case_room_redaction
+}
+
+/// Whether a redaction takes effect.
+fn judgement(
     edit: &Edit<'_>,
-    (redaction, powerless): (EventNum, bool),
-    (target, version): (&Pdu, RoomVersion),
-) -> Result<Option<bool>, StoreError> {
+    redaction: EventNum,
+    pdu: &Pdu,
+    target: &Pdu,
+) -> Result<Judgement, StoreError> {
     if target.event_type() == "m.room.create" {
-        return Ok(Some(false));
+        return Ok(Judgement::Unheeded);
     }
-    let rules = version.rules();
-    if rules.authorization.special_case_room_redaction {
-        return Ok(Some(true));
+    let version = version_of(edit)?;
+    if !takes_power(version) || pdu.sender_server() == target.sender_server() {
+        return Ok(Judgement::Heeded);
     }
-    let Some(pdu) = parse_held(edit, redaction, version)? else { return Ok(None) };
-    if pdu.sender_server() == target.sender_server() {
-        return Ok(Some(true));
-    }
-    if powerless {
-        return Ok(Some(false));
-    }
+    let EventNode { state_after, arrival, .. } = edit.node(redaction)?;
     // A redaction is no state event: the state after it is that before it.
-    match edit.node(redaction)?.state_after {
-        Some(state) => has_power(edit, state, (&pdu, rules)),
-        None => Ok(None),
+    let Some(state) = state_after else { return Ok(Judgement::Waiting) };
+    Ok(match has_power(edit, state, (pdu, version.rules()))? {
+        None => Judgement::Waiting,
+        Some(false) => Judgement::Unheeded,
+        Some(true) if has_lost_power(edit, arrival, state, (pdu, version.rules()))? => {
+            Judgement::Unheeded
+        }
+        Some(true) => Judgement::Heeded,
+    })
+}
+
+/// Whether all power levels that were in force when a redaction arrived deny its sender the power.
+fn has_lost_power(
+    edit: &Edit<'_>,
+    arrival: i64,
+    state: StateNum,
+    (redaction, rules): (&Pdu, &RoomVersionRules),
+) -> Result<bool, StoreError> {
+    let auth = &rules.authorization;
+    let Some(sender) = redaction.sender().as_ruma() else { return Ok(false) };
+    if arrival < 0 || is_creator_above_all(edit, state, sender, auth)? {
+        return Ok(false);
     }
+    let (mut replaced, mut are_there) = (BTreeSet::new(), false);
+    for (event, power) in edit.powers_before(edit.room_num(), arrival, POWERS_LOOKED_AT)? {
+        if !replaced.contains(&event) {
+            let pdu = parse_held(edit, event, version_of(edit)?)?;
+            let Some(levels) = pdu.and_then(|it| state_event(&it, false)) else {
+                return Ok(false);
+            };
+            let levels = RoomPowerLevelsEvent::new(levels.with_readable_power_levels(auth));
+            if compare(&levels, sender, auth) != Some(false) {
+                return Ok(false);
+            }
+            are_there = true;
+        }
+        replaced.extend(power.before);
+    }
+    Ok(are_there)
+}
+
+/// Whether power levels do not bind a user, who has made the room.
+fn is_creator_above_all(
+    edit: &Edit<'_>,
+    state: StateNum,
+    user: &UserId,
+    rules: &AuthorizationRules,
+) -> Result<bool, StoreError> {
+    if !rules.explicitly_privilege_room_creators {
+        return Ok(false);
+    }
+    let create = state_entry(edit, state, "m.room.create")?;
+    let create = create.map(|it| read_entry(edit, it)).transpose()?.flatten();
+    let create = create.map(RoomCreateEvent::new);
+    Ok(create.is_some_and(|it| it.creators(rules).is_ok_and(|it| it.contains(user))))
 }
 
 /// Whether the sender of a redaction has the power to redact, in a state.

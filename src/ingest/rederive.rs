@@ -7,7 +7,7 @@ use std::mem;
 use super::{place, redaction, settle};
 use crate::{
     pdu::Event,
-    store::{Edit, EventNum, PrevEvent, StateNum, StoreError, View},
+    store::{Edit, EventNum, Judged as _, PrevEvent, StateNum, StoreError, View},
 };
 
 /// What follows from the graph alone, worked out anew, for comparison with what is held.
@@ -47,6 +47,25 @@ pub fn derive_redaction(
     redaction::derive(edit, event, event_id)
 }
 
+/// Notes again that an event redacts another, if it does and that is not noted; judges it, and marks
+/// its target. Whether that changed anything.
+///
+/// # Errors
+/// When the store fails.
+pub fn note_redaction_again(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+) -> Result<bool, StoreError> {
+    let Some(target_id) = read.redacts() else { return Ok(false) };
+    let is_rejected = edit.node(event)?.flags.rejected;
+    if is_rejected || edit.judgement(edit.room_num(), target_id.as_str(), event)?.is_some() {
+        return Ok(false);
+    }
+    redaction::note(edit, event, read)?;
+    Ok(true)
+}
+
 /// Derives the room's current state anew, and puts it into the edit.
 ///
 /// # Errors
@@ -68,7 +87,9 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<
     let (mut node, mut all_noted) = (held.clone(), true);
     node.depth = read.depth();
     if !node.flags.outlier {
-        for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(read.prev_events()) {
+        // Of predecessors that no edge is drawn to, nothing is noted.
+        let drawn = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
+        for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(drawn) {
             let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
             all_noted &= *edge != PrevEvent::Missing || noted()? == Some(place);
         }

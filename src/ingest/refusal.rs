@@ -1,5 +1,6 @@
 //! Why an event is not taken.
 
+use super::MAX_STATE_AFTER;
 use crate::pdu::PduError;
 
 /// Why an event is not taken. The text says what is wrong and with which part, never what an
@@ -48,6 +49,9 @@ pub enum Refusal {
     /// Something else is held under its id.
     #[error("{0}")]
     Conflict(&'static str),
+    /// `state_after` names more events than are taken.
+    #[error("state_after: {0} events, at most {MAX_STATE_AFTER} are taken")]
+    StateTooLong(usize),
     /// `state_after` cannot be the state after the event.
     #[error("state_after: {event_id} {what}")]
     StateInvalid {

@@ -23,7 +23,7 @@ use crate::{
     pdu::{self, Event, Pdu, RoomVersion},
     state::{
         map::{self, Key, Value},
-        resolution::{self, Conflict, Resolution, StateEvent, StateMap},
+        resolution::{self, Conflict, Resolution, StateEvent, StateKey, StateMap},
     },
     store::{Edit, EventNum, StateNum, StoreError, View},
 };
@@ -91,22 +91,24 @@ type Differing = BTreeMap<Key, Vec<Option<EventNum>>>;
 
 fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreError> {
     let nodes = edit.states(edit.room_num());
-    let mut keys: BTreeSet<Key> = BTreeSet::new();
     let event = |value: Option<Value>| match value {
         Some(Value::Event { event, .. }) => Some(EventNum(event)),
         Some(Value::Server { .. }) | None => None,
     };
-    if let Some((first, others)) = states.split_first() {
-        for other in others {
-            let found = map::diff(&nodes, first.root(), other.root())?;
-            let of_events = found.into_iter().filter(|(_, a, b)| event(*a).or(event(*b)).is_some());
-            keys.extend(of_events.map(|(key, ..)| key));
-        }
-    }
     let mut differing = Differing::new();
-    for key in keys {
-        let values = states.iter().map(|it| map::get(&nodes, it.root(), key).map(event));
-        differing.insert(key, values.collect::<Result<_, _>>()?);
+    let Some((first, others)) = states.split_first() else { return Ok(differing) };
+    for (place, other) in (1..).zip(others) {
+        for (key, in_first, in_other) in map::diff(&nodes, first.root(), other.root())? {
+            let (in_first, in_other) = (event(in_first), event(in_other));
+            if in_first.or(in_other).is_none() {
+                continue;
+            }
+            // Where another does not differ from the first, it has what the first has.
+            let values = differing.entry(key).or_insert_with(|| vec![in_first; states.len()]);
+            if let Some(value) = values.get_mut(place) {
+                *value = in_other;
+            }
+        }
     }
     Ok(differing)
 }
@@ -156,21 +158,35 @@ impl Events<'_, '_> {
     ) -> Result<Option<Vec<StateMap>>, StoreError> {
         let mut maps = vec![StateMap::new(); states.len()];
         for values in differing.values() {
+            // Most states have the same event here.
+            let mut entries = BTreeMap::new();
+            for event in values.iter().flatten() {
+                if entries.contains_key(event) {
+                    continue;
+                }
+                let Some(entry) = self.entry(*event)? else { return Ok(None) };
+                entries.insert(*event, entry);
+            }
             for (map, event) in maps.iter_mut().zip(values) {
-                let Some(event) = event else { continue };
-                let pdu = match read_held(self.edit, *event, self.version)? {
-                    Event::Readable(pdu) => pdu,
-                    Event::Unreadable(_) => continue,
-                };
-                let (Some(state_key), Ok(event_id)) =
-                    (pdu.state_key(), EventId::parse(pdu.event_id().as_str()))
-                else {
-                    return Ok(None);
-                };
-                map.insert((pdu.event_type().to_owned(), state_key.to_owned()), event_id);
+                let entry = event.and_then(|it| entries.get(&it).cloned());
+                map.extend(entry.flatten());
             }
         }
         Ok(Some(maps))
+    }
+
+    /// What a state event stands for, and its id; for nothing if it is unreadable. Nothing if it is
+    /// no state event.
+    fn entry(
+        &self,
+        event: EventNum,
+    ) -> Result<Option<Option<(StateKey, OwnedEventId)>>, StoreError> {
+        let pdu = match read_held(self.edit, event, self.version)? {
+            Event::Readable(pdu) => pdu,
+            Event::Unreadable(_) => return Ok(Some(None)),
+        };
+        let key = pdu.state_key().map(|it| (pdu.event_type().to_owned(), it.to_owned()));
+        Ok(key.zip(EventId::parse(pdu.event_id().as_str()).ok()).map(Some))
     }
 
     fn resolve(

@@ -40,6 +40,11 @@ pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), Store
             extremities::follow(edit, &prev_events)?;
         }
     }
+    let read = read_held(edit, event, version_of(edit)?)?;
+    if is_unfinished && let Some(pdu) = read.pdu() {
+        redaction::judge_unseen(edit, event, pdu)?;
+        redaction::judge_later(edit, event)?;
+    }
     if flags.outlier {
         return Ok(());
     }
@@ -47,7 +52,6 @@ pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), Store
     if state_after.is_some() && !is_given()? {
         return tell_who_waits(edit, event);
     }
-    let read = read_held(edit, event, version_of(edit)?)?;
     settle_read(edit, event, &read)?;
     if state_after.is_some() { tell_who_waits(edit, event) } else { Ok(()) }
 }
@@ -98,7 +102,8 @@ fn settle_before(
                 return Ok(());
             }
             node.state_after = Some(state);
-            edit.put_node(event, node)
+            edit.put_node(event, node)?;
+            redaction::settled(edit, event, read)
         }
     }
 }

@@ -17,46 +17,68 @@ pub(super) fn adopt_given(
     event: EventNum,
     given: &[GivenEvent],
 ) -> Result<Option<StateNum>, StoreError> {
+    let Some(events) = all_held(edit, event, given)? else { return Ok(None) };
     let version = version_of(edit)?;
-    let (mut entries, mut complete) = (Vec::new(), true);
-    for it in given {
-        let held = match it {
-            GivenEvent::Held(held) => Some(*held),
-            GivenEvent::Named(event_id) => edit.event_num(edit.room_num(), event_id)?,
-        };
-        match (held, it) {
-            (Some(held), _) => {
-                let read = read_held(edit, held, version)?;
-                match Entry::of(held, &read) {
-                    Some(entry) => entries.push(entry),
-                    None if read.pdu().is_some() => return Ok(None),
-                    // For what it stands cannot be read: then for nothing.
-                    None => {}
-                }
-            }
-            (None, GivenEvent::Named(event_id)) => {
-                edit.put_wanted(event_id, event);
-                complete = false;
-            }
-            (None, GivenEvent::Held(_)) => complete = false,
-        }
-    }
-    let kept: BTreeSet<Key> = entries.iter().map(Entry::key).collect();
-    if !complete || kept.len() != entries.len() {
-        return Ok(None);
-    }
     // Most of it will be what the room's current state has: share that, and take out the rest.
     let share = edit.room.current_state;
-    let mut removals = Vec::new();
-    if let Some(share) = share {
-        let nodes = edit.states(edit.room_num());
-        for (key, value) in map::entries(&nodes, share.root(), None, usize::MAX)? {
-            if matches!(value, Value::Event { .. }) && !kept.contains(&key) {
-                removals.push(key);
+    let shared = match share {
+        Some(share) => map::entries(&edit.states(edit.room_num()), share.root(), None, usize::MAX)?,
+        None => Vec::new(),
+    };
+    let of_events = shared.into_iter().filter_map(|(key, value)| match value {
+        Value::Event { event, .. } => Some((EventNum(event), key)),
+        Value::Server { .. } => None,
+    });
+    let mut shared: BTreeMap<EventNum, Key> = of_events.collect();
+    let (mut kept, mut entries) = (BTreeSet::new(), Vec::new());
+    for event in events {
+        let key = match shared.remove(&event) {
+            Some(key) => key,
+            None => {
+                let read = read_held(edit, event, version)?;
+                match Entry::of(event, &read) {
+                    Some(entry) => {
+                        let key = entry.key();
+                        entries.push(entry);
+                        key
+                    }
+                    None if read.pdu().is_some() => return Ok(None),
+                    // For what it stands cannot be read: then for nothing.
+                    None => continue,
+                }
             }
+        };
+        if !kept.insert(key) {
+            return Ok(None);
         }
     }
+    let removals: Vec<Key> = shared.into_values().filter(|it| !kept.contains(it)).collect();
     write(edit, Base { share, before: None }, &entries, &removals).map(Some)
+}
+
+/// The numbers of a given state's events. Nothing while one of them is not held: `event` then waits
+/// for it.
+fn all_held(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    given: &[GivenEvent],
+) -> Result<Option<Vec<EventNum>>, StoreError> {
+    let mut events = Vec::with_capacity(given.len());
+    let mut missing: Option<(Key, &str)> = None;
+    for it in given {
+        match it {
+            GivenEvent::Held(held) => events.push(*held),
+            GivenEvent::Named(event_id) => match edit.event_num(edit.room_num(), event_id)? {
+                Some(held) => events.push(held),
+                None => missing = missing.max(Some((Key::of_state("", event_id), event_id))),
+            },
+        }
+    }
+    let Some((_, event_id)) = missing else { return Ok(Some(events)) };
+    // One is enough: when it comes, the others are looked for again. It is chosen by a hash, so that
+    // in whatever order they come, it seldom is one of the first.
+    edit.put_wanted(event_id, event);
+    Ok(None)
 }
 
 /// A state event, with what the state map keeps of it.

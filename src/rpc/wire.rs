@@ -383,7 +383,7 @@ fn refusal_reason(refusal: &Refusal) -> pb::RefusalReason {
         Refusal::RoomMismatch { .. } => Reason::RoomMismatch,
         Refusal::EventIdMismatch { .. } => Reason::EventIdMismatch,
         Refusal::Conflict(_) => Reason::Conflict,
-        Refusal::StateInvalid { .. } => Reason::StateInvalid,
+        Refusal::StateInvalid { .. } | Refusal::StateTooLong(_) => Reason::StateInvalid,
     }
 }
 

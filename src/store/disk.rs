@@ -141,6 +141,8 @@ impl Store {
 
 impl View for Store {
     fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+        #[cfg(test)]
+        self.touched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(self.tree.get(key)?)
     }
 
@@ -161,7 +163,11 @@ impl View for Store {
                 it.as_ref().is_ok_and(|(key, _)| key.starts_with(prefix)) || it.is_err()
             })
             .take(limit)
-            .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), value))?))
+            .map(|it| {
+                #[cfg(test)]
+                self.touched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok(it.map(|(key, value)| (key.to_vec(), value))?)
+            })
             .collect()
     }
 

@@ -274,6 +274,11 @@ impl<'s> Edit<'s> {
             let key = keys::page(self.number, number);
             if page.is_empty() { self.remove(key) } else { self.put(key, page.encode(number)) }
         }
+        #[cfg(test)]
+        self.store.touched.fetch_add(
+            u64::try_from(self.changes.len()).unwrap_or(u64::MAX),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         let mut batch = sled::Batch::default();
         for (key, value) in std::mem::take(&mut self.changes) {
             match value {

@@ -4,11 +4,13 @@
 use sled::Batch;
 
 use super::{
-    FetchedKeys, Store, StoreError, View,
+    EventNum, FetchedKeys, Judgement, Power, Room, RoomNum, Store, StoreError, View,
     codec::{self, Malformed},
     keys,
     record::{self, Room2},
+    view::number_or_gone,
 };
+use crate::state::map::{self, Key, Value};
 
 /// The layout that this build reads and writes.
 pub(super) const FORMAT: u32 = 4;
@@ -80,9 +82,11 @@ impl Store {
                 let value = codec::seal(&key, record::encode_extremity(node.state_after));
                 changes.insert(key, value);
             }
+            self.note_powers(number, &room, &mut changes)?;
             let value = codec::seal(&key, room.encode());
             changes.insert(key, value);
         }
+        self.judge_redactions(&mut changes)?;
         for (key, _) in self.scan(&keys::all_server_keys(), None, usize::MAX)? {
             let answer = self.read("server keys", &key, |bytes| Ok(bytes.to_vec()))?;
             let fetched = FetchedKeys { fetched_ts: 0, answer: answer.unwrap_or_default() };
@@ -90,6 +94,50 @@ impl Store {
             changes.insert(key, value);
         }
         Ok(changes)
+    }
+
+    /// The power levels of a room's current state are the last that arrived. Of others nothing is
+    /// known, so a redaction that arrived before them is judged by the state at it alone.
+    fn note_powers(
+        &self,
+        number: RoomNum,
+        room: &Room,
+        changes: &mut Batch,
+    ) -> Result<(), StoreError> {
+        let Some(current) = room.current_state else { return Ok(()) };
+        let key = Key::of_state("m.room.power_levels", "");
+        let value = map::get(&self.states(number), current.root(), key)?;
+        let Some(Value::Event { event, .. }) = value else { return Ok(()) };
+        let node = self.topology(number).node(EventNum(event))?;
+        if let Some(node) = node.filter(|it| it.flags.is_accepted()) {
+            let key = keys::power(number, node.arrival, EventNum(event));
+            let value = codec::seal(&key, record::encode_power(Power::default()));
+            changes.insert(key, value);
+        }
+        Ok(())
+    }
+
+    /// Redactions got a judgement. Those whose sender lacked the power as they came keep theirs,
+    /// which nothing tells any more; all others are judged again.
+    fn judge_redactions(&self, changes: &mut Batch) -> Result<(), StoreError> {
+        for (key, value) in self.scan(&keys::redactions_3(), None, usize::MAX)? {
+            let damaged = || StoreError::corrupt("redaction", &key);
+            let was_powerless = codec::unseal(&key, &value).map_err(|_| damaged())? == [1];
+            let judgement = if was_powerless { Judgement::Unheeded } else { Judgement::Unseen };
+            let moved = keys::of_redaction_3(&key, judgement.number());
+            let (redaction, target) = moved.ok_or_else(damaged)?;
+            let room = keys::room_of(&key).ok_or_else(damaged)?;
+            let target = self.read("event number", &target, number_or_gone)?.flatten();
+            if let Some(target) = target.filter(|_| !was_powerless) {
+                let key = keys::unsettled(room, EventNum(target));
+                let value = codec::seal(&key, record::encode_unsettled(true));
+                changes.insert(key, value);
+            }
+            let value = codec::seal(&redaction, Vec::new());
+            changes.insert(redaction, value);
+            changes.remove(key);
+        }
+        Ok(())
     }
 
     /// Every room's record, in the layout of an older format.

@@ -19,7 +19,7 @@
 //! 07 room event follower           an event whose state waits for that of another
 //! 08 room arrival event            only where arrival is not the event's number
 //! 09 room state                    StateFacts, and the nodes this state has of its own
-//! 0a room hash(target id) event    a redaction of the target, and its sender's power as it came
+//! 0a                               redactions before format 4
 //! 0b user id                       asked for erasure
 //! 0c room event                    the state that came with the event
 //! 0d room event                    its state may be known now: work still to be done
@@ -29,6 +29,9 @@
 //! 11                               where "mark" was before format 3
 //! 12 room page                     Block         the other bodies of a page that is full, together
 //! 13 room arrival event            a forward extremity, the last to arrive first: the state after it
+//! 14 room hash(target id) n event  a redaction of the target; n: whether it takes effect
+//! 15 room arrival event            power levels, the last to arrive first
+//! 16 room arrival event            a redaction, where that takes power
 //! ```
 //!
 //! Every value ends with a checksum over key and value.
@@ -53,6 +56,7 @@ mod error;
 mod flush;
 mod format;
 mod helpers;
+mod judged;
 mod kept;
 mod keys;
 mod mark;
@@ -89,10 +93,11 @@ pub use durable::Durability;
 pub use edit::Edit;
 pub use error::StoreError;
 use flush::Flushes;
+pub use judged::Judged;
 pub use keys::{PAGE_EVENTS, Part};
 use mark::Mark;
 pub use nodes::{StateNodes, Topology};
-pub use notes::Unsettled;
+pub use notes::{Judgement, Power, Unsettled};
 use opening::Closing;
 pub use panics::caught;
 pub use record::{EventNode, Extremity, FetchedKeys, Flags, GivenEvent, Room, StateFacts};
@@ -145,6 +150,9 @@ pub struct Store {
     purging: Mutex<()>,
     /// Set for good when a write or a flush has failed: sled may be poisoned from then on.
     failed: AtomicBool,
+    /// Records read and written.
+    #[cfg(test)]
+    pub(crate) touched: std::sync::atomic::AtomicU64,
     /// Behind what uses sled: it closes it.
     closing: Closing,
     watchdog: Watchdog,

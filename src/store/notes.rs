@@ -12,6 +12,42 @@ pub struct Unsettled {
     pub is_unfinished: bool,
 }
 
+/// What was found out about a redaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing yet: its target was not held when it came.
+    Unseen,
+    /// It cannot be told yet whether it takes effect.
+    Waiting,
+    /// It takes effect.
+    Heeded,
+    /// It does not.
+    Unheeded,
+}
+
+impl Judgement {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unseen, Self::Waiting, Self::Heeded, Self::Unheeded];
+
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Unseen => 0,
+            Self::Waiting => 1,
+            Self::Heeded => 2,
+            Self::Unheeded => 3,
+        }
+    }
+}
+
+/// What is known of power levels that were accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Power {
+    /// The power levels that they replaced.
+    pub before: Option<EventNum>,
+    /// Up to which redaction, by its arrival, those that arrived later were judged again.
+    pub judged_up_to: Option<(i64, EventNum)>,
+}
+
 impl Edit<'_> {
     /// Notes that `follower` references, at `place` among its predecessors, an event that is not
     /// placed.
@@ -65,16 +101,30 @@ impl Edit<'_> {
         self.remove(keys::unsettled(self.number, event));
     }
 
-    /// Notes a redaction of an event, held or not, and whether its sender lacked the power to
-    /// redact when it came.
-    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum, powerless: bool) {
-        let key = keys::redaction(self.number, target_id, redaction);
-        self.put(key, vec![u8::from(powerless)]);
+    /// Notes a redaction of an event, held or not.
+    pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum, judgement: Judgement) {
+        let key = keys::redaction(self.number, target_id, judgement.number(), redaction);
+        self.put(key, Vec::new());
     }
 
     /// Takes such a note back.
-    pub fn remove_redaction(&mut self, target_id: &str, redaction: EventNum) {
-        self.remove(keys::redaction(self.number, target_id, redaction));
+    pub fn remove_redaction(&mut self, target_id: &str, redaction: EventNum, judgement: Judgement) {
+        self.remove(keys::redaction(self.number, target_id, judgement.number(), redaction));
+    }
+
+    /// Lists a redaction by its arrival.
+    pub fn list_redaction(&mut self, arrival: i64, redaction: EventNum) {
+        self.put(keys::later_redaction(self.number, arrival, redaction), Vec::new());
+    }
+
+    /// Takes it out of that list.
+    pub fn remove_listed_redaction(&mut self, arrival: i64, redaction: EventNum) {
+        self.remove(keys::later_redaction(self.number, arrival, redaction));
+    }
+
+    /// Lists power levels that were accepted, and what is known of them.
+    pub fn put_power(&mut self, arrival: i64, event: EventNum, power: Power) {
+        self.put(keys::power(self.number, arrival, event), record::encode_power(power));
     }
 
     /// Keeps the state that came with an event.

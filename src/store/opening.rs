@@ -148,6 +148,8 @@ impl Store {
                 tree: Some(tree),
             },
             watchdog: Watchdog::start(options.flush_timeout),
+            #[cfg(test)]
+            touched: std::sync::atomic::AtomicU64::default(),
             _lock: lock.try_clone().map_err(at(&lock_path))?,
         };
         let read = caught(|| {

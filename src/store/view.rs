@@ -401,27 +401,6 @@ pub trait View {
         Ok(found)
     }
 
-    /// The redactions of an event that are held, and whether their senders lacked the power to
-    /// redact when they came.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn redactions_of(
-        &self,
-        room: RoomNum,
-        target_id: &str,
-    ) -> Result<Vec<(EventNum, bool)>, StoreError> {
-        let records = self.scan(&keys::redactions(room, target_id), None, usize::MAX)?;
-        let redaction = |(key, value): &(Vec<u8>, IVec)| match unseal(key, value).ok()? {
-            [powerless @ (0 | 1)] => Some((EventNum(keys::last_number(key)?), *powerless == 1)),
-            _ => None,
-        };
-        records
-            .iter()
-            .map(|it| redaction(it).ok_or_else(|| StoreError::corrupt("redaction", &it.0)))
-            .collect()
-    }
-
     /// The event numbers at the end of the keys with a prefix.
     ///
     /// # Errors

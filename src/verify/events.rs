@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 
 use super::{Walk, What};
 use crate::{
-    ingest,
+    ingest::{self, MAX_PREV_EVENTS},
     pdu::{Event, Pdu, id_of_unreadable},
     state::map,
-    store::{Body, Edit, EventNode, EventNum, PAGE_EVENTS, PrevEvent, StoreError, View},
+    store::{
+        Body, Edit, EventNode, EventNum, Judged as _, PAGE_EVENTS, PrevEvent, StoreError, View,
+    },
 };
 
 /// Events looked at between two moments in which others may write.
@@ -148,10 +150,12 @@ impl Walk<'_> {
         read: &Event,
     ) -> Result<(), StoreError> {
         let event_id = read.event_id().as_str();
-        if node.prev_events.len() != read.prev_events().len() {
+        // Older builds have drawn them all.
+        if node.prev_events.len() < read.prev_events().len().min(MAX_PREV_EVENTS + 1) {
             self.fault(event_id, What::EdgesMissing)?;
         }
-        for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(read.prev_events())) {
+        let drawn = read.prev_events().iter().take(MAX_PREV_EVENTS);
+        for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(drawn)) {
             let held = edit.event_num(self.number, prev.as_str())?;
             let placed = match held {
                 // An id that leads to no event is named with all other records.
@@ -226,13 +230,8 @@ impl Walk<'_> {
 }
 
 /// Whether a redaction is noted of its target.
-pub(super) fn is_noted(
-    edit: &Edit<'_>,
-    redaction: EventNum,
-    target_id: &str,
-) -> Result<bool, StoreError> {
-    let held = edit.redactions_of(edit.room_num(), target_id)?;
-    Ok(held.iter().any(|(it, _)| *it == redaction))
+fn is_noted(edit: &Edit<'_>, redaction: EventNum, target_id: &str) -> Result<bool, StoreError> {
+    Ok(edit.judgement(edit.room_num(), target_id, redaction)?.is_some())
 }
 
 /// Whether an event is to be redacted, and whether that cannot be told yet.

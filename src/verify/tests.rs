@@ -8,7 +8,7 @@ use crate::{
     ingest::{self, NewEvent, Outcome},
     room_format::Reader,
     state::map::Node,
-    store::{Edit, EventNum, Options, PrevEvent},
+    store::{Edit, EventNum, Judgement, Options, PrevEvent},
 };
 
 #[derive(Default)]
@@ -220,7 +220,7 @@ fn records_that_nothing_leads_to_are_named() {
     names(&damaged(given), "a record of an event that is not held");
     let waiting = |edit: &mut Edit<'_>| edit.put_waiting(EventNum(3), beyond);
     names(&damaged(waiting), "a note about an event that is not held");
-    let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, false);
+    let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, Judgement::Heeded);
     names(&damaged(redaction), "a record of an event that is not held");
     let states = |edit: &mut Edit<'_>| edit.room.next_state = crate::store::StateNum(1);
     names(&damaged(states), "a state that never was");

@@ -16,7 +16,7 @@ pub(super) use self::{
     state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 use super::{
-    EventNum, StateNum,
+    EventNum, Power, StateNum,
     codec::{Malformed, Reader, Writer},
 };
 
@@ -264,6 +264,26 @@ pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
     let missing = (from.small()?, from.text()?.to_owned());
     from.end()?;
     Ok(missing)
+}
+
+pub(super) fn encode_power(power: Power) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.number(power.before.map_or(0, |it| u64::from(it.0) + 1));
+    if let Some((arrival, event)) = power.judged_up_to {
+        out.signed(arrival);
+        out.number(event.0.into());
+    }
+    out.finish()
+}
+
+pub(super) fn decode_power(bytes: &[u8]) -> Result<Power, Malformed> {
+    let mut from = Reader(bytes);
+    let before = from.number()?.checked_sub(1).map(u32::try_from).transpose();
+    let before = before.map_err(|_| Malformed)?.map(EventNum);
+    let judged_up_to =
+        if from.0.is_empty() { None } else { Some((from.signed()?, EventNum(from.small()?))) };
+    from.end()?;
+    Ok(Power { before, judged_up_to })
 }
 
 /// Work that is left: whether it is more than to work out the event's own state.

@@ -11,7 +11,7 @@ use crate::{
     store::{Edit, EventNum, PrevEvent, RoomNum, StateNum, Store, StoreError, View},
     verify::{
         Remedy, What,
-        events::{hidden, is_noted},
+        events::hidden,
         graph::{Sums, followed, oldest_first},
         states::Used,
     },
@@ -199,21 +199,11 @@ impl<'a> Mending<'a> {
                 && visibility(held)? == visibility(derived)?))
     }
 
-    /// Whether its sender lacked the power as the redaction came is not known any more: the state
-    /// at the redaction decides alone, which can only hide more.
+    /// That an event redacts another.
     fn note_redaction(&self, event: EventNum) -> Result<(), StoreError> {
         let mut edit = self.edit()?;
         let Some(read) = self.placed(&edit, event)? else { return Ok(()) };
-        match read.redacts() {
-            Some(target)
-                if !edit.node(event)?.flags.rejected
-                    && !is_noted(&edit, event, target.as_str())? =>
-            {
-                edit.put_redaction(target.as_str(), event, false);
-                edit.commit()
-            }
-            Some(_) | None => Ok(()),
-        }
+        if ingest::note_redaction_again(&mut edit, event, &read)? { edit.commit() } else { Ok(()) }
     }
 
     /// What is redacted is hidden. What is hidden stays so: whoever lost a redaction would show it.

@@ -7,7 +7,9 @@ use super::*;
 use crate::{
     context::Context,
     state::map,
-    store::{Edit, EventNode, EventNum, PrevEvent, Room, StateNum, View as _},
+    store::{
+        Edit, EventNode, EventNum, Judged as _, Judgement, PrevEvent, Room, StateNum, View as _,
+    },
     verify::tests::{faults, opened_again, store_of},
 };
 
@@ -201,8 +203,10 @@ fn redactions_are_heeded_again_and_nothing_hidden_is_shown() {
     node_comes_back("redactions-v11", hidden, |it| it.flags.redacted = false);
     comes_back("redactions-v11", |edit| {
         let target = event_id(edit, hidden);
-        for (redaction, _) in edit.redactions_of(edit.room_num(), &target).unwrap() {
-            edit.remove_redaction(&target, redaction);
+        for judged in Judgement::ALL {
+            for redaction in edit.redactions_of(edit.room_num(), &target, judged, 99).unwrap() {
+                edit.remove_redaction(&target, redaction, judged);
+            }
         }
         let mut node = edit.node(EventNum(hidden)).unwrap();
         node.flags.redacted = false;
@@ -224,7 +228,7 @@ fn strays_are_removed() {
     let beyond = EventNum(100_000);
     comes_back("chaos0-v10", |edit| edit.put_given_state(beyond, &[]));
     comes_back("chaos0-v10", |edit| edit.put_waiting(EventNum(3), beyond));
-    comes_back("chaos0-v10", |edit| edit.put_redaction("$target", beyond, false));
+    comes_back("chaos0-v10", |edit| edit.put_redaction("$target", beyond, Judgement::Heeded));
     comes_back("chaos0-v10", |edit| edit.put_missing("$never", EventNum(3), 0));
     comes_back("chaos0-v10", |edit| edit.list_arrival(EventNum(3), 77));
     comes_back("chaos0-v10", |edit| {

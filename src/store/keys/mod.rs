@@ -1,6 +1,10 @@
 //! Every key on disk, and nowhere else. Big-endian and of fixed width up to a last part of any
 //! length, so that keys sort as their parts do. Tags are never given a second meaning.
 
+mod parts;
+
+pub use parts::Part;
+pub(crate) use parts::{Of, Parts, part, parts};
 use sha2::{Digest as _, Sha256};
 
 use super::{EventNum, RoomNum, StateNum};
@@ -20,7 +24,7 @@ impl Tag {
     const WAITING: Self = Self(0x07);
     const ARRIVAL: Self = Self(0x08);
     const STATE: Self = Self(0x09);
-    const REDACTION: Self = Self(0x0a);
+    const REDACTION_3: Self = Self(0x0a);
     const ERASED_USER: Self = Self(0x0b);
     const GIVEN_STATE: Self = Self(0x0c);
     const UNSETTLED: Self = Self(0x0d);
@@ -30,10 +34,13 @@ impl Tag {
     const MARK_2: Self = Self(0x11);
     const BLOCK: Self = Self(0x12);
     const EXTREMITY: Self = Self(0x13);
+    const REDACTION: Self = Self(0x14);
+    const POWER: Self = Self(0x15);
+    const LATER_REDACTION: Self = Self(0x16);
 }
 
 /// Every kind of record whose key goes on with the number of a room, but for the room's own.
-const OF_ROOMS: [Tag; 13] = [
+const OF_ROOMS: [Tag; 15] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
@@ -47,6 +54,8 @@ const OF_ROOMS: [Tag; 13] = [
     Tag::UNSETTLED,
     Tag::WANTED,
     Tag::EXTREMITY,
+    Tag::POWER,
+    Tag::LATER_REDACTION,
 ];
 
 /// How many events share a page of topology, and a block of bodies.
@@ -226,12 +235,55 @@ pub(crate) fn state(room: RoomNum, state: StateNum) -> Vec<u8> {
 }
 
 /// The redactions of an event.
-pub(crate) fn redactions(room: RoomNum, target_id: &str) -> Vec<u8> {
+pub(crate) fn all_redactions(room: RoomNum, target_id: &str) -> Vec<u8> {
     Key::of_room(Tag::REDACTION, room).bytes(&hashed(target_id)).0
 }
 
-pub(crate) fn redaction(room: RoomNum, target_id: &str, redaction: EventNum) -> Vec<u8> {
-    Key(redactions(room, target_id)).number(redaction.0).0
+/// The redactions of an event that were judged alike.
+pub(crate) fn redactions(room: RoomNum, target_id: &str, judgement: u8) -> Vec<u8> {
+    Key(all_redactions(room, target_id)).bytes(&[judgement]).0
+}
+
+pub(crate) fn redaction(
+    room: RoomNum,
+    target_id: &str,
+    judgement: u8,
+    redaction: EventNum,
+) -> Vec<u8> {
+    Key(redactions(room, target_id, judgement)).number(redaction.0).0
+}
+
+/// All redactions, in all rooms, as they were noted before format 4.
+pub(crate) fn redactions_3() -> Vec<u8> {
+    Key::new(Tag::REDACTION_3).0
+}
+
+/// The key of [`redaction`] for a key of those before format 4, and that of the target's number.
+pub(crate) fn of_redaction_3(key: &[u8], judgement: u8) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (room, event) = (room_of(key)?, EventNum(last_number(key)?));
+    let hash: &[u8; 16] = key.get(5..)?.first_chunk()?;
+    let redaction = Key::of_room(Tag::REDACTION, room).bytes(hash).bytes(&[judgement]);
+    Some((redaction.number(event.0).0, event_by_hash(room, *hash)))
+}
+
+/// All power levels that were accepted in a room, those that arrived last first.
+pub(crate) fn powers(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::POWER, room).0
+}
+
+pub(crate) fn power(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
+    let ordered = (!arrival ^ i64::MIN).to_be_bytes();
+    Key::of_room(Tag::POWER, room).bytes(&ordered).number(event.0).0
+}
+
+/// All redactions of a room, in their order of arrival.
+pub(crate) fn later_redactions(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::LATER_REDACTION, room).0
+}
+
+pub(crate) fn later_redaction(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
+    let ordered = (arrival ^ i64::MIN).to_be_bytes();
+    Key::of_room(Tag::LATER_REDACTION, room).bytes(&ordered).number(event.0).0
 }
 
 pub(crate) fn erased_users() -> Vec<u8> {
@@ -306,144 +358,5 @@ pub(crate) fn room_of(key: &[u8]) -> Option<RoomNum> {
     key.get(1..)?.first_chunk::<4>().map(|it| RoomNum(u32::from_be_bytes(*it)))
 }
 
-/// What a key says.
-pub(crate) enum Parts<'k> {
-    /// Of the store as a whole.
-    Store,
-    /// The id of a room.
-    RoomName(&'k str),
-    /// A room.
-    Room(RoomNum),
-    /// Something of a room.
-    OfRoom(RoomNum, Of),
-}
-
-/// What a record of a room is of.
-#[derive(Clone, Copy)]
-pub(crate) enum Of {
-    Id,
-    Page(u32),
-    State(StateNum),
-    Event(EventNum),
-    /// An event, and one that follows it.
-    Both(EventNum, EventNum),
-    Arrival(i64, EventNum),
-    Extremity(i64, EventNum),
-    /// The follower of an event that is missing.
-    Missing(EventNum),
-}
-
-/// What kind of record of a room a key names, for whoever asks what the loss of it means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// The number of an event, by its id.
-    Id,
-    /// Nodes of events.
-    Page,
-    /// What came: an event.
-    Body,
-    /// What came with an event: the state after it.
-    GivenState,
-    /// That an event redacts another, and whether its sender lacked the power as it came.
-    Redaction,
-    /// A state.
-    State,
-    /// What is missing or waited for, or the order of arrival: it follows from all of these.
-    Note,
-}
-
-/// The kind of record of a room that a key names, if it names one.
-pub(crate) fn part(key: &[u8]) -> Option<Part> {
-    Some(match Tag(*key.first()?) {
-        Tag::EVENT => Part::Id,
-        Tag::PAGE => Part::Page,
-        Tag::BODY | Tag::BLOCK => Part::Body,
-        Tag::GIVEN_STATE => Part::GivenState,
-        Tag::REDACTION => Part::Redaction,
-        Tag::STATE => Part::State,
-        Tag::MISSING
-        | Tag::WAITING
-        | Tag::ARRIVAL
-        | Tag::UNSETTLED
-        | Tag::WANTED
-        | Tag::EXTREMITY => Part::Note,
-        _ => return None,
-    })
-}
-
-/// Takes a key apart; nothing if it is none of ours.
-pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
-    let (tag, rest) = key.split_first()?;
-    let (numbers, length) = (rest.as_chunks::<4>().0, rest.len());
-    let number = |at: usize| numbers.get(at).map(|it| u32::from_be_bytes(*it));
-    let event = |at| number(at).map(EventNum);
-    let of = match (Tag(*tag), length) {
-        (Tag::FORMAT, 0 | 4)
-        | (Tag::MARK_2, 0)
-        | (Tag::ERASED_USER | Tag::SERVER_KEYS, _)
-        | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
-        (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
-        (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
-        (Tag::EVENT, 20) => Of::Id,
-        (Tag::PAGE | Tag::BLOCK, 8) => Of::Page(number(1)?),
-        (Tag::STATE, 8) => Of::State(StateNum(number(1)?)),
-        (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
-        (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
-        (Tag::ARRIVAL, 16) => {
-            let (arrival, event) = arrival_of(key)?;
-            Of::Arrival(arrival, event)
-        }
-        (Tag::EXTREMITY, 16) => {
-            let (arrival, event) = extremity_of(key)?;
-            Of::Extremity(arrival, event)
-        }
-        (Tag::MISSING, 24) => Of::Missing(event(5)?),
-        (Tag::REDACTION | Tag::WANTED, 24) => Of::Event(event(5)?),
-        _ => return None,
-    };
-    Some(Parts::OfRoom(RoomNum(number(0)?), of))
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn keys_sort_as_their_parts(a: (u32, i64, u32), b: (u32, i64, u32)) {
-            let key = |it: (u32, i64, u32)| arrival(RoomNum(it.0), it.1, EventNum(it.2));
-            prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));
-            let key = |it: (u32, i64, u32)| waiting_of(RoomNum(it.0), EventNum(7), EventNum(it.2));
-            prop_assert_eq!((a.0, a.2).cmp(&(b.0, b.2)), key(a).cmp(&key(b)));
-            let key = |it: (u32, i64, u32)| page(RoomNum(it.0), it.2);
-            prop_assert_eq!((a.0, a.2).cmp(&(b.0, b.2)), key(a).cmp(&key(b)));
-        }
-    }
-
-    /// The bytes are a promise to every store ever written.
-    #[test]
-    fn golden_keys() {
-        let (room, event) = (RoomNum(0x0102_0304), EventNum(0x0a0b_0c0d));
-        let hex = |key: Vec<u8>| key.iter().map(|it| format!("{it:02x}")).collect::<String>();
-        assert_eq!(hex(format()), "00");
-        assert_eq!(hex(mark()), "006d61726b");
-        assert_eq!(hex(room_by_name("!a")), "012161");
-        assert_eq!(hex(super::room(room)), "0201020304");
-        assert_eq!(hex(super::event(room, "$a")), "03010203047a0eec4b42ce5350c33d7c9f9859574b");
-        assert_eq!(hex(page(room, 5)), "040102030400000005");
-        assert_eq!(hex(body(room, event)), "05010203040a0b0c0d");
-        assert_eq!(hex(block(room, 5)), "120102030400000005");
-        assert_eq!(hex(waiting_of(room, event, EventNum(1))), "07010203040a0b0c0d00000001");
-        assert_eq!(hex(arrival(room, -1, event)), "08010203047fffffffffffffff0a0b0c0d");
-        assert_eq!(hex(arrival(room, 1, event)), "080102030480000000000000010a0b0c0d");
-        assert_eq!(hex(extremity(room, 1, event)), "13010203047ffffffffffffffe0a0b0c0d");
-        assert_eq!(extremity_of(&extremity(room, -7, event)), Some((-7, event)));
-        assert_eq!(hex(state(room, StateNum(9))), "090102030400000009");
-        assert_eq!(hex(erased_user("@a:b")), "0b40613a62");
-        assert_eq!(hex(given_state(room, event)), "0c010203040a0b0c0d");
-        assert_eq!(hex(unsettled(room, event)), "0d010203040a0b0c0d");
-        assert_eq!(hex(server_keys("b")), "0e62");
-    }
-}
+mod tests;

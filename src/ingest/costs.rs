@@ -1,0 +1,267 @@
+//! What an append costs does not grow with what strangers can make many of: counted in records read
+//! and written, beside few and beside many.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{Left, MAX_PREV_EVENTS, NewEvent, Outcome, Refusal, Verdict, append, work_off};
+use crate::{
+    builder::{Draft, Event, Room},
+    context::Context,
+    pdu::RoomVersion,
+    store::{Options, PrevEvent, Store, View},
+};
+
+const ALICE: &str = "@alice:one.example";
+const BOB: &str = "@bob:two.example";
+/// More than is done in one turn, and many times that.
+const FEW: usize = 300;
+const MANY: usize = 1_500;
+/// Records that one append may touch beside many of something, whatever it is.
+const AT_MOST: u64 = 4_000;
+
+struct Held {
+    cx: Context,
+    room: Room,
+    create: Event,
+    join: Event,
+    _dir: TempDir,
+}
+
+impl Held {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
+        let (room, create) = Room::new(RoomVersion::V10, ALICE);
+        let join = room.member(ALICE, ALICE, "join").after([&create]);
+        let join = join.authorised_by([create.event_id.clone()]).finish();
+        let held = Self { cx, room, create, join, _dir: dir };
+        held.append(&held.create, Verdict::default());
+        held.append(&held.join, Verdict::default());
+        held
+    }
+
+    /// Appends an event; how many records that read and wrote.
+    fn append(&self, event: &Event, verdict: Verdict) -> u64 {
+        let before = self.cx.store.touched.load(Ordering::Relaxed);
+        let event = NewEvent { verdict, ..self.room.accepted(event) };
+        let outcome = append(&self.cx, &event).unwrap();
+        assert!(matches!(outcome, Outcome::Appended { duplicate: false, .. }), "{outcome:?}");
+        self.cx.store.touched.load(Ordering::Relaxed) - before
+    }
+
+    /// Works off what was left: how many turns, and the most records that one of them touched.
+    fn work_off(&self) -> (usize, u64) {
+        let (mut turns, mut most) = (0, 0);
+        loop {
+            let before = self.cx.store.touched.load(Ordering::Relaxed);
+            let left = work_off(&self.cx).unwrap();
+            most = most.max(self.cx.store.touched.load(Ordering::Relaxed) - before);
+            if left == Left::None {
+                return (turns, most);
+            }
+            turns += 1;
+        }
+    }
+
+    fn authorised(&self, draft: Draft<'_>) -> Event {
+        draft.authorised_by([self.create.event_id.clone(), self.join.event_id.clone()]).finish()
+    }
+
+    fn message(&self, after: &Event) -> Event {
+        self.authorised(self.room.message(ALICE, "hello").after([after]))
+    }
+
+    fn state(&self, key: usize) -> Event {
+        let draft = self.room.state(ALICE, "entry", &key.to_string(), json!({}));
+        self.authorised(draft.after([&self.join]))
+    }
+
+    fn flags(&self, event: &Event) -> crate::store::Flags {
+        let store = &self.cx.store;
+        let room = store.room_num(&self.room.room_id).unwrap().unwrap();
+        let number = store.event_num(room, &event.event_id).unwrap().unwrap();
+        store.topology(room).node(number).unwrap().unwrap().flags
+    }
+
+    fn states_known(&self) -> usize {
+        let store = &self.cx.store;
+        let room = store.room_num(&self.room.room_id).unwrap().unwrap();
+        let nodes = (0..store.room(room).unwrap().next_event.0).filter_map(|it| {
+            store.topology(room).node(crate::store::EventNum(it)).unwrap()?.state_after
+        });
+        nodes.count()
+    }
+}
+
+/// What the last of so many events costs, each made from how many there are.
+fn last_of(count: usize, make: impl Fn(&Held, usize) -> (Event, Verdict)) -> u64 {
+    let held = Held::new();
+    let mut last = 0;
+    for number in 0..count {
+        let (event, verdict) = make(&held, number);
+        last = held.append(&event, verdict);
+    }
+    held.work_off();
+    last
+}
+
+#[track_caller]
+fn is_flat(make: impl Fn(&Held, usize) -> (Event, Verdict)) {
+    let (few, many) = (last_of(FEW, &make), last_of(MANY, &make));
+    assert!(many <= few + few / 4 + 20, "{few} records beside {FEW}, {many} beside {MANY}");
+    assert!(many <= AT_MOST, "{many} records");
+}
+
+#[test]
+fn forward_extremities_of_one_state() {
+    is_flat(|held, _| (held.message(&held.join), Verdict::default()));
+}
+
+#[test]
+fn forward_extremities_of_a_state_each() {
+    is_flat(|held, number| (held.state(number), Verdict::default()));
+}
+
+#[test]
+fn events_that_wait_for_one() {
+    is_flat(|held, _| {
+        let draft = held.room.message(ALICE, "hello").after([&held.join]);
+        (held.authorised(draft.after_id("$missing")), Verdict::default())
+    });
+}
+
+#[test]
+fn redactions_of_one_event() {
+    is_flat(|held, _| {
+        let redaction = held.room.redaction(BOB, &held.join.event_id).after([&held.join]);
+        (held.authorised(redaction), Verdict::default())
+    });
+}
+
+#[test]
+fn redactions_of_an_event_that_is_not_there() {
+    is_flat(|held, _| {
+        let redaction = held.room.redaction(BOB, "$missing").after([&held.join]);
+        (held.authorised(redaction), Verdict::default())
+    });
+}
+
+#[test]
+fn redactions_whose_state_is_not_known() {
+    is_flat(|held, _| {
+        let redaction = held.room.redaction(BOB, &held.join.event_id).after([&held.join]);
+        (held.authorised(redaction.after_id("$missing")), Verdict::default())
+    });
+}
+
+/// What so many waited for comes: it is acknowledged after bounded work, and in the end all of them
+/// are known, whichever way they waited.
+#[test]
+fn an_event_that_many_wait_for_is_acknowledged_before_all_are_told() {
+    let held = Held::new();
+    let awaited = held.message(&held.join);
+    let behind = held.message(&awaited);
+    for number in 0..MANY {
+        // Some name what is missing, others what follows it.
+        let after = if number % 2 == 0 { &awaited } else { &behind };
+        held.append(&held.message(after), Verdict::default());
+    }
+    held.append(&behind, Verdict::default());
+    held.work_off();
+    let cost = held.append(&awaited, Verdict::default());
+    assert!(cost <= 2 * AT_MOST, "{cost} records");
+    assert!(held.states_known() < MANY, "not all before the answer");
+    let (turns, most) = held.work_off();
+    assert!(turns > 4, "{turns} turns");
+    assert!(most <= AT_MOST, "{most} records in a turn");
+    assert_eq!(held.states_known(), MANY + 4);
+}
+
+/// An event comes that strangers have redacted over and over; only one redaction counts.
+#[test]
+fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
+    let held = Held::new();
+    let said = held.message(&held.join);
+    for number in 0..MANY {
+        let sender = if number == MANY / 2 { ALICE } else { BOB };
+        let redaction = held.room.redaction(sender, &said.event_id).after([&held.join]);
+        held.append(&held.authorised(redaction), Verdict::default());
+    }
+    let cost = held.append(&said, Verdict::default());
+    assert!(cost <= 4 * AT_MOST, "{cost} records");
+    assert!(held.flags(&said).redaction_pending);
+    let (_, most) = held.work_off();
+    assert!(most <= AT_MOST, "{most} records in a turn");
+    let flags = held.flags(&said);
+    assert_eq!((flags.redacted, flags.redaction_pending), (true, false));
+}
+
+/// Whoever was not accepted is followed through: a line of them, however long, in steps.
+#[test]
+fn a_long_line_of_soft_failed_events_is_followed_in_steps() {
+    let held = Held::new();
+    let soft_failed = Verdict { soft_failed: true, ..Verdict::default() };
+    let own = held.message(&held.join);
+    held.append(&own, Verdict::default());
+    let mut last = own.clone();
+    for _ in 0..MANY {
+        last = held.message(&last);
+        held.append(&last, soft_failed);
+    }
+    assert!(!held.flags(&own).followed);
+    let cost = held.append(&held.message(&last), Verdict::default());
+    assert!(cost <= AT_MOST, "{cost} records");
+    let (_, most) = held.work_off();
+    assert!(most <= AT_MOST, "{most} records in a turn");
+    assert!(held.flags(&own).followed);
+}
+
+#[test]
+fn of_very_many_predecessors_the_first_are_kept_and_the_state_is_not_known() {
+    let held = Held::new();
+    let before: Vec<Event> = (0..40).map(|_| held.message(&held.join)).collect();
+    for event in &before {
+        held.append(event, Verdict::default());
+    }
+    let many = held.authorised(held.room.message(ALICE, "hello").after(&before));
+    held.append(&many, Verdict::default());
+    let store = &held.cx.store;
+    let room = store.room_num(&held.room.room_id).unwrap().unwrap();
+    let number = store.event_num(room, &many.event_id).unwrap().unwrap();
+    let node = store.topology(room).node(number).unwrap().unwrap();
+    assert_eq!(node.prev_events.len(), MAX_PREV_EVENTS + 1);
+    assert_eq!(node.prev_events.last(), Some(&PrevEvent::Missing));
+    assert_eq!(node.state_after, None);
+}
+
+/// Given states name what comes later: each that comes costs the same, but for the few that are
+/// looked out for.
+#[test]
+fn a_given_state_whose_events_come_one_by_one() {
+    let held = Held::new();
+    let entries: Vec<Event> = (0..MANY).map(|it| held.state(it)).collect();
+    let mut ids: Vec<String> = entries.iter().map(|it| it.event_id.clone()).collect();
+    ids.push(held.create.event_id.clone());
+    ids.push(held.join.event_id.clone());
+    let late = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
+    let event = NewEvent { state_after: &ids, ..held.room.accepted(&late) };
+    assert!(matches!(append(&held.cx, &event).unwrap(), Outcome::Appended { .. }));
+    let known = held.states_known();
+    let outlier = Verdict { outlier: true, ..Verdict::default() };
+    let costs: Vec<u64> = entries.iter().map(|it| held.append(it, outlier)).collect();
+    let cheap = costs.iter().filter(|it| **it < 150).count();
+    // Each look at all of them halves what is left, about.
+    assert!(cheap > MANY - 40, "{cheap} of {MANY}");
+    held.work_off();
+    assert_eq!(held.states_known(), known + 1);
+
+    let ids: Vec<String> = (0..=super::MAX_STATE_AFTER).map(|it| format!("${it}")).collect();
+    let other = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
+    let event = NewEvent { state_after: &ids, ..held.room.accepted(&other) };
+    let refused = append(&held.cx, &event).unwrap();
+    let is_it = |it: &Refusal| matches!(it, Refusal::StateTooLong(_));
+    assert!(matches!(refused, Outcome::Refused { refusal, .. } if is_it(&refusal)));
+}
