@@ -31,6 +31,7 @@ use crate::{
     context::Context,
     handshakes::Handshakes,
     limits::{Caller, Cut, LimitOptions, Share},
+    observe::Quiet,
     outgoing,
     wire::{Backlog, Wire},
     workers::Spread,
@@ -111,19 +112,21 @@ impl Protocols {
     /// Serves until the other end has had enough, or nothing is asked, or it has to give way, or
     /// all are to close and the requests under way are answered.
     pub(crate) async fn serve(self, accepted: Accepted) {
-        let cut = accepted.cut.clone();
+        let (cut, peer, cx) = (accepted.cut.clone(), accepted.peer, Arc::clone(&self.cx));
         tokio::select! {
             biased;
             () = cut.cancelled() => tracing::debug!("a connection was cut off"),
             ended = self.run(accepted) => if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended");
+                cx.limits.failed(peer);
             },
         }
     }
 
     async fn run(&self, accepted: Accepted) -> io::Result<()> {
         let Accepted { socket, peer, share, cut } = accepted;
-        let caller = Caller { address: peer, connection: share, cut: Cut::of(cut.clone()) };
+        let (end, attempt) = (Cut::of(cut.clone()), None);
+        let caller = Caller { address: peer, connection: share, cut: end, attempt };
         let Some(tls) = &self.tls else {
             // The runtime that serves it is the one to wake when something comes.
             return Box::pin(self.http(TcpStream::from_std(socket)?, caller, cut)).await;
@@ -152,13 +155,23 @@ impl Protocols {
             let (mut caller, cut) = (caller.clone(), cut.clone());
             async move {
                 drop(waiting);
-                caller.address = cx.limits.address(caller.address, request.headers());
+                let peer = caller.address;
+                caller.address = cx.limits.address(peer, request.headers());
+                let attempt = Arc::new(cx.limits.attempt(caller.address, peer, cut.clone()));
+                caller.attempt = Some(Arc::clone(&attempt));
                 // Here, since this is what a stream of HTTP/2 runs.
                 caller.cut = Cut::of_request(cut);
                 let version = request.version();
                 request.extensions_mut().insert(caller.clone());
                 let response = hyper::service::Service::call(&router, request).await;
-                response.map(|it| outgoing::send(it, (&cx.limits, &caller, version), counted))
+                response.map(|it| {
+                    if it.extensions().get::<Quiet>().is_some() {
+                        attempt.succeeded();
+                    }
+                    // What counts as a failure does so when its answer has been taken.
+                    let held = (counted, attempt);
+                    outgoing::send(it, (&cx.limits, &caller, version), held)
+                })
             }
         });
         let mut serving = pin!(self.http.serve_connection(TokioIo::new(stream), service));

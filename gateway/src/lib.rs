@@ -10,7 +10,7 @@
 //!                            ├──► limits                        is there room for it?
 //!                            ├──► body, json                    what do they send?
 //!                            ├──► history ══gRPC══► the graph   what may they have?
-//!                            └──► answer, error                 what do they get?
+//!                            └──► answer, error, outgoing       what do they get?
 //! ```
 //!
 //! What the house promises:

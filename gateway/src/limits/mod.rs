@@ -9,6 +9,7 @@
 mod addresses;
 mod counts;
 mod cut;
+mod failures;
 mod options;
 mod refusals;
 mod requests;
@@ -20,16 +21,19 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use tokio::time;
+use tokio_util::sync::CancellationToken;
 
 pub use self::options::LimitOptions;
 use self::{
     addresses::client,
     counts::{Counts, group},
+    failures::Failures,
     refusals::Refusals,
     shares::{Amount, Bounds},
 };
 pub(crate) use self::{
     cut::{Cut, run_stream},
+    failures::Attempt,
     requests::{Admitted, Caller, Held, Holds, Stranger, admit, authenticated},
     room::Room,
     servers::{Place, Servers},
@@ -42,6 +46,7 @@ const CONNECTIONS: &str = "connections";
 const HANDSHAKES: &str = "handshakes";
 const UNAUTHENTICATED: &str = "unauthenticated";
 const ANSWERS: &str = "answers";
+const FAILURES: &str = "failures";
 /// Frames of HTTP/2 that ask for nothing.
 pub(crate) const CONTROL_FRAMES: &str = "control_frames";
 pub(crate) const ENDINGS: [&str; 5] =
@@ -84,10 +89,12 @@ pub(crate) enum Limiter {
     ServerRate,
     /// Servers that ask at the same time.
     Servers,
+    /// Requests from one address that nobody was known by.
+    Failures,
 }
 
 impl Limiter {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Requests,
         Self::Concurrency,
         Self::RequestsPerAddress,
@@ -95,6 +102,7 @@ impl Limiter {
         Self::ServerConcurrency,
         Self::ServerRate,
         Self::Servers,
+        Self::Failures,
     ];
 
     /// For the log and the counts.
@@ -107,6 +115,7 @@ impl Limiter {
             Self::ServerConcurrency => "server_concurrency",
             Self::ServerRate => "server_rate",
             Self::Servers => "servers",
+            Self::Failures => FAILURES,
         }
     }
 
@@ -124,6 +133,7 @@ impl Limiter {
             }
             Self::ServerRate => "Too many requests of your server in a short time",
             Self::Servers => "Too many servers are asking at the moment",
+            Self::Failures => "Too many requests from your address that nobody could be known by",
         }
     }
 }
@@ -144,6 +154,7 @@ pub(crate) struct Limits {
     handshakes: Shares<IpAddr>,
     /// Requests of which it is not known who asks, and what of their bodies has come.
     strangers: Shares<IpAddr>,
+    failures: Arc<Failures>,
     /// Requests of those who are known.
     requests: Counts,
     /// Answers whose last byte has not been taken.
@@ -176,6 +187,7 @@ impl Limits {
             connections: shares(CONNECTIONS, connections),
             handshakes: shares(HANDSHAKES, handshakes),
             strangers: shares(UNAUTHENTICATED, strangers),
+            failures: Failures::new(options.failure_rate, metrics.clone()),
             requests: Counts::new(options.max_requests, per_address),
             room: Arc::new(Room::new(options.max_answer_bytes, answers.clone())),
             answers,
@@ -191,6 +203,9 @@ impl Limits {
     pub(crate) fn connection(&self, peer: IpAddr, cut: Cut) -> Option<Arc<Share<IpAddr>>> {
         // All that a proxy carries comes from one address: it is told apart by request.
         let owner = (!self.options.is_trusted(peer)).then(|| group(peer));
+        if owner.is_some_and(|owner| !self.failures.are_few(owner)) {
+            return None;
+        }
         let share = self.connections.add(owner, 0, cut);
         if share.is_err()
             && let Some(left_out) = self.lines.line()
@@ -198,6 +213,25 @@ impl Limits {
             tracing::warn!(%peer, limiter = CONNECTIONS, left_out, "closed a connection");
         }
         share.ok().map(Arc::new)
+    }
+
+    /// A request from an address, on a connection with this peer.
+    pub(crate) fn attempt(
+        &self,
+        address: IpAddr,
+        peer: IpAddr,
+        connection: CancellationToken,
+    ) -> Attempt {
+        // What a proxy carries is not only this one's.
+        let connection = (!self.options.is_trusted(peer)).then_some(connection);
+        self.failures.attempt(address, connection)
+    }
+
+    /// A connection with this peer broke, or no TLS could be made of it.
+    pub(crate) fn failed(&self, peer: IpAddr) {
+        if !self.options.is_trusted(peer) {
+            drop(self.failures.attempt(group(peer), None));
+        }
     }
 
     /// A TLS handshake's share.

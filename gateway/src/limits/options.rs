@@ -59,6 +59,17 @@ pub struct LimitOptions {
     )]
     pub max_unauthenticated: usize,
 
+    /// Most requests a second from one address that end with nobody being known, over time; four times
+    /// as many at once
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_FAILURE_RATE",
+        value_name = "COUNT",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub failure_rate: u32,
+
     /// Most TLS handshakes at the same time, a quarter of them from one address; beyond that the
     /// oldest gives way
     #[arg(
@@ -221,6 +232,7 @@ impl Default for LimitOptions {
             trusted_proxies: Vec::new(),
             max_requests: 1_024,
             max_unauthenticated: 512,
+            failure_rate: 50,
             max_handshakes: 512,
             max_answer_bytes: 32 * 1024 * 1024,
             answer_timeout: Duration::from_secs(60),

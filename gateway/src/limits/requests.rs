@@ -18,8 +18,9 @@ use tokio::{runtime::Handle, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Cut, Full, Kept, Limited, Limiter, Place, Share,
+    Attempt, Cut, Full, Kept, Limited, Limiter, Place, Share,
     counts::{Counted, Full as Which},
+    failures,
 };
 use crate::{context::Context, error::ApiError, server_name::ServerName, x_matrix};
 
@@ -27,7 +28,7 @@ use crate::{context::Context, error::ApiError, server_name::ServerName, x_matrix
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a place is not free after an answer that was not taken.
-const NOT_TAKEN: Duration = Duration::from_secs(10);
+const NOT_TAKEN: Duration = Duration::from_secs(30);
 
 /// From where a request comes. Travels with it.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) connection: Arc<Share<IpAddr>>,
     /// Ends the request, and its answer.
     pub(crate) cut: Cut,
+    /// `None` before there is a request.
+    pub(crate) attempt: Option<Arc<Attempt>>,
 }
 
 /// A request of which it is not known who asks. Travels with it.
@@ -126,6 +129,10 @@ pub(crate) async fn admit(
 fn begin(cx: &Context, request: &Request) -> Result<Stranger, ApiError> {
     let limits = &cx.limits;
     let address = request.extensions().get().map(|it: &Caller| it.address);
+    if address.is_some_and(|address| !limits.failures.are_few(address)) {
+        let (limiter, retry_after) = (Limiter::Failures, failures::RETRY_AFTER);
+        return Err(Limited { limiter, retry_after }.into());
+    }
     let gave_way = CancellationToken::new();
     let share = limits.strangers.add(address, 0, Cut::of(gave_way.clone()));
     let share = Arc::new(share.map_err(|Full| ApiError::gave_way())?);
@@ -167,6 +174,9 @@ fn give_way(version: Version, caller: Option<&Caller>) -> Response {
 /// The request has come whole and its signature fits: it is a stranger's no more.
 pub(crate) fn authenticated(cx: &Context, request: &Parts) -> Result<Admitted, ApiError> {
     let caller: Option<&Caller> = request.extensions.get();
+    if let Some(attempt) = caller.and_then(|it| it.attempt.as_ref()) {
+        attempt.succeeded();
+    }
     let counted = count(cx, caller.map(|it| it.address))?;
     let stranger: Option<&Stranger> = request.extensions.get();
     if stranger.is_some_and(|it| !it.share.end()) {

@@ -123,12 +123,16 @@ impl<K: Eq + Hash + Clone> Shares<K> {
 
     /// One more, of so many bytes. `cut` is used when it has to give way.
     pub(crate) fn add(&self, owner: Option<K>, bytes: usize, cut: Cut) -> Result<Share<K>, Full> {
-        self.change(|table, bounds, gone| {
+        let added = self.change(|table, bounds, gone| {
             let more = Amount { count: 1, bytes };
             table.make_room(bounds, (owner.as_ref(), more), gone)?;
             let id = table.insert(owner, bytes, cut);
             Ok(Share { shares: self.clone(), id })
-        })
+        });
+        if added.is_err() {
+            self.0.metrics.limited(self.0.name);
+        }
+        added
     }
 
     /// Cuts what has been there for so long.

@@ -264,11 +264,6 @@ const UNTAKEN: &[(&str, Begin)] = &[
     ("a window of one byte", |to| {
         Box::pin(from_each(1, 4, to, |nth, to| greedy(nth, to, &[0, 4, 0, 0, 0, 1])))
     }),
-    ("a window of nothing, many servers", |to| {
-        Box::pin(from_each(MANY, 1, to, |nth, to| async move {
-            greedy_as(&one_of_many(nth), nth, to, &[0, 4, 0, 0, 0, 0]).await
-        }))
-    }),
     ("the widest window, and nothing is read", |to| {
         Box::pin(from_each(1, 4, to, |nth, to| async move {
             let mut stream = greedy(nth, to, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await?;
@@ -296,6 +291,25 @@ const UNTAKEN: &[(&str, Begin)] = &[
         }))
     }),
 ];
+
+/// Of servers that are known, each of which uses up all that is its own.
+const TOGETHER: Begin = |to| {
+    Box::pin(from_each(MANY, 1, to, |nth, to| async move {
+        greedy_as(&one_of_many(nth), nth, to, &[0, 4, 0, 0, 0, 0]).await
+    }))
+};
+
+/// Those who are known are bounded together too, if not as far apart from each other as strangers are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_known_servers_take_no_more_memory() {
+    let program = PAGES.start().await;
+    let _attack = time::timeout(PATIENCE, TOGETHER(program.address)).await.unwrap();
+    for _ in 0..3 {
+        program.answers(1).await;
+    }
+    let mib = program.most_mib();
+    assert!(mib < MANIFEST_MIB, "{mib} MiB");
+}
 
 const PAGES: Against = Against { prepare: large_pages, ..USUAL };
 
