@@ -6,7 +6,9 @@ use tokio::time;
 use tonic::{Request, Response, Status};
 
 use super::{
-    observe, status, wire,
+    observe,
+    require::OfGateway,
+    status, wire,
     work::{Work, until},
 };
 use crate::{
@@ -96,6 +98,17 @@ impl Asked {
     }
 }
 
+/// A gateway asks for other servers only: what it leaves out must not open what is hidden from them.
+fn may_ask(asker: &Asker, of_gateway: Option<OfGateway>) -> Result<(), Status> {
+    match (asker, of_gateway) {
+        (Asker::Sister, Some(OfGateway)) => {
+            let text = "name the server that asks as the requester: a gateway asks for nobody else";
+            Err(status::not_allowed("NOT_FOR_GATEWAYS", text))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[tonic::async_trait]
 impl HistoryService for HistoryDoor {
     async fn backfill(
@@ -103,7 +116,9 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
         let until = until(request.metadata());
+        let of_gateway = request.extensions().get().copied();
         let (question, shape) = wire::backfill(request.into_inner())?;
+        may_ask(&question.asker, of_gateway)?;
         let by = (&question.asker, question.event_ids.len());
         let asked = Asked::new("backfill", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
@@ -116,7 +131,9 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
         let until = until(request.metadata());
+        let of_gateway = request.extensions().get().copied();
         let (question, shape) = wire::missing_events(request.into_inner())?;
+        may_ask(&question.asker, of_gateway)?;
         let named = question.latest_events.len() + question.earliest_events.len();
         let by = (&question.asker, named);
         let asked = Asked::new("get_missing_events", &question.room_id, by);

@@ -39,6 +39,19 @@ pub struct Require {
     pub gateway_token: Option<Arc<Watched<Token>>>,
 }
 
+/// An extension of requests that show the gateways' token. Such a request asks for another server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfGateway;
+
+/// Who calls, as far as its token says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// A service or an operator of our own homeserver.
+    Internal,
+    /// A gateway.
+    Gateway,
+}
+
 /// Why a caller is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
@@ -56,34 +69,36 @@ pub struct Guarded<S> {
 }
 
 impl Require {
-    /// Why a caller is refused.
-    fn refuses<B>(&self, request: &Request<B>) -> Option<Refused> {
+    /// Who calls, if it may call this method.
+    fn caller<B>(&self, request: &Request<B>) -> Result<Caller, Refused> {
         if request.uri().path().starts_with(HEALTH) {
-            return None;
+            return Ok(Caller::Internal);
         }
         let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
         if self.certificate && connection.and_then(TlsConnectInfo::peer_certs).is_none() {
-            return Some(Refused::Stranger("CERTIFICATE_MISSING", "show a client certificate"));
+            return Err(Refused::Stranger("CERTIFICATE_MISSING", "show a client certificate"));
         }
-        let Some(token) = &self.token else { return None };
+        let Some(token) = &self.token else { return Ok(Caller::Internal) };
         let mut shown = request.headers().get_all(AUTHORIZATION).iter();
         let (Some(shown), None) = (shown.next(), shown.next()) else {
             let text = "show one token: authorization: Bearer ...";
-            return Some(Refused::Stranger("TOKEN_MISSING", text));
+            return Err(Refused::Stranger("TOKEN_MISSING", text));
         };
         let path = request.uri().path();
         let is = |token: &Arc<Watched<Token>>| token.get().is_shown(shown.as_bytes());
         if is(token) {
             let text = "the keys of servers are the gateways' business: show their token";
             let may = !path.starts_with(ONLY_OF_GATEWAYS);
-            return (!may).then_some(Refused::NotAllowed("GATEWAYS_ONLY", text));
+            let refused = Refused::NotAllowed("GATEWAYS_ONLY", text);
+            return may.then_some(Caller::Internal).ok_or(refused);
         }
         if self.gateway_token.as_ref().is_some_and(is) {
             let text = "this is not the gateways' business: show the token of the operators";
             let may = OF_GATEWAYS.contains(&path);
-            return (!may).then_some(Refused::NotAllowed("NOT_FOR_GATEWAYS", text));
+            let refused = Refused::NotAllowed("NOT_FOR_GATEWAYS", text);
+            return may.then_some(Caller::Gateway).ok_or(refused);
         }
-        Some(Refused::Stranger("TOKEN_INVALID", "this is not the token"))
+        Err(Refused::Stranger("TOKEN_INVALID", "this is not the token"))
     }
 }
 
@@ -112,10 +127,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.require.refuses(&request) {
-            None => futures_util::future::Either::Left(self.inner.call(request)),
-            Some(refused) => {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.require.caller(&request) {
+            Ok(caller) => {
+                if caller == Caller::Gateway {
+                    request.extensions_mut().insert(OfGateway);
+                }
+                futures_util::future::Either::Left(self.inner.call(request))
+            }
+            Err(refused) => {
                 let refusal = match refused {
                     Refused::Stranger(reason, text) => status::unauthenticated(reason, text),
                     Refused::NotAllowed(reason, text) => status::not_allowed(reason, text),
@@ -136,7 +156,7 @@ mod tests {
         for header in headers {
             request = request.header(AUTHORIZATION, *header);
         }
-        require.refuses(&request.body(()).unwrap()).map(|refused| match refused {
+        require.caller(&request.body(()).unwrap()).err().map(|refused| match refused {
             Refused::Stranger(reason, _) | Refused::NotAllowed(reason, _) => reason,
         })
     }

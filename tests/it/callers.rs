@@ -10,9 +10,9 @@ use std::{
 
 use backscroll::{
     proto::v1::{
-        GetServerKeysRequest, ListRoomsRequest, SetUserErasedRequest,
-        history_service_client::HistoryServiceClient, ingest_service_client::IngestServiceClient,
-        key_service_client::KeyServiceClient,
+        BackfillRequest, GetMissingEventsRequest, GetServerKeysRequest, ListRoomsRequest,
+        SetUserErasedRequest, history_service_client::HistoryServiceClient,
+        ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
     },
     rpc::Require,
     server::{self, Callers, Front, Stopping},
@@ -278,6 +278,16 @@ async fn a_token_for_feeders_and_one_for_gateways() {
         let reasons = reasons(&channel, shown).await;
         assert_eq!(reasons, [feeds, lists, keys].map(str::to_owned), "{shown}");
     }
+    // Without a requester a question is one of our own, whom nothing is hidden from.
+    for (shown, code, reason) in [
+        ("feeder-feeder-feeder", Code::NotFound, "ROOM_UNKNOWN"),
+        ("gateway-gateway-gateway", Code::PermissionDenied, "NOT_FOR_GATEWAYS"),
+    ] {
+        for status in of_our_own(&channel, shown).await {
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{shown}");
+        }
+    }
     // A question about a room that is not here is answered to a gateway; it could not ask otherwise.
     for (file, asked) in [("@gateway", 403), ("@feeder", 403)] {
         let flags = ["--history-token-file", file];
@@ -286,14 +296,32 @@ async fn a_token_for_feeders_and_one_for_gateways() {
     service.stop().await;
 }
 
+fn with<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let shown = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", shown);
+    request
+}
+
+/// The refusals of both questions about an unknown room, asked without a requester.
+async fn of_our_own(channel: &Channel, token: &str) -> [Status; 2] {
+    let mut history = HistoryServiceClient::new(channel.clone());
+    let room_id = "!unknown:one.example".to_owned();
+    let backfill = BackfillRequest {
+        room_id: room_id.clone(),
+        event_ids: vec!["$a".to_owned()],
+        limit: Some(1),
+        ..BackfillRequest::default()
+    };
+    let missing = GetMissingEventsRequest { room_id, ..GetMissingEventsRequest::default() };
+    [
+        history.backfill(with(token, backfill)).await.unwrap_err(),
+        history.get_missing_events(with(token, missing)).await.unwrap_err(),
+    ]
+}
+
 /// What a caller with this token hears when it feeds, lists rooms, and asks for keys.
 async fn reasons(channel: &Channel, token: &str) -> [String; 3] {
-    fn with<T>(token: &str, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let shown = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", shown);
-        request
-    }
     let reason = |status: Status| status.get_details_error_info().unwrap().reason;
     let user_id = "@a:one.example".to_owned();
     let erase = with(token, SetUserErasedRequest { user_id, erased: true });
