@@ -428,22 +428,31 @@ async fn floods() {
     hold(USUAL, FLOODS).await;
 }
 
-/// How many answers a second a server gets that means well, before each attack and while it lasts. Of
-/// use on a machine that does nothing else, with `--release`, and with `BACKSCROLL_GATEWAY_BINARY` for
-/// a version before.
+/// How many of its requests a server that means well has answered while each attack lasts, when it asks
+/// at a steady rate; and how many a second when it asks as fast as answers come, before and meanwhile.
+/// The second takes all of the machine, which the attackers are on as well. Of use on a machine that does
+/// nothing else, with `--release`, and with `BACKSCROLL_GATEWAY_BINARY` for a version before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures"]
 async fn goodput() {
-    let tables =
-        [(USUAL, UNFINISHED), (PAGES, UNTAKEN), (FEW, IDLE), (TLS, HANDSHAKES), (USUAL, FLOODS)];
-    for (against, rows) in tables {
+    let tables = [
+        (USUAL, UNFINISHED, 80),
+        (PAGES, UNTAKEN, 20),
+        (FEW, IDLE, 80),
+        (TLS, HANDSHAKES, 80),
+        (USUAL, FLOODS, 80),
+    ];
+    for (against, rows, rate) in tables {
         for (name, begin) in rows {
             let program = against.start().await;
             let before = a_second(&program).await;
             let attack = time::timeout(PATIENCE, begin(program.address)).await;
+            let steady = steadily(&program, rate).await;
             let meanwhile = a_second(&program).await;
             println!(
-                "{name}: {before:.1} answers a second, then {meanwhile:.1} ({:.0} %), at most {} MiB{}",
+                "{name}: {:.0} % of {rate} a second; {before:.0} a second before, {meanwhile:.0} \
+                 meanwhile ({:.0} %); at most {} MiB{}",
+                100.0 * steady,
                 100.0 * meanwhile / before,
                 program.most_mib(),
                 if attack.is_ok() { "" } else { "; the attack did not begin in time" },
@@ -452,11 +461,24 @@ async fn goodput() {
     }
 }
 
+/// What part of its requests is answered within two seconds when `rate` of them are sent each second.
+async fn steadily(program: &Program, rate: u32) -> f64 {
+    let attempts = rate * 5;
+    let started = time::Instant::now();
+    let requests = (0..attempts).map(|nth| async move {
+        time::sleep_until(started + Duration::from_secs(1) * nth / rate).await;
+        let answers = time::timeout(Duration::from_secs(2), program.answers(1)).await;
+        u32::try_from(answers.unwrap_or(0)).unwrap()
+    });
+    let answered: u32 = futures_util::future::join_all(requests).await.into_iter().sum();
+    f64::from(answered) / f64::from(attempts)
+}
+
 async fn a_second(program: &Program) -> f64 {
     const BATCH: usize = 10;
     let started = Instant::now();
     let mut answers = 0;
-    while started.elapsed() < Duration::from_secs(5) {
+    while started.elapsed() < Duration::from_secs(2) {
         answers += program.answers(BATCH).await;
     }
     f64::from(u32::try_from(answers).unwrap()) / started.elapsed().as_secs_f64()
