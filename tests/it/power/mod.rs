@@ -153,7 +153,7 @@ impl Work<'_> {
         }
         let log = self.dir.join("log");
         let delay = [100, 700, 2_000][usize::try_from(numbers.next(3)).unwrap()];
-        let recorder = Recorder { library: self.recorder, flags: self.flags, delay_us: delay };
+        let recorder = Recorder { preloaded: self.recorder, flags: self.flags, delay_us: delay };
         let (recording, service) = recorder.start(&data_dir, &log);
         self.load(&recording, service, &mut acknowledged, numbers).await;
         table.acknowledged += acknowledged.iter().filter(|it| it.after > 0).count();

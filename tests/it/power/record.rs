@@ -55,7 +55,7 @@ pub(crate) fn library(name: &str, folder: &Path) -> Option<PathBuf> {
 
 /// How services are recorded.
 pub(crate) struct Recorder<'a> {
-    pub(crate) library: &'a Path,
+    pub(crate) preloaded: &'a Path,
     pub(crate) flags: Flags,
     /// How long a sync takes, in microseconds.
     pub(crate) delay_us: u64,
@@ -78,7 +78,7 @@ impl Recorder<'_> {
             command.env("RECORD_DIR", data_dir).env("RECORD_LOG", log);
             command.env("RECORD_FLAGS", self.flags.name());
             command.env("RECORD_DELAY", self.delay_us.to_string());
-            command.env("LD_PRELOAD", self.library);
+            command.env("LD_PRELOAD", self.preloaded);
         });
         (Recording { counter: Some(counter) }, service)
     }
