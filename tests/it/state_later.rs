@@ -14,7 +14,7 @@ use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert_eq},
     test_runner::{Config, TestCaseError, TestRunner},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
     answers::{self, Answer, Question, State, Summary},
@@ -254,9 +254,6 @@ const STEPS: usize = 24;
 /// Random rooms with odd events in them, in random orders. A part is held back at first; whatever is
 /// of unknown state then is sent again with it, and then the holes are filled. In the end it is the
 /// room that came in order, all at once: every answer, every state, the extremities and the counts.
-///
-/// One difference is meant, as in `convergence`: a redaction that had no power when it came may take
-/// effect in another order. Its target is then redacted instead of whole.
 #[test]
 fn a_feeder_that_mends_the_state_later_reaches_the_same_room() {
     for version in [
@@ -320,10 +317,7 @@ fn mended_later(
     unknown.extend(send_all(&holes));
     mend(&unknown);
     prop_assert_eq!(faults::of(&later.cx.store), []);
-    let redacted: BTreeSet<String> =
-        world.deliveries.iter().filter_map(|it| redacts(&it.event)).collect();
-    let expected = picture(&at_once, world, &redacted);
-    prop_assert_eq!(picture(&later, world, &redacted), expected);
+    prop_assert_eq!(picture(&later, world), picture(&at_once, world));
     Ok(())
 }
 
@@ -337,18 +331,8 @@ fn send(memory: &Memory, world: &World, delivery: &Delivery, with_state: bool) -
     }
 }
 
-fn redacts(event: &Event) -> Option<String> {
-    let pdu: Value = serde_json::from_str(&event.pdu).unwrap();
-    let target = pdu["redacts"].as_str().or(pdu["content"]["redacts"].as_str());
-    target.map(str::to_owned)
-}
-
-/// Everything that can be asked, but for the form of what may be redacted.
-fn picture(
-    memory: &Memory,
-    world: &World,
-    redacted: &BTreeSet<String>,
-) -> (Vec<Answer>, Vec<State>, Summary) {
+/// Everything that can be asked.
+fn picture(memory: &Memory, world: &World) -> (Vec<Answer>, Vec<State>, Summary) {
     let ids: Vec<String> = world
         .deliveries
         .iter()
@@ -357,19 +341,13 @@ fn picture(
         .collect();
     let room_id = &world.room.room_id;
     let ask = |origin: &&str| {
-        let mut answer = Question::Backfill(Backfill {
+        Question::Backfill(Backfill {
             room_id: room_id.clone(),
             asker: Asker::Server { origin: (*origin).to_owned(), destination: HOME.to_owned() },
             event_ids: ids.clone(),
             limit: Some(100),
         })
-        .ask(&memory.cx);
-        for (event_id, form, pdu) in answer.iter_mut().flat_map(|it| &mut it.events) {
-            if redacted.contains(event_id) {
-                (*form, *pdu) = (Form::Redacted, vec![]);
-            }
-        }
-        answer
+        .ask(&memory.cx)
     };
     let states = ids.iter().map(|it| answers::state(&memory.cx, room_id, it));
     let answers = SERVERS.iter().map(ask).collect();

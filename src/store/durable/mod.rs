@@ -178,6 +178,7 @@ impl Durable {
             self.sync_blobs()?;
         }
         let path = || self.graph.join(DB);
+        // Both: a disk that fails one of the two calls must not be acknowledged to after the other.
         log.sync_data().map_err(|error| at(&path())(error))?;
         log.sync_all().map_err(|error| at(&path())(error))
     }
