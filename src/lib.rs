@@ -47,6 +47,7 @@ pub mod deadline;
 pub mod graph;
 pub mod ingest;
 pub mod metrics;
+mod num;
 pub mod pdu;
 pub mod picture;
 pub mod proto;
@@ -57,6 +58,7 @@ pub mod server;
 pub mod slowest;
 pub mod state;
 pub mod store;
+mod sync;
 pub mod verify;
 pub mod visibility;
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     codec::{Malformed, Reader, Writer},
-    packing::Packing,
+    compression::Compression,
 };
 
 /// Trained on events of all room versions, in the member orders that homeservers send.
@@ -28,11 +28,11 @@ pub struct Body {
 }
 
 thread_local! {
-    static PACKING: Packing = const { Packing::new(DICTIONARY_1) };
+    static COMPRESSION: Compression = const { Compression::new(DICTIONARY_1) };
 }
 
 pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
-    let compressed = PACKING.with(|it| it.compress(pdu));
+    let compressed = COMPRESSION.with(|it| it.compress(pdu));
     let mut out = Writer::default();
     out.byte(if compressed.is_some() { COMPRESSED_1 } else { PLAIN });
     out.text(event_id);
@@ -51,7 +51,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
     }
     let pdu = match kind {
         PLAIN => from.0.to_vec(),
-        COMPRESSED_1 => PACKING.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
+        COMPRESSED_1 => COMPRESSION.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
         _ => return Err(Malformed),
     };
     if pdu.len() == length { Ok(Body { event_id, pdu: pdu.into() }) } else { Err(Malformed) }

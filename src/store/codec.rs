@@ -110,15 +110,15 @@ impl<'a> Reader<'a> {
 }
 
 /// Appends the checksum. It covers the key too: a value under another's key is found out.
-pub(crate) fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+pub(crate) fn add_checksum(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
     let sum = checksum(key, &value);
     value.extend_from_slice(&sum.to_be_bytes());
     value
 }
 
 /// Takes the checksum off, if it is right.
-pub(crate) fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], Malformed> {
-    let (value, sum) = sealed.split_last_chunk::<4>().ok_or(Malformed)?;
+pub(crate) fn strip_checksum<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let (value, sum) = stored.split_last_chunk::<4>().ok_or(Malformed)?;
     if checksum(key, value).to_be_bytes() == *sum { Ok(value) } else { Err(Malformed) }
 }
 
@@ -158,11 +158,11 @@ mod tests {
 
         #[test]
         fn a_flipped_bit_is_found(key: Vec<u8>, value: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
-            let mut sealed = seal(&key, value.clone());
-            prop_assert_eq!(unseal(&key, &sealed), Ok(value.as_slice()));
-            let at = at.index(sealed.len());
-            sealed[at] ^= 1 << bit;
-            prop_assert_eq!(unseal(&key, &sealed), Err(Malformed));
+            let mut stored = add_checksum(&key, value.clone());
+            prop_assert_eq!(strip_checksum(&key, &stored), Ok(value.as_slice()));
+            let at = at.index(stored.len());
+            stored[at] ^= 1 << bit;
+            prop_assert_eq!(strip_checksum(&key, &stored), Err(Malformed));
         }
     }
 

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::{
     Edit, Room, RoomNum, Store, StoreError, View,
-    codec::{Malformed, unseal},
-    edit::{Commit, Seen, Start},
+    codec::{Malformed, strip_checksum},
+    edit::Start,
+    engine::{Commit, Seen},
     keys,
 };
 
@@ -48,18 +49,17 @@ impl Store {
         mut decide: impl FnMut(&mut Edit<'_>) -> Result<Decision<T>, E>,
     ) -> Result<Option<T>, E> {
         let _guard = self.room_locks.lock(room_id);
-        for _ in 0..MAX_TRIES {
-            let Some(start) = self.start(room_id, make)? else { return Ok(None) };
+        retried(room_id, || {
+            let Some(start) = self.start(room_id, make)? else { return Ok(Some(None)) };
             let mut edit = Edit::new(self, start, None);
             match decide(&mut edit)? {
-                Decision::Discard(value) => return Ok(Some(value)),
+                Decision::Discard(value) => Ok(Some(Some(value))),
                 Decision::Commit(value) => match edit.apply()? {
-                    Commit::Done => return Ok(Some(value)),
-                    Commit::Conflict => {}
+                    Commit::Done => Ok(Some(Some(value))),
+                    Commit::Conflict => Ok(None),
                 },
             }
-        }
-        Err(StoreError::Conflict { room_id: room_id.to_owned() }.into())
+        })
     }
 
     /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
@@ -78,7 +78,7 @@ impl Store {
         if let Some(number) = self.room_num(room_id)? {
             let key = keys::room(number);
             let value = self.value(&key)?.ok_or_else(|| StoreError::missing("room", &key))?;
-            let room = unseal(&key, &value).and_then(Room::decode);
+            let room = strip_checksum(&key, &value).and_then(Room::decode);
             let room = room.map_err(|Malformed| StoreError::corrupt("room", &key))?;
             return Ok(Some(Start { number, room, seen: Seen { key, value: Some(value) } }));
         }
@@ -91,6 +91,22 @@ impl Store {
             Some(_) | None => Ok(None),
         }
     }
+}
+
+/// Calls `attempt` until it returns a value; it returns `None` after a conflict.
+///
+/// # Errors
+/// The first error of `attempt`, and [`StoreError::Conflict`] after the last try.
+pub(super) fn retried<T, E: From<StoreError>>(
+    room_id: &str,
+    mut attempt: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<T, E> {
+    for _ in 0..MAX_TRIES {
+        if let Some(value) = attempt()? {
+            return Ok(value);
+        }
+    }
+    Err(StoreError::Conflict { room_id: room_id.to_owned() }.into())
 }
 
 #[cfg(test)]
@@ -140,8 +156,8 @@ mod tests {
                 let key = keys::room(edit.room_num());
                 let mut other = store.room(edit.room_num())?;
                 other.outliers += 1;
-                let value = codec::seal(&key, other.encode());
-                store.write(|tree| tree.insert(key, value))?;
+                let value = codec::add_checksum(&key, other.encode());
+                store.engine.put([(key, Some(value.into()))].into())?;
             }
             Ok(Decision::Commit(calls))
         });
@@ -160,8 +176,8 @@ mod tests {
         let mut other = store.room(room).unwrap();
         other.outliers = 0;
         let key = keys::room(room);
-        let value = codec::seal(&key, other.encode());
-        store.write(|tree| tree.insert(key, value)).unwrap();
+        let value = codec::add_checksum(&key, other.encode());
+        store.engine.put([(key, Some(value.into()))].into()).unwrap();
         let (calls, decided) = disturbed(&store, 3);
         assert_eq!((calls, decided.unwrap()), (4, Some(4)));
         assert_eq!(store.room(room).unwrap().next_event.0, 1);

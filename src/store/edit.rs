@@ -3,17 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use sled::IVec;
 
 use super::{
     Body, EventNode, EventNum, Extremity, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
     View,
-    codec::seal,
+    blocks::Bodies,
+    codec::add_checksum,
+    engine::{Changes, Commit, Records, Seen, StoredValue},
     keys, record,
-    record::Page,
+    record::{Page, page_of},
     room_locks::RoomGuard,
-    sealing::Bodies,
-    view::{Records, number_or_gone},
+    view::number_or_gone,
 };
 use crate::state::map::{Node, Ptr};
 
@@ -27,15 +27,24 @@ pub struct Edit<'s> {
     pub(super) number: RoomNum,
     /// Events from here on are added by this edit.
     pub(super) first_new: EventNum,
-    changes: BTreeMap<Vec<u8>, Option<IVec>>,
+    changes: Changes,
     pages: BTreeMap<u32, Page>,
     pub(super) has_unsettled: bool,
     seen: Seen,
-    /// Whether it removes what somebody may be about to read.
-    removes: bool,
+    removes: Removes,
     bodies: Bodies,
     /// `None` if the caller holds the lock for longer than the edit.
     _guard: Option<RoomGuard<'s>>,
+}
+
+/// Whether an edit removes records that someone may be about to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removes {
+    Nothing,
+    /// Some records of a room that stays.
+    Records,
+    /// The room.
+    Room,
 }
 
 /// What a decision about a room starts from.
@@ -43,22 +52,6 @@ pub(super) struct Start {
     pub(super) number: RoomNum,
     pub(super) room: Room,
     pub(super) seen: Seen,
-}
-
-/// The record on which a decision depends: its commit is refused if it has changed since.
-pub(super) struct Seen {
-    pub(super) key: Vec<u8>,
-    /// `None` if there was no record.
-    pub(super) value: Option<IVec>,
-}
-
-/// How a commit ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Commit {
-    /// Everything was applied.
-    Done,
-    /// Nothing was applied: the room was changed since its record was read.
-    Conflict,
 }
 
 impl<'s> Edit<'s> {
@@ -70,11 +63,11 @@ impl<'s> Edit<'s> {
             room,
             store,
             number,
-            changes: BTreeMap::new(),
+            changes: Changes::new(),
             pages: BTreeMap::new(),
             has_unsettled: false,
             seen,
-            removes: false,
+            removes: Removes::Nothing,
             bodies: Bodies::new(),
             _guard: guard,
         };
@@ -109,7 +102,7 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When it cannot be read, or there is none.
     pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
-        let page = || keys::page(self.number, event.0 / keys::PAGE_EVENTS);
+        let page = || keys::page(self.number, page_of(event));
         self.find_node(event)?.ok_or_else(|| StoreError::missing("event", &page()))
     }
 
@@ -118,7 +111,7 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When it cannot be read.
     pub fn find_node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
-        let number = event.0 / keys::PAGE_EVENTS;
+        let number = page_of(event);
         Ok(match self.pages.get(&number) {
             Some(page) => page.get(event).cloned(),
             None => self.page(self.number, number)?.get(event).cloned(),
@@ -131,7 +124,7 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When its page cannot be read.
     pub fn put_node(&mut self, event: EventNum, node: EventNode) -> Result<(), StoreError> {
-        let page = event.0 / keys::PAGE_EVENTS;
+        let page = page_of(event);
         if !self.pages.contains_key(&page) {
             let read = self.page(self.number, page)?;
             self.pages.insert(page, read);
@@ -220,14 +213,14 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When its page cannot be read.
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
-        self.removes = true;
+        self.removes = Removes::Records;
         let node = self.node(event)?;
         if node.arrival != i64::from(event.0) {
             self.remove_arrival(event, node.arrival);
             self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
         }
         self.change_extremity(node.extremity(event), None);
-        let number = event.0 / keys::PAGE_EVENTS;
+        let number = page_of(event);
         if !self.pages.contains_key(&number) {
             let read = self.page(self.number, number)?;
             self.pages.insert(number, read);
@@ -281,8 +274,16 @@ impl<'s> Edit<'s> {
 
     /// Removes a state that nothing refers to.
     pub fn remove_state(&mut self, state: StateNum) {
-        self.removes = true;
+        self.removes = Removes::Records;
         self.remove(keys::state(self.number, state));
+    }
+
+    /// Deletes the room: its id leads nowhere from the commit on, and its records wait for
+    /// [`Store::remove_deleted`].
+    pub(super) fn delete_room(&mut self) {
+        self.removes = Removes::Room;
+        self.put(keys::room_by_name(&self.room.room_id), Vec::new());
+        self.put(keys::deleted_room(self.number), Vec::new());
     }
 
     /// Applies everything at once. On disk only after [`Store::flush`].
@@ -300,43 +301,43 @@ impl<'s> Edit<'s> {
 
     /// Applies all changes as one atomic batch.
     pub(super) fn apply(&mut self) -> Result<Commit, StoreError> {
-        // The room is locked, so nothing changes between this comparison and the batch.
-        if self.store.value(&self.seen.key)? != self.seen.value {
-            return Ok(Commit::Conflict);
-        }
         let bodies = std::mem::take(&mut self.bodies);
         self.place_bodies(&bodies)?;
-        self.put(keys::room(self.number), self.room.encode());
+        let room = keys::room(self.number);
+        match self.removes {
+            Removes::Room => self.remove(room),
+            Removes::Nothing | Removes::Records => self.put(room, self.room.encode()),
+        }
         for (number, page) in std::mem::take(&mut self.pages) {
             let key = keys::page(self.number, number);
             if page.is_empty() { self.remove(key) } else { self.put(key, page.encode(number)) }
         }
         #[cfg(test)]
-        self.store.touched.fetch_add(
-            u64::try_from(self.changes.len()).unwrap_or(u64::MAX),
-            std::sync::atomic::Ordering::Relaxed,
-        );
-        let (mut batch, mut bytes) = (sled::Batch::default(), 0);
-        for (key, value) in std::mem::take(&mut self.changes) {
-            bytes += key.len() + value.as_ref().map_or(0, |it| it.len());
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+        self.store
+            .touched
+            .fetch_add(crate::num::u64(self.changes.len()), std::sync::atomic::Ordering::Relaxed);
+        let changes = std::mem::take(&mut self.changes);
+        let commit = || self.store.engine.commit(Some(&self.seen), changes);
+        let removals = self.store.removals(&self.room.room_id);
+        let commit = match self.removes {
+            Removes::Nothing => commit()?,
+            Removes::Records => removals.of_records.during(commit)?,
+            Removes::Room => removals.of_rooms.during(commit)?,
+        };
+        if commit == Commit::Done {
+            match self.removes {
+                Removes::Room => self.store.caches.forget_bodies(self.number),
+                Removes::Nothing | Removes::Records => {
+                    bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
+                }
             }
         }
-        let apply = || self.store.write(|tree| tree.apply_batch(batch));
-        match self.store.removals(&self.room.room_id).filter(|_| self.removes) {
-            Some(removals) => removals.of_records.during(apply)?,
-            None => apply()?,
-        }
-        bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
-        self.store.after_batch(bytes)?;
-        Ok(Commit::Done)
+        Ok(commit)
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        let sealed = seal(&key, value);
-        self.changes.insert(key, Some(sealed.into()));
+        let value = add_checksum(&key, value);
+        self.changes.insert(key, Some(value.into()));
     }
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
@@ -345,7 +346,7 @@ impl<'s> Edit<'s> {
 }
 
 impl View for Edit<'_> {
-    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+    fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
         match self.changes.get(key) {
             Some(change) => Ok(change.clone()),
             None => self.store.value(key),
@@ -365,7 +366,7 @@ impl View for Edit<'_> {
         // Of what is on disk, no more can be gone than was removed.
         let removed = changed().filter(|(_, change)| change.is_none()).count();
         let enough = limit.saturating_add(removed);
-        let mut records: BTreeMap<Vec<u8>, IVec> =
+        let mut records: BTreeMap<Vec<u8>, StoredValue> =
             self.store.scan(prefix, after, enough)?.into_iter().collect();
         for (key, change) in changed() {
             match change {

@@ -1,11 +1,10 @@
 //! Versions of the layout. A store of an older format is brought up to this build's when it is
 //! opened: one function a step, and each step one atomic batch.
 
-use sled::Batch;
-
 use super::{
     EventNum, FetchedKeys, Judgement, Power, Room, RoomNum, Store, StoreError, View,
     codec::{self, Malformed},
+    engine::Changes,
     keys,
     record::{self, Room2},
     view::number_or_gone,
@@ -19,7 +18,7 @@ impl Store {
     /// Reads the store's format, brings an older one up to ours, and refuses a newer one.
     pub(super) fn check_format(&self) -> Result<(), StoreError> {
         let Some(mut format) = self.read("format", &keys::format(), number)? else {
-            return self.put_format(FORMAT, Batch::default());
+            return self.put_format(FORMAT, Changes::new());
         };
         while format < FORMAT {
             let changes = match format {
@@ -38,30 +37,30 @@ impl Store {
         }
     }
 
-    fn put_format(&self, format: u32, mut changes: Batch) -> Result<(), StoreError> {
-        let value = codec::seal(&keys::format(), format.to_be_bytes().to_vec());
-        changes.insert(keys::format(), value);
-        self.write(|tree| tree.apply_batch(changes))?;
+    fn put_format(&self, format: u32, mut changes: Changes) -> Result<(), StoreError> {
+        let value = codec::add_checksum(&keys::format(), format.to_be_bytes().to_vec());
+        changes.insert(keys::format(), Some(value.into()));
+        self.engine.put(changes)?;
         self.flush()
     }
 
     /// Rooms got a count of what was purged; nothing was, before.
-    fn step_1_to_2(&self) -> Result<Batch, StoreError> {
-        let mut changes = Batch::default();
+    fn step_1_to_2(&self) -> Result<Changes, StoreError> {
+        let mut changes = Changes::new();
         for (key, room) in self.rooms_2(Room2::decode_1)? {
-            let value = codec::seal(&key, room.encode_2());
-            changes.insert(key, value);
+            let value = codec::add_checksum(&key, room.encode_2());
+            changes.insert(key, Some(value.into()));
         }
         Ok(changes)
     }
 
     /// Pages are sealed into blocks from then on; bodies that are alone are read as ever. The mark
     /// moved.
-    fn step_2_to_3(&self) -> Result<Batch, StoreError> {
-        let mut changes = Batch::default();
+    fn step_2_to_3(&self) -> Result<Changes, StoreError> {
+        let mut changes = Changes::new();
         if let Some(count) = self.read("mark", &keys::mark_2(), |it| Ok(it.to_vec()))? {
-            changes.insert(keys::mark(), codec::seal(&keys::mark(), count));
-            changes.remove(keys::mark_2());
+            changes.insert(keys::mark(), Some(codec::add_checksum(&keys::mark(), count).into()));
+            changes.insert(keys::mark_2(), None);
         }
         Ok(changes)
     }
@@ -70,8 +69,8 @@ impl Store {
     /// while the current one is not known: of a room where it is not known now, nothing tells which
     /// they were. Forward extremities got records of their own. Keys of servers got the time of
     /// their fetch; of those that were there, nobody knows it.
-    fn step_3_to_4(&self) -> Result<Batch, StoreError> {
-        let mut changes = Batch::default();
+    fn step_3_to_4(&self) -> Result<Changes, StoreError> {
+        let mut changes = Changes::new();
         for (key, Room2 { room, extremities }) in self.rooms_2(Room2::decode_2)? {
             let damaged = || StoreError::corrupt("room", &key);
             let number = keys::room_of(&key).ok_or_else(damaged)?;
@@ -79,19 +78,19 @@ impl Store {
             for event in extremities {
                 let Some(node) = topology.node(event)? else { continue };
                 let key = keys::extremity(number, node.arrival, event);
-                let value = codec::seal(&key, record::encode_extremity(node.state_after));
-                changes.insert(key, value);
+                let value = codec::add_checksum(&key, record::encode_extremity(node.state_after));
+                changes.insert(key, Some(value.into()));
             }
             self.note_powers(number, &room, &mut changes)?;
-            let value = codec::seal(&key, room.encode());
-            changes.insert(key, value);
+            let value = codec::add_checksum(&key, room.encode());
+            changes.insert(key, Some(value.into()));
         }
         self.judge_redactions(&mut changes)?;
         for (key, _) in self.scan(&keys::all_server_keys(), None, usize::MAX)? {
             let answer = self.read("server keys", &key, |bytes| Ok(bytes.to_vec()))?;
             let fetched = FetchedKeys { fetched_ts: 0, answer: answer.unwrap_or_default() };
-            let value = codec::seal(&key, fetched.encode());
-            changes.insert(key, value);
+            let value = codec::add_checksum(&key, fetched.encode());
+            changes.insert(key, Some(value.into()));
         }
         Ok(changes)
     }
@@ -102,7 +101,7 @@ impl Store {
         &self,
         number: RoomNum,
         room: &Room,
-        changes: &mut Batch,
+        changes: &mut Changes,
     ) -> Result<(), StoreError> {
         let Some(current) = room.current_state else { return Ok(()) };
         let key = Key::of_state("m.room.power_levels", "");
@@ -111,18 +110,18 @@ impl Store {
         let node = self.topology(number).node(EventNum(event))?;
         if let Some(node) = node.filter(|it| it.flags.is_accepted()) {
             let key = keys::power(number, node.arrival, EventNum(event));
-            let value = codec::seal(&key, record::encode_power(Power::default()));
-            changes.insert(key, value);
+            let value = codec::add_checksum(&key, record::encode_power(Power::default()));
+            changes.insert(key, Some(value.into()));
         }
         Ok(())
     }
 
     /// Redactions got a judgement. Those whose sender lacked the power as they came keep theirs,
     /// which nothing tells any more; all others are judged again.
-    fn judge_redactions(&self, changes: &mut Batch) -> Result<(), StoreError> {
+    fn judge_redactions(&self, changes: &mut Changes) -> Result<(), StoreError> {
         for (key, value) in self.scan(&keys::redactions_3(), None, usize::MAX)? {
             let damaged = || StoreError::corrupt("redaction", &key);
-            let was_powerless = codec::unseal(&key, &value).map_err(|_| damaged())? == [1];
+            let was_powerless = codec::strip_checksum(&key, &value).map_err(|_| damaged())? == [1];
             let judgement = if was_powerless { Judgement::Unheeded } else { Judgement::Unseen };
             let moved = keys::of_redaction_3(&key, judgement.number());
             let (redaction, target) = moved.ok_or_else(damaged)?;
@@ -130,12 +129,12 @@ impl Store {
             let target = self.read("event number", &target, number_or_gone)?.flatten();
             if let Some(target) = target.filter(|_| !was_powerless) {
                 let key = keys::unsettled(room, EventNum(target));
-                let value = codec::seal(&key, record::encode_unsettled(true));
-                changes.insert(key, value);
+                let value = codec::add_checksum(&key, record::encode_unsettled(true));
+                changes.insert(key, Some(value.into()));
             }
-            let value = codec::seal(&redaction, Vec::new());
-            changes.insert(redaction, value);
-            changes.remove(key);
+            let value = codec::add_checksum(&redaction, Vec::new());
+            changes.insert(redaction, Some(value.into()));
+            changes.insert(key, None);
         }
         Ok(())
     }
@@ -169,8 +168,9 @@ mod tests {
         let options = Options::small(dir.path());
         let store = Store::open(&options).unwrap();
         let key = keys::server_keys("a.example");
-        let mut old = Batch::default();
-        old.insert(key.clone(), codec::seal(&key, b"{}".to_vec()));
+        let mut old = Changes::new();
+        let value = codec::add_checksum(&key, b"{}".to_vec());
+        old.insert(key.clone(), Some(value.into()));
         store.put_format(3, old).unwrap();
         drop(store);
         let store = Store::open(&options).unwrap();

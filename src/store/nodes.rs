@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use super::{EventNode, EventNum, RoomNum, StateNum, StoreError, View, keys, record::Page};
+use super::{
+    EventNode, EventNum, RoomNum, StoreError, View,
+    record::{Page, page_of},
+};
 use crate::state::map::{Node, Nodes, Ptr};
 
 /// Pages that are remembered at most: more than one answer reads, less than a large room has.
@@ -21,7 +24,7 @@ impl<V: View> Topology<'_, V> {
     /// # Errors
     /// When it cannot be read.
     pub fn node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
-        let page = event.0 / keys::PAGE_EVENTS;
+        let page = page_of(event);
         if let Some(page) = self.pages.borrow().get(&page) {
             return Ok(page.get(event).cloned());
         }
@@ -47,13 +50,5 @@ impl<V: View> Nodes for StateNodes<'_, V> {
 
     fn node(&self, at: Ptr) -> Result<Arc<Node>, StoreError> {
         self.view.state_node(self.room, at)
-    }
-}
-
-impl StateNum {
-    /// Where the map of this state begins.
-    #[must_use]
-    pub fn root(self) -> Ptr {
-        Ptr { record: self.0, slot: 0 }
     }
 }

@@ -31,7 +31,7 @@ impl Store {
     pub(crate) fn double_body(&self, room: RoomNum, event: EventNum) {
         let body = self.body(room, event).unwrap();
         let key = keys::body(room, event);
-        let value = codec::seal(&key, body::encode(&body.event_id, &body.pdu));
+        let value = codec::add_checksum(&key, body::encode(&body.event_id, &body.pdu));
         self.tree.insert(key, value).unwrap();
     }
 }
@@ -123,7 +123,7 @@ fn a_snapshot_that_a_crash_cut_off_does_not_keep_it_from_opening() {
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
-    let value = codec::seal(&keys::format(), (FORMAT + 1).to_be_bytes().to_vec());
+    let value = codec::add_checksum(&keys::format(), (FORMAT + 1).to_be_bytes().to_vec());
     store.tree.insert(keys::format(), value).unwrap();
     store.flush().unwrap();
     drop(store);

@@ -7,7 +7,7 @@ pub use parts::Part;
 pub(crate) use parts::{Of, Parts, part, parts};
 use sha2::{Digest as _, Sha256};
 
-use super::{EventNum, RoomNum, StateNum};
+use super::{Arrival, EventNum, RoomNum, StateNum};
 
 /// What kind of record a key names: its first byte. The keyspace is drawn in [`super`].
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -203,10 +203,10 @@ pub(crate) fn arrival(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::ARRIVAL, room).bytes(&ordered).number(event.0).0
 }
 
-/// The arrival and the event that a key of [`arrival`] names.
-pub(crate) fn arrival_of(key: &[u8]) -> Option<(i64, EventNum)> {
+/// The arrival and the event in a key of [`arrival`] or [`later_redaction`].
+pub(crate) fn arrival_of(key: &[u8]) -> Option<Arrival> {
     let ordered = i64::from_be_bytes(*key.get(5..)?.first_chunk::<8>()?);
-    Some((ordered ^ i64::MIN, EventNum(last_number(key)?)))
+    Some(Arrival { arrival: ordered ^ i64::MIN, event: EventNum(last_number(key)?) })
 }
 
 /// All forward extremities of a room, the one that arrived last first.
@@ -219,10 +219,10 @@ pub(crate) fn extremity(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8>
     Key::of_room(Tag::EXTREMITY, room).bytes(&ordered).number(event.0).0
 }
 
-/// The arrival and the event that a key of [`extremity`] names.
-pub(crate) fn extremity_of(key: &[u8]) -> Option<(i64, EventNum)> {
-    let (ordered, event) = arrival_of(key)?;
-    Some((!ordered, event))
+/// The arrival and the event in a key of [`extremity`] or [`power`].
+pub(crate) fn extremity_of(key: &[u8]) -> Option<Arrival> {
+    let Arrival { arrival: descending, event } = arrival_of(key)?;
+    Some(Arrival { arrival: !descending, event })
 }
 
 /// All states of a room.

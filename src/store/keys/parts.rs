@@ -1,6 +1,6 @@
 //! What a key says of its record, for whoever looks at all of them.
 
-use super::{EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text};
+use super::{Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text};
 
 /// What a key says.
 pub(crate) enum Parts<'k> {
@@ -88,11 +88,11 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
         (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
         (Tag::ARRIVAL, 16) => {
-            let (arrival, event) = arrival_of(key)?;
+            let Arrival { arrival, event } = arrival_of(key)?;
             Of::Arrival(arrival, event)
         }
         (Tag::EXTREMITY, 16) => {
-            let (arrival, event) = extremity_of(key)?;
+            let Arrival { arrival, event } = extremity_of(key)?;
             Of::Extremity(arrival, event)
         }
         (Tag::MISSING, 24) => Of::Missing(event(5)?),

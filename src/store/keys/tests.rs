@@ -33,7 +33,8 @@ fn golden_keys() {
     assert_eq!(hex(arrival(room, -1, event)), "08010203047fffffffffffffff0a0b0c0d");
     assert_eq!(hex(arrival(room, 1, event)), "080102030480000000000000010a0b0c0d");
     assert_eq!(hex(extremity(room, 1, event)), "13010203047ffffffffffffffe0a0b0c0d");
-    assert_eq!(extremity_of(&extremity(room, -7, event)), Some((-7, event)));
+    let expected = Arrival { arrival: -7, event };
+    assert_eq!(extremity_of(&extremity(room, -7, event)), Some(expected));
     assert_eq!(hex(power(room, 1, event)), "15010203047ffffffffffffffe0a0b0c0d");
     assert_eq!(hex(later_redaction(room, 1, event)), "160102030480000000000000010a0b0c0d");
     let judged = redaction(room, "$a", 2, event);

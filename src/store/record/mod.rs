@@ -8,11 +8,11 @@ mod state;
 
 pub use self::{
     fetched_keys::FetchedKeys,
-    page::{EventNode, Flags},
+    page::{EventNode, Flags, PrevEvent},
     state::StateFacts,
 };
 pub(super) use self::{
-    page::Page,
+    page::{Page, page_of},
     state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 use super::{
@@ -188,6 +188,15 @@ impl Room2 {
     }
 }
 
+/// The position of an event in its room's order of arrival: by arrival, and then by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Arrival {
+    /// The arrival, as the caller gave it, or the next of the room.
+    pub arrival: i64,
+    /// The event.
+    pub event: EventNum,
+}
+
 /// A forward extremity: an accepted event that nothing accepted follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Extremity {
@@ -250,18 +259,24 @@ pub(super) fn decode_given(bytes: &[u8]) -> Result<Vec<GivenEvent>, Malformed> {
     Ok(events)
 }
 
-/// A reference to an event that is not placed: which of the follower's predecessors it is, and
-/// its id.
-pub(super) fn encode_missing(place: u32, event_id: &str) -> Vec<u8> {
+/// A predecessor that is not placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MissingEvent {
+    /// Its index among the predecessors of the event that names it.
+    pub(super) index: u32,
+    pub(super) event_id: String,
+}
+
+pub(super) fn encode_missing(index: u32, event_id: &str) -> Vec<u8> {
     let mut out = Writer::default();
-    out.number(place.into());
+    out.number(index.into());
     out.text(event_id);
     out.finish()
 }
 
-pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
+pub(super) fn decode_missing(bytes: &[u8]) -> Result<MissingEvent, Malformed> {
     let mut from = Reader(bytes);
-    let missing = (from.small()?, from.text()?.to_owned());
+    let missing = MissingEvent { index: from.small()?, event_id: from.text()?.to_owned() };
     from.end()?;
     Ok(missing)
 }
@@ -269,7 +284,7 @@ pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
 pub(super) fn encode_power(power: Power) -> Vec<u8> {
     let mut out = Writer::default();
     out.number(power.before.map_or(0, |it| u64::from(it.0) + 1));
-    if let Some((arrival, event)) = power.judged_up_to {
+    if let Some(Arrival { arrival, event }) = power.judged_up_to {
         out.signed(arrival);
         out.number(event.0.into());
     }
@@ -280,8 +295,11 @@ pub(super) fn decode_power(bytes: &[u8]) -> Result<Power, Malformed> {
     let mut from = Reader(bytes);
     let before = from.number()?.checked_sub(1).map(u32::try_from).transpose();
     let before = before.map_err(|_| Malformed)?.map(EventNum);
-    let judged_up_to =
-        if from.0.is_empty() { None } else { Some((from.signed()?, EventNum(from.small()?))) };
+    let judged_up_to = if from.0.is_empty() {
+        None
+    } else {
+        Some(Arrival { arrival: from.signed()?, event: EventNum(from.small()?) })
+    };
     from.end()?;
     Ok(Power { before, judged_up_to })
 }

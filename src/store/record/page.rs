@@ -2,13 +2,27 @@
 
 use super::{Extremity, optional_state};
 use crate::store::{
-    EventNum, PrevEvent, StateNum,
+    EventNum, StateNum,
     codec::{Malformed, Reader, Writer},
     keys::PAGE_EVENTS,
 };
 
 /// Stands where flags would, for an event that has no node.
 const NO_NODE: u8 = 0xff;
+
+/// An edge from an event to one of its predecessors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrevEvent {
+    /// The predecessor is held in this room; it may be an outlier.
+    Held(EventNum),
+    /// The predecessor is not held.
+    Missing,
+}
+
+/// The number of the page that holds an event.
+pub(in crate::store) fn page_of(event: EventNum) -> u32 {
+    event.0 / PAGE_EVENTS
+}
 
 /// An event's place in the graph, and what was decided about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,13 +9,13 @@ use zstd::bulk::{Compressor, Decompressor};
 const LEVEL: i32 = 3;
 
 /// One way of compressing, of one thread.
-pub(super) struct Packing {
+pub(super) struct Compression {
     dictionary: &'static [u8],
     compressor: RefCell<Option<Compressor<'static>>>,
     decompressor: RefCell<Option<Decompressor<'static>>>,
 }
 
-impl Packing {
+impl Compression {
     /// With a dictionary; an empty one is none.
     pub(super) const fn new(dictionary: &'static [u8]) -> Self {
         Self { dictionary, compressor: RefCell::new(None), decompressor: RefCell::new(None) }
