@@ -2,9 +2,7 @@
 //! single statement, so a panic leaves nothing half-changed.
 
 use std::{
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    },
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{NewEvent, Refusal, Verdict, check::Checked, extremities, held::read_held, redaction};
 use crate::{
+    num,
     pdu::{Event, EventId, Pdu},
     state::map::Key,
-    store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
+    store::{Edit, EventNode, EventNum, Flags, Follower, GivenEvent, PrevEvent, StoreError, View},
 };
 
 /// What placing an event came to.
@@ -253,11 +254,10 @@ fn tell_who_wants(edit: &mut Edit<'_>, event_id: &str) -> Result<bool, StoreErro
 /// Whether these are all.
 fn adopt(edit: &mut Edit<'_>, number: EventNum, event_id: &str) -> Result<bool, StoreError> {
     let followers = edit.followers_of_missing(edit.room_num(), event_id, TOLD_AT_ONCE)?;
-    for (follower, place) in followers.iter().copied() {
+    for Follower { event: follower, index } in followers.iter().copied() {
         edit.remove_missing(event_id, follower);
         let mut node = edit.node(follower)?;
-        let place = usize::try_from(place).ok();
-        if let Some(edge) = place.and_then(|it| node.prev_events.get_mut(it)) {
+        if let Some(edge) = node.prev_events.get_mut(num::usize(index)) {
             *edge = PrevEvent::Held(number);
         }
         let state_known = node.state_after.is_some();

@@ -40,7 +40,10 @@ use crate::{
         map::{self, Key, Value},
         resolution::StateEvent,
     },
-    store::{Edit, EventNode, EventNum, Judged as _, Judgement, Power, StateNum, StoreError, View},
+    store::{
+        Arrival, Edit, EventNode, EventNum, Judged as _, Judgement, Power, PowerEvent, StateNum,
+        StoreError, View,
+    },
 };
 
 /// Redactions that are judged in one go; the rest is left to a note.
@@ -130,12 +133,12 @@ pub(super) fn settled(
 pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
     let arrival = edit.node(event)?.arrival;
     let Some(power) = edit.power(edit.room_num(), arrival, event)? else { return Ok(()) };
-    let after = power.judged_up_to.unwrap_or((arrival, event));
+    let after = power.judged_up_to.unwrap_or(Arrival { arrival, event });
     let later = edit.redactions_after(edit.room_num(), after, JUDGED_AT_ONCE)?;
     let version = version_of(edit)?;
-    for (_, redaction) in &later {
-        if let Some(pdu) = parse_held(edit, *redaction, version)? {
-            judge(edit, *redaction, &pdu)?;
+    for redaction in later.iter().map(|it| it.event) {
+        if let Some(pdu) = parse_held(edit, redaction, version)? {
+            judge(edit, redaction, &pdu)?;
         }
     }
     if later.len() == JUDGED_AT_ONCE {
@@ -273,7 +276,8 @@ fn has_lost_power(
         return Ok(false);
     }
     let (mut replaced, mut are_there) = (BTreeSet::new(), false);
-    for (event, power) in edit.powers_before(edit.room_num(), arrival, POWERS_LOOKED_AT)? {
+    let powers = edit.powers_before(edit.room_num(), arrival, POWERS_LOOKED_AT)?;
+    for PowerEvent { event, power } in powers {
         if !replaced.contains(&event) {
             let pdu = parse_held(edit, event, version_of(edit)?)?;
             let Some(levels) = pdu.and_then(|it| state_event(&it, false)) else {

@@ -90,7 +90,7 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<
         // Of predecessors that no edge is drawn to, nothing is noted.
         let drawn = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
         for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(drawn) {
-            let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
+            let noted = || edit.index_of_missing(edit.room_num(), prev.as_str(), event);
             all_noted &= *edge != PrevEvent::Missing || noted()? == Some(place);
         }
         node.prev_events = place::link(edit, event, read)?;

@@ -7,7 +7,7 @@ use crate::{
     access::{self, Refusal, acl_allows},
     pdu::{Pdu, RoomVersion},
     state::map::{self, Key},
-    store::{EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
+    store::{ContentKey, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
 /// While the current state is not known: most states that were known last and are looked at for one
@@ -134,5 +134,6 @@ fn state_event<T>(
         }
         serde_json::to_value(pdu.content()).ok()
     };
-    store.with_content((found.number, event, redacted), content, ask).map(Some)
+    let key = ContentKey { room: found.number, event, redacted };
+    store.with_content(key, content, ask).map(Some)
 }

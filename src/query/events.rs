@@ -10,7 +10,7 @@ use super::{
 use crate::{
     context::Context,
     ingest::Verdict,
-    store::{Body, EventNum, GivenEvent, Store, StoreError, View},
+    store::{Arrival, Body, EventNum, GivenEvent, Store, StoreError, View},
 };
 
 /// Most events asked for by id.
@@ -122,21 +122,21 @@ pub fn list_events(
     };
     let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let listed = cx.store.by_arrival((found.number, &found.room), after, size)?;
+    let listed = cx.store.by_arrival(found.number, &found.room, after, size)?;
     let (mut answer, mut space) = (EventList::default(), Space::default());
     let (mut looked_at, mut last) = (0, None);
-    for (arrival, event) in &listed {
-        if of_first == 0 || u64::from(event.0) < of_first {
-            let event = read(&cx.store, &found, *event)?;
+    for arrived in &listed {
+        if of_first == 0 || u64::from(arrived.event.0) < of_first {
+            let event = read(&cx.store, &found, arrived.event)?;
             if !space.take(event.bytes()) {
                 break;
             }
             answer.events.push(event);
         }
-        last = Some((*arrival, *event));
+        last = Some(*arrived);
         looked_at += 1;
     }
-    if let Some((arrival, event)) = last
+    if let Some(Arrival { arrival, event }) = last
         && (looked_at == size || looked_at < listed.len())
     {
         answer.next_page_token = token(&found, format_args!("{arrival}.{}", event.0));
@@ -167,9 +167,9 @@ pub fn list_state_after(
     Ok(IdList { ids, next_page_token })
 }
 
-fn parse_place(rest: &str) -> Option<(i64, EventNum)> {
+fn parse_place(rest: &str) -> Option<Arrival> {
     let (arrival, event) = rest.split_once('.')?;
-    Some((arrival.parse().ok()?, EventNum(event.parse().ok()?)))
+    Some(Arrival { arrival: arrival.parse().ok()?, event: EventNum(event.parse().ok()?) })
 }
 
 fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, StoreError> {

@@ -37,11 +37,10 @@ pub fn list_purged_events(
     };
     let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let (event_id_hashes, last) =
-        cx.store.purged_events(found.number, after, (size, MAX_LOOKED_AT))?;
+    let page = cx.store.purged_events(found.number, after, size, MAX_LOOKED_AT)?;
     let next = |it| token(&found, format_args!("{:032x}", u128::from_be_bytes(it)));
-    let next_page_token = last.map(next);
-    Ok(PurgedList { event_id_hashes, next_page_token: next_page_token.unwrap_or_default() })
+    let next_page_token = page.next.map(next).unwrap_or_default();
+    Ok(PurgedList { event_id_hashes: page.hashes, next_page_token })
 }
 
 fn parse_hash(rest: &str) -> Option<[u8; 16]> {

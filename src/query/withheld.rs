@@ -26,8 +26,8 @@ pub struct IdList {
 /// When the store fails.
 pub fn list_deleted_rooms(cx: &Context, page_token: &str) -> Result<IdList, QueryError> {
     let after = (!page_token.is_empty()).then_some(page_token);
-    let (ids, last) = cx.store.buried_rooms(after, MAX_PAGE)?;
-    Ok(IdList { ids, next_page_token: last.unwrap_or_default() })
+    let page = cx.store.buried_rooms(after, MAX_PAGE)?;
+    Ok(IdList { ids: page.room_ids, next_page_token: page.next.unwrap_or_default() })
 }
 
 /// Users who asked for erasure.

@@ -2,8 +2,7 @@
 
 use super::{
     Arrival, EventNum, Judgement, Power, RoomNum, StoreError, StoredValue, View,
-    codec::strip_checksum,
-    keys, record,
+    codec::strip_checksum, keys, record,
 };
 
 /// A power levels event that was accepted.

@@ -84,7 +84,7 @@ impl Store {
             let Ok(Some(room)) = self.find_room(number) else { continue };
             let Some(newest) = room.next_event.0.checked_sub(1).map(EventNum) else { continue };
             let keys = [keys::page(number, page_of(newest)), keys::body(number, newest)];
-            self.engine.read_many(&keys)?;
+            self.values(&keys)?;
         }
         Ok(())
     }

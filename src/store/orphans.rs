@@ -255,9 +255,10 @@ impl RoomRead<'_> {
             }
             keys::Of::Missing(follower) => {
                 let edge = match record::decode_missing(bytes) {
-                    Ok(missing) => self.topology.node(follower)?.and_then(|it| {
-                        it.prev_events.get(num::usize(missing.index)).copied()
-                    }),
+                    Ok(missing) => self
+                        .topology
+                        .node(follower)?
+                        .and_then(|it| it.prev_events.get(num::usize(missing.index)).copied()),
                     Err(_) => None,
                 };
                 (edge == Some(PrevEvent::Missing), OrphanReason::NothingMissing)

@@ -35,6 +35,13 @@ impl Store {
         })?;
         Ok(then(&content.value))
     }
+
+    /// The values of several keys, in the order of `keys`, with their checksums.
+    pub(super) fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError> {
+        #[cfg(test)]
+        self.touched.fetch_add(crate::num::u64(keys.len()), std::sync::atomic::Ordering::Relaxed);
+        self.engine.read_many(keys)
+    }
 }
 
 impl View for Store {

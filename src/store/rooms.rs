@@ -1,9 +1,7 @@
 //! The rooms of a store: listing them, and finding the record of one.
 
 use super::{
-    EventNum, Room, RoomNum, Store, StoreError, View,
-    codec::strip_checksum,
-    engine::StoredValue,
+    EventNum, Room, RoomNum, Store, StoreError, View, codec::strip_checksum, engine::StoredValue,
     keys,
 };
 

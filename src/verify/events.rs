@@ -43,17 +43,17 @@ impl Walk<'_> {
         }
     }
 
-    /// The bodies that are sealed together: of events that there are, and nowhere else.
+    /// The bodies of a block: of events that are held, and without records of their own.
     fn block(&mut self, edit: &Edit<'_>, first: EventNum) -> Result<(), StoreError> {
-        let sealed = self.store.sealed_with(self.number, first)?;
-        if !sealed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
-            self.fault("", What::SealedEarly(first.0))?;
+        let packed = self.store.in_block_of(self.number, first)?;
+        if !packed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
+            self.fault("", What::PackedEarly(first.0))?;
         }
-        for event in sealed {
+        for event in packed {
             if edit.find_node(event)?.is_none() {
                 self.fault("", What::NoNode(event.0))?;
             }
-            if self.store.is_alone(self.number, event)? {
+            if self.store.has_own_body(self.number, event)? {
                 self.fault("", What::TwoBodies(event.0))?;
             }
         }
@@ -62,7 +62,7 @@ impl Walk<'_> {
 
     fn event(&mut self, edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
         let Some(node) = edit.find_node(event)? else {
-            if self.store.is_alone(self.number, event)? {
+            if self.store.has_own_body(self.number, event)? {
                 self.fault("", What::NoNode(event.0))?;
             }
             return Ok(());
@@ -166,7 +166,7 @@ impl Walk<'_> {
                 (PrevEvent::Held(edge), Some(held)) if *edge == held => {}
                 (PrevEvent::Missing, None) if prev == read.event_id() => {}
                 (PrevEvent::Missing, None) => {
-                    let noted = edit.place_of_missing(self.number, prev.as_str(), event)?;
+                    let noted = edit.index_of_missing(self.number, prev.as_str(), event)?;
                     if noted != Some(place) {
                         self.fault(event_id, What::GapNotNoted(prev.to_string()))?;
                     }

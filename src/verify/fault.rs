@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::{Astray, Part, Stray};
+use crate::store::{Orphan, OrphanReason, Part};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,11 +47,11 @@ pub enum What {
     #[error("event {0} has a body but no node")]
     NoNode(u32),
     /// Which of them came cannot be told.
-    #[error("event {0} has a body in its block and one alone")]
+    #[error("event {0} has a body in its block and a record of its own")]
     TwoBodies(u32),
     /// Bodies share a block once their page is full, not before.
-    #[error("the bodies from event {0} on are sealed too early")]
-    SealedEarly(u32),
+    #[error("the bodies from event {0} on are packed into a block too early")]
+    PackedEarly(u32),
     /// The body cannot be parsed.
     #[error("the body is no event of its room: {0}")]
     BodyMalformed(String),
@@ -157,7 +157,7 @@ pub enum What {
     Cycle,
     /// A record that nothing leads to, or that cannot be read.
     #[error("{0}")]
-    Stray(Stray),
+    Orphan(Orphan),
 }
 
 /// What a room's record counts.
@@ -251,39 +251,39 @@ impl What {
             | Self::VersionUnknown(_)
             | Self::NoNode(_)
             | Self::TwoBodies(_)
-            | Self::SealedEarly(_)
+            | Self::PackedEarly(_)
             | Self::HeldTwice(..)
             | Self::BodyMalformed(_)
             | Self::ReadableNow
             | Self::BodyOfAnother(_)
             | Self::BodyOfAnotherRoom
             | Self::BodyUnhashed => Remedy::Restore,
-            Self::Stray(stray) => of_stray(stray.what),
+            Self::Orphan(orphan) => of_orphan(orphan.reason),
         }
     }
 }
 
-fn of_stray(what: Astray) -> Remedy {
-    match what {
-        Astray::Damaged(Some(Part::Id)) | Astray::EventNumberDamaged => Remedy::Draw,
-        Astray::Damaged(Some(Part::State)) | Astray::StateToCome => Remedy::Derive,
-        Astray::Damaged(Some(Part::Note))
-        | Astray::OfNoEvent(Part::Note | Part::GivenState | Part::Redaction)
-        | Astray::EventToCome
-        | Astray::NoteOfNoEvent
-        | Astray::NoArrival
-        | Astray::NoExtremity
-        | Astray::NothingMissing => Remedy::Remove,
+fn of_orphan(reason: OrphanReason) -> Remedy {
+    match reason {
+        OrphanReason::Damaged(Some(Part::Id)) | OrphanReason::EventNumberDamaged => Remedy::Draw,
+        OrphanReason::Damaged(Some(Part::State)) | OrphanReason::StateToCome => Remedy::Derive,
+        OrphanReason::Damaged(Some(Part::Note))
+        | OrphanReason::OfNoEvent(Part::Note | Part::GivenState | Part::Redaction)
+        | OrphanReason::EventToCome
+        | OrphanReason::NoteOfNoEvent
+        | OrphanReason::NoArrival
+        | OrphanReason::NoExtremity
+        | OrphanReason::NothingMissing => Remedy::Remove,
         // The number that tells it from what is to come may be what is wrong; so may a room's.
-        Astray::PageToCome
-        | Astray::EventLost
-        | Astray::NoRoom
-        | Astray::NoKind
-        | Astray::RoomDamaged
-        | Astray::RoomNumberDamaged
-        | Astray::RoomNowhere
-        | Astray::OfNoEvent(Part::Body | Part::Id | Part::Page | Part::State)
-        | Astray::Damaged(
+        OrphanReason::PageToCome
+        | OrphanReason::EventLost
+        | OrphanReason::NoRoom
+        | OrphanReason::NoKind
+        | OrphanReason::RoomDamaged
+        | OrphanReason::RoomNumberDamaged
+        | OrphanReason::RoomNowhere
+        | OrphanReason::OfNoEvent(Part::Body | Part::Id | Part::Page | Part::State)
+        | OrphanReason::Damaged(
             Some(Part::Page | Part::Body | Part::GivenState | Part::Redaction) | None,
         ) => Remedy::Restore,
     }

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     pdu::RoomVersion,
-    store::{Edit, Place, RoomNum, Store, StoreError, View},
+    store::{Cursor, Edit, RoomNum, Store, StoreError, View},
 };
 
 pub use fault::{Counted, Fault, Remedy, What};
@@ -88,12 +88,12 @@ pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<ControlFlow<()>, S
             }
         }
     }
-    let mut from = Place::default();
+    let mut from = Cursor::default();
     loop {
-        let (strays, next) = store.strays(&from, RECORDS_AT_ONCE)?;
-        for stray in strays {
-            let room_id = stray.room_id.clone().unwrap_or_default();
-            let what = What::Stray(stray);
+        let (orphans, next) = store.orphans(&from, RECORDS_AT_ONCE)?;
+        for orphan in orphans {
+            let room_id = orphan.room_id.clone().unwrap_or_default();
+            let what = What::Orphan(orphan);
             watch.fault(Fault { room_id, event_id: String::new(), what });
         }
         let Some(next) = next else { return Ok(ControlFlow::Continue(())) };
@@ -124,7 +124,7 @@ impl<'a> Walk<'a> {
         self.room_id = room.room_id;
         let found = self.store.room_num(&self.room_id);
         let is_it = matches!(found, Ok(Some(number)) if number == self.number);
-        if let Err(failure @ (StoreError::Sled(_) | StoreError::File { .. })) = found {
+        if let Err(failure @ (StoreError::Engine(_) | StoreError::File { .. })) = found {
             return Err(failure);
         }
         if !is_it {

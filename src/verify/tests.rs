@@ -138,7 +138,7 @@ fn a_damaged_block_is_named() {
 #[test]
 fn a_body_in_two_places_or_in_none_is_named() {
     let twice = damaged_below(|store, room| store.double_body(room, EventNum(33)));
-    assert_eq!(twice, ["event 33 has a body in its block and one alone"]);
+    assert_eq!(twice, ["event 33 has a body in its block and a record of its own"]);
     let never = damaged_below(|store, room| store.lose_block(room, EventNum(33)));
     for event in 32..64 {
         names(&never, &format!("damaged body (key 0500000000{event:08x})"));

@@ -10,13 +10,11 @@ mod block;
 
 use std::collections::BTreeMap;
 
+pub(super) use self::block::Block;
 #[cfg(test)]
 pub(super) use self::block::MAX_MEMBER;
-pub(super) use self::block::Block;
 use super::{
-    Body, Edit, EventNum, RoomNum, Store, StoreError, View, body,
-    codec::strip_checksum,
-    keys,
+    Body, Edit, EventNum, RoomNum, Store, StoreError, View, body, codec::strip_checksum, keys,
     record::page_of,
 };
 
@@ -94,12 +92,12 @@ impl Edit<'_> {
     /// and new events are not refused because of it.
     fn own_bodies(&self, events: &[EventNum]) -> Result<BTreeMap<EventNum, Body>, StoreError> {
         let keys: Vec<Vec<u8>> = events.iter().map(|it| keys::body(self.number, *it)).collect();
-        let values = self.store.engine.read_many(&keys)?;
-        let body = |(event, (key, value)): (&EventNum, (&Vec<u8>, Option<_>))| {
-            let body = strip_checksum(key, &value?).and_then(body::decode).ok()?;
-            Some((*event, body))
-        };
-        Ok(events.iter().zip(keys.iter().zip(values)).filter_map(body).collect())
+        let mut bodies = BTreeMap::new();
+        for ((event, key), value) in events.iter().zip(&keys).zip(self.store.values(&keys)?) {
+            let body = value.and_then(|it| strip_checksum(key, &it).and_then(body::decode).ok());
+            bodies.extend(body.map(|it| (*event, it)));
+        }
+        Ok(bodies)
     }
 
     /// Changes bodies of a page that was full before this edit.

@@ -8,14 +8,8 @@ use std::{
 };
 
 use super::{
-    Changes, Commit, Durability, Records, Seen, StoreError, StoredValue,
-    durable::Durable,
-    group_commit::GroupCommit,
-    mark::Mark,
-    panics::caught,
-    sled::Tree,
-    volume,
-    watchdog::Watchdog,
+    Changes, Commit, Durability, Records, Seen, StoreError, StoredValue, durable::Durable,
+    group_commit::GroupCommit, mark::Mark, panics::caught, sled::Tree, volume, watchdog::Watchdog,
 };
 
 /// Bytes of batches that may accumulate before sled is made to write its log: two of its segments.
@@ -80,10 +74,15 @@ impl Local {
         {
             return Ok(Commit::Conflict);
         }
-        self.before_batch(changes.iter().map(|(key, value)| {
-            key.len() + value.as_ref().map_or(0, |it| it.len())
-        }).sum())?;
-        if changes.len() == 1 && let Some((key, value)) = changes.pop_first() {
+        self.before_batch(
+            changes
+                .iter()
+                .map(|(key, value)| key.len() + value.as_ref().map_or(0, |it| it.len()))
+                .sum(),
+        )?;
+        if changes.len() == 1
+            && let Some((key, value)) = changes.pop_first()
+        {
             self.write(|tree| tree.apply_one(key, value))?;
         } else {
             self.write(|tree| tree.apply(changes))?;
@@ -137,10 +136,9 @@ impl Local {
     pub(super) fn give_up(&self, failure: StoreError) -> StoreError {
         self.failed.store(true, Ordering::SeqCst);
         match failure {
-            StoreError::Engine(failure) => StoreError::NotOpened {
-                data_dir: self.data_dir.clone(),
-                said: failure.into_text(),
-            },
+            StoreError::Engine(failure) => {
+                StoreError::NotOpened { data_dir: self.data_dir.clone(), said: failure.into_text() }
+            }
             other => other,
         }
     }

@@ -29,14 +29,13 @@ mod watchdog;
 
 use std::collections::BTreeMap;
 
-pub use self::{durable::Durability, panics::caught};
+pub use self::{durable::Durability, panics::caught, sled::StoredValue};
+#[cfg(test)]
+pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
 pub(super) use self::{
     local::Local,
     opening::{State, open},
 };
-pub use self::sled::StoredValue;
-#[cfg(test)]
-pub(super) use self::test_engine::TestEngine;
 use super::StoreError;
 
 /// Keys and their values, in the order of the keys.

@@ -99,8 +99,9 @@ impl Tree {
             Some(after) => [after, &[0]].concat(),
             None => prefix.to_vec(),
         };
-        let has_prefix =
-            |it: &sled::Result<(IVec, IVec)>| it.as_ref().map_or(true, |it| it.0.starts_with(prefix));
+        let has_prefix = |it: &sled::Result<(IVec, IVec)>| {
+            it.as_ref().map_or(true, |it| it.0.starts_with(prefix))
+        };
         self.0
             .range(from..)
             .take_while(has_prefix)

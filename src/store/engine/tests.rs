@@ -11,10 +11,18 @@ use crate::store::Options;
 #[derive(Clone, Debug)]
 enum Call {
     Read(Vec<Vec<u8>>),
-    Scan { prefix: Vec<u8>, after: Option<Vec<u8>>, limit: usize },
+    Scan {
+        prefix: Vec<u8>,
+        after: Option<Vec<u8>>,
+        limit: usize,
+    },
     LastKey(Vec<u8>),
     /// Changes, on the condition that a key is as it was some calls ago.
-    Commit { depends_on: Option<Vec<u8>>, is_stale: bool, changes: Vec<(Vec<u8>, Option<u8>)> },
+    Commit {
+        depends_on: Option<Vec<u8>>,
+        is_stale: bool,
+        changes: Vec<(Vec<u8>, Option<u8>)>,
+    },
     Flush,
 }
 
@@ -26,8 +34,11 @@ fn call() -> impl Strategy<Value = Call> {
     let changes = prop::collection::vec((key(), prop::option::weighted(0.7, 0u8..4)), 0..6);
     prop_oneof![
         prop::collection::vec(key(), 0..5).prop_map(Call::Read),
-        (key(), prop::option::of(key()), 0usize..6)
-            .prop_map(|(prefix, after, limit)| Call::Scan { prefix, after, limit }),
+        (key(), prop::option::of(key()), 0usize..6).prop_map(|(prefix, after, limit)| Call::Scan {
+            prefix,
+            after,
+            limit
+        }),
         key().prop_map(Call::LastKey),
         (prop::option::of(key()), any::<bool>(), changes).prop_map(
             |(depends_on, is_stale, changes)| Call::Commit { depends_on, is_stale, changes }
@@ -112,7 +123,10 @@ fn check(engine: &Engine, calls: &[Call], may_conflict: bool) {
             }
             Call::Flush => engine.flush().unwrap(),
         }
-        assert_eq!(plain(engine.scan(b"\xfe", None, usize::MAX).unwrap()), model.scan(b"", None, usize::MAX));
+        assert_eq!(
+            plain(engine.scan(b"\xfe", None, usize::MAX).unwrap()),
+            model.scan(b"", None, usize::MAX)
+        );
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a key says of its record, for whoever looks at all of them.
 
-use super::{Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text};
+use super::{
+    Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text,
+};
 
 /// What a key says.
 pub(crate) enum Parts<'k> {

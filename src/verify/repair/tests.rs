@@ -8,7 +8,8 @@ use crate::{
     context::Context,
     state::map,
     store::{
-        Edit, EventNode, EventNum, Judged as _, Judgement, PrevEvent, Room, StateNum, View as _,
+        Arrival, Edit, EventNode, EventNum, Follower, Judged as _, Judgement, PrevEvent, Room,
+        StateNum, View as _,
     },
     verify::tests::{faults, opened_again, store_of},
 };
@@ -23,7 +24,7 @@ struct Seen {
     room: Room,
     current: BTreeMap<map::Key, map::Value>,
     gaps: Vec<String>,
-    arrivals: Vec<(i64, EventNum)>,
+    arrivals: Vec<Arrival>,
 }
 
 fn seen(cx: &Context, room_id: &str) -> Seen {
@@ -43,7 +44,7 @@ fn seen(cx: &Context, room_id: &str) -> Seen {
     };
     let events = (0..room.next_event.0).map(EventNum).map(event).collect();
     let current = state(room.current_state);
-    let arrivals = cx.store.by_arrival((number, &room), None, usize::MAX).unwrap();
+    let arrivals = cx.store.by_arrival(number, &room, None, usize::MAX).unwrap();
     room.next_state = StateNum(0);
     room.current_state = None;
     room.resolved_from.clear();
@@ -154,7 +155,9 @@ fn what_follows_from_bodies_is_drawn_again() {
     }
     comes_back("visibility-v10-seen-by-hs2", |edit| {
         let gap = edit.backward_extremities(edit.room_num(), 1).unwrap().remove(0);
-        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap() {
+        for Follower { event: follower, .. } in
+            edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap()
+        {
             edit.remove_missing(&gap, follower);
         }
     });
@@ -224,7 +227,7 @@ fn redactions_are_heeded_again_and_nothing_hidden_is_shown() {
 }
 
 #[test]
-fn strays_are_removed() {
+fn orphans_are_removed() {
     let beyond = EventNum(100_000);
     comes_back("chaos0-v10", |edit| edit.put_given_state(beyond, &[]));
     comes_back("chaos0-v10", |edit| edit.put_waiting(EventNum(3), beyond));

@@ -187,7 +187,8 @@ impl Durable {
         if is_same && synced.is_settled && synced.maybe_half.is_empty() {
             return Ok(());
         }
-        synced.is_settled = is_same && synced.changed.is_some_and(|(_, it)| it.elapsed() > TIMESTAMP_TICK);
+        synced.is_settled =
+            is_same && synced.changed.is_some_and(|(_, it)| it.elapsed() > TIMESTAMP_TICK);
         if !is_same {
             synced.changed = Some((changed, Instant::now()));
         }
