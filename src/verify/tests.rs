@@ -212,7 +212,7 @@ fn counters_and_extremities_that_do_not_add_up_are_named() {
 }
 
 #[test]
-fn records_that_nothing_leads_to_are_named() {
+fn orphans_are_named() {
     let beyond = EventNum(100_000);
     let body = |edit: &mut Edit<'_>| edit.put_body(beyond, "$beyond", b"{}");
     names(&damaged(body), "a record of an event that is not held");
@@ -223,14 +223,14 @@ fn records_that_nothing_leads_to_are_named() {
     let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, Judgement::Heeded);
     names(&damaged(redaction), "a record of an event that is not held");
     let states = |edit: &mut Edit<'_>| edit.room.next_state = crate::store::StateNum(1);
-    names(&damaged(states), "a state that never was");
+    names(&damaged(states), "a state whose number was never given");
     let events = |edit: &mut Edit<'_>| edit.room.next_event = EventNum(1);
-    names(&damaged(events), "a page of events that never came");
+    names(&damaged(events), "a page of event numbers that were never given");
     let id = |edit: &mut Edit<'_>| {
         edit.add_event("$nothing");
         edit.room.next_event = EventNum(edit.room.next_event.0 - 1);
     };
-    names(&damaged(id), "an id leads to no event");
+    names(&damaged(id), "an id leads to an event number that was never given");
 }
 
 #[test]

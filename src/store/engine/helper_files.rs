@@ -111,8 +111,8 @@ fn set_aside(data_dir: &Path, path: &Path) -> Result<(), StoreError> {
     sync(data_dir)?;
     tracing::warn!(
         file = %path.display(), to = %to.display(),
-        "a damaged helper file was set aside; the store is opened from its log, which takes a little \
-         longer; the file can be deleted"
+        "a helper file was damaged and is set aside; the store is opened from its log, which takes a \
+         little longer; the file can be deleted"
     );
     Ok(())
 }
