@@ -214,7 +214,10 @@ mod tests {
         assert_eq!(check(facts), Ok(()));
         let refused = |facts| check(facts).unwrap_err();
         assert_eq!(refused(ServerFacts { acl_allows: false, ..facts }), AccessRefusal::Acl);
-        assert_eq!(refused(ServerFacts { origin_joined: false, ..facts }), AccessRefusal::OriginNotJoined);
+        assert_eq!(
+            refused(ServerFacts { origin_joined: false, ..facts }),
+            AccessRefusal::OriginNotJoined
+        );
         let facts = ServerFacts { destination_joined: false, ..facts };
         assert_eq!(refused(facts), AccessRefusal::DestinationNotJoined);
     }

@@ -70,8 +70,8 @@ impl Deadline {
     /// # Errors
     /// The deadline has passed.
     pub fn check(&self) -> Result<(), DeadlinePassed> {
-        let has_passed = self.cancelled.load(Ordering::Relaxed)
-            || self.at.is_some_and(|at| (self.now)() >= at);
+        let has_passed =
+            self.cancelled.load(Ordering::Relaxed) || self.at.is_some_and(|at| (self.now)() >= at);
         if has_passed { Err(DeadlinePassed) } else { Ok(()) }
     }
 }

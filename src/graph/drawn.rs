@@ -14,7 +14,8 @@ impl Graph {
     fn with(mut self, id: char, depth: i64, prev_events: &str) -> Self {
         let position = Position { depth, arrival: i64::try_from(self.0.len()).unwrap() };
         let prev_events = prev_events.chars().collect();
-        self.0.insert(id, Node { position, servable: true, prev_events, has_gap: false, event: () });
+        self.0
+            .insert(id, Node { position, servable: true, prev_events, has_gap: false, event: () });
         self
     }
 

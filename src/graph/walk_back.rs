@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{End, Node, Position, Walk, walker::{Stop, Walker}};
+use super::{
+    End, Node, Position, Walk,
+    walker::{Stop, Walker},
+};
 
 /// Collects up to `limit` servable events: those of `from`, and what precedes them. The next event
 /// walked to is always the greatest by position of all that are in reach.

@@ -71,11 +71,7 @@ where
     }
 
     /// The result of a walk that walked as long as it could, and found these events.
-    pub(super) fn finish(
-        self,
-        walked: Result<(), Stop<E>>,
-        found: Vec<Id>,
-    ) -> Result<Walk<Id>, E> {
+    pub(super) fn finish(self, walked: Result<(), Stop<E>>, found: Vec<Id>) -> Result<Walk<Id>, E> {
         let end = match walked {
             Ok(()) => End::Exhausted,
             Err(Stop::End(end)) => end,

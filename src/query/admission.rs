@@ -37,8 +37,8 @@ pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found
     match asker {
         Asker::Internal => find_internal(store, room_id),
         Asker::Server { origin, destination } => {
-            let room = find(store, room_id)?
-                .ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
+            let room =
+                find(store, room_id)?.ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
             match refusal(store, &room, origin, destination)? {
                 None => Ok(room),
                 Some(refusal) => Err(QueryError::NotAllowed(refusal)),

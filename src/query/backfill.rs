@@ -6,7 +6,7 @@
 //! in reach but not reached.
 
 use super::{
-    Asker, Cost, Question, QueryError, ServedPage, WalkQuestion,
+    Asker, Cost, QueryError, Question, ServedPage, WalkQuestion,
     admission::admit,
     page::PageBuilder,
     question::cost_of,

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::{
-    Question, QueryError,
+    QueryError, Question,
     admission::{FoundRoom, find_internal},
     paging::{IdList, PageRequest, Space, token},
 };

@@ -2,7 +2,7 @@
 //! facts and the same rules as an answer to that server.
 
 use super::{
-    Question, QueryError,
+    QueryError, Question,
     admission::{FoundRoom, deciding_states, find_internal, members, refusal},
     form::FormDecider,
     servable::{NotServed, not_served},

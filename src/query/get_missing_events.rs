@@ -5,7 +5,7 @@
 //! `min_depth`.
 
 use super::{
-    Asker, Cost, Question, QueryError, ServedPage, WalkQuestion,
+    Asker, Cost, QueryError, Question, ServedPage, WalkQuestion,
     admission::admit,
     page::PageBuilder,
     question::cost_of,

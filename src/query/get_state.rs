@@ -1,7 +1,7 @@
 //! The room state after an event, or the current state. For internal callers.
 
 use super::{
-    Question, QueryError,
+    QueryError, Question,
     admission::{FoundRoom, find_internal},
     paging::{PageRequest, Space, token},
 };

@@ -1,7 +1,7 @@
 //! The events of a room that were purged. For internal callers, who need them for backups.
 
 use super::{
-    Question, QueryError,
+    QueryError, Question,
     admission::find_internal,
     paging::{PageRequest, token},
 };
@@ -51,7 +51,5 @@ impl Question for ListPurgedEvents {
 }
 
 fn parse_hash(position: &str) -> Option<[u8; 16]> {
-    (position.len() == 32)
-        .then(|| u128::from_str_radix(position, 16).ok())?
-        .map(u128::to_be_bytes)
+    (position.len() == 32).then(|| u128::from_str_radix(position, 16).ok())?.map(u128::to_be_bytes)
 }

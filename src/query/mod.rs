@@ -28,9 +28,7 @@ mod tombstones;
 
 pub use backfill::Backfill;
 pub use error::QueryError;
-pub use events::{
-    BatchGetEvents, EventList, ListEvents, ListStateAfter, RoomEvent, RoomEvents,
-};
+pub use events::{BatchGetEvents, EventList, ListEvents, ListStateAfter, RoomEvent, RoomEvents};
 pub use explain_access::{Access, ExplainAccess, Explanation};
 pub use get_missing_events::GetMissingEvents;
 pub use get_state::{GetState, StateEntry, StatePage};

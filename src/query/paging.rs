@@ -44,8 +44,7 @@ impl PageRequest {
         if self.token.is_empty() {
             return Ok(None);
         }
-        let (position, number) =
-            self.token.rsplit_once('@').ok_or(QueryError::PageTokenInvalid)?;
+        let (position, number) = self.token.rsplit_once('@').ok_or(QueryError::PageTokenInvalid)?;
         let number: u32 = number.parse().map_err(|_| QueryError::PageTokenInvalid)?;
         if number != room.number.0 {
             // The token is of a room that was deleted and created again under the same id.

@@ -1,6 +1,6 @@
 //! Answering a question about a room while others remove the room, or a part of it.
 
-use super::{Question, QueryError};
+use super::{QueryError, Question};
 use crate::{
     context::Context,
     deadline::Deadline,

@@ -1,7 +1,7 @@
 //! What is known of a room as a whole, and the list of all rooms. For internal callers.
 
 use super::{
-    Question, QueryError, admission::find_internal, paging::PageRequest, state_needed::state_needed,
+    QueryError, Question, admission::find_internal, paging::PageRequest, state_needed::state_needed,
 };
 use crate::{
     context::Context,

@@ -2,7 +2,7 @@
 //! removed, so that a backup can restore them. For internal callers.
 
 use super::{
-    Question, QueryError,
+    QueryError, Question,
     admission::find_internal,
     paging::{IdList, PageRequest, Space},
 };

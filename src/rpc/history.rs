@@ -5,13 +5,7 @@ use std::{sync::Arc, time::Instant};
 use tonic::{Request, Response, Status};
 use tracing::{Span, field};
 
-use super::{
-    executor::Executor,
-    require::OfGateway,
-    status,
-    timeout::deadline,
-    wire,
-};
+use super::{executor::Executor, require::OfGateway, status, timeout::deadline, wire};
 use crate::{
     context::Context,
     deadline::Deadline,
@@ -19,9 +13,9 @@ use crate::{
     metrics::Metrics,
     proto::v1::{self as pb, history_service_server::HistoryService},
     query::{
-        self, BatchGetEvents, Cost, ExplainAccess, GetRoom, GetState, ListErasedMembers, ListEvents,
-        ListPurgedEvents, ListRooms, ListStateAfter, PageRequest, Question, QueryError, ServedPage,
-        WalkQuestion,
+        self, BatchGetEvents, Cost, ExplainAccess, GetRoom, GetState, ListErasedMembers,
+        ListEvents, ListPurgedEvents, ListRooms, ListStateAfter, PageRequest, QueryError, Question,
+        ServedPage, WalkQuestion,
     },
     slow_walks::SlowWalk,
     visibility::Form,

@@ -11,9 +11,9 @@ use crate::{
     pdu::PduError,
     proto::v1 as pb,
     query::{
-        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList,
-        PurgedList, RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, ServedPage, Sizes, StatePage, Stats,
-        UnknownRoom, WideRoom,
+        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, PurgedList,
+        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, ServedPage, Sizes, StatePage,
+        Stats, UnknownRoom, WideRoom,
     },
     slow_walks::SlowWalk,
     verify::Fault,
@@ -100,7 +100,10 @@ pub(super) fn backfill_response(page: ServedPage, shape: Shape) -> pb::BackfillR
     pb::BackfillResponse { events, end_reason, missing_event_ids, visited, json, pdu_count }
 }
 
-pub(super) fn get_missing_events_response(page: ServedPage, shape: Shape) -> pb::GetMissingEventsResponse {
+pub(super) fn get_missing_events_response(
+    page: ServedPage,
+    shape: Shape,
+) -> pb::GetMissingEventsResponse {
     let ServedPage { events, end, missing_event_ids, visited } = page;
     let end_reason = end_reason(end);
     let (events, json, pdu_count) = shaped("events", events, shape);
