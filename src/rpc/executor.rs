@@ -253,7 +253,7 @@ mod tests {
         let mut asking = Box::pin(executor.run(Deadline::none(), move |deadline| {
             has_begun.send(()).unwrap();
             while deadline.check().is_ok() {
-                std::thread::yield_now();
+                thread::yield_now();
             }
             done(())
         }));

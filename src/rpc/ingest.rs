@@ -9,6 +9,7 @@ use super::{append, executor::Executor, progress::Messages, purge, status, timeo
 use crate::{
     context::Context,
     deadline::Deadline,
+    ingest,
     pdu::UserId,
     proto::v1::{self as pb, ingest_service_server::IngestService},
 };
@@ -79,12 +80,10 @@ impl IngestService for IngestHandler {
     ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
         let deadline = deadline(request.metadata());
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
-        if let Err(fault) = UserId::parse(&user_id) {
-            let text = format!("user_id {fault}");
-            return Err(status::invalid("USER_ID_INVALID", &text));
-        }
+        let user_id = UserId::parse(&user_id)
+            .map_err(|fault| status::invalid("USER_ID_INVALID", &format!("user_id {fault}")))?;
         let cx = Arc::clone(&self.cx);
-        let set = move |_: &Deadline| cx.store.set_erased(&user_id, erased);
+        let set = move |_: &Deadline| ingest::set_user_erased(&cx.store, &user_id, erased);
         self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }
