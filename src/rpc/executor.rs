@@ -161,6 +161,15 @@ impl Executor {
     }
 }
 
+/// The value of a metric, as `/metrics` shows it.
+#[cfg(test)]
+pub(super) fn shown(metrics: &Metrics, name: &str) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &metrics.registry()).unwrap();
+    let line = text.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' '));
+    line.expect("a metric of this name").to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -222,7 +231,10 @@ mod tests {
         let occupied = Occupied::start(&executor).await;
         let begun = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&begun);
-        let job = move |_: &Deadline| done(seen.store(true, Ordering::SeqCst));
+        let job = move |_: &Deadline| {
+            seen.store(true, Ordering::SeqCst);
+            done(())
+        };
         let late = executor.run(after(Duration::from_millis(20)), job).await;
         assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
         occupied.end().await;
@@ -313,13 +325,4 @@ mod tests {
         let late = late.expect("at once");
         assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
     }
-}
-
-/// The value of a metric, as `/metrics` shows it.
-#[cfg(test)]
-pub(super) fn shown(metrics: &Metrics, name: &str) -> String {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &metrics.registry()).unwrap();
-    let line = text.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' '));
-    line.expect("a metric of this name").to_owned()
 }

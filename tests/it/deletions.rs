@@ -114,12 +114,12 @@ fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool)
         let expected = ids.iter().take(list.events.len());
         assert!(list.events.iter().map(|it| &it.event_id).eq(expected), "a torn list");
     }
-    let event_id = newest.clone();
     let batch = BatchGetEvents { room_id: room_id(), event_ids: ids.clone() };
-    let state_after = GetState { room_id: room_id(), event_id: event_id.clone(), page: page() };
+    let state_after = GetState { room_id: room_id(), event_id: newest.clone(), page: page() };
     let purged = ListPurgedEvents { room_id: room_id(), page: page() };
-    let (origin, destination) = (origin.clone(), origin);
-    let explain = ExplainAccess { room_id: room_id(), event_id, origin, destination };
+    let destination = origin.clone();
+    let explain =
+        ExplainAccess { room_id: room_id(), event_id: newest.clone(), origin, destination };
     let answers = [
         sound("list_events", listed),
         sound("backfill", answers::ask(cx, &backfill)),

@@ -226,7 +226,7 @@ fn everything_before_and_after_an_odd_event_is_served_whole() {
             let state = |id: &str| answers::state(&memory.cx, &room.room_id, id);
             let before = &stage.before.last().unwrap().event_id;
             assert_eq!(state(&odd.event_id), state(before), "{at}");
-            let explained = explain(&memory, room, odd);
+            let explained = explain(memory, room, odd);
             assert_eq!(explained.access, Access::NotServed, "{at}");
             assert_eq!(answers::summary(&memory.cx, &room.room_id).counts[4], 1, "{at}");
             assert_eq!(faults::of(&memory.cx.store), [], "{at}");
