@@ -4,13 +4,7 @@
 //! What a connection may hold is bounded: streams at once, heads, buffers, and the time during
 //! which nothing is asked. A connection that stays idle is closed, sooner if others need its place.
 
-use std::{
-    fmt, io,
-    net::IpAddr,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};

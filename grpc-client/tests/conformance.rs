@@ -2,11 +2,7 @@
 //! is in memory and the clock is paused, so that no test waits.
 #![expect(clippy::unwrap_used, reason = "what must not happen fails the test")]
 
-use std::{
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use backscroll_grpc_client::{
     CONNECT_TIMEOUT, Call, Connect, Connection, EncodedMessage, KEEP_ALIVE_INTERVAL,

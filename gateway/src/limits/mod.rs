@@ -33,10 +33,10 @@ use self::{
     shares::{Amount, Bounds},
 };
 pub(crate) use self::{
+    answer_memory::AnswerMemory,
     cut::{Cut, run_stream},
     failures::Attempt,
     requests::{Admitted, Caller, Held, Holds, Stranger, admit, authenticated},
-    answer_memory::AnswerMemory,
     servers::{Place, Servers},
     shares::{Full, Kept, Share, Shares},
 };
