@@ -56,7 +56,7 @@ impl Held {
 
     fn append(&self, coming: &Coming) {
         let event = NewEvent { verdict: coming.verdict, ..self.room.accepted(&coming.event) };
-        let outcome = ingest::append(&self.cx, &event).expect("a working store");
+        let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
     }
 
@@ -90,7 +90,7 @@ impl Held {
 type Make = fn(&Held, usize) -> Coming;
 
 fn accepted(event: Event) -> Coming {
-    Coming { event, verdict: Verdict::default() }
+    Coming { event, verdict: Verdict::Accepted }
 }
 
 fn main() {
@@ -106,7 +106,7 @@ fn main() {
         ("redactions of one event", |held, _| held.redaction(&held.join.event_id)),
         ("redactions of an event that is not there", |held, _| held.redaction("$missing")),
         ("soft-failed events", |held, _| Coming {
-            verdict: Verdict { soft_failed: true, ..Verdict::default() },
+            verdict: Verdict::SoftFailed,
             ..held.message(&held.join)
         }),
     ];

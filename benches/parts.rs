@@ -113,7 +113,8 @@ fn in_a_store(criterion: &mut Criterion) {
     let cx = Context::new(Store::open(&Options::small(dir.path())).expect("a store"));
     let (room, create) = Room::new(RoomVersion::V10, CREATOR);
     let append = |event: Event| {
-        let outcome = ingest::append(&cx, &room.accepted(&event)).expect("a working store");
+        let outcome =
+            ingest::append_unflushed(&cx, &room.accepted(&event)).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
         event
     };
