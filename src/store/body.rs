@@ -1,7 +1,7 @@
-//! Event bodies: the exact bytes, compressed with a dictionary of what events have in common.
+//! Event bodies: the exact bytes, compressed with a dictionary of text that events have in common.
 //!
-//! The dictionary is part of the disk format: a new one gets a new kind byte and the old one stays
-//! readable. What compression would not shorten is kept as it is.
+//! The dictionary is part of the disk format. A new dictionary needs a new kind byte, and the old
+//! one must stay readable. A body that compression would not shorten is stored as it is.
 
 use bytes::Bytes;
 
@@ -10,20 +10,21 @@ use super::{
     compression::Compression,
 };
 
-/// Trained on events of all room versions, in the member orders that homeservers send.
+/// The dictionary, trained on events of all room versions, with the orders of members that
+/// homeservers send.
 static DICTIONARY_1: &[u8] = include_bytes!("body/pdu-1.zdict");
-/// No stored body is larger: ingest refuses longer texts.
+/// The longest body in bytes, uncompressed: ingest refuses longer texts.
 const MAX_BODY: usize = 1 << 20;
 
 const PLAIN: u8 = 0;
 const COMPRESSED_1: u8 = 1;
 
-/// An event's id and its PDU as it came, without `unsigned`.
+/// The id of an event, and its PDU as it was received, without `unsigned`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// The event's id.
+    /// The id of the event.
     pub event_id: String,
-    /// The PDU, JSON.
+    /// The PDU as JSON text.
     pub pdu: Bytes,
 }
 
@@ -31,6 +32,7 @@ thread_local! {
     static COMPRESSION: Compression = const { Compression::new(DICTIONARY_1) };
 }
 
+/// The value on disk, without its checksum.
 pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
     let compressed = COMPRESSION.with(|it| it.compress(pdu));
     let mut out = Writer::default();
@@ -41,6 +43,7 @@ pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
     out.finish()
 }
 
+/// Reads a value as [`encode`] writes it.
 pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
     let mut from = Reader(bytes);
     let kind = from.byte()?;

@@ -1,4 +1,4 @@
-//! Writing: one decision about one room, applied at once or not at all.
+//! The changes of one decision about one room, applied as one atomic batch or not at all.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,15 +17,15 @@ use super::{
 };
 use crate::state::map::{Node, Ptr};
 
-/// A decision being made. Reads see what it has changed so far; the disk sees all of it, at
-/// [`commit`](Self::commit), or nothing. Dropped without a commit, it has never been.
-#[must_use = "nothing is written before commit"]
+/// The changes of a decision. Reads through it see the changes made so far. They are applied by the
+/// commit of [`Store::decide`]; an edit that is dropped before changes nothing.
+#[must_use = "nothing is written before the commit"]
 pub struct Edit<'s> {
-    /// The room's record; written with the rest.
+    /// The record of the room, which every commit writes.
     pub room: Room,
     pub(super) store: &'s Store,
     pub(super) number: RoomNum,
-    /// Events from here on are added by this edit.
+    /// The first event that this edit adds; all greater ones are added by it too.
     pub(super) first_new: EventNum,
     changes: Changes,
     pages: BTreeMap<u32, Page>,
@@ -77,13 +77,13 @@ impl<'s> Edit<'s> {
         edit
     }
 
-    /// The room's number.
+    /// The number of the room.
     #[must_use]
     pub fn room_num(&self) -> RoomNum {
         self.number
     }
 
-    /// Gives an event the room's next number.
+    /// Gives an event the next number of the room, and maps its id to that number.
     pub fn add_event(&mut self, event_id: &str) -> EventNum {
         let event = self.room.next_event;
         self.room.next_event = EventNum(event.0 + 1);
@@ -91,25 +91,23 @@ impl<'s> Edit<'s> {
         event
     }
 
-    /// Keeps an event's body.
+    /// Stores or replaces the body of an event.
     pub fn put_body(&mut self, event: EventNum, event_id: &str, pdu: &[u8]) {
         let body = Body { event_id: event_id.to_owned(), pdu: Bytes::copy_from_slice(pdu) };
         self.bodies.insert(event, Some(body));
     }
 
-    /// An event's node as it stands now.
+    /// The node of an event, with the changes of this edit.
     ///
     /// # Errors
-    /// When it cannot be read, or there is none.
+    /// [`StoreError::Missing`] if there is no node.
     pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
         let page = || keys::page(self.number, page_of(event));
         self.find_node(event)?.ok_or_else(|| StoreError::missing("event", &page()))
     }
 
-    /// An event's node as it stands now; nothing if the event was purged, or never was.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The node of an event, with the changes of this edit; `None` if the event was purged, or if
+    /// its number was never given.
     pub fn find_node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
         let number = page_of(event);
         Ok(match self.pages.get(&number) {
@@ -118,11 +116,8 @@ impl<'s> Edit<'s> {
         })
     }
 
-    /// Writes an event's node. Lists its arrival where that is not its number, and the event among
-    /// the forward extremities if it is one.
-    ///
-    /// # Errors
-    /// When its page cannot be read.
+    /// Stores or replaces the node of an event. Keeps two lists in step with it: arrivals that
+    /// differ from the event's number, and forward extremities.
     pub fn put_node(&mut self, event: EventNum, node: EventNode) -> Result<(), StoreError> {
         let page = page_of(event);
         if !self.pages.contains_key(&page) {
@@ -164,54 +159,53 @@ impl<'s> Edit<'s> {
         }
     }
 
-    /// Lists a forward extremity that the list leaves out.
+    /// Adds a forward extremity to the list. [`put_node`](Self::put_node) does so itself; this is for
+    /// repairs.
     pub fn list_extremity(&mut self, extremity: Extremity) {
         let Extremity { event, arrival, state_after } = extremity;
         let key = keys::extremity(self.number, arrival, event);
         self.put(key, record::encode_extremity(state_after));
     }
 
-    /// Takes a forward extremity out of the list.
+    /// Removes a forward extremity from the list.
     pub fn remove_extremity(&mut self, extremity: Extremity) {
         let Extremity { event, arrival, .. } = extremity;
         let key = keys::extremity(self.number, arrival, event);
         if event >= self.first_new {
-            // It is only listed in this edit.
+            // It is on the list in this edit only.
             self.changes.remove(&key);
         } else {
             self.remove(key);
         }
     }
 
-    /// Whether an event is found where it arrived: by its number, or in the list.
-    ///
-    /// # Errors
-    /// When the disk fails.
+    /// Whether an event can be found by its arrival: because its number is the same, or because it is
+    /// on the list of arrivals.
     pub fn is_listed(&self, event: EventNum, arrival: i64) -> Result<bool, StoreError> {
         let key = keys::arrival(self.number, arrival, event);
         Ok(arrival == i64::from(event.0) || self.value(&key)?.is_some())
     }
 
-    /// Lists an arrival that the list leaves out.
+    /// Adds an arrival to the list.
     pub fn list_arrival(&mut self, event: EventNum, arrival: i64) {
         self.put(keys::arrival(self.number, arrival, event), Vec::new());
     }
 
-    /// Takes an arrival out of the list.
+    /// Removes an arrival from the list.
     pub fn remove_arrival(&mut self, event: EventNum, arrival: i64) {
         self.remove(keys::arrival(self.number, arrival, event));
     }
 
-    /// Makes an id lead to an event that is held.
+    /// Maps an id to an event that is held.
     pub fn lead(&mut self, event_id: &str, event: EventNum) {
         self.put(keys::event(self.number, event_id), event.0.to_be_bytes().to_vec());
     }
 
-    /// Removes an event: its node, its body, the state that came with it. What is left is that it
-    /// [was purged](View::is_purged).
+    /// Removes an event: its node, its body, and the state that was received with it. Only its id is
+    /// kept, as [purged](View::is_purged).
     ///
     /// # Errors
-    /// When its page cannot be read.
+    /// [`StoreError::Missing`] if the event has no node.
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
         self.removes = Removes::Records;
         let node = self.node(event)?;
@@ -235,16 +229,13 @@ impl<'s> Edit<'s> {
         Ok(())
     }
 
-    /// Sees to it that an event never comes, or never comes back.
+    /// Makes the room refuse an event from now on, as if it had been purged.
     pub fn bury(&mut self, event_id: &str) {
         self.put(keys::event(self.number, event_id), Vec::new());
     }
 
-    /// As [`bury`](Self::bury), by the hash of the id: what is held is marked as purged, if it is
-    /// an outlier, and otherwise left alone.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// As [`bury`](Self::bury), by the hash of the id. An outlier that is held is marked as purged;
+    /// any other event that is held is left as it is.
     pub fn bury_hash(&mut self, hash: [u8; 16]) -> Result<(), StoreError> {
         let key = keys::event_by_hash(self.number, hash);
         match self.read("event number", &key, number_or_gone)?.flatten() {
@@ -258,13 +249,13 @@ impl<'s> Edit<'s> {
         Ok(())
     }
 
-    /// The number that the next state will get.
+    /// The number of the next state.
     #[must_use]
     pub fn next_state(&self) -> StateNum {
         self.room.next_state
     }
 
-    /// Keeps a state's own nodes under the next number.
+    /// Stores a state, with the nodes of its map that no older state has, under the next number.
     pub fn add_state(&mut self, facts: StateFacts, nodes: &[Node]) -> StateNum {
         let state = self.room.next_state;
         self.room.next_state = StateNum(state.0 + 1);
@@ -272,13 +263,13 @@ impl<'s> Edit<'s> {
         state
     }
 
-    /// Removes a state that nothing refers to.
+    /// Removes a state that no event and no other state needs.
     pub fn remove_state(&mut self, state: StateNum) {
         self.removes = Removes::Records;
         self.remove(keys::state(self.number, state));
     }
 
-    /// Deletes the room: its id leads nowhere from the commit on, and its records wait for
+    /// Deletes the room. From the commit on its id maps to no number; its records are removed by
     /// [`Store::remove_deleted`].
     pub(super) fn delete_room(&mut self) {
         self.removes = Removes::Room;
@@ -286,10 +277,11 @@ impl<'s> Edit<'s> {
         self.put(keys::deleted_room(self.number), Vec::new());
     }
 
-    /// Applies everything at once. On disk only after [`Store::flush`].
+    /// Applies all changes as one atomic batch. On disk only after [`Store::flush`].
     ///
     /// # Errors
-    /// When the disk fails, or what is changed is damaged; then nothing was applied.
+    /// [`StoreError::Conflict`] if the room was changed since its record was read. Nothing was
+    /// applied then.
     pub fn commit(mut self) -> Result<(), StoreError> {
         match self.apply()? {
             Commit::Done => Ok(()),
@@ -363,7 +355,7 @@ impl View for Edit<'_> {
             let from = self.changes.range(prefix.to_vec()..);
             from.take_while(|(key, _)| key.starts_with(prefix))
         };
-        // Of what is on disk, no more can be gone than was removed.
+        // Removed records are skipped, so as many more are read.
         let removed = changed().filter(|(_, change)| change.is_none()).count();
         let enough = limit.saturating_add(removed);
         let mut records: BTreeMap<Vec<u8>, StoredValue> =

@@ -1,5 +1,5 @@
-//! Versions of the layout. A store of an older format is brought up to this build's when it is
-//! opened: one function a step, and each step one atomic batch.
+//! Versions of the layout. A store of an older format is converted to that of this build when it is
+//! opened. Each step is one function and one atomic batch.
 
 use super::{
     EventNum, FetchedKeys, Judgement, Power, Room, RoomNum, Store, StoreError, View,
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::state::map::{self, Key, Value};
 
-/// The layout that this build reads and writes.
+/// The format that this build reads and writes.
 pub(super) const FORMAT: u32 = 4;
 
 impl Store {
-    /// Reads the store's format, brings an older one up to ours, and refuses a newer one.
+    /// Reads the store's format, converts an older one, and refuses a newer one.
     pub(super) fn check_format(&self) -> Result<(), StoreError> {
         let Some(mut format) = self.read("format", &keys::format(), number)? else {
             return self.put_format(FORMAT, Changes::new());
@@ -29,7 +29,7 @@ impl Store {
             };
             format += 1;
             self.put_format(format, changes)?;
-            tracing::info!(format, "the store was brought up to a newer format");
+            tracing::info!(format, "the store was converted to a newer format");
         }
         match format {
             FORMAT => Ok(()),
@@ -37,6 +37,7 @@ impl Store {
         }
     }
 
+    /// Writes the format, with the changes of a step, and flushes.
     fn put_format(&self, format: u32, mut changes: Changes) -> Result<(), StoreError> {
         let value = codec::add_checksum(&keys::format(), format.to_be_bytes().to_vec());
         changes.insert(keys::format(), Some(value.into()));
@@ -44,7 +45,7 @@ impl Store {
         self.flush()
     }
 
-    /// Rooms got a count of what was purged; nothing was, before.
+    /// Format 2 added a count of purged events to rooms; before, no event could be purged.
     fn step_1_to_2(&self) -> Result<Changes, StoreError> {
         let mut changes = Changes::new();
         for (key, room) in self.rooms_2(Room2::decode_1)? {
@@ -54,8 +55,8 @@ impl Store {
         Ok(changes)
     }
 
-    /// Pages are sealed into blocks from then on; bodies that are alone are read as ever. The mark
-    /// moved.
+    /// Format 3 packs the bodies of full pages into blocks; bodies in records of their own are read
+    /// as before. It moved the mark.
     fn step_2_to_3(&self) -> Result<Changes, StoreError> {
         let mut changes = Changes::new();
         if let Some(count) = self.read("mark", &keys::mark_2(), |it| Ok(it.to_vec()))? {
@@ -65,10 +66,10 @@ impl Store {
         Ok(changes)
     }
 
-    /// Rooms got a count of unreadable events, of which there were none, and the states that decide
-    /// while the current one is not known: of a room where it is not known now, nothing tells which
-    /// they were. Forward extremities got records of their own. Keys of servers got the time of
-    /// their fetch; of those that were there, nobody knows it.
+    /// Format 4 added to rooms a count of unreadable events, of which there were none, and the states
+    /// that decide while the current state is not known; they are left empty, since they cannot be
+    /// found out. It gave forward extremities records of their own. It added the time of the fetch
+    /// to server keys; for older keys it is unknown.
     fn step_3_to_4(&self) -> Result<Changes, StoreError> {
         let mut changes = Changes::new();
         for (key, Room2 { room, extremities }) in self.rooms_2(Room2::decode_2)? {
@@ -95,8 +96,8 @@ impl Store {
         Ok(changes)
     }
 
-    /// The power levels of a room's current state are the last that arrived. Of others nothing is
-    /// known, so a redaction that arrived before them is judged by the state at it alone.
+    /// Notes the power levels event of a room's current state, which arrived last. Older ones are
+    /// not known, so a redaction that arrived before it is judged by the state before it alone.
     fn note_powers(
         &self,
         number: RoomNum,
@@ -116,8 +117,8 @@ impl Store {
         Ok(())
     }
 
-    /// Redactions got a judgement. Those whose sender lacked the power as they came keep theirs,
-    /// which nothing tells any more; all others are judged again.
+    /// Gives redactions a judgement. A redaction that was refused for lack of power stays refused,
+    /// since the reason cannot be found out again; all others are judged again.
     fn judge_redactions(&self, changes: &mut Changes) -> Result<(), StoreError> {
         for (key, value) in self.scan(&keys::redactions_3(), None, usize::MAX)? {
             let damaged = || StoreError::corrupt("redaction", &key);
@@ -139,7 +140,7 @@ impl Store {
         Ok(())
     }
 
-    /// Every room's record, in the layout of an older format.
+    /// The keys and records of all rooms, decoded from an older format.
     fn rooms_2(
         &self,
         decode: fn(&[u8]) -> Result<Room2, Malformed>,
@@ -163,7 +164,7 @@ mod tests {
     use crate::store::Options;
 
     #[test]
-    fn keys_of_format_3_get_the_time_of_their_fetch() {
+    fn server_keys_of_format_3_get_an_unknown_time_of_fetch() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::small(dir.path());
         let store = Store::open(&options).unwrap();

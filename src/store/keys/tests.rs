@@ -1,4 +1,4 @@
-//! Keys sort as they should, and their bytes stay what they are.
+//! Keys sort as their parts do, and their bytes never change.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ proptest! {
     }
 }
 
-/// The bytes are a promise to every store ever written.
+/// Every existing store depends on these bytes.
 #[test]
 fn golden_keys() {
     let (room, event) = (RoomNum(0x0102_0304), EventNum(0x0a0b_0c0d));
