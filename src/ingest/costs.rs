@@ -3,12 +3,12 @@
 
 use std::sync::atomic::Ordering;
 
+use backscroll_testkit::{Draft, Event, Room};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Left, MAX_PREV_EVENTS, NewEvent, Outcome, Refusal, Verdict, append, work_off};
 use crate::{
-    builder::{Draft, Event, Room},
     context::Context,
     pdu::RoomVersion,
     store::{Options, PrevEvent, Store, View},
@@ -21,6 +21,19 @@ const FEW: usize = 300;
 const MANY: usize = 1_500;
 /// Records that one append may touch beside many of something, whatever it is.
 const AT_MOST: u64 = 4_000;
+
+/// An event of a room, accepted, to be appended.
+fn accepted<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
+    NewEvent {
+        room_id: &room.room_id,
+        room_version: room.version.as_str(),
+        event_id: &event.event_id,
+        pdu: event.pdu.as_bytes(),
+        verdict: Verdict::default(),
+        state_after: &[],
+        arrival: None,
+    }
+}
 
 struct Held {
     cx: Context,
@@ -46,7 +59,7 @@ impl Held {
     /// Appends an event; how many records that read and wrote.
     fn append(&self, event: &Event, verdict: Verdict) -> u64 {
         let before = self.cx.store.touched.load(Ordering::Relaxed);
-        let event = NewEvent { verdict, ..self.room.accepted(event) };
+        let event = NewEvent { verdict, ..accepted(&self.room, event) };
         let outcome = append(&self.cx, &event).unwrap();
         assert!(matches!(outcome, Outcome::Appended { duplicate: false, .. }), "{outcome:?}");
         self.cx.store.touched.load(Ordering::Relaxed) - before
@@ -247,7 +260,7 @@ fn a_given_state_whose_events_come_one_by_one() {
     ids.push(held.create.event_id.clone());
     ids.push(held.join.event_id.clone());
     let late = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
-    let event = NewEvent { state_after: &ids, ..held.room.accepted(&late) };
+    let event = NewEvent { state_after: &ids, ..accepted(&held.room, &late) };
     assert!(matches!(append(&held.cx, &event).unwrap(), Outcome::Appended { .. }));
     let known = held.states_known();
     let outlier = Verdict { outlier: true, ..Verdict::default() };
@@ -260,7 +273,7 @@ fn a_given_state_whose_events_come_one_by_one() {
 
     let ids: Vec<String> = (0..=super::MAX_STATE_AFTER).map(|it| format!("${it}")).collect();
     let other = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
-    let event = NewEvent { state_after: &ids, ..held.room.accepted(&other) };
+    let event = NewEvent { state_after: &ids, ..accepted(&held.room, &other) };
     let refused = append(&held.cx, &event).unwrap();
     let is_it = |it: &Refusal| matches!(it, Refusal::StateTooLong(_));
     assert!(matches!(refused, Outcome::Refused { refusal, .. } if is_it(&refusal)));

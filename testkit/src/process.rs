@@ -143,8 +143,8 @@ fn follow(mut log: BufReader<impl Read>, sender: &mpsc::Sender<SocketAddr>) -> S
             return text;
         }
         if let Some(address) = text.get(start..).and_then(logged_address) {
-            // It fails when the starter has given up.
-            drop(sender.send(address));
+            // The starter takes the first address only.
+            sender.send(address).unwrap_or_default();
         }
     }
 }

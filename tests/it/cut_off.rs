@@ -17,12 +17,11 @@ use backscroll::{
     store::{Options, Store, View as _},
     verify,
 };
+use backscroll_testkit::{Random, Room, folder};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::support::{
-    builder::Room,
-    faults, folders,
-    numbers::Numbers,
+    faults,
     process::{self, Process},
 };
 
@@ -71,11 +70,11 @@ fn begin(args: &[&str]) -> Child {
 }
 
 /// Waits until it is time, or the command has ended, and a little longer; then kills it.
-fn kill(mut child: Child, is_time: impl Fn() -> bool, numbers: &mut Numbers) {
+fn kill(mut child: Child, is_time: impl Fn() -> bool, random: &mut Random) {
     while !is_time() && child.try_wait().unwrap().is_none() {
         thread::sleep(Duration::from_millis(1));
     }
-    thread::sleep(Duration::from_millis(numbers.next(8)));
+    thread::sleep(Duration::from_millis(random.below(8)));
     drop(child.kill());
     child.wait().unwrap();
 }
@@ -102,7 +101,7 @@ fn manifest(path: &Path) -> Option<(BTreeMap<String, Value>, Value)> {
 /// How many events a store holds that nobody has open.
 fn held(data_dir: &Path) -> u64 {
     let dir = tempfile::tempdir().unwrap();
-    folders::copy(data_dir, dir.path());
+    folder::copy(data_dir, dir.path()).unwrap();
     verify::extent(&Store::open(&Options::small(dir.path())).unwrap()).unwrap()
 }
 
@@ -115,7 +114,7 @@ fn all(service: &Process, room_ids: &[String]) -> Vec<String> {
 #[test]
 fn killed_on_their_way_a_backup_and_a_restore_come_to_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, mut numbers) = (|name: &str| dir.path().join(name), Numbers(1));
+    let (path, mut random) = (|name: &str| dir.path().join(name), Random::new(1));
     let text = |name: &str| path(name).to_str().unwrap().to_owned();
     let service = Process::start(&path("first"), &["--reserved-mib", "0"]);
     let mut files: Vec<PathBuf> =
@@ -136,12 +135,12 @@ fn killed_on_their_way_a_backup_and_a_restore_come_to_the_same() {
     // The backup: killed with some of its rooms written.
     let mut halfway = 0;
     for kills in 1..=KILLS {
-        let child = begin(&["backup", &text("cut"), "--server", &service.url]);
+        let child = begin(&["backup", &text("cut"), "--server", &service.url()]);
         let written = || {
             let partial = manifest(&path("cut/manifest.partial"));
             partial.map_or(0, |(rooms, _)| u64::try_from(rooms.len()).unwrap())
         };
-        kill(child, || written() >= kills, &mut numbers);
+        kill(child, || written() >= kills, &mut random);
         halfway += u64::from(written() > 0 && !path("cut/manifest.ndjson").exists());
     }
     assert!(halfway > 0, "it was always too fast");
@@ -159,7 +158,7 @@ fn killed_on_their_way_a_backup_and_a_restore_come_to_the_same() {
     for part in (2..).take(KILLS.try_into().unwrap()) {
         let child = begin(&["restore", &text("cut"), "--data-dir", &text("disturbed")]);
         let begun = Instant::now();
-        kill(child, || begun.elapsed() > takes * part / 6, &mut numbers);
+        kill(child, || begun.elapsed() > takes * part / 6, &mut random);
         let is_begun = path("disturbed/graph/db").exists();
         let held = if is_begun { held(&path("disturbed")) } else { 0 };
         halfway += u64::from(held > 0 && held < events);
@@ -206,18 +205,18 @@ fn killed_on_its_way_a_repair_comes_to_the_same() {
     let service = Process::start(&data_dir, &["--reserved-mib", "0"]);
     process::stdout(service.command(&["import", room.to_str().unwrap()]));
     let before = all(&service, &room_ids);
-    assert_eq!(service.stop().0, Some(0));
+    assert_eq!(service.stop().code, Some(0));
     damage(&data_dir, &room);
     let undisturbed = dir.path().join("undisturbed");
-    folders::copy(&data_dir, &undisturbed);
+    folder::copy(&data_dir, &undisturbed).unwrap();
     let begun = Instant::now();
     process::run(["verify", "--repair", "--data-dir", undisturbed.to_str().unwrap()]);
     let takes = begun.elapsed();
     let args = ["verify", "--repair", "--data-dir", data_dir.to_str().unwrap()];
-    let (mut left, mut numbers) = (vec![faults_of(&data_dir)], Numbers(2));
+    let (mut left, mut random) = (vec![faults_of(&data_dir)], Random::new(2));
     for part in (1..).take(KILLS.try_into().unwrap()) {
         let (child, begun) = (begin(&args), Instant::now());
-        kill(child, || begun.elapsed() > takes * part / 6, &mut numbers);
+        kill(child, || begun.elapsed() > takes * part / 6, &mut random);
         left.push(faults_of(&data_dir));
     }
     println!("faults left: {left:?}");
@@ -231,6 +230,6 @@ fn killed_on_its_way_a_repair_comes_to_the_same() {
 /// How many faults a store has that nobody has open.
 fn faults_of(data_dir: &Path) -> usize {
     let dir = tempfile::tempdir().unwrap();
-    folders::copy(data_dir, dir.path());
+    folder::copy(data_dir, dir.path()).unwrap();
     faults::of(&Store::open(&Options::small(dir.path())).unwrap()).len()
 }

@@ -19,16 +19,17 @@ use backscroll::{
     query::{self, Asker, Backfill, GetMissingEvents, QueryError},
     store::StoreError,
 };
+use backscroll_testkit::{Event, Room, random::Rounds};
 use serde_json::json;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::support::{
-    builder::{Event, Room},
     clients::{Clients, request},
+    events::RoomExt as _,
     faults,
     memory::Memory,
     process::{self, Process},
-    rooms, rounds,
+    rooms,
 };
 
 const ALICE: &str = "@alice:one.example";
@@ -189,7 +190,7 @@ fn nobody_hears_of_damage_while_rooms_are_deleted() {
             });
         });
         let ends = Ends(&done);
-        for _ in 0..rounds::of("DELETION", ROUNDS).0 {
+        for _ in 0..Rounds::of("DELETION", ROUNDS).count {
             for room in &rooms {
                 delete(cx, &room.0.room_id);
                 feed(cx, room);
@@ -226,7 +227,7 @@ fn a_purge_and_a_deletion_meet() {
             });
         });
         let ends = Ends(&done);
-        for _ in 0..rounds::of("DELETION", 3 * ROUNDS).0 {
+        for _ in 0..Rounds::of("DELETION", 3 * ROUNDS).count {
             delete(cx, &room.0.room_id);
             feed(cx, &room);
         }
@@ -295,7 +296,7 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
     let done = AtomicBool::new(false);
     let asking = async {
         let (mut history, mut ingest) = (clients.history.clone(), clients.ingest.clone());
-        let mut admin = AdminServiceClient::connect(service.url.clone()).await.unwrap();
+        let mut admin = AdminServiceClient::connect(service.url()).await.unwrap();
         let mut feeding = clients.clone();
         let mut heard: HashMap<(&str, Code), u32> = HashMap::new();
         let (room_id, event_id) = (|| id.to_owned(), || events[EVENTS / 2].event_id.clone());
@@ -341,7 +342,7 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
     let deleting = async {
         let ends = Ends(&done);
         let (mut ingest, mut feeding) = (clients.ingest.clone(), clients.clone());
-        for _ in 0..rounds::of("DELETION", 3 * ROUNDS).0 {
+        for _ in 0..Rounds::of("DELETION", 3 * ROUNDS).count {
             let delete = pb::DeleteRoomRequest { room_id: id.to_owned(), may_return: true };
             let deleted = ended(ingest.delete_room(delete).await).await;
             assert!(matches!(deleted, Code::Ok | Code::NotFound), "{deleted:?}");
@@ -359,7 +360,7 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
         let has_room = !matches!(*asked, "stats" | "append_events" | "verify");
         assert!(has_room || *code == Ok, "{asked}: {code:?}, {times} times");
     }
-    let log = service.stop().1;
+    let log = service.stop().log;
     assert!(!log.contains("the store failed"), "{log}");
 }
 
@@ -409,7 +410,7 @@ fn backups_go_on_while_rooms_are_deleted() {
             deleted
         });
         let ends = Ends(&done);
-        for nth in 0..rounds::of("DELETION", 4).0 {
+        for nth in 0..Rounds::of("DELETION", 4).count {
             let backup = path(&format!("backup-{nth}"));
             process::stdout(service.command(&["backup", &backup]));
             process::stdout(process::run(["verify", "--backup", &backup]));
@@ -425,6 +426,6 @@ fn backups_go_on_while_rooms_are_deleted() {
         deleting.join().unwrap()
     });
     assert!(deleted > 0);
-    let log = service.stop().1;
+    let log = service.stop().log;
     assert!(!log.contains("damaged") && !log.contains("DATA_LOSS"), "{log}");
 }

@@ -11,6 +11,7 @@ use backscroll::{
     pdu::RoomVersion,
     query::{self, Asker, Backfill, GetMissingEvents},
 };
+use backscroll_testkit::{Event, Room};
 use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq},
     sample::Index,
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     answers::{self, Answer, Question, State, Summary},
-    builder::{Event, Room},
+    events::RoomExt as _,
     memory::Memory,
 };
 

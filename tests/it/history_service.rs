@@ -2,11 +2,11 @@
 //! and the service describes itself.
 
 use backscroll::{pdu::RoomVersion, proto::v1 as pb};
+use backscroll_testkit::{Event, Room, process::Ended};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
-    builder::{Event, Room},
     clients::{Clients, reason, request},
     process::Process,
 };
@@ -257,7 +257,7 @@ async fn health_and_stopping() {
     for name in ["", "HistoryService", "IngestService", "KeyService"] {
         assert_eq!(clients.health(name).await, ServingStatus::Serving, "{name}");
     }
-    let (code, log) = service.stop();
+    let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("everything is on disk"), "{log}");
 }

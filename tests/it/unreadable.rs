@@ -7,14 +7,14 @@ use backscroll::{
     query::{self, Access, Asker, Backfill, GetMissingEvents},
     visibility::Form,
 };
+use backscroll_testkit::{Draft, Event, Federation, FederationRequest, Room};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::support::{
     answers::{self, Question},
-    builder::{Draft, Event, Room},
+    events::{DraftExt as _, RoomExt as _},
     faults,
-    federation::{Federation, Question as FederationQuestion},
     memory::Memory,
     model::HOME,
     rooms,
@@ -144,7 +144,7 @@ impl Stage {
         let (memory, room, before) = Self::begin(version);
         let draft = room.message(ALICE, "odd").after(before.last());
         let change = |text: String| change(version, serde_json::from_str(&text).unwrap());
-        let odd = draft.odd(|text| change(text).replacen(',', " ,", 1));
+        let odd = draft.unreadable(|text| change(text).replacen(',', " ,", 1));
         let outcome = ingest::append(&memory.cx, &NewEvent { verdict, ..room.accepted(&odd) });
         let outcome = outcome.unwrap();
         let Outcome::Appended {
@@ -277,7 +277,11 @@ fn a_verdict_on_an_odd_event_stands() {
     }
     // An outlier first, then placed; and an extremity that nothing follows.
     let (memory, room, before) = Stage::begin(RoomVersion::V10);
-    let odd = room.message(ALICE, "odd").after(before.last()).with("depth", json!(-1)).odd(|it| it);
+    let odd = room
+        .message(ALICE, "odd")
+        .after(before.last())
+        .with("depth", json!(-1))
+        .unreadable(|it| it);
     let outlier = Verdict { outlier: true, ..none };
     append(&memory, &NewEvent { verdict: outlier, ..room.accepted(&odd) });
     append(&memory, &room.accepted(&odd));
@@ -319,9 +323,9 @@ fn too_great_a_depth_is_walked_through_and_left_out() {
 fn what_no_event_can_be_made_of_is_refused() {
     let (memory, room, before) = Stage::begin(RoomVersion::V10);
     let draft = || room.message(ALICE, "odd").after(before.last()).with("depth", json!(-1));
-    let good = draft().odd(|it| it);
-    let in_other = draft().with("room_id", json!("!other:one.example")).odd(|it| it);
-    let large = draft().odd(|it| it.replacen("odd", &"x".repeat(393_216), 1));
+    let good = draft().unreadable(|it| it);
+    let in_other = draft().with("room_id", json!("!other:one.example")).unreadable(|it| it);
+    let large = draft().unreadable(|it| it.replacen("odd", &"x".repeat(393_216), 1));
     let of = |event_id: &str, pdu: &str| Event {
         event_id: event_id.to_owned(),
         pdu: pdu.to_owned(),
@@ -353,7 +357,7 @@ fn a_create_event_that_cannot_be_read_opens_no_room() {
         let memory = Memory::new();
         let (room, _) = Room::new(version, ALICE);
         let draft = room.state(ALICE, "m.room.create", "", json!({"creator": ALICE}));
-        let create = draft.with("depth", json!(-1)).odd(|it| match version {
+        let create = draft.with("depth", json!(-1)).unreadable(|it| match version {
             RoomVersion::V12 => without(serde_json::from_str(&it).unwrap(), "room_id"),
             _ => it,
         });
@@ -384,7 +388,7 @@ fn a_create_event_that_cannot_be_read_opens_no_room() {
 /// The state that comes with an event may hold an odd one. It stands for what grants least.
 #[test]
 fn odd_events_of_a_given_state_grant_nothing() {
-    let odd = |draft: Draft<'_>| draft.with("depth", json!(-1)).odd(|it| it);
+    let odd = |draft: Draft<'_>| draft.with("depth", json!(-1)).unreadable(|it| it);
     let acl =
         |room: &Room| odd(room.state(ALICE, "m.room.server_acl", "", json!({"allow": ["*"]})));
     let visibility = |room: &Room| {
@@ -395,7 +399,9 @@ fn odd_events_of_a_given_state_grant_nothing() {
         |room: &Room| odd(room.state(ALICE, "m.room.topic", "", json!({"topic": "a topic"})));
     let member = |room: &Room| odd(room.member(BOB, BOB, "join"));
     let nothing = |room: &Room| {
-        room.state(ALICE, "m.room.topic", "", json!({})).with("state_key", json!(7)).odd(|it| it)
+        room.state(ALICE, "m.room.topic", "", json!({}))
+            .with("state_key", json!(7))
+            .unreadable(|it| it)
     };
     type Make<'a> = &'a dyn Fn(&Room) -> Event;
     let table: [(Make<'_>, Option<Form>); 5] = [
@@ -444,7 +450,7 @@ fn odd_events_of_a_given_state_grant_nothing() {
 async fn other_servers_are_answered_around_an_odd_event() {
     let dir = tempfile::tempdir().unwrap();
     let keys = rooms::keys();
-    let federation = Federation::new(&keys.signing);
+    let federation = Federation::from_json(&keys.signing);
     let services = Services::start(dir.path(), "hs1.example:9101", &keys.server).await;
     let (alice, bob) = ("@alice:hs1.example:9101", "@bob:hs2.example:9102");
     for version in VERSIONS {
@@ -465,7 +471,7 @@ async fn other_servers_are_answered_around_an_odd_event() {
                 } else {
                     let change =
                         |text: String| change(version, serde_json::from_str(&text).unwrap());
-                    odd = Some(draft.after(served.last()).odd(change));
+                    odd = Some(draft.after(served.last()).unreadable(change));
                 }
             }
             let odd = odd.unwrap();
@@ -478,8 +484,8 @@ async fn other_servers_are_answered_around_an_odd_event() {
             let uri = format!("/_matrix/federation/v1/backfill/{room_id}?v={last}&limit=100");
             let (origin, destination) = ("hs2.example:9102", "hs1.example:9101");
             let question =
-                FederationQuestion { origin, destination, method: "GET", uri: &uri, content: None };
-            let answer = federation.ask(services.gateway, question).await;
+                FederationRequest { origin, destination, method: "GET", uri: &uri, content: None };
+            let answer = federation.send(services.gateway, question).await;
             assert_eq!(answer.status, 200, "version {version}, {what}");
             let body: Value = serde_json::from_slice(&answer.body).unwrap();
             let pdus: Vec<String> =
@@ -516,7 +522,7 @@ fn the_oddest_objects_are_kept() {
         let (memory, room, before) = Stage::begin(version);
         for (number, pdu) in objects.iter().enumerate() {
             let event_id = if number == 5 { "$itself".to_owned() } else { format!("$odd{number}") };
-            let odd = Event { event_id, pdu: pdu.clone(), depth: 0, odd: true };
+            let odd = Event { event_id, pdu: pdu.clone(), depth: 0, unreadable: true };
             let own_id = id_of_unreadable(pdu.as_bytes(), version).map(|it| it.as_str().to_owned());
             let odd = Event { event_id: own_id.unwrap_or(odd.event_id), ..odd };
             let soft_failed = Verdict { soft_failed: true, ..Verdict::default() };
