@@ -47,6 +47,10 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         debug!(%failure, "removed while it was to be read");
         return room_changes("what was to be read is being removed; ask again in a moment");
     }
+    if let StoreError::Conflict { .. } = failure {
+        debug!(%failure, "a decision met conflicts at every try");
+        return room_changes(&failure.to_string());
+    }
     error!(%failure, "the store failed");
     if failure.is_damage() {
         return with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged");
@@ -135,6 +139,7 @@ mod tests {
     #[test]
     fn only_damage_is_data_loss() {
         let missing = || StoreError::missing("body", b"key");
+        let conflict = || StoreError::Conflict { room_id: "!a:one.example".to_owned() };
         let file = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let unknown = || StoreError::RoomVersionUnknown {
             room_id: "!a:one.example".to_owned(),
@@ -144,6 +149,7 @@ mod tests {
             (StoreError::corrupt("body", b"key"), Code::DataLoss, "STORE_CORRUPT"),
             (missing().at_rest(), Code::DataLoss, "STORE_CORRUPT"),
             (missing(), Code::Aborted, "ROOM_CHANGES"),
+            (conflict(), Code::Aborted, "ROOM_CHANGES"),
             (unknown(), Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN"),
             (StoreError::Bug("of the test"), Code::Internal, "INTERNAL"),
             (
