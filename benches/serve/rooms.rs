@@ -63,7 +63,7 @@ pub(crate) fn make(plan: &Plan, seed: u64, sink: &mut dyn FnMut(&Room, &str)) ->
     let made =
         Made { room_id: room.room_id.clone(), messages: Vec::new(), events: 0, json_bytes: 0 };
     let mut maker = Maker { room: &room, made, sink, ends: Vec::new(), auth: Vec::new() };
-    maker.begin(&creator, plan.shape, create);
+    maker.begin(&creator, plan.shape, &create);
     let mut random = Random::new(seed);
     if plan.shape == Shape::Members {
         for number in 2..plan.size {
@@ -120,8 +120,8 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     /// Appends the first events: the create event, the room's rules, and one member of each server.
-    fn begin(&mut self, creator: &str, shape: Shape, create: Event) {
-        self.ends = vec![self.sign(&create)];
+    fn begin(&mut self, creator: &str, shape: Shape, create: &Event) {
+        self.ends = vec![self.sign(create)];
         let visibility = if shape == Shape::Members { "joined" } else { "shared" };
         let asking = format!("@user:{ASKING}");
         let room = self.room;

@@ -3,7 +3,12 @@
 //!
 //! Nothing here uses the code under test: ids and hashes are computed a second time, so a fault in
 //! the service cannot hide in the events that test it.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 pub mod event_id;
 pub mod federation;
