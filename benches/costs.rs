@@ -52,7 +52,7 @@ impl Held {
 
     fn append(&self, coming: &Coming) {
         let event = NewEvent { verdict: coming.verdict, ..new_event(&self.room, &coming.event) };
-        let outcome = ingest::append(&self.cx, &event).expect("a working store");
+        let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
     }
 
@@ -86,7 +86,7 @@ impl Held {
 type Make = fn(&Held, usize) -> Coming;
 
 fn accepted(event: Event) -> Coming {
-    Coming { event, verdict: Verdict::default() }
+    Coming { event, verdict: Verdict::Accepted }
 }
 
 /// An event of a room, accepted, to be appended.
@@ -96,7 +96,8 @@ fn new_event<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
         room_version: room.version.as_str(),
         event_id: &event.event_id,
         pdu: event.pdu.as_bytes(),
-        verdict: Verdict::default(),
+        verdict: Verdict::Accepted,
+        outlier: false,
         state_after: &[],
         arrival: None,
     }
@@ -115,7 +116,7 @@ fn main() {
         ("redactions of one event", |held, _| held.redaction(&held.join.event_id)),
         ("redactions of an event that is not there", |held, _| held.redaction("$missing")),
         ("soft-failed events", |held, _| Coming {
-            verdict: Verdict { soft_failed: true, ..Verdict::default() },
+            verdict: Verdict::SoftFailed,
             ..held.message(&held.join)
         }),
     ];

@@ -83,11 +83,12 @@ impl Room {
             room_version: "10",
             event_id: parsed.event_id().as_str(),
             pdu: &pdu,
-            verdict: Verdict::default(),
+            verdict: Verdict::Accepted,
+            outlier: false,
             state_after: &[],
             arrival: None,
         };
-        let outcome = ingest::append(&self.cx, &event).expect("a working store");
+        let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
         self.last = vec![parsed.event_id().to_string()];
     }

@@ -25,7 +25,8 @@ fn new_event<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
         room_version: room.version.as_str(),
         event_id: &event.event_id,
         pdu: event.pdu.as_bytes(),
-        verdict: Verdict::default(),
+        verdict: Verdict::Accepted,
+        outlier: false,
         state_after: &[],
         arrival: None,
     }
@@ -122,7 +123,8 @@ fn in_a_store(criterion: &mut Criterion) {
     let cx = Context::new(Store::open(&Options::small(dir.path())).expect("a store"));
     let (room, create) = Room::new(RoomVersion::V10, CREATOR);
     let append = |event: Event| {
-        let outcome = ingest::append(&cx, &new_event(&room, &event)).expect("a working store");
+        let outcome =
+            ingest::append_unflushed(&cx, &new_event(&room, &event)).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
         event
     };

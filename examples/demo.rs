@@ -102,7 +102,7 @@ fn load(cx: &Context, path: &PathBuf) -> anyhow::Result<Header> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
     for line in lines {
         let line = line?;
-        let outcome = ingest::append(cx, &NewEvent::of_line(&header, &line))?;
+        let outcome = ingest::append_unflushed(cx, &NewEvent::of_line(&header, &line))?;
         ensure!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", line.event_id);
     }
     cx.store.flush()?;

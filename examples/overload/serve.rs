@@ -43,7 +43,7 @@ pub(super) async fn serve(refusal_rate: Option<u32>) -> anyhow::Result<()> {
 fn load(cx: &Context, path: &Path) -> anyhow::Result<()> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
     for line in lines {
-        ingest::append(cx, &NewEvent::of_line(&header, &line?))?;
+        ingest::append_unflushed(cx, &NewEvent::of_line(&header, &line?))?;
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ pub struct RoomEvent {
     pub arrival: i64,
     /// The homeserver's verdict.
     pub verdict: Verdict,
+    /// Whether the event is only stored, without a place in the graph.
+    pub outlier: bool,
     /// Whether a valid redaction of it is held.
     pub redacted: bool,
     /// The ids of the state that came with it: as many of the first as have room.
@@ -185,11 +187,8 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
         event_id,
         pdu,
         arrival: node.arrival,
-        verdict: Verdict {
-            outlier: node.flags.outlier,
-            rejected: node.flags.rejected,
-            soft_failed: node.flags.soft_failed,
-        },
+        verdict: Verdict::of_flags(node.flags.rejected, node.flags.soft_failed),
+        outlier: node.flags.outlier,
         redacted: node.flags.redacted,
         unreadable: node.flags.unreadable,
         state_unknown: !node.flags.outlier && node.state_after.is_none(),

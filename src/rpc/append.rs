@@ -1,7 +1,7 @@
 //! One `AppendEvents` stream: what is there is taken together, appended, flushed once, and only
 //! then acknowledged, in the order in which it came.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
@@ -13,10 +13,9 @@ use tracing::{Instrument as _, Span};
 use super::{blocking, failed, status, wire};
 use crate::{
     context::Context,
-    ingest::{self, NewEvent, Outcome},
+    ingest::{self, BatchOutcome, NewEvent, Outcome},
     metrics::Metrics,
     proto::v1 as pb,
-    store::StoreError,
 };
 
 /// Most events that share a flush: enough to make flushing cheap, few enough that the first of
@@ -64,7 +63,7 @@ async fn serve(
         let (together, end) = take_what_is_there(first, &mut requests);
         let appending = Arc::clone(cx);
         let append = move || append_all(&appending, &together);
-        let (outcomes, failure) = blocking(&cx.metrics, append).await?;
+        let BatchOutcome { outcomes, failure } = blocking(&cx.metrics, append).await?;
         for outcome in outcomes {
             counts.add(&cx.metrics, &outcome);
             let acknowledgement = wire::append_events_response(outcome);
@@ -156,20 +155,9 @@ fn take_what_is_there(
     (together, End::More)
 }
 
-/// Appends events and flushes. Gives back what is on disk, and what failed after that.
-fn append_all(
-    cx: &Context,
-    requests: &[pb::AppendEventsRequest],
-) -> (Vec<Outcome>, Option<StoreError>) {
+fn append_all(cx: &Context, requests: &[pb::AppendEventsRequest]) -> BatchOutcome {
     let events: Vec<NewEvent<'_>> = requests.iter().map(event).collect();
-    let (outcomes, failure) = ingest::append_all(cx, &events);
-    let written = Instant::now();
-    let flushed = cx.store.flush();
-    cx.metrics.flushed(written.elapsed());
-    match flushed {
-        Ok(()) => (outcomes, failure),
-        Err(error) => (Vec::new(), Some(error)),
-    }
+    ingest::append_all(cx, &events)
 }
 
 fn event(request: &pb::AppendEventsRequest) -> NewEvent<'_> {
@@ -182,12 +170,14 @@ fn event(request: &pb::AppendEventsRequest) -> NewEvent<'_> {
         state_after,
         arrival,
     } = request;
+    let verdict = verdict.unwrap_or_default();
     NewEvent {
         room_id,
         room_version,
         event_id,
         pdu,
-        verdict: wire::verdict(*verdict),
+        verdict: wire::verdict(verdict),
+        outlier: verdict.outlier,
         state_after,
         arrival: *arrival,
     }

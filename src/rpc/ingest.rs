@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{append, blocking, purge, status};
 use crate::{
     context::Context,
+    ingest,
     pdu::UserId,
     proto::v1::{self as pb, ingest_service_server::IngestService},
 };
@@ -64,14 +65,11 @@ impl IngestService for IngestDoor {
         request: Request<pb::SetUserErasedRequest>,
     ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
-        if let Err(fault) = UserId::parse(&user_id) {
-            let text = format!("user_id {fault}");
-            return Err(status::invalid("USER_ID_INVALID", &text));
-        }
+        let user_id = UserId::parse(&user_id)
+            .map_err(|fault| status::invalid("USER_ID_INVALID", &format!("user_id {fault}")))?;
         let cx = Arc::clone(&self.cx);
-        let done =
-            blocking(&self.cx.metrics, move || cx.store.set_erased(&user_id, erased)).await?;
-        done.map_err(|failure| status::of_store(&failure))?;
+        let set = move || ingest::set_user_erased(&cx.store, &user_id, erased);
+        blocking(&self.cx.metrics, set).await?.map_err(|failure| status::of_store(&failure))?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }
 }

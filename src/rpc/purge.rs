@@ -11,9 +11,8 @@ use super::{
 };
 use crate::{
     context::Context,
-    ingest::{self, PurgeError},
+    ingest::{self, DeleteError, PurgeError},
     proto::v1 as pb,
-    store::StoreError,
 };
 
 pub(super) fn purge_history(
@@ -31,7 +30,7 @@ pub(super) fn purge_history(
             }
             ControlFlow::Continue(())
         };
-        let ended = ingest::purge_history(&cx.store, (&room_id, &event_id), &mut watch);
+        let ended = ingest::purge_history(&cx.store, &room_id, &event_id, &mut watch);
         match ended {
             Ok(done) if done.done => Ok(Some(wire::purge_history_response(done))),
             Ok(_) if stopping.is_cancelled() => Err(status::stopping()),
@@ -49,30 +48,25 @@ pub(super) fn delete_room(
     let pb::DeleteRoomRequest { room_id, may_return } = request;
     let metrics = cx.metrics.clone();
     run(&metrics, move |news| {
-        let failed = |failure: StoreError| status::of_store(&failure);
-        let deleted = cx.store.delete_room(&room_id).map_err(failed)?;
-        let forgotten = may_return && cx.store.forget_deleted_room(&room_id).map_err(failed)?;
-        let Some(room) = deleted else {
-            if forgotten {
-                return Ok(Some(pb::DeleteRoomResponse { removed_count: 0, done: true }));
-            }
-            return Err(status::of_query(crate::query::QueryError::RoomUnknown(room_id)));
+        let mut watch = |progress| {
+            // A caller that is gone has still asked for the deletion.
+            drop(news.blocking_send(Ok(wire::delete_room_response(progress))));
+            if stopping.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let mut removed_count = 0;
-        loop {
-            let removed = cx.store.remove_deleted(room).map_err(failed)?;
-            if removed == 0 {
-                return Ok(Some(pb::DeleteRoomResponse { removed_count, done: true }));
-            }
-            if stopping.is_cancelled() {
-                // The next start goes on with it.
-                return Err(status::stopping());
-            }
-            removed_count += u64::try_from(removed).unwrap_or(u64::MAX);
-            // Whoever does not listen any more has still asked for it.
-            drop(news.blocking_send(Ok(pb::DeleteRoomResponse { removed_count, done: false })));
+        let ended = ingest::delete_room(&cx.store, &room_id, may_return, &mut watch);
+        match ended.map_err(of_delete)? {
+            done if done.done => Ok(Some(wire::delete_room_response(done))),
+            _ => Err(status::stopping()),
         }
     })
+}
+
+fn of_delete(failure: DeleteError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        DeleteError::RoomUnknown(_) => status::not_found("ROOM_UNKNOWN", &text),
+        DeleteError::Store(failure) => status::of_store(&failure),
+    }
 }
 
 fn of_purge(failure: PurgeError) -> Status {

@@ -8,7 +8,7 @@ use super::status;
 use crate::{
     access,
     graph::End,
-    ingest::{Outcome, Purged, Refusal, Verdict},
+    ingest::{DeleteProgress, Outcome, PurgeProgress, Refusal, Verdict},
     metrics::Sizes,
     pdu::PduError,
     proto::v1 as pb,
@@ -165,10 +165,13 @@ pub(super) fn list_events_response(list: EventList) -> pb::ListEventsResponse {
 }
 
 fn room_event(event: RoomEvent) -> pb::RoomEvent {
-    let RoomEvent { event_id, pdu, arrival, verdict, redacted, .. } = event;
+    let RoomEvent { event_id, pdu, arrival, verdict, outlier, redacted, .. } = event;
     let RoomEvent { state_after, state_after_token, unreadable, state_unknown, .. } = event;
-    let Verdict { outlier, rejected, soft_failed } = verdict;
-    let verdict = Some(pb::Verdict { outlier, rejected, soft_failed });
+    let verdict = Some(pb::Verdict {
+        outlier,
+        rejected: verdict == Verdict::Rejected,
+        soft_failed: verdict == Verdict::SoftFailed,
+    });
     pb::RoomEvent {
         event_id,
         pdu,
@@ -237,14 +240,19 @@ pub(super) fn list_purged_events_response(list: PurgedList) -> pb::ListPurgedEve
     pb::ListPurgedEventsResponse { event_id_hashes, next_page_token }
 }
 
-pub(super) fn purge_history_response(progress: Purged) -> pb::PurgeHistoryResponse {
-    let Purged { to_purge, removed, made_outliers, done } = progress;
+pub(super) fn purge_history_response(progress: PurgeProgress) -> pb::PurgeHistoryResponse {
+    let PurgeProgress { to_purge, removed, made_outliers, done } = progress;
     pb::PurgeHistoryResponse {
         to_purge_count: to_purge,
         removed_count: removed,
         outlier_count: made_outliers,
         done,
     }
+}
+
+pub(super) fn delete_room_response(progress: DeleteProgress) -> pb::DeleteRoomResponse {
+    let DeleteProgress { removed, done } = progress;
+    pb::DeleteRoomResponse { removed_count: removed, done }
 }
 
 pub(super) fn get_state_response(page: StatePage) -> pb::GetStateResponse {
@@ -307,9 +315,9 @@ pub(super) fn fault(fault: Fault) -> pb::Fault {
     pb::Fault { room_id, event_id, what: brief(what.to_string()) }
 }
 
-pub(super) fn verdict(verdict: Option<pb::Verdict>) -> Verdict {
-    let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
-    Verdict { outlier, rejected, soft_failed }
+pub(super) fn verdict(verdict: pb::Verdict) -> Verdict {
+    let pb::Verdict { outlier: _, rejected, soft_failed } = verdict;
+    Verdict::of_flags(rejected, soft_failed)
 }
 
 pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsResponse {

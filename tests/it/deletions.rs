@@ -13,7 +13,7 @@ use std::{
 use backscroll::{
     context::Context,
     deadline::Deadline,
-    ingest::{self, NewEvent, PurgeError},
+    ingest::{self, BatchOutcome, NewEvent, PurgeError},
     pdu::RoomVersion,
     proto::v1::{self as pb, admin_service_client::AdminServiceClient},
     query::{self, Asker, Backfill, GetMissingEvents, QueryError},
@@ -56,7 +56,7 @@ fn room(name: &str) -> (Room, Vec<Event>) {
 
 fn feed(cx: &Context, (room, events): &(Room, Vec<Event>)) {
     let events: Vec<NewEvent<'_>> = events.iter().map(|it| room.accepted(it)).collect();
-    let (_, failure) = ingest::append_all(cx, &events);
+    let BatchOutcome { failure, .. } = ingest::append_all(cx, &events);
     assert!(failure.is_none(), "{failure:?}");
     cx.store.flush().unwrap();
 }
@@ -142,8 +142,8 @@ fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool)
 }
 
 fn purge(cx: &Context, (room, events): &(Room, Vec<Event>), at: usize) {
-    let at = (room.room_id.as_str(), events[at].event_id.as_str());
-    match ingest::purge_history(&cx.store, at, &mut |_| ControlFlow::Continue(())) {
+    let (room_id, event_id) = (&room.room_id, &events[at].event_id);
+    match ingest::purge_history(&cx.store, room_id, event_id, &mut |_| ControlFlow::Continue(())) {
         Ok(_) | Err(PurgeError::RoomUnknown(_) | PurgeError::EventUnknown(_)) => {}
         Err(PurgeError::Store(failure)) => panic!("purge: {failure:?}"),
     }
@@ -251,7 +251,7 @@ fn a_purge_spares_the_room_that_came_after_a_deletion() {
         feed(&memory.cx, &room);
         ControlFlow::Continue(())
     };
-    let ended = ingest::purge_history(&memory.cx.store, (id, newest), &mut watch);
+    let ended = ingest::purge_history(&memory.cx.store, id, newest, &mut watch);
     assert!(matches!(ended, Err(PurgeError::RoomUnknown(_))), "{ended:?}");
     let list = query::list_events(&memory.cx, (id, 0), (1_000, "")).unwrap();
     assert_eq!(list.events.len(), EVENTS);

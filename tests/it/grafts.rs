@@ -60,6 +60,7 @@ struct Coming {
     second: bool,
     event: Event,
     verdict: Verdict,
+    outlier: bool,
     state_after: Vec<String>,
 }
 
@@ -90,8 +91,8 @@ impl Rooms {
     }
 
     fn add(&mut self, second: bool, event: Event) {
-        let (verdict, state_after) = (Verdict::default(), vec![]);
-        self.coming.push(Coming { second, event, verdict, state_after });
+        let verdict = Verdict::Accepted;
+        self.coming.push(Coming { second, event, verdict, outlier: false, state_after: vec![] });
     }
 
     fn step(&mut self, step: &Step) {
@@ -113,9 +114,9 @@ impl Rooms {
         let event = draft.authorised_by(authorised_by).finish();
         let given: BTreeSet<String> = state_after.iter().map(id).collect();
         let (outlier, rejected) = *verdict;
-        let verdict = Verdict { outlier, rejected, soft_failed: false };
+        let verdict = Verdict::of_flags(rejected, false);
         let state_after = given.into_iter().collect();
-        self.coming.push(Coming { second: *second, event, verdict, state_after });
+        self.coming.push(Coming { second: *second, event, verdict, outlier, state_after });
     }
 
     /// Appends what comes, of one room or of both. What is refused (a state that names two events
@@ -123,14 +124,15 @@ impl Rooms {
     fn deliver(&self, memory: &Memory, order: &[usize], only: Option<bool>) -> Vec<(bool, String)> {
         let mut refused = Vec::new();
         for at in order {
-            let Coming { second, event, verdict, state_after } = &self.coming[*at];
+            let Coming { second, event, verdict, outlier, state_after } = &self.coming[*at];
             if only.is_some_and(|it| it != *second) {
                 continue;
             }
             let arrival = Some(i64::try_from(*at).unwrap());
             let accepted = self.room(*second).accepted(event);
-            let event = NewEvent { verdict: *verdict, state_after, arrival, ..accepted };
-            match ingest::append(&memory.cx, &event).unwrap() {
+            let (verdict, outlier) = (*verdict, *outlier);
+            let event = NewEvent { verdict, outlier, state_after, arrival, ..accepted };
+            match ingest::append_unflushed(&memory.cx, &event).unwrap() {
                 Outcome::Appended { .. } => {}
                 other => refused.push((*second, format!("{other:?}"))),
             }

@@ -3,7 +3,7 @@
 //! any gRPC client, and whoever goes on from the oldest event of a page misses nothing.
 
 use backscroll::{
-    ingest::{self, NewEvent, Outcome},
+    ingest::{self, BatchOutcome, NewEvent, Outcome},
     pdu::{Pdu, RoomVersion},
     query::{self, QueryError},
 };
@@ -133,7 +133,7 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
         let (room, events) = large_room(script);
         for event in &events {
             // A room apart for each, though their names are the same.
-            let outcome = ingest::append(&services.cx, &room.accepted(event)).unwrap();
+            let outcome = ingest::append_unflushed(&services.cx, &room.accepted(event)).unwrap();
             assert!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", script.name);
         }
         let room_id = encoded(&room.room_id);
@@ -185,7 +185,7 @@ fn whoever_asks_by_id_is_told_which_ids_were_not_looked_at() {
     let memory = Memory::new();
     let (room, events) = large_room(&SCRIPTS[1]);
     for event in &events {
-        ingest::append(&memory.cx, &room.accepted(event)).unwrap();
+        ingest::append_unflushed(&memory.cx, &room.accepted(event)).unwrap();
     }
     let mut ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
     ids.insert(9, "$none".to_owned());
@@ -252,7 +252,7 @@ fn lists_of_large_things_are_cut_and_go_on() {
     let island = room.message(ALICE, "here").after_id("$nowhere:one.example").finish();
     let mut ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
     let given = NewEvent { state_after: &ids, ..room.accepted(&island) };
-    assert!(matches!(ingest::append(cx, &given).unwrap(), Outcome::Appended { .. }));
+    assert!(matches!(ingest::append_unflushed(cx, &given).unwrap(), Outcome::Appended { .. }));
     let listed = query::batch_get_events(cx, room_id, std::slice::from_ref(&island.event_id));
     let [event] = &listed.unwrap().events[..] else { panic!("it is held") };
     let (mut read, mut token) = (event.state_after.clone(), event.state_after_token.clone());
@@ -294,7 +294,7 @@ fn a_room_with_many_ends_is_named_by_a_thousand_of_them() {
 
 fn append(memory: &Memory, room: &Room, events: &[Event]) {
     let events: Vec<NewEvent<'_>> = events.iter().map(|it| room.accepted(it)).collect();
-    let (outcomes, failure) = ingest::append_all(&memory.cx, &events);
+    let BatchOutcome { outcomes, failure } = ingest::append_all(&memory.cx, &events);
     assert!(failure.is_none(), "{failure:?}");
     let taken = |it: &&Outcome| matches!(it, Outcome::Appended { duplicate: false, .. });
     assert_eq!(outcomes.iter().filter(taken).count(), events.len(), "{:?}", outcomes.last());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use backscroll::{
-    ingest::{self, Outcome, Purged},
+    ingest::{self, Outcome, PurgeProgress},
     pdu::RoomVersion,
     query::{self, Asker, Backfill, QueryError},
     store::View as _,
@@ -44,7 +44,7 @@ struct Picture {
 
 fn deliver(memory: &Memory, world: &World) -> Vec<Outcome> {
     let events = world.deliveries.iter().map(|it| it.new_event(&world.room));
-    events.map(|it| ingest::append(&memory.cx, &it).unwrap()).collect()
+    events.map(|it| ingest::append_unflushed(&memory.cx, &it).unwrap()).collect()
 }
 
 fn picture(memory: &Memory, world: &World) -> Picture {
@@ -76,9 +76,10 @@ fn picture(memory: &Memory, world: &World) -> Picture {
     Picture { served, states, summary: answers::summary(&memory.cx, room_id) }
 }
 
-fn purge(memory: &Memory, world: &World, event_id: &str) -> Purged {
-    let at = (world.room.room_id.as_str(), event_id);
-    ingest::purge_history(&memory.cx.store, at, &mut |_| ControlFlow::Continue(())).unwrap()
+fn purge(memory: &Memory, world: &World, event_id: &str) -> PurgeProgress {
+    let room_id = &world.room.room_id;
+    let mut watch = |_| ControlFlow::Continue(());
+    ingest::purge_history(&memory.cx.store, room_id, event_id, &mut watch).unwrap()
 }
 
 fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCaseError> {
@@ -86,7 +87,7 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     let memory = Memory::new();
     deliver(&memory, &world);
     prop_assert_eq!(faults::of(&memory.cx.store), []);
-    let placed: Vec<_> = world.deliveries.iter().filter(|it| !it.verdict.outlier).collect();
+    let placed: Vec<_> = world.deliveries.iter().filter(|it| !it.outlier).collect();
     let chosen = &pick.get(&placed).event;
     let before = picture(&memory, &world);
 
@@ -139,7 +140,7 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
 }
 
 fn prev_events<'w>(world: &'w World, event_id: &str) -> Vec<&'w str> {
-    let placed = world.deliveries.iter().filter(|it| !it.verdict.outlier);
+    let placed = world.deliveries.iter().filter(|it| !it.outlier);
     let by_id: BTreeMap<&str, &str> =
         placed.map(|it| (it.event.event_id.as_str(), it.event.pdu.as_str())).collect();
     let Some(pdu) = by_id.get(event_id) else { return Vec::new() };

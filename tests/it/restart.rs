@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use backscroll::{
+    ingest::Verdict,
     pdu::RoomVersion,
     proto::v1::{self as pb, append_events_response::Outcome},
     store::{Options, Store},
@@ -65,9 +66,9 @@ fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
         event_id: event.event_id.to_owned(),
         pdu: event.pdu.to_vec().into(),
         verdict: Some(pb::Verdict {
-            outlier: event.verdict.outlier,
-            rejected: event.verdict.rejected,
-            soft_failed: event.verdict.soft_failed,
+            outlier: event.outlier,
+            rejected: event.verdict == Verdict::Rejected,
+            soft_failed: event.verdict == Verdict::SoftFailed,
         }),
         state_after: event.state_after.to_vec(),
         arrival: event.arrival,

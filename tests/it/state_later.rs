@@ -58,7 +58,7 @@ impl Stage {
 
     fn append(&self, event: &Event, state_after: &[String]) -> (bool, bool, bool) {
         let event = NewEvent { state_after, ..self.room.accepted(event) };
-        match ingest::append(&self.memory.cx, &event).unwrap() {
+        match ingest::append_unflushed(&self.memory.cx, &event).unwrap() {
             Outcome::Appended { duplicate, state_given, state_unknown, .. } => {
                 (duplicate, state_given, state_unknown)
             }
@@ -326,7 +326,7 @@ fn mended_later(
 fn send(memory: &Memory, world: &World, delivery: &Delivery, with_state: bool) -> bool {
     let given = if with_state { delivery.given.clone() } else { vec![] };
     let delivery = Delivery { given, ..delivery.clone() };
-    match ingest::append(&memory.cx, &delivery.new_event(&world.room)).unwrap() {
+    match ingest::append_unflushed(&memory.cx, &delivery.new_event(&world.room)).unwrap() {
         Outcome::Appended { state_unknown, .. } => state_unknown,
         other => panic!("{other:?}"),
     }

@@ -36,7 +36,8 @@ impl RoomExt for Room {
             room_version: self.version.as_str(),
             event_id: &event.event_id,
             pdu: event.pdu.as_bytes(),
-            verdict: Verdict::default(),
+            verdict: Verdict::Accepted,
+            outlier: false,
             state_after: &[],
             arrival: None,
         }
