@@ -47,14 +47,14 @@ async fn every_request_is_answered_as_expected() {
         }
         for (room, request) in rooms.iter().flat_map(|it| it.requests.iter().map(move |r| (it, r)))
         {
-            let request = FederationRequest {
+            let sent = FederationRequest {
                 origin: &request.origin,
                 destination: &request.destination,
                 method: &request.method,
                 uri: &request.uri,
                 content: request.content.as_ref(),
             };
-            let answer = federation.send(services.gateway, request).await;
+            let answer = federation.send(services.gateway, sent).await;
             let fault = fault(room, request, answer.status.as_u16(), &answer.body);
             tally.count("all requests", fault.is_none());
             for reason in &request.differs {
