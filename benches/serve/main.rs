@@ -34,7 +34,7 @@ use clap::Parser;
 
 use self::{
     children::Server,
-    report::{Loaded, Report},
+    report::{Loaded, Plotted, PlottedRoom, Report},
     requests::Endpoint,
     rooms::{ASKING, Plan, Shape},
     rounds::LoadedRoom,
@@ -91,7 +91,8 @@ async fn main() -> anyhow::Result<()> {
     }
     let flags = Flags::parse().or_least();
     if let (Some(from), Some(to)) = (&flags.plot_from, &flags.plot) {
-        return plot::draw(&serde_json::from_slice::<report::Rooms>(&fs::read(from)?)?.rooms, to);
+        let plotted: Plotted = serde_json::from_slice(&fs::read(from)?)?;
+        return plot::draw(&plotted.rooms, to);
     }
     let report = measure(&flags).await?;
     if flags.json {
@@ -100,7 +101,8 @@ async fn main() -> anyhow::Result<()> {
         println!("{report}");
     }
     if let Some(path) = &flags.plot {
-        plot::draw(&report.rooms, path)?;
+        let rooms: Vec<PlottedRoom> = report.rooms.iter().map(PlottedRoom::from).collect();
+        plot::draw(&rooms, path)?;
     }
     Ok(())
 }

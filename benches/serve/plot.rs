@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use plotters::{coord::Shift, prelude::*};
 
-use crate::{report::RoomRow, rooms::Shape};
+use crate::{report::PlottedRoom, rooms::Shape};
 
 /// Grey that is readable on white and on black.
 const INK: RGBColor = RGBColor(0x80, 0x80, 0x80);
@@ -37,31 +37,21 @@ const PANELS: [Panel; 2] = [
 ];
 
 /// Writes the picture as SVG.
-pub(crate) fn draw(rooms: &[RoomRow], path: &Path) -> anyhow::Result<()> {
+pub(crate) fn draw(rooms: &[PlottedRoom], path: &Path) -> anyhow::Result<()> {
     let area = SVGBackend::new(path, (960, 380)).into_drawing_area();
     for (panel, area) in PANELS.iter().zip(area.split_evenly((1, 2))) {
-        let points: Vec<Point> = rooms
-            .iter()
-            .filter(|it| it.shape == panel.shape)
-            .map(|it| Point { size: it.size, median_us: it.median_us })
-            .collect();
+        let points: Vec<PlottedRoom> =
+            rooms.iter().filter(|it| it.shape == panel.shape).copied().collect();
         panel.draw(&points, &area)?;
     }
     area.present()?;
     Ok(())
 }
 
-/// A room's size or members, and the median latency of its requests.
-#[derive(Clone, Copy)]
-struct Point {
-    size: usize,
-    median_us: f64,
-}
-
 impl Panel {
     fn draw(
         &self,
-        points: &[Point],
+        points: &[PlottedRoom],
         area: &DrawingArea<SVGBackend<'_>, Shift>,
     ) -> anyhow::Result<()> {
         let first = *points.first().context("no room of this shape")?;

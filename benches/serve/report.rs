@@ -18,8 +18,22 @@ pub(crate) struct Report {
 
 /// The part of a report that the plot is drawn from.
 #[derive(Deserialize)]
-pub(crate) struct Rooms {
-    pub(crate) rooms: Vec<RoomRow>,
+pub(crate) struct Plotted {
+    pub(crate) rooms: Vec<PlottedRoom>,
+}
+
+/// A point of the plot.
+#[derive(Clone, Copy, Deserialize)]
+pub(crate) struct PlottedRoom {
+    pub(crate) shape: Shape,
+    pub(crate) size: usize,
+    pub(crate) median_us: f64,
+}
+
+impl From<&RoomRow> for PlottedRoom {
+    fn from(row: &RoomRow) -> Self {
+        Self { shape: row.shape, size: row.size, median_us: row.median_us }
+    }
 }
 
 /// One endpoint, measured at one target: the limit, both services, one service, or the use case.
@@ -38,7 +52,7 @@ pub(crate) struct Row {
 }
 
 /// One room, measured through both services over one connection.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 pub(crate) struct RoomRow {
     pub(crate) name: String,
     pub(crate) shape: Shape,
