@@ -16,9 +16,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll::{
     context::Context,
+    deadline::Deadline,
     ingest::{self, NewEvent, Outcome},
     pdu::{Pdu, RoomVersion},
-    query,
+    query::{self, GetRoom},
     room_format::{Header, Reader},
     server,
     store::Options,
@@ -64,7 +65,8 @@ async fn main() -> anyhow::Result<()> {
     println!("\nBackscroll, on a store that is removed when this ends.\n");
     println!("  history  http://{history_address}   gRPC, with reflection");
     println!("  gateway  http://{gateway_address}   /backfill and /get_missing_events");
-    let summary = query::get_room(&cx, &header.room_id)?;
+    let get_room = GetRoom { room_id: header.room_id.clone() };
+    let summary = query::answer(&cx, &get_room, &Deadline::none())?;
     let (version, count) = (&header.room_version, summary.event_count);
     println!("  room     {} (version {version}, {count} events)\n", header.room_id);
 

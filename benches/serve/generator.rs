@@ -17,7 +17,7 @@ use backscroll::{
     context::Context,
     deadline::Deadline,
     proto::v1::history_service_client::HistoryServiceClient,
-    query::{self, Page},
+    query::{self, ServedPage},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -243,11 +243,9 @@ pub(crate) fn in_process(
 }
 
 /// Calls the use case once.
-pub(crate) fn page(cx: &Context, query: &Query) -> anyhow::Result<Page> {
+pub(crate) fn page(cx: &Context, query: &Query) -> anyhow::Result<ServedPage> {
     Ok(match query {
-        Query::Backfill(request) => query::backfill(cx, request, &Deadline::none())?,
-        Query::GetMissingEvents(request) => {
-            query::get_missing_events(cx, request, &Deadline::none())?
-        }
+        Query::Backfill(request) => query::answer(cx, request, &Deadline::none())?,
+        Query::GetMissingEvents(request) => query::answer(cx, request, &Deadline::none())?,
     })
 }
