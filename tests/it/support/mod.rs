@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod clients;
 pub(crate) mod events;
+pub(crate) mod failures;
 pub(crate) mod faults;
 pub(crate) mod load;
 pub(crate) mod memory;
