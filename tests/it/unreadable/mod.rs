@@ -8,7 +8,7 @@ mod stage;
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{RoomVersion, id_of_unreadable},
-    query::{Access, Asker, Backfill, ExplainAccess, Explanation, GetMissingEvents, RoomEvent},
+    query::{Access, Backfill, ExplainAccess, Explanation, RoomEvent},
     visibility::Form,
 };
 use backscroll_testkit::{Draft, Event, Federation, FederationRequest, Room};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use self::{
     rows::{EVERYWHERE, Row, rows, without},
-    stage::{Stage, append, asker, backfill, explain, missing_events},
+    stage::{Stage, append, asker, backfill, missing_events},
 };
 use crate::support::{
     answers::{self, Question},

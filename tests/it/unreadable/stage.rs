@@ -3,14 +3,14 @@
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::RoomVersion,
-    query::{Asker, Backfill, ExplainAccess, Explanation, GetMissingEvents, RoomEvent},
+    query::{Asker, Backfill, GetMissingEvents},
 };
 use backscroll_testkit::{Event, Room};
 use serde_json::json;
 
-use super::{ALICE, BOB, TWO, rows::Row};
+use super::{ALICE, BOB, rows::Row};
 use crate::support::{
-    answers::{self, Question},
+    answers::Question,
     events::{DraftExt as _, RoomExt as _},
     memory::Memory,
     model::HOME,
