@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     Asker, Found, QueryError, admit,
     pages::{Space, rest_of, token},
-    withheld::IdList,
+    withheld::{IdList, id_page_size},
 };
 use crate::{
     context::Context,
@@ -22,8 +22,6 @@ const MAX_PAGE: u32 = 1_000;
 const DEFAULT_PAGE: u32 = 100;
 /// Most bytes of ids of the state that came with an event which are answered with the event.
 const MAX_STATE_BYTES: usize = 256 << 10;
-/// Most such ids of a page of their own.
-const MAX_STATE_PAGE: usize = 10_000;
 
 /// An event with what the graph knows of it.
 #[derive(Clone, Debug)]
@@ -103,14 +101,14 @@ pub fn batch_get_events(
     Ok(answer)
 }
 
-/// A page of a room's events, everything included; only of the first so many that came, if that is
-/// not zero.
+/// A page of a room's events, everything included; only those up to an append number, if that is not
+/// zero.
 ///
 /// # Errors
 /// When there is no such room, when the token is not ours, or the store fails.
 pub fn list_events(
     cx: &Context,
-    (room_id, of_first): (&str, u64),
+    (room_id, max_append_number): (&str, u64),
     (page_size, page_token): (u32, &str),
 ) -> Result<EventList, QueryError> {
     let found = admit(&cx.store, room_id, &Asker::Sister)?;
@@ -124,7 +122,7 @@ pub fn list_events(
     let (mut answer, mut space) = (EventList::default(), Space::default());
     let (mut looked_at, mut last) = (0, None);
     for (arrival, event) in &listed {
-        if of_first == 0 || u64::from(event.0) < of_first {
+        if max_append_number == 0 || u64::from(event.0) < max_append_number {
             let event = read(&cx.store, &found, *event)?;
             if !space.take(event.bytes()) {
                 break;
@@ -148,7 +146,9 @@ pub fn list_events(
 /// When there is no such room or event, when the token is not ours, or the store fails.
 pub fn list_state_after(
     cx: &Context,
-    (room_id, event_id): (&str, &str),
+    room_id: &str,
+    event_id: &str,
+    page_size: u32,
     page_token: &str,
 ) -> Result<IdList, QueryError> {
     let found = admit(&cx.store, room_id, &Asker::Sister)?;
@@ -159,8 +159,9 @@ pub fn list_state_after(
         Some(rest) => rest.parse().map_err(|_| QueryError::PageTokenInvalid)?,
     };
     let mut space = Space::default();
+    let size = id_page_size(page_size);
     let (ids, next_page_token) = state_after(&cx.store, &found, (event, from), |nth, id| {
-        nth < MAX_STATE_PAGE && space.take(id.len())
+        nth < size && space.take(id.len())
     })?;
     Ok(IdList { ids, next_page_token })
 }

@@ -110,7 +110,7 @@ fn unknown(cx: &Context, number: RoomNum, room: &Room) -> Result<Option<UnknownR
 impl Stats {
     fn add(&mut self, room: &Room) {
         let ends = room.forward_extremities;
-        let events = u64::from(room.next_event.0);
+        let events = u64::from(room.next_event.0).saturating_sub(room.purged);
         self.sizes.rooms += 1;
         self.sizes.events += events;
         self.sizes.forward_extremities += ends;

@@ -57,9 +57,9 @@ impl AdminService for AdminDoor {
         &self,
         request: Request<pb::ListDeletedRoomsRequest>,
     ) -> Result<Response<pb::ListDeletedRoomsResponse>, Status> {
-        let (cx, pb::ListDeletedRoomsRequest { page_token }) =
-            (Arc::clone(&self.cx), request.into_inner());
-        let list = move || query::list_deleted_rooms(&cx, &page_token);
+        let cx = Arc::clone(&self.cx);
+        let pb::ListDeletedRoomsRequest { page_size, page_token } = request.into_inner();
+        let list = move || query::list_deleted_rooms(&cx, page_size, &page_token);
         let list = blocking(&self.cx.metrics, list).await?.map_err(status::of_query)?;
         let IdList { ids: room_ids, next_page_token } = list;
         Ok(Response::new(pb::ListDeletedRoomsResponse { room_ids, next_page_token }))
@@ -69,9 +69,9 @@ impl AdminService for AdminDoor {
         &self,
         request: Request<pb::ListErasedUsersRequest>,
     ) -> Result<Response<pb::ListErasedUsersResponse>, Status> {
-        let pb::ListErasedUsersRequest { page_token } = request.into_inner();
+        let pb::ListErasedUsersRequest { page_size, page_token } = request.into_inner();
         let IdList { ids: user_ids, next_page_token } =
-            query::list_erased_users(&self.cx, &page_token);
+            query::list_erased_users(&self.cx, page_size, &page_token);
         Ok(Response::new(pb::ListErasedUsersResponse { user_ids, next_page_token }))
     }
 }

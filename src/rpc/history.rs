@@ -14,7 +14,7 @@ use super::{
 use crate::{
     context::Context,
     deadline::Deadline,
-    proto::v1::{self as pb, history_service_server::HistoryService},
+    proto::v1::{self as pb, ErrorReason, history_service_server::HistoryService},
     query::{self, Asker, Page, QueryError},
     slowest::SlowWalk,
 };
@@ -103,7 +103,7 @@ fn may_ask(asker: &Asker, of_gateway: Option<OfGateway>) -> Result<(), Status> {
     match (asker, of_gateway) {
         (Asker::Sister, Some(OfGateway)) => {
             let text = "name the server that asks as the requester: a gateway asks for nobody else";
-            Err(status::not_allowed("NOT_FOR_GATEWAYS", text))
+            Err(status::refuse(ErrorReason::NotForGateways, text))
         }
         _ => Ok(()),
     }
@@ -117,13 +117,14 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::BackfillResponse>, Status> {
         let until = until(request.metadata());
         let of_gateway = request.extensions().get().copied();
-        let (question, shape) = wire::backfill(request.into_inner())?;
+        let omit_event_ids = request.get_ref().omit_event_ids;
+        let question = wire::backfill(request.into_inner())?;
         may_ask(&question.asker, of_gateway)?;
         let by = (&question.asker, question.event_ids.len());
         let asked = Asked::new("backfill", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
         let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::backfill_response(page, shape)))
+        Ok(Response::new(wire::backfill_response(page, omit_event_ids)))
     }
 
     async fn get_missing_events(
@@ -132,14 +133,15 @@ impl HistoryService for HistoryDoor {
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
         let until = until(request.metadata());
         let of_gateway = request.extensions().get().copied();
-        let (question, shape) = wire::missing_events(request.into_inner())?;
+        let omit_event_ids = request.get_ref().omit_event_ids;
+        let question = wire::get_missing_events(request.into_inner())?;
         may_ask(&question.asker, of_gateway)?;
         let named = question.latest_events.len() + question.earliest_events.len();
         let by = (&question.asker, named);
         let asked = Asked::new("get_missing_events", &question.room_id, by);
         let ask = move |cx: &Context, it: &Deadline| query::get_missing_events(cx, &question, it);
         let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::missing_events_response(page, shape)))
+        Ok(Response::new(wire::get_missing_events_response(page, omit_event_ids)))
     }
 
     async fn batch_get_events(
@@ -167,9 +169,10 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::ListErasedMembersRequest>,
     ) -> Result<Response<pb::ListErasedMembersResponse>, Status> {
         let until = until(request.metadata());
-        let pb::ListErasedMembersRequest { room_id, page_token } = request.into_inner();
-        let ask =
-            move |cx: &Context, room_id: &str| query::list_erased_members(cx, room_id, &page_token);
+        let pb::ListErasedMembersRequest { room_id, page_size, page_token } = request.into_inner();
+        let ask = move |cx: &Context, room_id: &str| {
+            query::list_erased_members(cx, room_id, page_size, &page_token)
+        };
         self.ask(until, room_id, ask, wire::list_erased_members_response).await
     }
 
@@ -178,9 +181,10 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::ListStateAfterRequest>,
     ) -> Result<Response<pb::ListStateAfterResponse>, Status> {
         let until = until(request.metadata());
-        let pb::ListStateAfterRequest { room_id, event_id, page_token } = request.into_inner();
+        let pb::ListStateAfterRequest { room_id, event_id, page_size, page_token } =
+            request.into_inner();
         let ask = move |cx: &Context, room_id: &str| {
-            query::list_state_after(cx, (room_id, &event_id), &page_token)
+            query::list_state_after(cx, room_id, &event_id, page_size, &page_token)
         };
         self.ask(until, room_id, ask, wire::list_state_after_response).await
     }
@@ -202,10 +206,10 @@ impl HistoryService for HistoryDoor {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let until = until(request.metadata());
-        let pb::ListEventsRequest { room_id, page_size, page_token, of_first } =
+        let pb::ListEventsRequest { room_id, page_size, page_token, max_append_number } =
             request.into_inner();
         let ask = move |cx: &Context, room_id: &str| {
-            query::list_events(cx, (room_id, of_first), (page_size, &page_token))
+            query::list_events(cx, (room_id, max_append_number), (page_size, &page_token))
         };
         self.ask(until, room_id, ask, wire::list_events_response).await
     }

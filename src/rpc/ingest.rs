@@ -10,7 +10,7 @@ use super::{append, blocking, purge, status};
 use crate::{
     context::Context,
     pdu::UserId,
-    proto::v1::{self as pb, ingest_service_server::IngestService},
+    proto::v1::{self as pb, ErrorReason, ingest_service_server::IngestService},
 };
 
 /// Answers `IngestService`.
@@ -66,7 +66,7 @@ impl IngestService for IngestDoor {
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
         if let Err(fault) = UserId::parse(&user_id) {
             let text = format!("user_id {fault}");
-            return Err(status::invalid("USER_ID_INVALID", &text));
+            return Err(status::refuse(ErrorReason::UserIdInvalid, &text));
         }
         let cx = Arc::clone(&self.cx);
         let done =

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{blocking, status};
 use crate::{
     context::{Context, RememberedKeys},
-    proto::v1::{self as pb, key_service_server::KeyService},
+    proto::v1::{self as pb, ErrorReason, key_service_server::KeyService},
     store::FetchedKeys,
 };
 
@@ -49,10 +49,10 @@ impl KeyService for KeyDoor {
             }
             RememberedKeys::Expired => {
                 let text = "the keys of this server that are held are not valid any more";
-                Err(status::not_found("KEYS_EXPIRED", text))
+                Err(status::refuse(ErrorReason::KeysExpired, text))
             }
             RememberedKeys::Unknown => {
-                Err(status::not_found("KEYS_UNKNOWN", "no keys of this server are held"))
+                Err(status::refuse(ErrorReason::KeysUnknown, "no keys of this server are held"))
             }
         }
     }
@@ -76,7 +76,7 @@ impl KeyService for KeyDoor {
 
 /// Whose answer it is, if it is one.
 fn server_name(answer: &[u8]) -> Result<ServerName, Status> {
-    let invalid = |fault: &str| status::invalid("KEYS_INVALID", fault);
+    let invalid = |fault: &str| status::refuse(ErrorReason::KeysInvalid, fault);
     if answer.len() > MAX_ANSWER_BYTES {
         return Err(invalid(&format!("the answer is larger than {MAX_ANSWER_BYTES} bytes")));
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     context::Context,
     ingest::{self, PurgeError},
-    proto::v1 as pb,
+    proto::v1::{self as pb, ErrorReason},
     store::StoreError,
 };
 
@@ -54,23 +54,23 @@ pub(super) fn delete_room(
         let forgotten = may_return && cx.store.forget_deleted_room(&room_id).map_err(failed)?;
         let Some(room) = deleted else {
             if forgotten {
-                return Ok(Some(pb::DeleteRoomResponse { removed_count: 0, done: true }));
+                return Ok(Some(pb::DeleteRoomResponse { removed_record_count: 0, done: true }));
             }
             return Err(status::of_query(crate::query::QueryError::RoomUnknown(room_id)));
         };
-        let mut removed_count = 0;
+        let mut removed_record_count = 0;
         loop {
             let removed = cx.store.remove_deleted(room).map_err(failed)?;
             if removed == 0 {
-                return Ok(Some(pb::DeleteRoomResponse { removed_count, done: true }));
+                return Ok(Some(pb::DeleteRoomResponse { removed_record_count, done: true }));
             }
             if stopping.is_cancelled() {
                 // The next start goes on with it.
                 return Err(status::stopping());
             }
-            removed_count += u64::try_from(removed).unwrap_or(u64::MAX);
+            removed_record_count += u64::try_from(removed).unwrap_or(u64::MAX);
             // Whoever does not listen any more has still asked for it.
-            drop(news.blocking_send(Ok(pb::DeleteRoomResponse { removed_count, done: false })));
+            drop(news.blocking_send(Ok(pb::DeleteRoomResponse { removed_record_count, done: false })));
         }
     })
 }
@@ -78,8 +78,8 @@ pub(super) fn delete_room(
 fn of_purge(failure: PurgeError) -> Status {
     let text = failure.to_string();
     match failure {
-        PurgeError::RoomUnknown(_) => status::not_found("ROOM_UNKNOWN", &text),
-        PurgeError::EventUnknown(_) => status::not_found("EVENT_UNKNOWN", &text),
+        PurgeError::RoomUnknown(_) => status::refuse(ErrorReason::RoomUnknown, &text),
+        PurgeError::EventUnknown(_) => status::refuse(ErrorReason::EventUnknown, &text),
         PurgeError::Store(failure) => status::of_store(&failure),
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How much of the time it may work when the request does not say, in percent.
-const BUSY_PERCENT: u32 = 25;
+const MAX_CPU_PERCENT: u32 = 25;
 /// The longest rest: callers that leave and the end of the service are noticed after it.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// So many bytes of faults are told at once: an answer stays far below what clients take.
@@ -38,17 +38,17 @@ pub(super) fn verify(
     request: pb::VerifyRequest,
     (stopping, place): (CancellationToken, OwnedSemaphorePermit),
 ) -> News<pb::VerifyResponse> {
-    let pb::VerifyRequest { busy_percent } = request;
-    let busy_percent = if busy_percent == 0 { BUSY_PERCENT } else { busy_percent.min(100) };
+    let pb::VerifyRequest { max_cpu_percent } = request;
+    let max_cpu_percent = if max_cpu_percent == 0 { MAX_CPU_PERCENT } else { max_cpu_percent.min(100) };
     let metrics = cx.metrics.clone();
     run(&metrics, move |news| {
         let _place = place;
         let failed = |failure| status::of_store(&failure);
         let extent = verify::extent(&cx.store).map_err(failed)?;
-        let answer = pb::VerifyResponse { to_look_at_count: extent, ..Default::default() };
+        let answer = pb::VerifyResponse { total_event_count: extent, ..Default::default() };
         let now = Instant::now();
         let (fault_bytes, begun, told) = (0, now, now);
-        let mut watch = Telling { news, stopping, busy_percent, answer, fault_bytes, begun, told };
+        let mut watch = Telling { news, stopping, max_cpu_percent, answer, fault_bytes, begun, told };
         match verify::verify(&cx.store, &mut watch).map_err(failed)? {
             ControlFlow::Continue(()) => {
                 watch.answer.done = true;
@@ -64,7 +64,7 @@ pub(super) fn verify(
 struct Telling<'a> {
     news: &'a mpsc::Sender<Result<pb::VerifyResponse, Status>>,
     stopping: CancellationToken,
-    busy_percent: u32,
+    max_cpu_percent: u32,
     /// The next answer.
     answer: pb::VerifyResponse,
     /// What the faults in it take.
@@ -78,8 +78,8 @@ impl Telling<'_> {
     /// Tells the caller what was found since it last heard of us.
     fn tell(&mut self) {
         let next = pb::VerifyResponse {
-            event_count: self.answer.event_count,
-            to_look_at_count: self.answer.to_look_at_count,
+            verified_event_count: self.answer.verified_event_count,
+            total_event_count: self.answer.total_event_count,
             ..pb::VerifyResponse::default()
         };
         let answer = mem::replace(&mut self.answer, next);
@@ -92,7 +92,7 @@ impl Telling<'_> {
 
 impl Watch for Telling<'_> {
     fn events(&mut self, count: u32) {
-        self.answer.event_count += u64::from(count);
+        self.answer.verified_event_count += u64::from(count);
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -109,7 +109,7 @@ impl Watch for Telling<'_> {
         if !self.answer.faults.is_empty() || self.told.elapsed() >= TELL_EVERY {
             self.tell();
         }
-        let rest = self.begun.elapsed() * (100 - self.busy_percent) / self.busy_percent;
+        let rest = self.begun.elapsed() * (100 - self.max_cpu_percent) / self.max_cpu_percent;
         thread::sleep(rest.min(LONGEST_REST));
         self.begun = Instant::now();
         if self.stopping.is_cancelled() || self.news.is_closed() {
@@ -142,7 +142,7 @@ mod tests {
         let mut telling = Telling {
             news: &news,
             stopping: CancellationToken::new(),
-            busy_percent: 100,
+            max_cpu_percent: 100,
             answer: pb::VerifyResponse::default(),
             fault_bytes: 0,
             begun: now,

@@ -135,7 +135,7 @@ fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool)
         ),
         sound("stats", query::stats(cx)),
         sound("list_rooms", query::list_rooms(cx, (0, ""))),
-        sound("list_deleted_rooms", query::list_deleted_rooms(cx, "")),
+        sound("list_deleted_rooms", query::list_deleted_rooms(cx, 0, "")),
     ];
     answers.iter().filter(|it| **it).count()
 }
@@ -314,10 +314,10 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
                 }),
                 event_ids: vec![event_id()],
                 limit: Some(100),
-                as_json: true,
+                omit_event_ids: true,
             };
             let purge = pb::PurgeHistoryRequest { room_id: room_id(), event_id: event_id() };
-            let verify = pb::VerifyRequest { busy_percent: 100 };
+            let verify = pb::VerifyRequest { max_cpu_percent: 100 };
             let asked = [
                 (
                     "get_room",

@@ -263,7 +263,7 @@ fn lists_of_large_things_are_cut_and_go_on() {
     let (mut read, mut token) = (event.state_after.clone(), event.state_after_token.clone());
     assert!(read.len() < ids.len(), "all of it is answered at once");
     while !token.is_empty() {
-        let page = query::list_state_after(cx, (room_id, &island.event_id), &token).unwrap();
+        let page = query::list_state_after(cx, room_id, &island.event_id, 10_000, &token).unwrap();
         assert!(page.ids.iter().map(String::len).sum::<usize>() <= 2 << 20);
         read.extend(page.ids);
         token = page.next_page_token;
@@ -276,7 +276,7 @@ fn lists_of_large_things_are_cut_and_go_on() {
         cx.store.set_erased(&format!("@{nth:05}{}:a", "€".repeat(240)), true).unwrap();
     }
     let erased = of_all(&|token| {
-        let page = query::list_erased_users(cx, token);
+        let page = query::list_erased_users(cx, 10_000, token);
         (page.ids.len(), page.ids.iter().map(String::len).sum(), page.next_page_token)
     });
     assert_eq!(erased, (entries, 2));

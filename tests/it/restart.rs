@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::support::{
-    clients::Clients,
+    clients::{self, Clients},
     faults,
     numbers::Numbers,
     process::Process,
@@ -65,11 +65,8 @@ fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
         room_version: event.room_version.to_owned(),
         event_id: event.event_id.to_owned(),
         pdu: event.pdu.to_vec().into(),
-        verdict: Some(pb::Verdict {
-            outlier: event.verdict.outlier,
-            rejected: event.verdict.rejected,
-            soft_failed: event.verdict.soft_failed,
-        }),
+        verdict: clients::verdict(event.verdict.rejected, event.verdict.soft_failed).into(),
+        outlier: event.verdict.outlier,
         state_after: event.state_after.to_vec(),
         arrival: event.arrival,
     }

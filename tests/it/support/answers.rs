@@ -147,7 +147,7 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         state_count,
         state_needed: _,
     } = query::get_room(cx, room_id).unwrap();
-    let erased_users = query::list_erased_members(cx, room_id, "").unwrap().ids;
+    let erased_users = query::list_erased_members(cx, room_id, 10_000, "").unwrap().ids;
     Summary {
         forward_extremities: forward_extremities.into_iter().collect(),
         backward_extremities: backward_extremities.into_iter().collect(),
