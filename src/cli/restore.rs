@@ -10,7 +10,7 @@ use crate::{
     backup::{self, Room},
     context::Context,
     ingest::{self, NewEvent, Outcome},
-    store::{Options, View as _},
+    store::{Decision, Options, View as _},
 };
 
 /// Events appended between two flushes.
@@ -87,9 +87,9 @@ fn restore(
         }
     }
     for hashes in backup::purged_of(dir, room)?.chunks(EVENTS_AT_ONCE) {
-        let Some(mut edit) = cx.store.edit(&room.room_id, None)? else { break };
-        hashes.iter().try_for_each(|it| edit.bury_hash(*it))?;
-        edit.commit()?;
+        cx.store.decide(&room.room_id, None, |edit| {
+            hashes.iter().try_for_each(|it| edit.bury_hash(*it)).map(Decision::Commit)
+        })?;
     }
     let held = cx.store.room_num(&room.room_id)?.map(|it| cx.store.room(it)).transpose()?;
     let held = held.map_or(0, |it| u64::from(it.next_event.0));

@@ -93,6 +93,10 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         let message = "the requested records are being removed; try again in a moment";
         return retry(Reason::RoomChanges, message);
     }
+    if let StoreError::Conflict { .. } = failure {
+        debug!(%failure, "a decision met conflicts at every try");
+        return room_changes(&failure.to_string());
+    }
     error!(%failure, "the store failed");
     if failure.is_damage() {
         return refuse(Reason::StoreCorrupt, "a record of the store is damaged");
@@ -147,6 +151,7 @@ mod tests {
     #[test]
     fn only_damage_is_data_loss() {
         let missing = || StoreError::missing("body", b"key");
+        let conflict = || StoreError::Conflict { room_id: "!a:one.example".to_owned() };
         let file = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let unknown = || StoreError::RoomVersionUnknown {
             room_id: "!a:one.example".to_owned(),
@@ -156,6 +161,7 @@ mod tests {
             (StoreError::corrupt("body", b"key"), Code::DataLoss, "STORE_CORRUPT"),
             (missing().at_rest(), Code::DataLoss, "STORE_CORRUPT"),
             (missing(), Code::Aborted, "ROOM_CHANGES"),
+            (conflict(), Code::Aborted, "ROOM_CHANGES"),
             (unknown(), Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN"),
             (StoreError::Bug("of the test"), Code::Internal, "INTERNAL"),
             (

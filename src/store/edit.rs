@@ -30,19 +30,41 @@ pub struct Edit<'s> {
     changes: BTreeMap<Vec<u8>, Option<IVec>>,
     pages: BTreeMap<u32, Page>,
     pub(super) has_unsettled: bool,
+    seen: Seen,
     /// Whether it removes what somebody may be about to read.
     removes: bool,
     bodies: Bodies,
-    _guard: RoomGuard<'s>,
+    /// `None` if the caller holds the lock for longer than the edit.
+    _guard: Option<RoomGuard<'s>>,
+}
+
+/// What a decision about a room starts from.
+pub(super) struct Start {
+    pub(super) number: RoomNum,
+    pub(super) room: Room,
+    pub(super) seen: Seen,
+}
+
+/// The record on which a decision depends: its commit is refused if it has changed since.
+pub(super) struct Seen {
+    pub(super) key: Vec<u8>,
+    /// `None` if there was no record.
+    pub(super) value: Option<IVec>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// Everything was applied.
+    Done,
+    /// Nothing was applied: the room was changed since its record was read.
+    Conflict,
 }
 
 impl<'s> Edit<'s> {
-    pub(super) fn new(
-        store: &'s Store,
-        guard: RoomGuard<'s>,
-        (number, room): (RoomNum, Room),
-        is_new: bool,
-    ) -> Self {
+    pub(super) fn new(store: &'s Store, start: Start, guard: Option<RoomGuard<'s>>) -> Self {
+        let Start { number, room, seen } = start;
+        let is_new = seen.value.is_none();
         let mut edit = Self {
             first_new: room.next_event,
             room,
@@ -51,6 +73,7 @@ impl<'s> Edit<'s> {
             changes: BTreeMap::new(),
             pages: BTreeMap::new(),
             has_unsettled: false,
+            seen,
             removes: false,
             bodies: Bodies::new(),
             _guard: guard,
@@ -267,6 +290,20 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// When the disk fails, or what is changed is damaged; then nothing was applied.
     pub fn commit(mut self) -> Result<(), StoreError> {
+        match self.apply()? {
+            Commit::Done => Ok(()),
+            Commit::Conflict => {
+                Err(StoreError::Conflict { room_id: std::mem::take(&mut self.room.room_id) })
+            }
+        }
+    }
+
+    /// Applies all changes as one atomic batch.
+    pub(super) fn apply(&mut self) -> Result<Commit, StoreError> {
+        // The room is locked, so nothing changes between this comparison and the batch.
+        if self.store.value(&self.seen.key)? != self.seen.value {
+            return Ok(Commit::Conflict);
+        }
         let bodies = std::mem::take(&mut self.bodies);
         self.place_bodies(&bodies)?;
         self.put(keys::room(self.number), self.room.encode());
@@ -293,7 +330,8 @@ impl<'s> Edit<'s> {
             None => apply()?,
         }
         bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
-        self.store.after_batch(bytes)
+        self.store.after_batch(bytes)?;
+        Ok(Commit::Done)
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {

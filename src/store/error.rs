@@ -65,6 +65,13 @@ pub enum StoreError {
         /// Its version.
         version: String,
     },
+    /// Others changed the room at every try of a decision. Nothing was committed; the caller may
+    /// try again.
+    #[error("room {room_id} is changed by others all the time; try again in a moment")]
+    Conflict {
+        /// The room.
+        room_id: String,
+    },
     /// The program did what it should never do. Nothing is wrong with what is held.
     #[error("this should not be possible, please report it: {0}")]
     Bug(&'static str),

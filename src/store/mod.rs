@@ -48,6 +48,7 @@
 mod block;
 mod body;
 mod codec;
+mod decide;
 mod deletion;
 mod disk;
 mod durable;
@@ -88,6 +89,7 @@ use std::{
 };
 
 pub use body::Body;
+pub use decide::Decision;
 pub use deletion::DeletedRoom;
 pub use durable::Durability;
 pub use edit::Edit;
@@ -199,27 +201,6 @@ impl Options {
 }
 
 impl Store {
-    /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
-    /// `None` if the room is not there and no version is given to make it with, or if it was
-    /// deleted.
-    ///
-    /// # Errors
-    /// When the room's record cannot be read.
-    pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
-        let guard = self.room_locks.lock(room_id);
-        let (number, room, is_new) = match self.room_num(room_id)? {
-            Some(number) => (number, self.room(number)?, false),
-            None => match make {
-                Some(version) if !self.is_deleted(room_id)? => {
-                    let number = RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
-                    (number, Room::new(room_id, version), true)
-                }
-                Some(_) | None => return Ok(None),
-            },
-        };
-        Ok(Some(Edit::new(self, guard, (number, room), is_new)))
-    }
-
     /// What was removed from the rooms that share a count.
     fn removals(&self, room_id: &str) -> Option<&Removals> {
         let sum =

@@ -1,0 +1,184 @@
+//! Decisions: one change of one room, made and committed under the room's lock.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    Edit, Room, RoomNum, Store, StoreError, View,
+    codec::{Malformed, unseal},
+    edit::{Commit, Seen, Start},
+    keys,
+};
+
+/// How often a decision is made before [`StoreError::Conflict`] is returned.
+const MAX_TRIES: u32 = 16;
+
+/// How a decision ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<T> {
+    /// All changes of the edit are committed.
+    Commit(T),
+    /// The changes are dropped: the room stays as it was.
+    Discard(T),
+}
+
+impl Store {
+    /// Makes one decision about one room and commits it as one atomic batch. No other writer of
+    /// this process changes the room until this returns. The batch is on disk only after
+    /// [`Store::flush`].
+    ///
+    /// Returns `None`, without a call of `decide`, if the room was deleted, or if it does not exist
+    /// and `make` is `None`. With `make`, a room that does not exist is made with that version.
+    ///
+    /// # When `decide` is called again
+    /// If the room was changed by someone else between the first read and the commit, all changes
+    /// are dropped and `decide` is called again, with a fresh [`Edit`] that shows the room as it is
+    /// then. So `decide` must have no effect outside the edit and its return value: what it counts
+    /// or collects must begin anew at each call. It is not called again after
+    /// [`Decision::Discard`], nor after an error. Today one process at a time has the store open,
+    /// and its writers hold the room's lock, so no commit conflicts.
+    ///
+    /// # Errors
+    /// The error of `decide`, unchanged; nothing was committed. [`StoreError::Conflict`] after the
+    /// last try; nothing was committed. Any other error of the commit: see there whether the store
+    /// can still be used.
+    pub fn decide<T, E: From<StoreError>>(
+        &self,
+        room_id: &str,
+        make: Option<&str>,
+        mut decide: impl FnMut(&mut Edit<'_>) -> Result<Decision<T>, E>,
+    ) -> Result<Option<T>, E> {
+        let _guard = self.room_locks.lock(room_id);
+        for _ in 0..MAX_TRIES {
+            let Some(start) = self.start(room_id, make)? else { return Ok(None) };
+            let mut edit = Edit::new(self, start, None);
+            match decide(&mut edit)? {
+                Decision::Discard(value) => return Ok(Some(value)),
+                Decision::Commit(value) => match edit.apply()? {
+                    Commit::Done => return Ok(Some(value)),
+                    Commit::Conflict => {}
+                },
+            }
+        }
+        Err(StoreError::Conflict { room_id: room_id.to_owned() }.into())
+    }
+
+    /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
+    /// `None` if the room is not there and no version is given to make it with, or if it was
+    /// deleted.
+    ///
+    /// # Errors
+    /// When the room's record cannot be read.
+    pub fn edit(&self, room_id: &str, make: Option<&str>) -> Result<Option<Edit<'_>>, StoreError> {
+        let guard = self.room_locks.lock(room_id);
+        Ok(self.start(room_id, make)?.map(|start| Edit::new(self, start, Some(guard))))
+    }
+
+    /// Reads what a decision about a room starts from. To be called under the room's lock.
+    fn start(&self, room_id: &str, make: Option<&str>) -> Result<Option<Start>, StoreError> {
+        if let Some(number) = self.room_num(room_id)? {
+            let key = keys::room(number);
+            let value = self.value(&key)?.ok_or_else(|| StoreError::missing("room", &key))?;
+            let room = unseal(&key, &value).and_then(Room::decode);
+            let room = room.map_err(|Malformed| StoreError::corrupt("room", &key))?;
+            return Ok(Some(Start { number, room, seen: Seen { key, value: Some(value) } }));
+        }
+        match make {
+            Some(version) if !self.is_deleted(room_id)? => {
+                let number = RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
+                let seen = Seen { key: keys::room_by_name(room_id), value: None };
+                Ok(Some(Start { number, room: Room::new(room_id, version), seen }))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Options, codec};
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Options::small(dir.path())).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_decision_is_committed_discarded_or_fails_as_a_whole() {
+        let (_dir, store) = store();
+        let held = || {
+            let room = store.room_num("!a:b").unwrap()?;
+            Some(store.room(room).unwrap().next_event.0)
+        };
+        let discarded = store.decide("!a:b", Some("10"), |edit| {
+            edit.add_event("$one");
+            Ok::<_, StoreError>(Decision::Discard("discarded"))
+        });
+        assert_eq!((discarded.unwrap(), held()), (Some("discarded"), None));
+        let failed: Result<Option<()>, StoreError> = store.decide("!a:b", Some("10"), |edit| {
+            edit.add_event("$one");
+            Err(StoreError::Bug("of the test"))
+        });
+        assert!(matches!(failed, Err(StoreError::Bug(_))));
+        assert_eq!(held(), None);
+        let committed = store.decide("!a:b", Some("10"), |edit| {
+            edit.add_event("$one");
+            Ok::<_, StoreError>(Decision::Commit(edit.room_num()))
+        });
+        assert_eq!((committed.unwrap(), held()), (store.room_num("!a:b").unwrap(), Some(1)));
+    }
+
+    /// A decision during which something else writes the room's record, as often as `times`.
+    fn disturbed(store: &Store, times: u32) -> (u32, Result<Option<u32>, StoreError>) {
+        let mut calls = 0;
+        let decided = store.decide("!a:b", None, |edit| {
+            calls += 1;
+            assert_eq!(edit.room.outliers, u64::from((calls - 1).min(times)), "read again");
+            edit.add_event(&format!("$of-call-{calls}"));
+            if calls <= times {
+                let key = keys::room(edit.room_num());
+                let mut other = store.room(edit.room_num())?;
+                other.outliers += 1;
+                let value = codec::seal(&key, other.encode());
+                store.write(|tree| tree.insert(key, value))?;
+            }
+            Ok(Decision::Commit(calls))
+        });
+        (calls, decided)
+    }
+
+    #[test]
+    fn a_decision_is_made_again_when_the_room_was_changed_meanwhile() {
+        let (_dir, store) = store();
+        store.decide("!a:b", Some("10"), |_| Ok::<_, StoreError>(Decision::Commit(()))).unwrap();
+        let room = store.room_num("!a:b").unwrap().unwrap();
+        let (calls, decided) = disturbed(&store, MAX_TRIES);
+        assert_eq!(calls, MAX_TRIES);
+        assert!(matches!(decided, Err(StoreError::Conflict { room_id }) if room_id == "!a:b"));
+        assert_eq!(store.room(room).unwrap().next_event.0, 0);
+        let mut other = store.room(room).unwrap();
+        other.outliers = 0;
+        let key = keys::room(room);
+        let value = codec::seal(&key, other.encode());
+        store.write(|tree| tree.insert(key, value)).unwrap();
+        let (calls, decided) = disturbed(&store, 3);
+        assert_eq!((calls, decided.unwrap()), (4, Some(4)));
+        assert_eq!(store.room(room).unwrap().next_event.0, 1);
+        assert!(store.event_num(room, "$of-call-4").unwrap().is_some());
+        assert!(store.event_num(room, "$of-call-3").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_room_that_does_not_exist_or_was_deleted_is_not_decided_about() {
+        let (_dir, store) = store();
+        let decide = |make| {
+            store.decide("!a:b", make, |_| Ok::<_, StoreError>(Decision::Commit(()))).unwrap()
+        };
+        assert_eq!(decide(None), None);
+        assert_eq!(decide(Some("10")), Some(()));
+        assert_eq!(decide(None), Some(()));
+        store.delete_room("!a:b").unwrap().unwrap();
+        assert_eq!(decide(Some("10")), None);
+    }
+}
