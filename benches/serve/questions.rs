@@ -91,13 +91,8 @@ fn question(
                 format!("/_matrix/federation/v1/backfill/{room}?v={v}&limit={BACKFILL_LIMIT}");
             let event_ids = vec![from.to_owned()];
             let limit = Some(BACKFILL_LIMIT);
-            let plain = pb::BackfillRequest {
-                room_id,
-                requester,
-                event_ids,
-                limit,
-                omit_event_ids: true,
-            };
+            let plain =
+                pb::BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
             ("GET", uri, None, Plain::Backfill(plain))
         }
         Endpoint::MissingEvents => {

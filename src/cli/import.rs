@@ -198,8 +198,9 @@ impl Counts {
                 self.unreadable += u64::from(unreadable);
                 self.state_given += u64::from(state_given);
                 self.state_unknown += u64::from(state_unknown);
-                Ok(unreadable
-                    .then(|| format!("{event_id} is unreadable: {}", appended.unreadable_description)))
+                Ok(unreadable.then(|| {
+                    format!("{event_id} is unreadable: {}", appended.unreadable_description)
+                }))
             }
             Some(Outcome::Refusal(refusal)) => {
                 self.refused += 1;

@@ -70,7 +70,12 @@ pub(super) fn delete_room(
             }
             removed_record_count += u64::try_from(removed).unwrap_or(u64::MAX);
             // Whoever does not listen any more has still asked for it.
-            drop(news.blocking_send(Ok(pb::DeleteRoomResponse { removed_record_count, done: false })));
+            drop(
+                news.blocking_send(Ok(pb::DeleteRoomResponse {
+                    removed_record_count,
+                    done: false,
+                })),
+            );
         }
     })
 }

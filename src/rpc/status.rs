@@ -95,7 +95,7 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
     }
     if let StoreError::Conflict { .. } = failure {
         debug!(%failure, "a decision met conflicts at every try");
-        return room_changes(&failure.to_string());
+        return retry(Reason::RoomChanges, &failure.to_string());
     }
     error!(%failure, "the store failed");
     if failure.is_damage() {
@@ -170,7 +170,11 @@ mod tests {
                 "STORE_FAILED",
             ),
         ] {
-            assert_eq!(code_and_reason(&of_store(&failure)), (code, reason.to_owned()), "{failure}");
+            assert_eq!(
+                code_and_reason(&of_store(&failure)),
+                (code, reason.to_owned()),
+                "{failure}"
+            );
         }
     }
 

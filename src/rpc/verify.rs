@@ -39,7 +39,8 @@ pub(super) fn verify(
     (stopping, place): (CancellationToken, OwnedSemaphorePermit),
 ) -> News<pb::VerifyResponse> {
     let pb::VerifyRequest { max_cpu_percent } = request;
-    let max_cpu_percent = if max_cpu_percent == 0 { MAX_CPU_PERCENT } else { max_cpu_percent.min(100) };
+    let max_cpu_percent =
+        if max_cpu_percent == 0 { MAX_CPU_PERCENT } else { max_cpu_percent.min(100) };
     let metrics = cx.metrics.clone();
     run(&metrics, move |news| {
         let _place = place;
@@ -48,7 +49,8 @@ pub(super) fn verify(
         let answer = pb::VerifyResponse { total_event_count: extent, ..Default::default() };
         let now = Instant::now();
         let (fault_bytes, begun, told) = (0, now, now);
-        let mut watch = Telling { news, stopping, max_cpu_percent, answer, fault_bytes, begun, told };
+        let mut watch =
+            Telling { news, stopping, max_cpu_percent, answer, fault_bytes, begun, told };
         match verify::verify(&cx.store, &mut watch).map_err(failed)? {
             ControlFlow::Continue(()) => {
                 watch.answer.done = true;

@@ -236,7 +236,8 @@ async fn every_list_has_its_bound() {
         let (mut listed, mut page_token) = (Vec::new(), String::new());
         loop {
             let room_id = room_id.clone();
-            let request = pb::ListEventsRequest { room_id, page_size, page_token, max_append_number: 0 };
+            let request =
+                pb::ListEventsRequest { room_id, page_size, page_token, max_append_number: 0 };
             let page = history.list_events(request).await.unwrap().into_inner();
             assert!(page.events.len() <= usize::try_from(page_size.min(1_000)).unwrap());
             listed.extend(page.events.into_iter().map(|it| it.event_id));

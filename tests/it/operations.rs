@@ -12,9 +12,9 @@ use backscroll::{
     context::Context,
     metrics::Metrics,
     proto::v1::{
-        AppendEventsRequest, BackfillRequest, EventForm, GetRoomRequest, Requester, StatsRequest, WalkKind,
-        admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
-        ingest_service_client::IngestServiceClient,
+        AppendEventsRequest, BackfillRequest, EventForm, GetRoomRequest, Requester, StatsRequest,
+        WalkKind, admin_service_client::AdminServiceClient,
+        history_service_client::HistoryServiceClient, ingest_service_client::IngestServiceClient,
     },
     server::{self, Callers, Front, Stopping},
     store::Options,
@@ -133,7 +133,7 @@ async fn probes_from_opening_to_the_end() {
     service.wait_for_probes("++---").await;
     // Notice was given; until it is over, everything goes on.
     let mut admin = AdminServiceClient::new(service.channel().await);
-    assert_eq!(admin.stats(StatsRequest {}).await.unwrap().into_inner().rooms, 0);
+    assert_eq!(admin.stats(StatsRequest {}).await.unwrap().into_inner().room_count, 0);
     // Neither a minute of notice nor a minute of grace after the second signal.
     let hurried = Instant::now();
     service.signal();
@@ -228,7 +228,10 @@ async fn metrics_after_a_known_load() {
     assert_eq!((stats.room_count, stats.event_count), (1, u64::try_from(events).unwrap()));
     let [walk] = &stats.slowest_walks[..] else { panic!("{stats:?}") };
     assert_eq!((walk.kind(), &*walk.origin), (WalkKind::Backfill, "hs2.example:9102"));
-    assert_eq!((walk.visited_event_count, &walk.room_id), (answer.visited_event_count, &room.header.room_id));
+    assert_eq!(
+        (walk.visited_event_count, &walk.room_id),
+        (answer.visited_event_count, &room.header.room_id)
+    );
 
     let shown = service.shown();
     let labels = |method: &str| format!("grpc_service=\"{HISTORY}\",grpc_method=\"{method}\"");

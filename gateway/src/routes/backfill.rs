@@ -36,8 +36,7 @@ pub(crate) async fn backfill(
     let place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
-    let question =
-        BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
+    let question = BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
     let answer = ask(&cx, question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
 }

@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use super::{authenticate, requester, room_id};
 use crate::{
-    answer,
-    body,
+    answer, body,
     context::Context,
     error::ApiError,
     json, observe,

@@ -6,9 +6,7 @@ use super::{MAX_TEXT, brief};
 use crate::{
     ingest::{NewEvent, Outcome, Purged, Refusal, Verdict},
     pdu::PduError,
-    proto::v1::{
-        self as pb, ErrorReason, RefusalReason, append_events_response::Outcome as Wire,
-    },
+    proto::v1::{self as pb, ErrorReason, RefusalReason, append_events_response::Outcome as Wire},
     rpc::status,
 };
 

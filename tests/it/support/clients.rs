@@ -84,8 +84,12 @@ impl Clients {
         let (mut events, mut page_token) = (Vec::new(), String::new());
         loop {
             let room_id = room_id.clone();
-            let request =
-                pb::ListEventsRequest { room_id, page_size: 1_000, page_token, max_append_number: 0 };
+            let request = pb::ListEventsRequest {
+                room_id,
+                page_size: 1_000,
+                page_token,
+                max_append_number: 0,
+            };
             let page = self.history.list_events(request).await?.into_inner();
             events.extend(page.events);
             if page.next_page_token.is_empty() {
