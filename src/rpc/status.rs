@@ -192,15 +192,26 @@ mod tests {
         reasons
     }
 
+    /// The code of a folder, without its tests.
+    fn code_below(folder: &Path) -> String {
+        let mut code = String::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                code += &code_below(&path);
+            } else {
+                let text = fs::read_to_string(path).unwrap();
+                code += text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            }
+        }
+        code
+    }
+
     /// The compiler sees to it that no reason is sent that the proto does not name. The other way
     /// round: the code of the handlers must use each reason that the proto names.
     #[test]
     fn every_reason_of_the_proto_is_sent() {
-        let mut code = String::new();
-        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rpc")).unwrap() {
-            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-            code += text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        }
+        let mut code = code_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rpc"));
         let table = code.find("fn code(reason: Reason)").unwrap();
         let end = table + code[table..].find("\n}\n").unwrap();
         code.replace_range(table..end, "");
