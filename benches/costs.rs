@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use backscroll::{
     context::Context,
+    deadline::Deadline,
     ingest::{self, Left, NewEvent, Outcome, Verdict},
     pdu::RoomVersion,
-    query::{Asker, Backfill, backfill},
+    query::{self, Asker, Backfill},
     store::{Options, Store},
 };
 use builder::{Draft, Event, Room};
@@ -56,7 +57,7 @@ impl Held {
 
     fn append(&self, coming: &Coming) {
         let event = NewEvent { verdict: coming.verdict, ..self.room.accepted(&coming.event) };
-        let outcome = ingest::append(&self.cx, &event).expect("a working store");
+        let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
     }
 
@@ -90,7 +91,7 @@ impl Held {
 type Make = fn(&Held, usize) -> Coming;
 
 fn accepted(event: Event) -> Coming {
-    Coming { event, verdict: Verdict::default() }
+    Coming { event, verdict: Verdict::Accepted }
 }
 
 fn main() {
@@ -106,7 +107,7 @@ fn main() {
         ("redactions of one event", |held, _| held.redaction(&held.join.event_id)),
         ("redactions of an event that is not there", |held, _| held.redaction("$missing")),
         ("soft-failed events", |held, _| Coming {
-            verdict: Verdict { soft_failed: true, ..Verdict::default() },
+            verdict: Verdict::SoftFailed,
             ..held.message(&held.join)
         }),
     ];
@@ -145,6 +146,6 @@ fn question(
         limit: Some(100),
     };
     group.bench_function(BenchmarkId::new("question", size), |bencher| {
-        bencher.iter(|| backfill(&held.cx, &question, &backscroll::deadline::Deadline::none()));
+        bencher.iter(|| query::answer(&held.cx, &question, &Deadline::none()));
     });
 }

@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
-    thread::available_parallelism,
 };
 
 use backscroll::{
@@ -43,7 +42,7 @@ pub(super) async fn serve(refusal_rate: Option<u32>) -> anyhow::Result<()> {
 fn load(cx: &Context, path: &Path) -> anyhow::Result<()> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
     for line in lines {
-        ingest::append(cx, &NewEvent::of_line(&header, &line?))?;
+        ingest::append_unflushed(cx, &NewEvent::of_line(&header, &line?))?;
     }
     Ok(())
 }
@@ -61,8 +60,6 @@ async fn start(
     let mut options = GatewayOptions {
         keys: PinnedKeys::from_json(server_keys)?,
         request_timeout: DEADLINE,
-        // As the program has it: one for each core.
-        threads: available_parallelism()?.get(),
         ..GatewayOptions::new(DESTINATION.parse()?, url)
     };
     // All of it comes from one machine and one server: what is measured is the whole.

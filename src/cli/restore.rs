@@ -78,7 +78,7 @@ fn restore(
     }
     for (number, line) in (1..).zip(lines) {
         let line = line?;
-        match ingest::append(cx, &NewEvent::of_line(&header, &line))? {
+        match ingest::append_unflushed(cx, &NewEvent::of_line(&header, &line))? {
             Outcome::Appended { .. } | Outcome::Purged { .. } => progress.inc(1),
             Outcome::Refused { refusal, .. } => bail!("{}: {refusal}", line.event_id),
         }

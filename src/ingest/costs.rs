@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Left, MAX_PREV_EVENTS, NewEvent, Outcome, Refusal, Verdict, append, work_off};
+use super::{
+    Left, MAX_PREV_EVENTS, NewEvent, Outcome, Refusal, Verdict, append_unflushed, work_off,
+};
 use crate::{
     builder::{Draft, Event, Room},
     context::Context,
@@ -38,16 +40,24 @@ impl Held {
         let join = room.member(ALICE, ALICE, "join").after([&create]);
         let join = join.authorised_by([create.event_id.clone()]).finish();
         let held = Self { cx, room, create, join, _dir: dir };
-        held.append(&held.create, Verdict::default());
-        held.append(&held.join, Verdict::default());
+        held.append(&held.create, Verdict::Accepted);
+        held.append(&held.join, Verdict::Accepted);
         held
     }
 
-    /// Appends an event; how many records that read and wrote.
+    /// Appends an event; returns the number of records read and written.
     fn append(&self, event: &Event, verdict: Verdict) -> u64 {
+        self.cost_of(&NewEvent { verdict, ..self.room.accepted(event) })
+    }
+
+    /// Appends an event as an outlier; returns the number of records read and written.
+    fn append_outlier(&self, event: &Event) -> u64 {
+        self.cost_of(&NewEvent { outlier: true, ..self.room.accepted(event) })
+    }
+
+    fn cost_of(&self, event: &NewEvent<'_>) -> u64 {
         let before = self.cx.store.touched.load(Ordering::Relaxed);
-        let event = NewEvent { verdict, ..self.room.accepted(event) };
-        let outcome = append(&self.cx, &event).unwrap();
+        let outcome = append_unflushed(&self.cx, event).unwrap();
         assert!(matches!(outcome, Outcome::Appended { duplicate: false, .. }), "{outcome:?}");
         self.cx.store.touched.load(Ordering::Relaxed) - before
     }
@@ -117,19 +127,19 @@ fn is_flat(make: impl Fn(&Held, usize) -> (Event, Verdict)) {
 
 #[test]
 fn forward_extremities_of_one_state() {
-    is_flat(|held, _| (held.message(&held.join), Verdict::default()));
+    is_flat(|held, _| (held.message(&held.join), Verdict::Accepted));
 }
 
 #[test]
 fn forward_extremities_of_a_state_each() {
-    is_flat(|held, number| (held.state(number), Verdict::default()));
+    is_flat(|held, number| (held.state(number), Verdict::Accepted));
 }
 
 #[test]
 fn events_that_wait_for_one() {
     is_flat(|held, _| {
         let draft = held.room.message(ALICE, "hello").after([&held.join]);
-        (held.authorised(draft.after_id("$missing")), Verdict::default())
+        (held.authorised(draft.after_id("$missing")), Verdict::Accepted)
     });
 }
 
@@ -137,7 +147,7 @@ fn events_that_wait_for_one() {
 fn redactions_of_one_event() {
     is_flat(|held, _| {
         let redaction = held.room.redaction(BOB, &held.join.event_id).after([&held.join]);
-        (held.authorised(redaction), Verdict::default())
+        (held.authorised(redaction), Verdict::Accepted)
     });
 }
 
@@ -145,7 +155,7 @@ fn redactions_of_one_event() {
 fn redactions_of_an_event_that_is_not_there() {
     is_flat(|held, _| {
         let redaction = held.room.redaction(BOB, "$missing").after([&held.join]);
-        (held.authorised(redaction), Verdict::default())
+        (held.authorised(redaction), Verdict::Accepted)
     });
 }
 
@@ -153,7 +163,7 @@ fn redactions_of_an_event_that_is_not_there() {
 fn redactions_whose_state_is_not_known() {
     is_flat(|held, _| {
         let redaction = held.room.redaction(BOB, &held.join.event_id).after([&held.join]);
-        (held.authorised(redaction.after_id("$missing")), Verdict::default())
+        (held.authorised(redaction.after_id("$missing")), Verdict::Accepted)
     });
 }
 
@@ -167,11 +177,11 @@ fn an_event_that_many_wait_for_is_acknowledged_before_all_are_told() {
     for number in 0..MANY {
         // Some name what is missing, others what follows it.
         let after = if number % 2 == 0 { &awaited } else { &behind };
-        held.append(&held.message(after), Verdict::default());
+        held.append(&held.message(after), Verdict::Accepted);
     }
-    held.append(&behind, Verdict::default());
+    held.append(&behind, Verdict::Accepted);
     held.work_off();
-    let cost = held.append(&awaited, Verdict::default());
+    let cost = held.append(&awaited, Verdict::Accepted);
     assert!(cost <= 2 * AT_MOST, "{cost} records");
     assert!(held.states_known() < MANY, "not all before the answer");
     let (turns, most) = held.work_off();
@@ -188,9 +198,9 @@ fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
     for number in 0..MANY {
         let sender = if number == MANY / 2 { ALICE } else { BOB };
         let redaction = held.room.redaction(sender, &said.event_id).after([&held.join]);
-        held.append(&held.authorised(redaction), Verdict::default());
+        held.append(&held.authorised(redaction), Verdict::Accepted);
     }
-    let cost = held.append(&said, Verdict::default());
+    let cost = held.append(&said, Verdict::Accepted);
     assert!(cost <= 4 * AT_MOST, "{cost} records");
     assert!(held.flags(&said).redaction_pending);
     let (_, most) = held.work_off();
@@ -203,16 +213,15 @@ fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
 #[test]
 fn a_long_line_of_soft_failed_events_is_followed_in_steps() {
     let held = Held::new();
-    let soft_failed = Verdict { soft_failed: true, ..Verdict::default() };
     let own = held.message(&held.join);
-    held.append(&own, Verdict::default());
+    held.append(&own, Verdict::Accepted);
     let mut last = own.clone();
     for _ in 0..MANY {
         last = held.message(&last);
-        held.append(&last, soft_failed);
+        held.append(&last, Verdict::SoftFailed);
     }
     assert!(!held.flags(&own).followed);
-    let cost = held.append(&held.message(&last), Verdict::default());
+    let cost = held.append(&held.message(&last), Verdict::Accepted);
     assert!(cost <= AT_MOST, "{cost} records");
     let (_, most) = held.work_off();
     assert!(most <= AT_MOST, "{most} records in a turn");
@@ -224,10 +233,10 @@ fn of_very_many_predecessors_the_first_are_kept_and_the_state_is_not_known() {
     let held = Held::new();
     let before: Vec<Event> = (0..40).map(|_| held.message(&held.join)).collect();
     for event in &before {
-        held.append(event, Verdict::default());
+        held.append(event, Verdict::Accepted);
     }
     let many = held.authorised(held.room.message(ALICE, "hello").after(&before));
-    held.append(&many, Verdict::default());
+    held.append(&many, Verdict::Accepted);
     let store = &held.cx.store;
     let room = store.room_num(&held.room.room_id).unwrap().unwrap();
     let number = store.event_num(room, &many.event_id).unwrap().unwrap();
@@ -248,10 +257,9 @@ fn a_given_state_whose_events_come_one_by_one() {
     ids.push(held.join.event_id.clone());
     let late = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
     let event = NewEvent { state_after: &ids, ..held.room.accepted(&late) };
-    assert!(matches!(append(&held.cx, &event).unwrap(), Outcome::Appended { .. }));
+    assert!(matches!(append_unflushed(&held.cx, &event).unwrap(), Outcome::Appended { .. }));
     let known = held.states_known();
-    let outlier = Verdict { outlier: true, ..Verdict::default() };
-    let costs: Vec<u64> = entries.iter().map(|it| held.append(it, outlier)).collect();
+    let costs: Vec<u64> = entries.iter().map(|it| held.append_outlier(it)).collect();
     let cheap = costs.iter().filter(|it| **it < 150).count();
     // Each look at all of them halves what is left, about.
     assert!(cheap > MANY - 40, "{cheap} of {MANY}");
@@ -261,7 +269,7 @@ fn a_given_state_whose_events_come_one_by_one() {
     let ids: Vec<String> = (0..=super::MAX_STATE_AFTER).map(|it| format!("${it}")).collect();
     let other = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
     let event = NewEvent { state_after: &ids, ..held.room.accepted(&other) };
-    let refused = append(&held.cx, &event).unwrap();
+    let refused = append_unflushed(&held.cx, &event).unwrap();
     let is_it = |it: &Refusal| matches!(it, Refusal::StateTooLong(_));
     assert!(matches!(refused, Outcome::Refused { refusal, .. } if is_it(&refusal)));
 }

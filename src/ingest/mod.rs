@@ -18,15 +18,18 @@
 //! soft-failed) is taken as it is.
 //!
 //! Steps 1 to 3 look at no room: of events that come together they are taken on all cores. Steps
-//! 4 to 6 are one atomic batch, which events of one room that come together share: [`together`].
+//! 4 to 6 are one atomic batch, which events of one room that come together share: [`mod@append`].
 //! What waited for an event is settled in batches of its own, of bounded size: a few before the
 //! event is acknowledged, the rest after that: [`backlog`]. A note on disk makes sure that nothing
-//! forgets it. Nothing is durable before [`Store::flush`](crate::store::Store::flush): the door acknowledges after that.
+//! forgets it. [`append_all`] returns only what is on disk.
 
+mod append;
 mod backlog;
 mod check;
 #[cfg(test)]
 mod costs;
+mod delete_room;
+mod erase_user;
 mod extremities;
 mod held;
 mod place;
@@ -37,17 +40,18 @@ mod refusal;
 mod resolve;
 mod settle;
 mod state;
-mod together;
 
+pub use append::{BatchOutcome, append_all, append_unflushed};
 pub use backlog::{Left, recover, settle_waiting, work_off};
+pub use delete_room::{DeleteError, DeleteProgress, delete_room};
+pub use erase_user::set_user_erased;
 pub use place::{MAX_PREV_EVENTS, MAX_STATE_AFTER};
-pub use purge::{PurgeError, Purged, purge_history, sweep_states};
+pub use purge::{PurgeError, PurgeProgress, purge_history, sweep_states};
 pub use rederive::{
     Derived, derive, derive_current_state, derive_redaction, link_again, note_redaction_again,
     settle_again,
 };
 pub use refusal::Refusal;
-pub use together::{append, append_all};
 
 use crate::{
     pdu::PduError,
@@ -57,19 +61,26 @@ use crate::{
 
 /// What the homeserver decided about an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// Held, but not placed in the graph.
-    pub outlier: bool,
-    /// Failed the authorisation rules.
-    pub rejected: bool,
-    /// Failed them against the current state only.
-    pub soft_failed: bool,
+pub enum Verdict {
+    /// The event passed the authorisation rules.
+    #[default]
+    Accepted,
+    /// The event passed them against the state before it, but not against the current state.
+    SoftFailed,
+    /// The event failed the authorisation rules.
+    Rejected,
 }
 
 impl Verdict {
-    fn flags(self) -> Flags {
-        let Self { outlier, rejected, soft_failed } = self;
-        Flags { outlier, rejected, soft_failed, ..Flags::default() }
+    /// The verdict that two flags express. An event with both flags counts as rejected: old stores
+    /// and room files may hold such events.
+    #[must_use]
+    pub fn of_flags(rejected: bool, soft_failed: bool) -> Self {
+        match (rejected, soft_failed) {
+            (true, _) => Self::Rejected,
+            (false, true) => Self::SoftFailed,
+            (false, false) => Self::Accepted,
+        }
     }
 }
 
@@ -86,6 +97,8 @@ pub struct NewEvent<'a> {
     pub pdu: &'a [u8],
     /// The homeserver's verdict.
     pub verdict: Verdict,
+    /// Whether the event is only stored, without a place in the graph.
+    pub outlier: bool,
     /// The ids of all state events after it, where its predecessors are not held.
     pub state_after: &'a [String],
     /// Its place in the caller's order of arrival.
@@ -97,15 +110,24 @@ impl<'a> NewEvent<'a> {
     #[must_use]
     pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
         let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
-        let (outlier, rejected, soft_failed) = (*outlier, *rejected, *soft_failed);
         Self {
             room_id: &header.room_id,
             room_version: &header.room_version,
             event_id,
             pdu: pdu.get().as_bytes(),
-            verdict: Verdict { outlier, rejected, soft_failed },
+            verdict: Verdict::of_flags(*rejected, *soft_failed),
+            outlier: *outlier,
             state_after,
             arrival: None,
+        }
+    }
+
+    fn flags(&self) -> Flags {
+        Flags {
+            outlier: self.outlier,
+            rejected: self.verdict == Verdict::Rejected,
+            soft_failed: self.verdict == Verdict::SoftFailed,
+            ..Flags::default()
         }
     }
 }

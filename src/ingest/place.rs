@@ -44,10 +44,10 @@ pub(super) fn place(
         None => None,
         Some(number) => {
             let EventNode { flags, state_after, .. } = edit.node(number)?;
-            if let Some(conflict) = conflict(edit, number, checked, (flags, event.verdict))? {
+            if let Some(conflict) = conflict(edit, number, checked, (flags, event))? {
                 return Ok(Err(Refusal::Conflict(conflict)));
             }
-            if event.verdict.outlier {
+            if event.outlier {
                 return Ok(Ok(Placed::Before(number)));
             }
             if !flags.outlier {
@@ -72,11 +72,11 @@ pub(super) fn place(
     };
     let arrival = event.arrival.unwrap_or(edit.room.next_arrival);
     edit.room.next_arrival = edit.room.next_arrival.max(arrival.saturating_add(1));
-    count(edit, event.verdict);
+    count(edit, event);
     let mut node = EventNode {
         depth: checked.event.depth(),
         arrival,
-        flags: Flags { unreadable: checked.event.pdu().is_none(), ..event.verdict.flags() },
+        flags: Flags { unreadable: checked.event.pdu().is_none(), ..event.flags() },
         state_after: None,
         prev_events: Vec::new(),
     };
@@ -84,7 +84,7 @@ pub(super) fn place(
     if !are_all_told {
         edit.put_unfinished(number);
     }
-    if event.verdict.outlier {
+    if event.outlier {
         edit.put_node(number, node)?;
         return Ok(Ok(Placed::Now { event: number, followed: Vec::new() }));
     }
@@ -136,14 +136,14 @@ fn conflict(
     edit: &Edit<'_>,
     number: EventNum,
     checked: &Checked,
-    (flags, verdict): (Flags, Verdict),
+    (flags, event): (Flags, &NewEvent<'_>),
 ) -> Result<Option<&'static str>, StoreError> {
     let held = edit.body(edit.room_num(), number)?;
     if held.pdu != checked.bytes && !is_same(&held.pdu, checked) {
         return Ok(Some("other bytes are held under this id; the first to come stays"));
     }
-    let same = (flags.rejected, flags.soft_failed) == (verdict.rejected, verdict.soft_failed);
-    if !flags.outlier && !verdict.outlier && !same {
+    let same = Verdict::of_flags(flags.rejected, flags.soft_failed) == event.verdict;
+    if !flags.outlier && !event.outlier && !same {
         return Ok(Some("the event is held with another verdict; the first to come stays"));
     }
     Ok(None)
@@ -168,12 +168,15 @@ fn is_same(held: &[u8], checked: &Checked) -> bool {
     }
 }
 
-fn count(edit: &mut Edit<'_>, verdict: Verdict) {
-    let Verdict { outlier, rejected, soft_failed } = verdict;
-    edit.room.outliers += u64::from(outlier);
-    if !outlier {
-        edit.room.rejected += u64::from(rejected);
-        edit.room.soft_failed += u64::from(soft_failed);
+fn count(edit: &mut Edit<'_>, event: &NewEvent<'_>) {
+    if event.outlier {
+        edit.room.outliers += 1;
+        return;
+    }
+    match event.verdict {
+        Verdict::Accepted => {}
+        Verdict::SoftFailed => edit.room.soft_failed += 1,
+        Verdict::Rejected => edit.room.rejected += 1,
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
     for line in lines {
         let line = line.unwrap();
         let event = NewEvent::of_line(&header, &line);
-        assert!(matches!(ingest::append(&cx, &event), Ok(Outcome::Appended { .. })));
+        assert!(matches!(ingest::append_unflushed(&cx, &event), Ok(Outcome::Appended { .. })));
     }
     (dir, cx, header.room_id)
 }
@@ -280,7 +280,7 @@ fn what_a_purge_leaves_of_states_is_no_fault() {
         let newest = *cx.store.extremities(number, 99).unwrap().last().unwrap();
         let newest = cx.store.body(number, newest.event).unwrap().event_id;
         let watch = &mut |_| ControlFlow::Continue(());
-        assert!(ingest::purge_history(&cx.store, (&room_id, &newest), watch).unwrap().done);
+        assert!(ingest::purge_history(&cx.store, &room_id, &newest, watch).unwrap().done);
         assert_eq!(faults(&opened_again(&dir, cx)), Vec::<String>::new(), "{room}");
     }
 }

@@ -103,11 +103,12 @@ fn any_change_of_a_recorded_event() {
                 room_version: &room.header.room_version,
                 event_id: if named { &line.event_id } else { "" },
                 pdu: &pdu,
-                verdict: Verdict { outlier, rejected, soft_failed },
+                verdict: Verdict::of_flags(rejected, soft_failed),
+                outlier,
                 state_after: &line.state_after,
                 arrival: None,
             };
-            let taken = ingest::append(&memory.cx, &event);
+            let taken = ingest::append_unflushed(&memory.cx, &event);
             prop_assert!(taken.is_ok(), "{:?}", taken);
             Ok(())
         });

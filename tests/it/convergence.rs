@@ -96,15 +96,12 @@ fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) ->
             room_version: &room.header.room_version,
             event_id: &line.event_id,
             pdu: line.pdu.get().as_bytes(),
-            verdict: Verdict {
-                outlier: line.outlier,
-                rejected: line.rejected,
-                soft_failed: line.soft_failed,
-            },
+            verdict: Verdict::of_flags(line.rejected, line.soft_failed),
+            outlier: line.outlier,
             state_after: &line.state_after,
             arrival: Some(i64::try_from(*at).unwrap()),
         };
-        match ingest::append(&memory.cx, &event).unwrap() {
+        match ingest::append_unflushed(&memory.cx, &event).unwrap() {
             Outcome::Appended { duplicate, .. } => assert_eq!(duplicate, !came.insert(*at)),
             refused @ (Outcome::Purged { .. } | Outcome::Refused { .. }) => {
                 panic!("{}: {refused:?}", room.name)
@@ -232,14 +229,12 @@ fn power_that_a_soft_failed_event_or_the_past_grants_redacts_nothing_in_any_orde
             for at in order {
                 let event = &events[*at];
                 let arrival = i64::try_from(*at).unwrap();
-                let verdict = Verdict {
-                    soft_failed: event.event_id == soft_failed.event_id,
-                    ..Verdict::default()
-                };
+                let is_soft_failed = event.event_id == soft_failed.event_id;
+                let verdict = Verdict::of_flags(false, is_soft_failed);
                 // What is filled in from before is not held to what came later.
                 let arrival = if arrival == 8 { until } else { arrival };
                 let event = NewEvent { arrival: Some(arrival), verdict, ..room.accepted(event) };
-                ingest::append(&memory.cx, &event).unwrap();
+                ingest::append_unflushed(&memory.cx, &event).unwrap();
             }
             let store = &memory.cx.store;
             let number = store.room_num(&room.room_id).unwrap().unwrap();

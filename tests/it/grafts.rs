@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::RoomVersion,
-    query::{self, Asker, Backfill, GetMissingEvents},
+    query::{
+        Asker, Backfill, BatchGetEvents, ExplainAccess, GetMissingEvents, GetState, PageRequest,
+    },
 };
 use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq},
@@ -59,6 +61,7 @@ struct Coming {
     second: bool,
     event: Event,
     verdict: Verdict,
+    outlier: bool,
     state_after: Vec<String>,
 }
 
@@ -89,8 +92,8 @@ impl Rooms {
     }
 
     fn add(&mut self, second: bool, event: Event) {
-        let (verdict, state_after) = (Verdict::default(), vec![]);
-        self.coming.push(Coming { second, event, verdict, state_after });
+        let verdict = Verdict::Accepted;
+        self.coming.push(Coming { second, event, verdict, outlier: false, state_after: vec![] });
     }
 
     fn step(&mut self, step: &Step) {
@@ -112,9 +115,9 @@ impl Rooms {
         let event = draft.authorised_by(authorised_by).finish();
         let given: BTreeSet<String> = state_after.iter().map(id).collect();
         let (outlier, rejected) = *verdict;
-        let verdict = Verdict { outlier, rejected, soft_failed: false };
+        let verdict = Verdict::of_flags(rejected, false);
         let state_after = given.into_iter().collect();
-        self.coming.push(Coming { second: *second, event, verdict, state_after });
+        self.coming.push(Coming { second: *second, event, verdict, outlier, state_after });
     }
 
     /// Appends what comes, of one room or of both. What is refused (a state that names two events
@@ -122,14 +125,15 @@ impl Rooms {
     fn deliver(&self, memory: &Memory, order: &[usize], only: Option<bool>) -> Vec<(bool, String)> {
         let mut refused = Vec::new();
         for at in order {
-            let Coming { second, event, verdict, state_after } = &self.coming[*at];
+            let Coming { second, event, verdict, outlier, state_after } = &self.coming[*at];
             if only.is_some_and(|it| it != *second) {
                 continue;
             }
             let arrival = Some(i64::try_from(*at).unwrap());
             let accepted = self.room(*second).accepted(event);
-            let event = NewEvent { verdict: *verdict, state_after, arrival, ..accepted };
-            match ingest::append(&memory.cx, &event).unwrap() {
+            let (verdict, outlier) = (*verdict, *outlier);
+            let event = NewEvent { verdict, outlier, state_after, arrival, ..accepted };
+            match ingest::append_unflushed(&memory.cx, &event).unwrap() {
                 Outcome::Appended { .. } => {}
                 other => refused.push((*second, format!("{other:?}"))),
             }
@@ -156,7 +160,7 @@ fn picture(memory: &Memory, rooms: &Rooms, second: bool) -> Picture {
     let (ids, cx) = (rooms.ids(), &memory.cx);
     let server = "one.example".to_owned();
     let askers =
-        [Asker::Sister, Asker::Server { origin: server.clone(), destination: server.clone() }];
+        [Asker::Internal, Asker::Server { origin: server.clone(), destination: server.clone() }];
     let mut answers = Vec::new();
     for asker in askers {
         for some in ids.chunks(3) {
@@ -176,14 +180,22 @@ fn picture(memory: &Memory, rooms: &Rooms, second: bool) -> Picture {
             }));
         }
     }
-    let state = |it: &String| match query::get_state(cx, (&room_id, it), (9, "")) {
-        Ok(_) => Some(answers::state(cx, &room_id, it)),
-        Err(_) => None,
+    let state = |it: &String| {
+        let (event_id, page) = (it.clone(), PageRequest::first(9));
+        let asked = answers::ask(cx, &GetState { room_id: room_id.clone(), event_id, page });
+        asked.is_ok().then(|| answers::state(cx, &room_id, it))
     };
-    let listed = query::list_events(cx, (&room_id, 0), (1_000, "")).unwrap().events;
-    let asked = query::batch_get_events(cx, &room_id, &ids).unwrap().events;
+    let listed = answers::events(cx, &room_id);
+    let batch = BatchGetEvents { room_id: room_id.clone(), event_ids: ids.clone() };
+    let asked = answers::ask(cx, &batch).unwrap().events;
     let explained = ids.iter().map(|it| {
-        let asked = query::explain_access(cx, (&room_id, it), (&server, &server));
+        let question = ExplainAccess {
+            room_id: room_id.clone(),
+            event_id: it.clone(),
+            origin: server.clone(),
+            destination: server.clone(),
+        };
+        let asked = answers::ask(cx, &question);
         (it.clone(), format!("{:?}", asked.ok()).into_bytes())
     });
     let events = listed.into_iter().chain(asked).map(|it| (it.event_id, it.pdu.to_vec()));

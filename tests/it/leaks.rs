@@ -57,7 +57,7 @@ fn erase(memory: &Memory, erased: &[usize]) {
 }
 
 fn deliver(memory: &Memory, world: &World, delivery: &Delivery) {
-    let outcome = ingest::append(&memory.cx, &delivery.new_event(&world.room)).unwrap();
+    let outcome = ingest::append_unflushed(&memory.cx, &delivery.new_event(&world.room)).unwrap();
     assert!(matches!(outcome, Outcome::Appended { redacted: false, .. }), "{outcome:?}");
 }
 

@@ -7,9 +7,9 @@ use std::{
 };
 
 use backscroll::{
-    ingest::{self, Outcome, Purged},
+    ingest::{self, Outcome, PurgeProgress},
     pdu::RoomVersion,
-    query::{self, Asker, Backfill, QueryError},
+    query::{Asker, Backfill, ListPurgedEvents, PageRequest, QueryError},
     store::View as _,
     visibility::Form,
 };
@@ -43,14 +43,14 @@ struct Picture {
 
 fn deliver(memory: &Memory, world: &World) -> Vec<Outcome> {
     let events = world.deliveries.iter().map(|it| it.new_event(&world.room));
-    events.map(|it| ingest::append(&memory.cx, &it).unwrap()).collect()
+    events.map(|it| ingest::append_unflushed(&memory.cx, &it).unwrap()).collect()
 }
 
 fn picture(memory: &Memory, world: &World) -> Picture {
     let ids: Vec<String> = world.deliveries.iter().map(|it| it.event.event_id.clone()).collect();
     let room_id = &world.room.room_id;
     let mut served = BTreeMap::new();
-    let sister = [(Asker::Sister, "")];
+    let sister = [(Asker::Internal, "")];
     let servers = SERVERS.map(|origin| {
         let asker = Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() };
         (asker, origin)
@@ -75,9 +75,10 @@ fn picture(memory: &Memory, world: &World) -> Picture {
     Picture { served, states, summary: answers::summary(&memory.cx, room_id) }
 }
 
-fn purge(memory: &Memory, world: &World, event_id: &str) -> Purged {
-    let at = (world.room.room_id.as_str(), event_id);
-    ingest::purge_history(&memory.cx.store, at, &mut |_| ControlFlow::Continue(())).unwrap()
+fn purge(memory: &Memory, world: &World, event_id: &str) -> PurgeProgress {
+    let room_id = &world.room.room_id;
+    let mut watch = |_| ControlFlow::Continue(());
+    ingest::purge_history(&memory.cx.store, room_id, event_id, &mut watch).unwrap()
 }
 
 fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCaseError> {
@@ -85,7 +86,7 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     let memory = Memory::new();
     deliver(&memory, &world);
     prop_assert_eq!(faults::of(&memory.cx.store), []);
-    let placed: Vec<_> = world.deliveries.iter().filter(|it| !it.verdict.outlier).collect();
+    let placed: Vec<_> = world.deliveries.iter().filter(|it| !it.outlier).collect();
     let chosen = &pick.get(&placed).event;
     let before = picture(&memory, &world);
 
@@ -94,7 +95,8 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     prop_assert!(progress.done);
     prop_assert_eq!(faults::of(&memory.cx.store), []);
     let after = picture(&memory, &world);
-    let list = query::list_purged_events(&memory.cx, &world.room.room_id, (0, "")).unwrap();
+    let (room_id, page) = (world.room.room_id.clone(), PageRequest::default());
+    let list = answers::ask(&memory.cx, &ListPurgedEvents { room_id, page }).unwrap();
     // Targets of redactions that never came may stay away with them.
     prop_assert!(list.event_id_hashes.len() >= usize::try_from(progress.to_purge).unwrap());
 
@@ -138,7 +140,7 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
 }
 
 fn prev_events<'w>(world: &'w World, event_id: &str) -> Vec<&'w str> {
-    let placed = world.deliveries.iter().filter(|it| !it.verdict.outlier);
+    let placed = world.deliveries.iter().filter(|it| !it.outlier);
     let by_id: BTreeMap<&str, &str> =
         placed.map(|it| (it.event.event_id.as_str(), it.event.pdu.as_str())).collect();
     let Some(pdu) = by_id.get(event_id) else { return Vec::new() };
@@ -172,7 +174,7 @@ fn a_deleted_room_stays_away_until_it_may_return() {
     let before = picture(&memory, &world);
 
     let deleted = store.delete_room(room_id).unwrap().unwrap();
-    assert!(matches!(query::get_room(&memory.cx, room_id), Err(QueryError::RoomUnknown(_))));
+    assert!(matches!(answers::room(&memory.cx, room_id), Err(QueryError::RoomUnknown(_))));
     let purged = |it: &Outcome| matches!(it, Outcome::Purged { .. });
     assert!(deliver(&memory, &world).iter().all(purged));
     while store.remove_deleted(deleted).unwrap() > 0 {}

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use backscroll::{
+    ingest::Verdict,
     pdu::RoomVersion,
     proto::v1::{self as pb, append_events_response::Outcome},
     store::{Options, Store},
@@ -65,8 +66,12 @@ fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
         room_version: event.room_version.to_owned(),
         event_id: event.event_id.to_owned(),
         pdu: event.pdu.to_vec().into(),
-        verdict: clients::verdict(event.verdict.rejected, event.verdict.soft_failed).into(),
-        outlier: event.verdict.outlier,
+        verdict: clients::verdict(
+            event.verdict == Verdict::Rejected,
+            event.verdict == Verdict::SoftFailed,
+        )
+        .into(),
+        outlier: event.outlier,
         state_after: event.state_after.to_vec(),
         arrival: event.arrival,
     }

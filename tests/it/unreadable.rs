@@ -4,7 +4,7 @@
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{RoomVersion, id_of_unreadable},
-    query::{self, Access, Asker, Backfill, GetMissingEvents},
+    query::{Access, Asker, Backfill, ExplainAccess, Explanation, GetMissingEvents, RoomEvent},
     visibility::Form,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -145,7 +145,8 @@ impl Stage {
         let draft = room.message(ALICE, "odd").after(before.last());
         let change = |text: String| change(version, serde_json::from_str(&text).unwrap());
         let odd = draft.odd(|text| change(text).replacen(',', " ,", 1));
-        let outcome = ingest::append(&memory.cx, &NewEvent { verdict, ..room.accepted(&odd) });
+        let outcome =
+            ingest::append_unflushed(&memory.cx, &NewEvent { verdict, ..room.accepted(&odd) });
         let outcome = outcome.unwrap();
         let Outcome::Appended {
             duplicate: false, unreadable: Some(_), state_unknown: false, ..
@@ -170,7 +171,7 @@ impl Stage {
 }
 
 fn append(memory: &Memory, event: &NewEvent<'_>) {
-    let outcome = ingest::append(&memory.cx, event).unwrap();
+    let outcome = ingest::append_unflushed(&memory.cx, event).unwrap();
     assert!(matches!(outcome, Outcome::Appended { duplicate: false, .. }), "{outcome:?}");
 }
 
@@ -203,7 +204,7 @@ fn everything_before_and_after_an_odd_event_is_served_whole() {
     for version in VERSIONS {
         for row in rows(version) {
             let at = format!("version {version}, {}", row.0);
-            let stage = Stage::new(version, row, Verdict::default());
+            let stage = Stage::new(version, row, Verdict::Accepted);
             let Stage { memory, room, odd, after, .. } = &stage;
             let last = after.last().unwrap();
             let served = backfill(room, last, TWO).ask(&memory.cx).unwrap();
@@ -225,36 +226,45 @@ fn everything_before_and_after_an_odd_event_is_served_whole() {
             let state = |id: &str| answers::state(&memory.cx, &room.room_id, id);
             let before = &stage.before.last().unwrap().event_id;
             assert_eq!(state(&odd.event_id), state(before), "{at}");
-            let explained =
-                query::explain_access(&memory.cx, (&room.room_id, &odd.event_id), (TWO, HOME));
-            assert_eq!(explained.unwrap().access, Access::NotServed, "{at}");
+            let explained = explain(memory, room, odd);
+            assert_eq!(explained.access, Access::NotServed, "{at}");
             assert_eq!(answers::summary(&memory.cx, &room.room_id).counts[4], 1, "{at}");
             assert_eq!(faults::of(&memory.cx.store), [], "{at}");
         }
     }
 }
 
+/// Explains what the server `TWO` gets of an event.
+fn explain(memory: &Memory, room: &Room, event: &Event) -> Explanation {
+    let question = ExplainAccess {
+        room_id: room.room_id.clone(),
+        event_id: event.event_id.clone(),
+        origin: TWO.to_owned(),
+        destination: HOME.to_owned(),
+    };
+    answers::ask(&memory.cx, &question).unwrap()
+}
+
 /// It is the same event however often it comes, also in one line, as a room's file has it.
 #[test]
 fn an_odd_event_comes_again_and_nothing_changes() {
     for row in rows(RoomVersion::V10) {
-        let stage = Stage::new(RoomVersion::V10, row, Verdict::default());
+        let stage = Stage::new(RoomVersion::V10, row, Verdict::Accepted);
         let Stage { memory, room, odd, .. } = &stage;
-        let before = query::list_events(&memory.cx, (&room.room_id, 0), (100, "")).unwrap().events;
+        let before = answers::events(&memory.cx, &room.room_id);
         let in_lines = Event { pdu: odd.pdu.replacen(" ,", "\n,", 1), ..odd.clone() };
         for again in [odd, &in_lines] {
-            let outcome = ingest::append(&memory.cx, &room.accepted(again)).unwrap();
+            let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(again)).unwrap();
             let Outcome::Appended { duplicate: true, unreadable: Some(_), .. } = outcome else {
                 panic!("{}: {outcome:?}", row.0);
             };
         }
         let other = Event { pdu: odd.pdu.replacen('{', "{\"other\":1,", 1), ..odd.clone() };
-        let outcome = ingest::append(&memory.cx, &room.accepted(&other)).unwrap();
+        let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(&other)).unwrap();
         assert!(matches!(outcome, Outcome::Refused { .. }), "{}: {outcome:?}", row.0);
-        let after = query::list_events(&memory.cx, (&room.room_id, 0), (100, "")).unwrap().events;
-        let bytes = |it: &[query::RoomEvent]| -> Vec<Vec<u8>> {
-            it.iter().map(|it| it.pdu.to_vec()).collect()
-        };
+        let after = answers::events(&memory.cx, &room.room_id);
+        let bytes =
+            |it: &[RoomEvent]| -> Vec<Vec<u8>> { it.iter().map(|it| it.pdu.to_vec()).collect() };
         assert_eq!(bytes(&before), bytes(&after));
     }
 }
@@ -262,12 +272,7 @@ fn an_odd_event_comes_again_and_nothing_changes() {
 /// What the homeserver decided holds of odd events too.
 #[test]
 fn a_verdict_on_an_odd_event_stands() {
-    let none = Verdict::default();
-    for verdict in [
-        Verdict { rejected: true, ..none },
-        Verdict { soft_failed: true, ..none },
-        Verdict { rejected: true, soft_failed: true, ..none },
-    ] {
+    for verdict in [Verdict::Rejected, Verdict::SoftFailed] {
         let stage = Stage::new(RoomVersion::V10, EVERYWHERE[0], verdict);
         let Stage { memory, room, after, .. } = &stage;
         let served = backfill(room, after.last().unwrap(), TWO).ask(&memory.cx).unwrap();
@@ -278,8 +283,7 @@ fn a_verdict_on_an_odd_event_stands() {
     // An outlier first, then placed; and an extremity that nothing follows.
     let (memory, room, before) = Stage::begin(RoomVersion::V10);
     let odd = room.message(ALICE, "odd").after(before.last()).with("depth", json!(-1)).odd(|it| it);
-    let outlier = Verdict { outlier: true, ..none };
-    append(&memory, &NewEvent { verdict: outlier, ..room.accepted(&odd) });
+    append(&memory, &NewEvent { outlier: true, ..room.accepted(&odd) });
     append(&memory, &room.accepted(&odd));
     let summary = answers::summary(&memory.cx, &room.room_id);
     assert_eq!(summary.forward_extremities, [odd.event_id.clone()].into());
@@ -308,8 +312,7 @@ fn too_great_a_depth_is_walked_through_and_left_out() {
                 assert_eq!(ids.contains(&deep.event_id.as_str()), is_served, "{version} {depth}");
                 assert!(ids.contains(&before[4].event_id.as_str()), "{version} {depth}");
             }
-            let asked = (room.room_id.as_str(), deep.event_id.as_str());
-            let explained = query::explain_access(&memory.cx, asked, (TWO, HOME)).unwrap();
+            let explained = explain(&memory, &room, &deep);
             assert_eq!(explained.access != Access::NotServed, is_served, "{explained:?}");
         }
     }
@@ -339,7 +342,7 @@ fn what_no_event_can_be_made_of_is_refused() {
         (in_other, "!other:one.example"),
         (large, "393216"),
     ] {
-        let outcome = ingest::append(&memory.cx, &room.accepted(&event)).unwrap();
+        let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(&event)).unwrap();
         let Outcome::Refused { refusal, .. } = outcome else { panic!("{names}: {outcome:?}") };
         assert!(refusal.to_string().contains(names), "{names}: {refusal}");
     }
@@ -408,8 +411,7 @@ fn odd_events_of_a_given_state_grant_nothing() {
     for (make, expected) in table {
         let (memory, room, events) = Stage::begin(RoomVersion::V10);
         let odd = make(&room);
-        let outlier = Verdict { outlier: true, ..Verdict::default() };
-        append(&memory, &NewEvent { verdict: outlier, ..room.accepted(&odd) });
+        append(&memory, &NewEvent { outlier: true, ..room.accepted(&odd) });
         // A state of its own, in which carol's server has no joined user until the next event.
         let replaced: Value = serde_json::from_str(&odd.pdu).unwrap();
         let is_replaced = |it: &&Event| {
@@ -470,7 +472,8 @@ async fn other_servers_are_answered_around_an_odd_event() {
             }
             let odd = odd.unwrap();
             for event in served[..4].iter().chain([&odd, &served[4]]) {
-                let outcome = ingest::append(&services.cx, &room.accepted(event)).unwrap();
+                let outcome =
+                    ingest::append_unflushed(&services.cx, &room.accepted(event)).unwrap();
                 assert!(matches!(outcome, Outcome::Appended { .. }), "{what}: {outcome:?}");
             }
             let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
@@ -519,18 +522,18 @@ fn the_oddest_objects_are_kept() {
             let odd = Event { event_id, pdu: pdu.clone(), depth: 0, odd: true };
             let own_id = id_of_unreadable(pdu.as_bytes(), version).map(|it| it.as_str().to_owned());
             let odd = Event { event_id: own_id.unwrap_or(odd.event_id), ..odd };
-            let soft_failed = Verdict { soft_failed: true, ..Verdict::default() };
+            let soft_failed = Verdict::SoftFailed;
             let event = NewEvent { verdict: soft_failed, ..room.accepted(&odd) };
             // From room version 12 a create event makes a room of its own.
             if version == RoomVersion::V12 && number == 6 {
-                let outcome = ingest::append(&memory.cx, &event).unwrap();
+                let outcome = ingest::append_unflushed(&memory.cx, &event).unwrap();
                 assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");
                 continue;
             }
             append(&memory, &event);
         }
         assert_eq!(faults::of(&memory.cx.store), [], "version {version}");
-        let backward = query::get_room(&memory.cx, &room.room_id).unwrap().backward_extremities;
+        let backward = answers::room(&memory.cx, &room.room_id).unwrap().backward_extremities;
         assert!(backward.len() < 200, "version {version}: {}", backward.len());
         let served = backfill(&room, before.last().unwrap(), TWO).ask(&memory.cx).unwrap();
         assert!(served.events.iter().all(|it| it.1 == Form::Full), "version {version}");

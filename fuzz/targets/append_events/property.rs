@@ -37,12 +37,13 @@ pub(crate) fn append_events(cx: &Context, bytes: &[u8]) {
         room_version: version.as_str(),
         event_id: "",
         pdu,
-        verdict: Verdict { outlier: flag(0x10), rejected: flag(0x20), soft_failed: flag(0x40) },
+        verdict: Verdict::of_flags(flag(0x20), flag(0x40)),
+        outlier: flag(0x10),
         state_after: &[],
         arrival: None,
     };
-    let first = ingest::append(cx, &event).expect("the store holds");
-    let second = ingest::append(cx, &event).expect("the store holds");
+    let first = ingest::append_unflushed(cx, &event).expect("the store holds");
+    let second = ingest::append_unflushed(cx, &event).expect("the store holds");
     match (&first, &second) {
         (
             ingest::Outcome::Appended { event_id, redacted, unreadable, state_unknown, .. },

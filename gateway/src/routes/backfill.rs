@@ -37,13 +37,13 @@ pub(crate) async fn backfill(
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
     let question = BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
-    let answer = ask(&cx, question, deadline).await;
+    let answer = ask(&cx, &question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
 }
 
 async fn ask(
     cx: &Context,
-    question: BackfillRequest,
+    question: &BackfillRequest,
     deadline: Instant,
 ) -> Result<Response, ApiError> {
     let answer = cx.history.backfill(question, deadline).await?;

@@ -49,13 +49,13 @@ pub(crate) async fn get_missing_events(
         min_depth,
         omit_event_ids: true,
     };
-    let answer = ask(&cx, question, deadline).await;
+    let answer = ask(&cx, &question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
 }
 
 async fn ask(
     cx: &Context,
-    question: GetMissingEventsRequest,
+    question: &GetMissingEventsRequest,
     deadline: Instant,
 ) -> Result<Response, ApiError> {
     let answer = cx.history.get_missing_events(question, deadline).await?;

@@ -44,7 +44,7 @@ pub enum PurgeError {
 
 /// How far a purge has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeProgress {
     /// Events that leave the graph, all in all.
     pub to_purge: u64,
     /// Events removed so far.
@@ -62,9 +62,10 @@ pub struct Purged {
 /// When there is no such event, or the store fails.
 pub fn purge_history(
     store: &Store,
-    (room_id, event_id): (&str, &str),
-    watch: &mut dyn FnMut(Purged) -> ControlFlow<()>,
-) -> Result<Purged, PurgeError> {
+    room_id: &str,
+    event_id: &str,
+    watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
+) -> Result<PurgeProgress, PurgeError> {
     let _alone = store.purge_alone();
     let room = store.room_num(room_id)?;
     let room = room.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
@@ -91,12 +92,13 @@ fn purge(
     store: &Store,
     (room_id, room): (&str, RoomNum),
     event_id: &str,
-    watch: &mut dyn FnMut(Purged) -> ControlFlow<()>,
-) -> Result<Purged, PurgeError> {
+    watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
+) -> Result<PurgeProgress, PurgeError> {
     let room_unknown = || PurgeError::RoomUnknown(room_id.to_owned());
     let plan = Plan::make(store, room, event_id)?;
     let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
-    let mut progress = Purged { to_purge: count(plan.events.len()), ..Purged::default() };
+    let mut progress =
+        PurgeProgress { to_purge: count(plan.events.len()), ..PurgeProgress::default() };
     for (number, events) in plan.events.chunks(SLICE).enumerate() {
         let mut edit = hold(store, room_id, room)?.ok_or_else(room_unknown)?;
         let version = version_of(&edit)?;

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use super::brief;
 use crate::{
-    metrics::Sizes,
     proto::v1 as pb,
-    query::{Stats, UnknownRoom, WideRoom},
-    slowest::SlowWalk,
+    query::{Sizes, Stats, UnknownRoom, WideRoom},
+    slow_walks::{SlowWalk, WalkKind},
     verify::Fault,
 };
 
 pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
-    let Stats { durability, sizes, widest_rooms, slowest_walks, unknown_rooms } = stats;
+    let Stats { durability, sizes, widest_rooms, slow_walks, unknown_rooms } = stats;
     let Sizes {
         rooms,
         events,
@@ -38,7 +37,7 @@ pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
         durability: durability.words().to_owned(),
         widest_rooms: widest_rooms.into_iter().map(wide_room).collect(),
         state_unknown_rooms: unknown_rooms.into_iter().map(state_unknown_room).collect(),
-        slowest_walks: slowest_walks.into_iter().map(slow_walk).collect(),
+        slowest_walks: slow_walks.into_iter().map(slow_walk).collect(),
     }
 }
 
@@ -57,10 +56,10 @@ fn state_unknown_room(room: UnknownRoom) -> pb::StateUnknownRoom {
 }
 
 fn slow_walk(walk: SlowWalk) -> pb::SlowWalk {
-    let SlowWalk { room_id, question, origin, visited, took } = walk;
-    let kind = match question {
-        "backfill" => pb::WalkKind::Backfill,
-        _ => pb::WalkKind::GetMissingEvents,
+    let SlowWalk { room_id, kind, origin, visited, took } = walk;
+    let kind = match kind {
+        WalkKind::Backfill => pb::WalkKind::Backfill,
+        WalkKind::GetMissingEvents => pb::WalkKind::GetMissingEvents,
     };
     pb::SlowWalk {
         room_id,

@@ -4,13 +4,12 @@ use bytes::Bytes;
 use tonic::Status;
 
 use crate::{
-    access,
     graph::End,
     ingest::Verdict,
     proto::v1::{self as pb, ErrorReason},
     query::{
-        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, Page,
-        PurgedList, RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StateEntry,
+        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, PurgedList,
+        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, ServedPage, StateEntry,
         StatePage,
     },
     rpc::status,
@@ -43,7 +42,7 @@ pub(in crate::rpc) fn get_missing_events(
 
 fn asker(requester: Option<pb::Requester>) -> Result<Asker, Status> {
     match requester {
-        None => Ok(Asker::Sister),
+        None => Ok(Asker::Internal),
         Some(requester) => {
             let (origin, destination) = server_names(requester)?;
             Ok(Asker::Server { origin, destination })
@@ -64,8 +63,11 @@ pub(in crate::rpc) fn server_names(requester: pb::Requester) -> Result<(String, 
     Ok((origin, destination))
 }
 
-pub(in crate::rpc) fn backfill_response(page: Page, omit_event_ids: bool) -> pb::BackfillResponse {
-    let Page { events, end, missing_event_ids, visited } = page;
+pub(in crate::rpc) fn backfill_response(
+    page: ServedPage,
+    omit_event_ids: bool,
+) -> pb::BackfillResponse {
+    let ServedPage { events, end, missing_event_ids, visited } = page;
     let end_reason = end_reason(end);
     let ServedEvents { event_ids, forms, pdus } = ServedEvents::new(events, omit_event_ids);
     let visited_event_count = visited;
@@ -80,10 +82,10 @@ pub(in crate::rpc) fn backfill_response(page: Page, omit_event_ids: bool) -> pb:
 }
 
 pub(in crate::rpc) fn get_missing_events_response(
-    page: Page,
+    page: ServedPage,
     omit_event_ids: bool,
 ) -> pb::GetMissingEventsResponse {
-    let Page { events, end, missing_event_ids, visited } = page;
+    let ServedPage { events, end, missing_event_ids, visited } = page;
     let end_reason = end_reason(end);
     let ServedEvents { event_ids, forms, pdus } = ServedEvents::new(events, omit_event_ids);
     let visited_event_count = visited;
@@ -169,17 +171,17 @@ fn room_event(event: RoomEvent) -> pb::RoomEvent {
         pdu,
         arrival,
         verdict,
+        outlier,
         redacted,
         state_after,
         state_after_token,
         unreadable,
         state_unknown,
     } = event;
-    let Verdict { outlier, rejected, soft_failed } = verdict;
-    let verdict = match (rejected, soft_failed) {
-        (true, _) => pb::Verdict::Rejected,
-        (false, true) => pb::Verdict::SoftFailed,
-        (false, false) => pb::Verdict::Accepted,
+    let verdict = match verdict {
+        Verdict::Accepted => pb::Verdict::Accepted,
+        Verdict::SoftFailed => pb::Verdict::SoftFailed,
+        Verdict::Rejected => pb::Verdict::Rejected,
     };
     pb::RoomEvent {
         event_id,
@@ -272,17 +274,6 @@ pub(in crate::rpc) fn explain_access_response(
         Access::Refused => pb::AccessOutcome::Refused,
     };
     pb::ExplainAccessResponse { outcome: outcome.into(), rule, facts }
-}
-
-/// Why a server may not read a room, as the value of a metric's label.
-pub(in crate::rpc) fn access_refusal_name(refusal: access::Refusal) -> &'static str {
-    match refusal {
-        access::Refusal::RoomUnknown => "room_unknown",
-        access::Refusal::StateUnknown => "state_unknown",
-        access::Refusal::Acl => "acl",
-        access::Refusal::OriginNotJoined => "origin_not_joined",
-        access::Refusal::DestinationNotJoined => "destination_not_joined",
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use tonic::Status;
 
 use super::{MAX_TEXT, brief};
 use crate::{
-    ingest::{NewEvent, Outcome, Purged, Refusal, Verdict},
+    ingest::{DeleteProgress, NewEvent, Outcome, PurgeProgress, Refusal, Verdict},
     pdu::PduError,
     proto::v1::{self as pb, ErrorReason, RefusalReason, append_events_response::Outcome as Wire},
     rpc::status,
@@ -37,17 +37,18 @@ pub(in crate::rpc) fn new_event(request: &pb::AppendEventsRequest) -> NewEvent<'
         state_after,
         arrival,
     } = request;
-    let (rejected, soft_failed) = match request.verdict() {
-        pb::Verdict::Unspecified | pb::Verdict::Accepted => (false, false),
-        pb::Verdict::SoftFailed => (false, true),
-        pb::Verdict::Rejected => (true, false),
+    let verdict = match request.verdict() {
+        pb::Verdict::Unspecified | pb::Verdict::Accepted => Verdict::Accepted,
+        pb::Verdict::SoftFailed => Verdict::SoftFailed,
+        pb::Verdict::Rejected => Verdict::Rejected,
     };
     NewEvent {
         room_id,
         room_version,
         event_id,
         pdu,
-        verdict: Verdict { outlier: *outlier, rejected, soft_failed },
+        verdict,
+        outlier: *outlier,
         state_after,
         arrival: *arrival,
     }
@@ -91,14 +92,19 @@ pub(in crate::rpc) fn append_events_response(outcome: Outcome) -> pb::AppendEven
     }
 }
 
-pub(in crate::rpc) fn purge_history_response(progress: Purged) -> pb::PurgeHistoryResponse {
-    let Purged { to_purge, removed, made_outliers, done } = progress;
+pub(in crate::rpc) fn purge_history_response(progress: PurgeProgress) -> pb::PurgeHistoryResponse {
+    let PurgeProgress { to_purge, removed, made_outliers, done } = progress;
     pb::PurgeHistoryResponse {
         total_event_count: to_purge,
         removed_event_count: removed,
         outlier_count: made_outliers,
         done,
     }
+}
+
+pub(in crate::rpc) fn delete_room_response(progress: DeleteProgress) -> pb::DeleteRoomResponse {
+    let DeleteProgress { removed, done } = progress;
+    pb::DeleteRoomResponse { removed_record_count: removed, done }
 }
 
 /// Why an event was refused, as the value of a metric's label.

@@ -7,13 +7,14 @@ mod ingest;
 
 pub(super) use admin::{fault, stats_response};
 pub(super) use history::{
-    access_refusal_name, backfill, backfill_response, batch_get_events_response,
-    explain_access_response, get_missing_events, get_missing_events_response, get_room_response,
-    get_state_response, list_erased_members_response, list_events_response,
-    list_purged_events_response, list_rooms_response, list_state_after_response, server_names,
+    backfill, backfill_response, batch_get_events_response, explain_access_response,
+    get_missing_events, get_missing_events_response, get_room_response, get_state_response,
+    list_erased_members_response, list_events_response, list_purged_events_response,
+    list_rooms_response, list_state_after_response, server_names,
 };
 pub(super) use ingest::{
-    append_events_response, check_append, new_event, purge_history_response, refusal_name,
+    append_events_response, check_append, delete_room_response, new_event, purge_history_response,
+    refusal_name,
 };
 
 /// The most bytes of a text for people. Some repeat a value of the request, which may be long.

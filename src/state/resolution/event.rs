@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{StateKey, held::readable_power_levels};
+use super::{StateKey, power_levels::readable_power_levels};
 
 /// One event, as state resolution sees it.
 ///

@@ -21,6 +21,7 @@ mod agreed;
 mod chains;
 mod event;
 mod held;
+mod power_levels;
 mod scan;
 #[cfg(test)]
 mod tests;

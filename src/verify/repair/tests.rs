@@ -264,7 +264,7 @@ fn a_purged_room_comes_back() {
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
     let middle = cx.store.body(number, EventNum(40)).unwrap().event_id;
     let watch = &mut |_| ControlFlow::Continue(());
-    assert!(ingest::purge_history(&cx.store, (&room_id, &middle), watch).unwrap().done);
+    assert!(ingest::purge_history(&cx.store, &room_id, &middle, watch).unwrap().done);
     let before = seen(&cx, &room_id);
     assert!(before.events.iter().any(Option::is_none), "nothing was purged");
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
@@ -384,11 +384,12 @@ fn states_that_were_known_last_are_kept_or_shut_the_room() {
         room_version: "10",
         event_id: "$odd",
         pdu: br#"{"prev_events":["$not-held"]}"#,
-        verdict: ingest::Verdict::default(),
+        verdict: ingest::Verdict::Accepted,
+        outlier: false,
         state_after: &[],
         arrival: None,
     };
-    let outcome = ingest::append(&cx, &odd).unwrap();
+    let outcome = ingest::append_unflushed(&cx, &odd).unwrap();
     assert!(
         matches!(outcome, ingest::Outcome::Appended { state_unknown: true, .. }),
         "{outcome:?}"

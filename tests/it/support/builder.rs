@@ -115,7 +115,8 @@ impl Room {
             room_version: self.version.as_str(),
             event_id: &event.event_id,
             pdu: event.pdu.as_bytes(),
-            verdict: Verdict::default(),
+            verdict: Verdict::Accepted,
+            outlier: false,
             state_after: &[],
             arrival: None,
         }

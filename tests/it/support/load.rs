@@ -11,7 +11,7 @@ use super::rooms::RecordedRoom;
 pub(crate) fn append_room(cx: &Context, room: &RecordedRoom) {
     for line in &room.lines {
         let event = NewEvent::of_line(&room.header, line);
-        let outcome = ingest::append(cx, &event).unwrap();
+        let outcome = ingest::append_unflushed(cx, &event).unwrap();
         assert!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", room.name);
     }
     for user_id in &room.header.erased_users {

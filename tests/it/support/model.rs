@@ -26,6 +26,7 @@ pub(crate) struct Held {
     pub(crate) pdu: Value,
     pub(crate) prev: Vec<String>,
     pub(crate) verdict: Verdict,
+    pub(crate) outlier: bool,
     pub(crate) arrival: i64,
     /// The state that came with it.
     given: Vec<String>,
@@ -62,6 +63,7 @@ pub(crate) struct Coming<'a> {
     /// Breaks the format of its room version.
     pub(crate) odd: bool,
     pub(crate) verdict: Verdict,
+    pub(crate) outlier: bool,
     pub(crate) given: &'a [String],
     pub(crate) arrival: i64,
 }
@@ -78,7 +80,7 @@ impl Held {
 
     /// Whether it may be in an answer.
     pub(crate) fn is_served(&self) -> bool {
-        !self.odd && !self.verdict.rejected && self.depth() <= MAX_DEPTH
+        !self.odd && self.verdict != Verdict::Rejected && self.depth() <= MAX_DEPTH
     }
 
     fn key(&self) -> Option<(String, String)> {
@@ -87,7 +89,7 @@ impl Held {
     }
 
     fn is_accepted(&self) -> bool {
-        self.verdict == Verdict::default()
+        !self.outlier && self.verdict == Verdict::Accepted
     }
 
     pub(crate) fn redacts(&self) -> Option<&str> {
@@ -132,16 +134,16 @@ impl Model {
     }
 
     fn take(&mut self, coming: &Coming<'_>) {
-        let Coming { event_id, pdu, odd, verdict, given, arrival } = *coming;
-        let is_state_unknown = !verdict.outlier && self.after(event_id).is_none();
+        let Coming { event_id, pdu, odd, verdict, outlier, given, arrival } = *coming;
+        let is_state_unknown = !outlier && self.after(event_id).is_none();
         match self.held.get_mut(event_id) {
-            Some(held) if !held.verdict.outlier => {
+            Some(held) if !held.outlier => {
                 if is_state_unknown && !given.is_empty() {
                     held.given = given.to_vec();
                 }
                 return;
             }
-            Some(_) if verdict.outlier => return,
+            Some(_) if outlier => return,
             Some(_) | None => {}
         }
         let pdu: Value = serde_json::from_str(pdu).unwrap();
@@ -149,10 +151,10 @@ impl Model {
         let prev = pdu["prev_events"].as_array().into_iter().flatten().filter_map(id);
         let prev = prev.filter(|it| it.starts_with('$')).collect();
         let given = given.to_vec();
-        let mut held = Held { pdu, prev, verdict, arrival, given, odd, powerless: false };
+        let mut held = Held { pdu, prev, verdict, outlier, arrival, given, odd, powerless: false };
         let is_newest = self.held.values().all(|it| it.arrival <= arrival);
         let is_told = is_newest && held.prev.iter().all(|it| self.after(it).is_some());
-        if held.redacts().is_some() && !verdict.rejected && !verdict.outlier && is_told {
+        if held.redacts().is_some() && verdict != Verdict::Rejected && !outlier && is_told {
             let current = self.current();
             held.powerless = current.is_some_and(|it| self.has_power(&it, &held) == Some(false));
         }
@@ -161,7 +163,7 @@ impl Model {
 
     /// Placed in the graph: held, and no outlier.
     pub(crate) fn placed(&self, event_id: &str) -> Option<&Held> {
-        self.held.get(event_id).filter(|it| !it.verdict.outlier)
+        self.held.get(event_id).filter(|it| !it.outlier)
     }
 
     /// The state before an event, if it is known.
@@ -184,7 +186,7 @@ impl Model {
         } else {
             self.state_of(&held.given)?
         };
-        let is_change = held.given.is_empty() && !held.verdict.rejected && !held.odd;
+        let is_change = held.given.is_empty() && held.verdict != Verdict::Rejected && !held.odd;
         if let Some(key) = held.key().filter(|_| is_change) {
             state.insert(key, EventId::parse(event_id).unwrap());
         }
@@ -247,7 +249,7 @@ impl Model {
             prev_events: ids("prev_events"),
             auth_events: ids("auth_events"),
             redacts: None,
-            rejected: held.verdict.rejected,
+            rejected: held.verdict == Verdict::Rejected,
         })
     }
 
@@ -312,7 +314,7 @@ impl Model {
     pub(crate) fn is_redacted(&self, event_id: &str) -> bool {
         let target = &self.held[event_id];
         let redactions = self.held.iter().filter(|(_, it)| {
-            it.redacts() == Some(event_id) && !it.verdict.rejected && !it.verdict.outlier
+            it.redacts() == Some(event_id) && it.verdict != Verdict::Rejected && !it.outlier
         });
         target.text("type") != "m.room.create"
             && redactions.into_iter().any(|(redaction_id, redaction)| {

@@ -135,6 +135,7 @@ pub(crate) fn history(steps: usize) -> impl Strategy<Value = (Vec<Step>, Vec<usi
 pub(crate) struct Delivery {
     pub(crate) event: Event,
     pub(crate) verdict: Verdict,
+    pub(crate) outlier: bool,
     pub(crate) given: Vec<String>,
     pub(crate) arrival: i64,
 }
@@ -147,14 +148,21 @@ impl Step {
 
 impl Delivery {
     pub(crate) fn coming(&self) -> Coming<'_> {
-        let Self { event, verdict, given, arrival } = self;
-        let Event { event_id, pdu, odd, .. } = event;
-        Coming { event_id, pdu, odd: *odd, verdict: *verdict, given, arrival: *arrival }
+        Coming {
+            event_id: &self.event.event_id,
+            pdu: &self.event.pdu,
+            odd: self.event.odd,
+            verdict: self.verdict,
+            outlier: self.outlier,
+            given: &self.given,
+            arrival: self.arrival,
+        }
     }
 
     pub(crate) fn new_event<'a>(&'a self, room: &'a Room) -> NewEvent<'a> {
         NewEvent {
             verdict: self.verdict,
+            outlier: self.outlier,
             state_after: &self.given,
             arrival: Some(self.arrival),
             ..room.accepted(&self.event)
@@ -195,6 +203,7 @@ impl World {
         let whole = (0..).zip(&maker.events).map(|(arrival, (event, fate))| Delivery {
             event: event.clone(),
             verdict: verdict(*fate),
+            outlier: false,
             given: ids_after(all, event),
             arrival,
         });
@@ -323,6 +332,7 @@ impl<'r> Maker<'r> {
             pdu: &event.pdu,
             odd: event.odd,
             verdict: verdict(fate),
+            outlier: false,
             given: &[],
             arrival,
         };
@@ -348,11 +358,14 @@ impl<'r> Maker<'r> {
                 Fate::WithState | Fate::StateLater => ids_after(&self.all, event),
                 _ => vec![],
             };
-            let placed = Delivery { event: event.clone(), verdict: verdict(*fate), given, arrival };
-            let outlier = Delivery {
-                verdict: Verdict { outlier: true, ..Verdict::default() },
-                ..placed.clone()
+            let placed = Delivery {
+                event: event.clone(),
+                verdict: verdict(*fate),
+                outlier: false,
+                given,
+                arrival,
             };
+            let outlier = Delivery { verdict: Verdict::Accepted, outlier: true, ..placed.clone() };
             match fate {
                 Fate::Lost => {}
                 Fate::Outlier => deliveries.push(outlier),
@@ -371,9 +384,5 @@ impl<'r> Maker<'r> {
 
 /// What the homeserver thinks of the event where it stands in the graph.
 fn verdict(fate: Fate) -> Verdict {
-    Verdict {
-        rejected: fate == Fate::Rejected,
-        soft_failed: fate == Fate::SoftFailed,
-        ..Verdict::default()
-    }
+    Verdict::of_flags(fate == Fate::Rejected, fate == Fate::SoftFailed)
 }

@@ -4,8 +4,10 @@
 
 use std::{
     panic::resume_unwind,
+    slice,
     sync::LazyLock,
     thread::{self, available_parallelism},
+    time::Instant,
 };
 
 use super::{
@@ -32,20 +34,42 @@ const WORTH_A_CORE: usize = 8;
 
 static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
-/// Appends an event.
-///
-/// # Errors
-/// When the store fails. A refusal is not an error.
-pub fn append(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError> {
-    let mut batch = Batch::new(cx);
-    batch.append(event, Early::check(cx, event)?)?;
-    batch.commit()?;
-    batch.outcomes.pop().ok_or(StoreError::Bug("an event was appended without an outcome"))
+/// The result of appending several events.
+#[derive(Debug)]
+pub struct BatchOutcome {
+    /// The outcomes of the first events, in the order given. All of them are on disk.
+    pub outcomes: Vec<Outcome>,
+    /// Why the other events were not appended; `None` if there are no others.
+    pub failure: Option<StoreError>,
 }
 
-/// Appends events in the order given. What became of the first of them, and the failure that kept
-/// the rest from being appended.
-pub fn append_all(cx: &Context, events: &[NewEvent<'_>]) -> (Vec<Outcome>, Option<StoreError>) {
+/// Appends an event without a flush, for bulk loads that flush now and then: the outcome is on disk
+/// only after [`Store::flush`].
+///
+/// # Errors
+/// When the store fails. A refusal is an outcome, not an error.
+pub fn append_unflushed(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, StoreError> {
+    let BatchOutcome { mut outcomes, failure } = write_all(cx, slice::from_ref(event));
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    Ok(outcomes.pop().expect("there is an outcome for each event unless the store failed"))
+}
+
+/// Appends events in the order given, with one flush for all of them; flushes that run at the same
+/// time are shared between callers.
+pub fn append_all(cx: &Context, events: &[NewEvent<'_>]) -> BatchOutcome {
+    let mut result = write_all(cx, events);
+    let written = Instant::now();
+    let flushed = cx.store.flush();
+    cx.metrics.flushed(written.elapsed());
+    if let Err(failure) = flushed {
+        result = BatchOutcome { outcomes: Vec::new(), failure: Some(failure) };
+    }
+    result
+}
+
+fn write_all(cx: &Context, events: &[NewEvent<'_>]) -> BatchOutcome {
     let mut batch = Batch::new(cx);
     let mut failure = None;
     for (event, early) in events.iter().zip(check_all(cx, events)) {
@@ -60,7 +84,7 @@ pub fn append_all(cx: &Context, events: &[NewEvent<'_>]) -> (Vec<Outcome>, Optio
     }
     batch.outcomes.truncate(batch.committed);
     // Of a room that is held still, nothing is removed meanwhile.
-    (batch.outcomes, failure.map(StoreError::at_rest))
+    BatchOutcome { outcomes: batch.outcomes, failure: failure.map(StoreError::at_rest) }
 }
 
 /// What was found out about an event before its turn, and the room version it was checked for.
