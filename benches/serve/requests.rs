@@ -101,7 +101,7 @@ impl Range<'_> {
             requester: Some(requester()),
             event_ids: vec![self.later.to_owned()],
             limit: Some(BACKFILL_LIMIT),
-            as_json: true,
+            omit_event_ids: true,
         };
         signed("GET", uri, None, Rpc::Backfill(rpc), federation)
     }
@@ -121,7 +121,7 @@ impl Range<'_> {
             latest_events: vec![self.later.to_owned()],
             limit: Some(MISSING_EVENTS_LIMIT),
             min_depth: 0,
-            as_json: true,
+            omit_event_ids: true,
         };
         signed("POST", uri, Some(&content), Rpc::GetMissingEvents(rpc), federation)
     }

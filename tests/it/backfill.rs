@@ -12,7 +12,7 @@ fn good(stage: &Stage) -> pb::BackfillRequest {
         requester: requester("two.example"),
         event_ids: vec![stage.last()],
         limit: Some(5),
-        as_json: false,
+        omit_event_ids: false,
     }
 }
 
@@ -67,5 +67,5 @@ async fn a_response_has_at_most_100_events() {
         ..good(&stage)
     };
     let response = stage.clients.history.clone().backfill(request).await.unwrap();
-    assert_eq!(response.into_inner().events.len(), 100);
+    assert_eq!(response.into_inner().event_ids.len(), 100);
 }

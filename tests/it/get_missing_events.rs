@@ -28,8 +28,8 @@ async fn a_response_has_at_most_20_events() {
         latest_events: vec![stage.last(); 10_000],
         limit: Some(u32::MAX),
         min_depth: 0,
-        as_json: false,
+        omit_event_ids: false,
     };
     let response = stage.clients.history.clone().get_missing_events(request).await.unwrap();
-    assert_eq!(response.into_inner().events.len(), 20);
+    assert_eq!(response.into_inner().event_ids.len(), 20);
 }

@@ -33,7 +33,8 @@ async fn pages_of_any_size_list_each_event_once_in_order() {
         // Each page has at least one event: more pages than events are a fault.
         for _ in 0..=expected.len() {
             let room_id = stage.room_id();
-            let request = pb::ListEventsRequest { room_id, page_size, page_token, of_first: 0 };
+            let request =
+                pb::ListEventsRequest { room_id, page_size, page_token, max_append_number: 0 };
             let page = history.list_events(request).await.unwrap().into_inner();
             assert!(page.events.len() <= usize::try_from(page_size.min(1_000)).unwrap());
             listed.extend(page.events.into_iter().map(|it| it.event_id));
