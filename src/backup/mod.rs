@@ -23,8 +23,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use self::manifest::{Entry, Manifest};
 pub use self::manifest::{BackupRoom, FileEntry, Tombstones, Totals};
+use self::manifest::{Entry, Manifest};
 use crate::{
     num,
     pdu::{Event, RoomVersion},
@@ -184,7 +184,8 @@ impl BackupWriter {
     pub fn finish(mut self, tombstones: Tombstones) -> Result<Totals, BackupError> {
         let partial = self.dir.join(PARTIAL);
         let whole = self.dir.join(MANIFEST);
-        manifest::write(&mut self.manifest, &Entry::Tombstones(tombstones)).map_err(at(&partial))?;
+        manifest::write(&mut self.manifest, &Entry::Tombstones(tombstones))
+            .map_err(at(&partial))?;
         let totals = totals(&self.rooms);
         manifest::write(&mut self.manifest, &Entry::Complete(totals)).map_err(at(&partial))?;
         // The names of the files become durable before the name of the manifest.
@@ -277,8 +278,10 @@ pub fn purged_of(dir: &Path, room: &BackupRoom) -> Result<Vec<[u8; 16]>, BackupE
     let Some(FileEntry { file, sha256 }) = &room.purged else { return Ok(Vec::new()) };
     let path = dir.join(file);
     check_file(&path, sha256)?;
-    let fault =
-        || BackupError::Room { path: path.clone(), what: "holds a line that is no hash".to_owned() };
+    let fault = || BackupError::Room {
+        path: path.clone(),
+        what: "holds a line that is no hash".to_owned(),
+    };
     let text = fs::read_to_string(&path).map_err(at(&path))?;
     let hash = |line: &str| u128::from_str_radix(line, 16).map(u128::to_be_bytes);
     text.lines().map(|line| hash(line).map_err(|_| fault())).collect()

@@ -10,11 +10,11 @@ use tonic::Code;
 use super::{
     ServerArgs,
     client::{Channel, Clients, Told, connect, told},
-    export::write_room,
+    export::{IDS, write_room},
     out, progress_target,
 };
 use crate::{
-    backup::{RoomFile, Withheld, Writer},
+    backup::{BackupWriter, RoomFile, Tombstones, Totals},
     proto::v1::{
         self as pb, admin_service_client::AdminServiceClient,
         history_service_client::HistoryServiceClient,
@@ -45,7 +45,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, dir } = args;
     let Clients { mut history, mut admin, .. } = connect(&server).await?;
-    let mut backup = Writer::open(&dir)?;
+    let mut backup = BackupWriter::open(&dir)?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
     let mut page_token = String::new();
     loop {
@@ -64,9 +64,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         page_token = page.next_page_token;
     }
     // Last: what is deleted while rooms are written is among it.
-    let withheld = withheld(&mut admin).await?;
+    let tombstones = tombstones(&mut admin).await?;
     progress.finish_and_clear();
-    let (rooms, events) = backup.finish(withheld)?;
+    let Totals { rooms, events } = backup.finish(tombstones)?;
     out::line(format_args!("{rooms} rooms, {events} events in {}", dir.display()))?;
     Ok(())
 }
@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 /// come back, or when too much of it is being removed.
 async fn write_steadily(
     history: &mut HistoryServiceClient<Channel>,
-    (backup, progress): (&mut Writer, &ProgressBar),
+    (backup, progress): (&mut BackupWriter, &ProgressBar),
     room_id: &str,
 ) -> anyhow::Result<()> {
     let mut tries = 1;
@@ -101,7 +101,7 @@ async fn write_steadily(
 /// Writes one room.
 async fn write(
     history: &mut HistoryServiceClient<Channel>,
-    (backup, progress): (&mut Writer, &ProgressBar),
+    (backup, progress): (&mut BackupWriter, &ProgressBar),
     room_id: &str,
 ) -> anyhow::Result<()> {
     let request = pb::GetRoomRequest { room_id: room_id.to_owned() };
@@ -109,31 +109,32 @@ async fn write(
     let mut file = backup.begin_room()?;
     let events = write_room(history, room.into_inner(), (&mut file, progress)).await?;
     let purged = write_purged(history, backup, room_id).await?;
-    backup.end_room((file, purged), room_id, events)?;
+    backup.end_room(file, purged, room_id, events)?;
     Ok(())
 }
 
-/// What is to stay away from the store as a whole.
-async fn withheld(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Withheld> {
-    let (mut withheld, mut page_token) = (Withheld::default(), String::new());
+/// The rooms that were deleted and the users who asked for erasure.
+async fn tombstones(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Tombstones> {
+    let mut tombstones = Tombstones::default();
+    let mut page_token = String::new();
     loop {
-        let request = pb::ListDeletedRoomsRequest { page_token };
+        let request = pb::ListDeletedRoomsRequest { page_size: IDS, page_token };
         let page = admin.list_deleted_rooms(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
-        withheld.rooms.extend(page.room_ids);
+        tombstones.rooms.extend(page.room_ids);
         page_token = page.next_page_token;
         if page_token.is_empty() {
             break;
         }
     }
     loop {
-        let request = pb::ListErasedUsersRequest { page_token };
+        let request = pb::ListErasedUsersRequest { page_size: IDS, page_token };
         let page = admin.list_erased_users(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
-        withheld.users.extend(page.user_ids);
+        tombstones.users.extend(page.user_ids);
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(withheld);
+            return Ok(tombstones);
         }
     }
 }
@@ -141,13 +142,13 @@ async fn withheld(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Wit
 /// Writes which events were purged from a room, if any were.
 async fn write_purged(
     history: &mut HistoryServiceClient<Channel>,
-    backup: &Writer,
+    backup: &BackupWriter,
     room_id: &str,
 ) -> anyhow::Result<Option<RoomFile>> {
     let (mut file, mut page_token) = (None, String::new());
     loop {
         let room_id = room_id.to_owned();
-        let request = pb::ListPurgedEventsRequest { room_id, page_size: 0, page_token };
+        let request = pb::ListPurgedEventsRequest { room_id, page_size: IDS, page_token };
         let page = history.list_purged_events(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         for hash in page.event_id_hashes {

@@ -5,7 +5,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::json;
 
 use super::*;
-use crate::store::Options;
+use crate::store::{Options, Store};
 
 const NOW: u64 = 1_700_000_000_000;
 const DAY: u64 = 86_400_000;
