@@ -111,8 +111,10 @@ pub(super) fn retried<T, E: From<StoreError>>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::store::{Options, codec};
+    use crate::store::{Body, EventNum, Options, codec};
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -183,6 +185,57 @@ mod tests {
         assert_eq!(store.room(room).unwrap().next_event.0, 1);
         assert!(store.event_num(room, "$of-call-4").unwrap().is_some());
         assert!(store.event_num(room, "$of-call-3").unwrap().is_none());
+    }
+
+    /// Decides about two rooms as a list of numbers says; returns all records.
+    fn decide_all(store: &Store, numbers: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        for number in numbers {
+            let room_id = if number % 2 == 0 { "!even:b" } else { "!odd:b" };
+            match number % 16 {
+                15 => drop(store.delete_room(room_id).unwrap()),
+                14 => drop(store.forget_deleted_room(room_id).unwrap()),
+                13 => store.bury_room(room_id).unwrap(),
+                kind => {
+                    let decided = store.decide(room_id, Some("10"), |edit| {
+                        let event_id = format!("${}", edit.room.next_event.0);
+                        let event = edit.add_event(&event_id);
+                        edit.put_body(event, &event_id, &[*number]);
+                        edit.room.next_arrival += 1;
+                        let decision = if kind < 2 { Decision::Discard } else { Decision::Commit };
+                        Ok::<_, StoreError>(decision(event))
+                    });
+                    decided.unwrap();
+                }
+            }
+        }
+        let records = store.scan(&[], None, usize::MAX).unwrap();
+        records.into_iter().map(|(key, value)| (key, value.to_vec())).collect()
+    }
+
+    proptest! {
+        /// Conflicts change nothing but the room numbers, which are not given twice.
+        #[test]
+        fn decisions_with_conflicts_give_the_same_store(seed: u64, numbers: Vec<u8>) {
+            let expected = decide_all(&Store::with_conflicts(seed, 0), &numbers);
+            let store = Store::with_conflicts(seed, 3);
+            prop_assert_eq!(decide_all(&store, &numbers).len(), expected.len());
+            for room_id in ["!even:b", "!odd:b"] {
+                let undisturbed = Store::with_conflicts(seed, 0);
+                decide_all(&undisturbed, &numbers);
+                let room = |store: &Store| -> Result<_, StoreError> {
+                    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
+                    let room = store.room(number)?;
+                    let events = (0..room.next_event.0).map(EventNum);
+                    let bodies: Result<Vec<Body>, _> = events.map(|it| store.body(number, it)).collect();
+                    Ok(Some((room, bodies?)))
+                };
+                prop_assert_eq!(room(&store).unwrap(), room(&undisturbed).unwrap());
+                prop_assert_eq!(
+                    store.is_deleted(room_id).unwrap(),
+                    undisturbed.is_deleted(room_id).unwrap()
+                );
+            }
+        }
     }
 
     #[test]

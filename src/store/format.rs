@@ -171,7 +171,7 @@ mod tests {
         let key = keys::server_keys("a.example");
         let mut old = Changes::new();
         let value = codec::add_checksum(&key, b"{}".to_vec());
-        old.insert(key.clone(), Some(value.into()));
+        old.insert(key, Some(value.into()));
         store.put_format(3, old).unwrap();
         drop(store);
         let store = Store::open(&options).unwrap();

@@ -92,8 +92,8 @@ impl Local {
     /// Makes sled write its log after a batch, if much has accumulated. sled writes each segment of
     /// its log in a thread of a small pool. If all of them wait for a lock whose holder waits for
     /// the pool, it waits for ever; so only few segments may be under way at any time. The flush
-    /// follows a batch and does not precede the next one: tried that way, one restore in three
-    /// waited for ever.
+    /// follows a batch: made before the next batch instead, it let the engine wait for ever more
+    /// often, since some threads of the pool are still busy right after a flush.
     fn after_batch(&self, bytes: usize) -> Result<(), StoreError> {
         let before = self.unflushed.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) < MAX_UNFLUSHED_BYTES {

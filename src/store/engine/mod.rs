@@ -62,7 +62,8 @@ pub(super) enum Commit {
     Conflict,
 }
 
-/// Where the records are.
+/// The engine of a store.
+#[cfg_attr(test, expect(clippy::large_enum_variant, reason = "there is one per store"))]
 pub(super) enum Engine {
     /// In a directory of this machine.
     Local(Local),

@@ -118,8 +118,9 @@ fn attempt(options: &Options, lock: &File) -> Result<Local, StoreError> {
     let tree = patiently(|| match caught(|| Tree::open(&data_dir.join("graph"), cache_bytes)) {
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(NotOpened::Locked)) => Err(StoreError::InUse(data_dir.clone())),
-        Ok(Err(NotOpened::Failed(said))) => Err(not_opened(said)),
-        Err(StoreError::Engine(EngineError::Panicked(said))) => Err(not_opened(said)),
+        Ok(Err(NotOpened::Failed(said))) | Err(StoreError::Engine(EngineError::Panicked(said))) => {
+            Err(not_opened(said))
+        }
         Err(other) => Err(other),
     })?;
     let mut durable = Durable::prepare(data_dir)?;
