@@ -11,8 +11,8 @@ use crate::{
     context::Context,
     error::ApiError,
     framing,
-    limits::admit,
-    observe,
+    admission::admit,
+    observe::{Observer, observe},
     routes::{
         backfill::backfill,
         get_missing_events::get_missing_events,
@@ -33,7 +33,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let [missing_path, missing_slash] = GET_MISSING_EVENTS;
     let admit = middleware::from_fn_with_state(Arc::clone(&context), admit);
     let observe =
-        middleware::from_fn_with_state((context.metrics.clone(), Arc::default()), observe::observe);
+        middleware::from_fn_with_state(Observer::from(context.metrics.clone()), observe);
     Router::new()
         .route(backfill_path, get(backfill))
         .route(backfill_slash, get(backfill))

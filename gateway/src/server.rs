@@ -31,11 +31,10 @@ use crate::{
     handshakes::Handshakes,
     history::{History, HistoryOptions},
     keys::{Fetching, Keys, PinnedKeys},
-    limits::{Cut, LimitOptions, Limits},
+    limits::{EvictionHandle, LimitOptions, Limits},
     metrics::Metrics,
     router::router,
     server_name::ServerName,
-    x_matrix::Authenticator,
 };
 
 /// How long to wait when the system has no socket left for us.
@@ -104,10 +103,12 @@ pub async fn serve(
     let Options { server_name, history, keys, fetching, clock, .. } = options;
     let Options { request_timeout, limits, metrics, tls, .. } = options;
     let bounds = Limits::new(limits.clone(), &metrics);
-    let history = History::new(history, metrics.clone(), bounds.memory());
+    let history = History::new(history, metrics.clone(), bounds.answer_memory());
     let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone());
     let cx = Arc::new(Context {
-        authenticator: Authenticator { server_name, keys, clock },
+        server_name,
+        clock,
+        keys,
         history,
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
@@ -120,15 +121,15 @@ pub async fn serve(
         tls.watch();
         Handshakes::start(tls, limits.head_timeout)
     });
-    let serving = (Arc::clone(&cx), router(Arc::clone(&cx)));
+    let router = router(Arc::clone(&cx));
     let mut server = Server {
         listener,
         cx: Arc::clone(&cx),
-        protocols: Protocols::new(tls.transpose()?, &limits, serving),
+        protocols: Protocols::new(tls.transpose()?, &limits, Arc::clone(&cx), router),
         connections: JoinSet::new(),
     };
     let late = Arc::clone(&cx);
-    let late = tokio::spawn(async move { late.limits.cut_late_answers().await });
+    let late = tokio::spawn(async move { late.limits.evict_late_answers().await });
     let _late = AbortOnDropHandle::new(late);
 
     server.accept_until(shutdown).await;
@@ -166,13 +167,14 @@ impl Server {
     }
 
     fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
-        let cut = CancellationToken::new();
-        let Some(share) = self.cx.limits.connection(peer, Cut::of(cut.clone())) else { return };
+        let close = CancellationToken::new();
+        let eviction = EvictionHandle::new(close.clone());
+        let Some(share) = self.cx.limits.connection(peer, eviction) else { return };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let accepted = Accepted { stream, peer, share, cut };
+        let accepted = Accepted { stream, peer, share, close };
         self.connections.spawn(self.protocols.clone().serve(accepted));
     }
 

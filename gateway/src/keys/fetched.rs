@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use tokio::time;
 
 use super::{
-    Asker, Fetching, NoKey, PinnedKeys,
+    ClientAddress, Fetching, NoKey, PinnedKeys,
     pauses::Pauses,
     sources::{MAX_VALIDITY, Obtained, Remembered, Sources},
     turns::{Bounds, Turn, Turns},
@@ -31,14 +31,14 @@ use crate::{
 /// do not drive out keys.
 const MAX_SERVERS: usize = 10_000;
 /// Fetches under way hold a connection each, and an answer. With the time that one may take, these
-/// are some sixteen a second, of one asker thirteen.
+/// are some sixteen a second, of one client thirteen.
 const BOUNDS: Bounds = Bounds {
     turns: 128,
     for_known: 32,
-    turns_of_asker: 80,
+    turns_of_client: 80,
     waiting: 2_048,
-    waiting_of_asker: 128,
-    idle_askers: 4_096,
+    waiting_of_client: 128,
+    idle_clients: 4_096,
 };
 /// How long a request waits for keys. Peers give up after a minute.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -94,7 +94,7 @@ impl FetchedKeys {
         self: &Arc<Self>,
         server: &ServerName,
         key_id: &str,
-        asker: Asker,
+        client: ClientAddress,
     ) -> Result<VerifyKey, NoKey> {
         let waiting = async {
             // The first flight may have been somebody else's, after another key.
@@ -102,7 +102,7 @@ impl FetchedKeys {
                 if self.held_key(server, key_id).is_ok() {
                     break;
                 }
-                let Some(flight) = self.flight(server, key_id, asker) else { break };
+                let Some(flight) = self.flight(server, key_id, client) else { break };
                 flight.landed.await;
             }
         };
@@ -125,23 +125,23 @@ impl FetchedKeys {
 
     /// The fetch under way for a server, or a new one. None when there was one a moment ago, or
     /// too many wait.
-    fn flight(self: &Arc<Self>, server: &ServerName, key_id: &str, asker: Asker) -> Option<Flight> {
+    fn flight(self: &Arc<Self>, server: &ServerName, key_id: &str, client: ClientAddress) -> Option<Flight> {
         let mut flights = self.flights();
         if let Some(flight) = flights.get(server) {
-            flight.turn.share(asker);
+            flight.turn.share(client);
             return Some(flight.clone());
         }
-        if !self.pauses.may_ask(server, asker) {
+        if !self.pauses.may_ask(server, client) {
             return None;
         }
-        let Some(turn) = self.turns.line_up(asker) else {
+        let Some(turn) = self.turns.line_up(client) else {
             tracing::debug!(%server, "too many wait for keys to be fetched");
             return None;
         };
         let turn = Arc::new(turn);
         let landing =
             Landing { keys: Arc::clone(self), server: server.clone(), turn: Arc::clone(&turn) };
-        let wanted = Wanted { key_id: key_id.to_owned(), asker };
+        let wanted = Wanted { key_id: key_id.to_owned(), client };
         // A task of its own: a caller who hangs up must not make us forget that we asked.
         let task = tokio::spawn(async move {
             let Landing { keys, server, turn } = &landing;
@@ -158,9 +158,9 @@ impl FetchedKeys {
 
     /// The history service first; then the server; then notaries.
     async fn fetch(self: &Arc<Self>, server: &ServerName, wanted: &Wanted, turn: &Turn) {
-        let Wanted { key_id, asker } = wanted;
+        let Wanted { key_id, client } = wanted;
         // Whoever landed between the caller's look and the start of this flight has done it.
-        if self.held_key(server, key_id).is_ok() || !self.pauses.may_ask(server, *asker) {
+        if self.held_key(server, key_id).is_ok() || !self.pauses.may_ask(server, *client) {
             return;
         }
         if self.valid(server).is_some() {
@@ -187,9 +187,9 @@ impl FetchedKeys {
             self.fetch_from_notaries(server, key_id).await;
         }
         if self.held_key(server, key_id).is_ok() {
-            self.pauses.found(server, *asker);
+            self.pauses.found(server, *client);
         } else {
-            self.pauses.in_vain(server, *asker);
+            self.pauses.in_vain(server, *client);
         }
     }
 
@@ -230,7 +230,7 @@ impl FetchedKeys {
         if let Some(pinned) = self.pinned.of(notary, self.clock.now_ms()) {
             return pinned.ok().cloned();
         }
-        if self.valid(notary).is_none() && self.pauses.may_ask(notary, Asker::UNKNOWN) {
+        if self.valid(notary).is_none() && self.pauses.may_ask(notary, ClientAddress::UNKNOWN) {
             self.fetch_server_keys(notary).await;
         }
         Some(self.valid(notary)?.keys.clone())
@@ -263,7 +263,7 @@ impl fmt::Debug for FetchedKeys {
 /// What a fetch was begun for.
 struct Wanted {
     key_id: String,
-    asker: Asker,
+    client: ClientAddress,
 }
 
 /// Ends a flight, however it ends.

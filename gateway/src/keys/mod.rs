@@ -13,7 +13,6 @@
 //! five seconds, or hold more than a bounded number of anything, or keeps others from the keys
 //! that they need: see `turns` and `pauses`.
 
-mod asker;
 mod fetched;
 mod options;
 mod pauses;
@@ -25,7 +24,6 @@ use std::sync::Arc;
 
 use backscroll_matrix::VerifyKey;
 
-pub(crate) use self::asker::Asker;
 use self::fetched::FetchedKeys;
 pub use self::{
     options::{FetchFlags, Fetching},
@@ -75,13 +73,13 @@ impl Keys {
         &self,
         server: &ServerName,
         key_id: &str,
-        asker: Asker,
+        client: ClientAddress,
     ) -> Result<VerifyKey, NoKey> {
         if let Some(pinned) = self.pinned.of(server, self.clock.now_ms()) {
             return pinned?.verify_keys.get(key_id).copied().ok_or(NoKey::KeyUnknown);
         }
         match &self.fetched {
-            Some(fetched) => fetched.for_request(server, key_id, asker).await,
+            Some(fetched) => fetched.for_request(server, key_id, client).await,
             None => Err(NoKey::ServerUnknown),
         }
     }

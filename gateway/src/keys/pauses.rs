@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use super::Asker;
-use crate::{back_off::back_off, clock::Clock, server_name::ServerName};
+
+use crate::{back_off::back_off, client_address::ClientAddress, clock::Clock, server_name::ServerName};
 
 /// How many are remembered; with more, pauses of some end early.
 const MAX_SERVERS: usize = 10_000;
@@ -21,7 +21,7 @@ const LEAST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Pauses {
     asked: Cache<ServerName, Duration>,
-    failures: Cache<(ServerName, Asker), Failure>,
+    failures: Cache<(ServerName, ClientAddress), Failure>,
     clock: Clock,
 }
 
@@ -38,12 +38,12 @@ impl Pauses {
         Self { asked, failures, clock }
     }
 
-    /// Whether a server may be asked for this asker.
-    pub(super) fn may_ask(&self, server: &ServerName, asker: Asker) -> bool {
+    /// Whether a server may be asked for this client.
+    pub(super) fn may_ask(&self, server: &ServerName, client: ClientAddress) -> bool {
         let now = self.clock.steady();
         let asked = self.asked.get(server);
         let is_rested = asked.is_none_or(|then| now >= then.saturating_add(LEAST_PAUSE));
-        is_rested && self.failure(server, asker).is_none_or(|failure| now >= failure.until)
+        is_rested && self.failure(server, client).is_none_or(|failure| now >= failure.until)
     }
 
     /// A server is being asked.
@@ -51,26 +51,26 @@ impl Pauses {
         self.asked.insert(server.clone(), self.clock.steady());
     }
 
-    /// It was asked, and this asker did not get the key.
-    pub(super) fn in_vain(&self, server: &ServerName, asker: Asker) {
+    /// It was asked, and this client did not get the key.
+    pub(super) fn in_vain(&self, server: &ServerName, client: ClientAddress) {
         let now = self.clock.steady();
-        let failure = self.failure(server, asker);
+        let failure = self.failure(server, client);
         // Many may have waited for the same answer.
         if failure.is_some_and(|failure| now < failure.until) {
             return;
         }
         let in_a_row = failure.map_or(0, |failure| failure.in_a_row).saturating_add(1);
         let until = now.saturating_add(back_off(in_a_row));
-        self.failures.insert((server.clone(), asker), Failure { in_a_row, until });
+        self.failures.insert((server.clone(), client), Failure { in_a_row, until });
     }
 
-    /// This asker got the key.
-    pub(super) fn found(&self, server: &ServerName, asker: Asker) {
-        self.failures.remove(&(server.clone(), asker));
+    /// This client got the key.
+    pub(super) fn found(&self, server: &ServerName, client: ClientAddress) {
+        self.failures.remove(&(server.clone(), client));
     }
 
-    fn failure(&self, server: &ServerName, asker: Asker) -> Option<Failure> {
-        self.failures.get(&(server.clone(), asker))
+    fn failure(&self, server: &ServerName, client: ClientAddress) -> Option<Failure> {
+        self.failures.get(&(server.clone(), client))
     }
 }
 
@@ -95,8 +95,8 @@ mod tests {
             .with_steady(move || Duration::from_secs(steady.load(Ordering::Relaxed)));
         let pauses = Pauses::new(clock);
         let server: ServerName = "h.example".parse().unwrap();
-        let stranger = Asker::from(IpAddr::from([192, 0, 2, 1]));
-        let honest = Asker::from(IpAddr::from([192, 0, 2, 2]));
+        let stranger = ClientAddress::from(IpAddr::from([192, 0, 2, 1]));
+        let honest = ClientAddress::from(IpAddr::from([192, 0, 2, 2]));
         assert!(pauses.may_ask(&server, stranger));
         for wait in [5, 10, 20, 40, 60, 60] {
             pauses.asked(&server);

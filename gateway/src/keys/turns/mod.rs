@@ -2,9 +2,9 @@
 //! may lead to a host that accepts and says nothing, so fetches are shared out by who asks:
 //!
 //! - Who has not had a turn goes first, then who has not had one for longest.
-//! - One asker has some of the turns, never all of them.
+//! - One client has some of the turns, never all of them.
 //! - Some are kept for servers whose keys have been known before, whoever asks for those.
-//! - So many wait, of one asker and of all; when there are too many, whoever has most loses his
+//! - So many wait, of one client and of all; when there are too many, whoever has most loses his
 //!   last.
 //!
 //! What a turn takes is bounded by the time that one fetch may take.
@@ -16,7 +16,9 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::Asker;
+use crate::client_address::ClientAddress;
+
+
 
 /// How much at once.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +27,14 @@ pub(super) struct Bounds {
     pub(super) turns: usize,
     /// Of those, so many are only for servers whose keys have been known before.
     pub(super) for_known: usize,
-    /// Of those, so many are for one asker.
-    pub(super) turns_of_asker: usize,
+    /// Of those, so many are for one client.
+    pub(super) turns_of_client: usize,
     /// Fetches that wait.
     pub(super) waiting: usize,
-    /// Of those, so many for one asker.
-    pub(super) waiting_of_asker: usize,
-    /// Askers who are remembered though nothing of theirs waits or is under way.
-    pub(super) idle_askers: usize,
+    /// Of those, so many for one client.
+    pub(super) waiting_of_client: usize,
+    /// ClientAddresss who are remembered though nothing of theirs waits or is under way.
+    pub(super) idle_clients: usize,
 }
 
 /// Everybody's turns.
@@ -46,12 +48,12 @@ pub(super) struct Turns {
 struct Table {
     under_way: usize,
     waiting: usize,
-    lines: HashMap<Asker, Line>,
+    lines: HashMap<ClientAddress, Line>,
     /// Turns given so far.
     given: u64,
 }
 
-/// What one asker has.
+/// What one client has.
 #[derive(Debug, Default)]
 struct Line {
     under_way: usize,
@@ -63,8 +65,8 @@ struct Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Waiting,
-    /// At the cost of this asker.
-    Granted(Asker),
+    /// At the cost of this client.
+    Granted(ClientAddress),
     /// There are too many.
     Refused,
 }
@@ -87,13 +89,13 @@ impl Turns {
         Arc::new(Self { bounds, table: Mutex::default() })
     }
 
-    /// Puts a fetch into the line of an asker. None when too many wait.
-    pub(super) fn line_up(self: &Arc<Self>, asker: Asker) -> Option<Turn> {
+    /// Puts a fetch into the line of an client. None when too many wait.
+    pub(super) fn line_up(self: &Arc<Self>, client: ClientAddress) -> Option<Turn> {
         let wait = Arc::new(Wait {
             state: watch::Sender::new(State::Waiting),
             is_known: watch::Sender::new(false),
         });
-        self.table().add(&self.bounds, asker, &wait).then(|| Turn { turns: Arc::clone(self), wait })
+        self.table().add(&self.bounds, client, &wait).then(|| Turn { turns: Arc::clone(self), wait })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -111,15 +113,15 @@ impl Turn {
     }
 
     /// Somebody else wants the same: it waits in his line, too.
-    pub(super) fn share(&self, asker: Asker) {
+    pub(super) fn share(&self, client: ClientAddress) {
         let mut table = self.turns.table();
         let is_there = table
             .lines
-            .get(&asker)
+            .get(&client)
             .is_some_and(|line| line.waiting.iter().any(|wait| Arc::ptr_eq(wait, &self.wait)));
         if self.wait.is_waiting() && !is_there {
             // Where there is no room, it goes on waiting where it was.
-            let _has_room = table.add(&self.turns.bounds, asker, &self.wait);
+            let _has_room = table.add(&self.turns.bounds, client, &self.wait);
         }
     }
 
@@ -134,9 +136,9 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut table = self.turns.table();
         match self.wait.state.send_replace(State::Refused) {
-            State::Granted(asker) => {
+            State::Granted(client) => {
                 table.under_way = table.under_way.saturating_sub(1);
-                if let Some(line) = table.lines.get_mut(&asker) {
+                if let Some(line) = table.lines.get_mut(&client) {
                     line.under_way = line.under_way.saturating_sub(1);
                 }
             }
@@ -155,15 +157,15 @@ impl Wait {
 }
 
 impl Table {
-    fn add(&mut self, bounds: &Bounds, asker: Asker, wait: &Arc<Wait>) -> bool {
-        let length = self.lines.get(&asker).map_or(0, |line| line.waiting.len());
-        if length >= bounds.waiting_of_asker {
+    fn add(&mut self, bounds: &Bounds, client: ClientAddress, wait: &Arc<Wait>) -> bool {
+        let length = self.lines.get(&client).map_or(0, |line| line.waiting.len());
+        if length >= bounds.waiting_of_client {
             return false;
         }
         if self.waiting >= bounds.waiting && !self.push_out(length) {
             return false;
         }
-        self.lines.entry(asker).or_default().waiting.push_back(Arc::clone(wait));
+        self.lines.entry(client).or_default().waiting.push_back(Arc::clone(wait));
         self.waiting += 1;
         self.give(bounds);
         true
@@ -199,20 +201,20 @@ impl Table {
 
     /// Gives turns for as long as there are any.
     fn give(&mut self, bounds: &Bounds) {
-        while let Some((asker, wait)) = self.next(bounds) {
+        while let Some((client, wait)) = self.next(bounds) {
             self.leave(&wait);
             self.under_way += 1;
             self.given += 1;
             let given = self.given;
-            let line = self.lines.entry(asker).or_default();
+            let line = self.lines.entry(client).or_default();
             line.under_way += 1;
             line.last = given;
-            wait.state.send_replace(State::Granted(asker));
+            wait.state.send_replace(State::Granted(client));
         }
     }
 
     /// Who is next, and what for.
-    fn next(&self, bounds: &Bounds) -> Option<(Asker, Arc<Wait>)> {
+    fn next(&self, bounds: &Bounds) -> Option<(ClientAddress, Arc<Wait>)> {
         if self.waiting == 0 || self.under_way >= bounds.turns {
             return None;
         }
@@ -221,23 +223,23 @@ impl Table {
             let may = |wait: &&Arc<Wait>| !only_known || *wait.is_known.borrow();
             line.waiting.iter().find(may).cloned()
         };
-        let lines = self.lines.iter().filter(|(_, line)| line.under_way < bounds.turns_of_asker);
-        let candidates = lines.filter_map(|(asker, line)| Some((line.last, *asker, first(line)?)));
-        let (_, asker, wait) = candidates.min_by_key(|(last, asker, _)| (*last, *asker))?;
-        Some((asker, wait))
+        let lines = self.lines.iter().filter(|(_, line)| line.under_way < bounds.turns_of_client);
+        let candidates = lines.filter_map(|(client, line)| Some((line.last, *client, first(line)?)));
+        let (_, client, wait) = candidates.min_by_key(|(last, client, _)| (*last, *client))?;
+        Some((client, wait))
     }
 
-    /// Forgets the askers of whom there is nothing to know but when they had their last turn, those
+    /// Forgets the clients of whom there is nothing to know but when they had their last turn, those
     /// first who had it first.
     fn forget(&mut self, bounds: &Bounds) {
         let is_idle = |line: &Line| line.under_way == 0 && line.waiting.is_empty();
-        if self.lines.len() <= bounds.idle_askers.saturating_mul(2) {
+        if self.lines.len() <= bounds.idle_clients.saturating_mul(2) {
             return;
         }
         let mut idle: Vec<u64> =
             self.lines.values().filter(|line| is_idle(line)).map(|line| line.last).collect();
         idle.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(oldest) = idle.get(bounds.idle_askers) {
+        if let Some(oldest) = idle.get(bounds.idle_clients) {
             self.lines.retain(|_, line| !is_idle(line) || line.last > *oldest);
         }
     }
