@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, convert::Infallible, hint::black_box, sync::Arc
 
 use backscroll::{
     context::Context,
-    graph::{self, Place},
+    graph::{self, Position},
     ingest::{self, Outcome},
     pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
     state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
@@ -36,16 +36,17 @@ fn main() {
 fn walk(criterion: &mut Criterion) {
     let node = |id: u32| {
         let prev_events = id.checked_sub(1).into_iter().collect();
-        let place = Place { depth: id.into(), arrival: id.into() };
+        let position = Position { depth: id.into(), arrival: id.into() };
         Ok::<_, Infallible>(Some(graph::Node {
-            place,
+            position,
             servable: true,
             prev_events,
             has_gap: false,
+            event: (),
         }))
     };
     criterion.bench_function("walk, 100 events", |bencher| {
-        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node, |_| Ok(true)));
+        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node, |_, ()| Ok(true)));
     });
 }
 
