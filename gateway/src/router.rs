@@ -8,10 +8,10 @@ use axum::{
 };
 
 use crate::{
+    admission::admit,
     context::Context,
     error::ApiError,
     framing,
-    admission::admit,
     observe::{Observer, observe},
     routes::{
         backfill::backfill,
@@ -32,8 +32,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let [backfill_path, backfill_slash] = BACKFILL;
     let [missing_path, missing_slash] = GET_MISSING_EVENTS;
     let admit = middleware::from_fn_with_state(Arc::clone(&context), admit);
-    let observe =
-        middleware::from_fn_with_state(Observer::from(context.metrics.clone()), observe);
+    let observe = middleware::from_fn_with_state(Observer::from(context.metrics.clone()), observe);
     Router::new()
         .route(backfill_path, get(backfill))
         .route(backfill_slash, get(backfill))

@@ -30,9 +30,10 @@ use crate::{
     context::Context,
     handshakes::Handshakes,
     history::{History, HistoryOptions},
-    keys::{Fetching, Keys, PinnedKeys},
+    keys::{FetchOptions, Keys, PinnedKeys},
     limits::{EvictionHandle, LimitOptions, Limits},
     metrics::Metrics,
+    random::Random,
     router::router,
     server_name::ServerName,
 };
@@ -53,10 +54,12 @@ pub struct Options {
     /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
     /// How the keys of others are got. `None`: nobody else can be authenticated.
-    pub fetching: Option<Fetching>,
+    pub fetching: Option<FetchOptions>,
     /// The time.
     pub clock: Clock,
-    /// What is counted.
+    /// Random numbers, for waits and choices.
+    pub random: Random,
+    /// Where requests are counted and measured.
     pub metrics: Metrics,
     /// How long an answer may take once the request has come whole.
     pub request_timeout: Duration,
@@ -69,21 +72,35 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, with nobody to authenticate yet.
+    /// The default of [`Self::request_timeout`].
+    pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+    /// The default of [`Self::shutdown_notice`].
+    pub const SHUTDOWN_NOTICE: Duration = Duration::ZERO;
+    /// The default of [`Self::drain_timeout`].
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// The defaults, without any keys: no request can be authenticated.
     #[must_use]
     pub fn new(server_name: ServerName, history: Uri) -> Self {
+        Self::with_history(server_name, history.into())
+    }
+
+    /// The same, for history services that need more than a URL.
+    #[must_use]
+    pub fn with_history(server_name: ServerName, history: HistoryOptions) -> Self {
         Self {
             server_name,
-            history: history.into(),
+            history,
             tls: None,
             keys: PinnedKeys::default(),
             fetching: None,
             clock: Clock::system(),
+            random: Random::system(),
             metrics: Metrics::new(),
-            request_timeout: Duration::from_secs(30),
+            request_timeout: Self::REQUEST_TIMEOUT,
             limits: LimitOptions::default(),
-            shutdown_notice: Duration::ZERO,
-            drain_timeout: Duration::from_secs(30),
+            shutdown_notice: Self::SHUTDOWN_NOTICE,
+            drain_timeout: Self::DRAIN_TIMEOUT,
         }
     }
 }
@@ -100,11 +117,11 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Options { server_name, history, keys, fetching, clock, .. } = options;
+    let Options { server_name, history, keys, fetching, clock, random, .. } = options;
     let Options { request_timeout, limits, metrics, tls, .. } = options;
     let bounds = Limits::new(limits.clone(), &metrics);
     let history = History::new(history, metrics.clone(), bounds.answer_memory());
-    let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone());
+    let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone(), random);
     let cx = Arc::new(Context {
         server_name,
         clock,

@@ -141,10 +141,7 @@ fn evicted(version: Version, caller: Option<&Caller>) -> Response {
 
 /// Counts a request among the authenticated ones. It must have been received completely, and its
 /// signature verified.
-pub(crate) fn authenticated(
-    limits: &Limits,
-    request: &Parts,
-) -> Result<AdmittedRequest, ApiError> {
+pub(crate) fn authenticated(limits: &Limits, request: &Parts) -> Result<AdmittedRequest, ApiError> {
     let caller: Option<&Caller> = request.extensions.get();
     if let Some(caller) = caller {
         caller.attempt.succeeded();

@@ -87,7 +87,10 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::{
-        super::{EvictionHandle, shares::{Amount, ShareBounds}},
+        super::{
+            EvictionHandle,
+            shares::{Amount, ShareBounds},
+        },
         *,
     };
     use crate::metrics::Metrics;
@@ -102,7 +105,8 @@ mod tests {
         for (address, kib) in [("10.0.0.1", 2), ("10.0.0.2", 4), ("10.0.0.2", 4)] {
             let cut = CancellationToken::new();
             let permit = memory.reserve(kib * KIB).now_or_never().unwrap().unwrap();
-            let share = answers.add(owner(address), kib * KIB, EvictionHandle::new(cut.clone())).unwrap();
+            let share =
+                answers.add(owner(address), kib * KIB, EvictionHandle::new(cut.clone())).unwrap();
             held.push((cut, permit, share));
         }
         let start = Instant::now();

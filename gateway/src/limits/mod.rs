@@ -32,13 +32,13 @@ pub(crate) use self::{
     servers::{Permit, Servers},
     shares::{Full, Protection, Share, Shares},
 };
-pub use self::{flags::LimitFlags, options::LimitOptions};
 use self::{
     counts::Counts,
     failures::Failures,
     refusals::Refusals,
     shares::{Amount, ShareBounds},
 };
+pub use self::{flags::LimitFlags, options::LimitOptions};
 use crate::{
     client_address::ClientAddress,
     limiter::{

@@ -57,9 +57,7 @@ async fn authenticate(
 }
 
 /// The `{room_id}` of the path, percent-decoded.
-fn room_id(
-    params: Result<RawPathParams, RawPathParamsRejection>,
-) -> Result<String, ApiError> {
+fn room_id(params: Result<RawPathParams, RawPathParamsRejection>) -> Result<String, ApiError> {
     let params = params.map_err(|_not_utf8| ApiError::bad_room_id())?;
     let room_id = params.iter().find(|(name, _)| *name == "room_id");
     let (_, room_id) = room_id.ok_or_else(ApiError::bad_room_id)?;

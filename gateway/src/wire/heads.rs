@@ -62,11 +62,15 @@ impl Heads {
                     *left -= u64::try_from(part).unwrap_or(u64::MAX);
                     if *left == 0 {
                         let is_chunk = matches!(self.position, BytePosition::Chunk(_));
-                        self.position = if is_chunk { BytePosition::ChunkEnd } else { BytePosition::Head };
+                        self.position =
+                            if is_chunk { BytePosition::ChunkEnd } else { BytePosition::Head };
                     }
                     part
                 }
-                BytePosition::Head | BytePosition::ChunkSize | BytePosition::ChunkEnd | BytePosition::Trailers => self.part_of_line(rest),
+                BytePosition::Head
+                | BytePosition::ChunkSize
+                | BytePosition::ChunkEnd
+                | BytePosition::Trailers => self.part_of_line(rest),
             };
         }
         self.head.bytes

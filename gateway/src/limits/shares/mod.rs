@@ -135,9 +135,8 @@ impl<K: Eq + Hash + Clone> Share<K> {
     /// Adds bytes to the share. If that reaches a bound, this share itself may be evicted, which is
     /// [`Full`] as well.
     pub(crate) fn grow(&self, more: usize) -> Result<(), Full> {
-        self.shares.change(|table, evicted| {
-            table.grow(&self.shares.0.bounds, self.id, more, evicted)
-        })
+        self.shares
+            .change(|table, evicted| table.grow(&self.shares.0.bounds, self.id, more, evicted))
     }
 
     /// Notes progress: some of what the share stands for has been read or written.

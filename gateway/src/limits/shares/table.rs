@@ -61,12 +61,7 @@ impl Amount {
 
 impl<K: Eq + Hash + Clone> ShareTable<K> {
     pub(super) fn new() -> Self {
-        Self {
-            turn: 0,
-            total: Amount::default(),
-            owners: HashMap::new(),
-            entries: HashMap::new(),
-        }
+        Self { turn: 0, total: Amount::default(), owners: HashMap::new(), entries: HashMap::new() }
     }
 
     pub(super) fn total(&self) -> Amount {

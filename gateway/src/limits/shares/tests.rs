@@ -17,11 +17,7 @@ struct One {
 }
 
 impl One {
-    fn try_new(
-        shares: &Shares<&'static str>,
-        owner: &'static str,
-        bytes: usize,
-    ) -> Option<Self> {
+    fn try_new(shares: &Shares<&'static str>, owner: &'static str, bytes: usize) -> Option<Self> {
         let cut = CancellationToken::new();
         let share = shares.add(Some(owner), bytes, EvictionHandle::new(cut.clone())).ok()?;
         Some(Self { share: Arc::new(share), cut })
@@ -128,7 +124,8 @@ fn bytes_are_bounded_too() {
 fn shares_without_an_owner_are_never_evicted() {
     let shares = shares();
     let cut = CancellationToken::new();
-    let without_owner: Vec<_> = (0..4).map(|_| shares.add(None, 0, EvictionHandle::new(cut.clone()))).collect();
+    let without_owner: Vec<_> =
+        (0..4).map(|_| shares.add(None, 0, EvictionHandle::new(cut.clone()))).collect();
     assert!(One::try_new(&shares, "a", 0).is_none());
     assert!(!cut.is_cancelled());
     drop(without_owner);
