@@ -91,7 +91,8 @@ fn question(
                 format!("/_matrix/federation/v1/backfill/{room}?v={v}&limit={BACKFILL_LIMIT}");
             let event_ids = vec![from.to_owned()];
             let limit = Some(BACKFILL_LIMIT);
-            let plain = pb::BackfillRequest { room_id, requester, event_ids, limit, as_json: true };
+            let plain =
+                pb::BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
             ("GET", uri, None, Plain::Backfill(plain))
         }
         Endpoint::MissingEvents => {
@@ -107,7 +108,7 @@ fn question(
                 latest_events: vec![from.to_owned()],
                 limit: Some(MISSING_LIMIT),
                 min_depth: 0,
-                as_json: true,
+                omit_event_ids: true,
             };
             ("POST", uri, Some(content), Plain::MissingEvents(plain))
         }

@@ -100,7 +100,7 @@ fn rows(stage: &Stage) -> Vec<Row> {
         ),
         (
             pb::AppendEventsRequest {
-                verdict: Some(pb::Verdict { rejected: true, ..pb::Verdict::default() }),
+                verdict: pb::Verdict::Rejected.into(),
                 ..request(room, &stage.message.pdu)
             },
             Reason::Conflict,

@@ -271,7 +271,7 @@ fn a_list_does_not_go_on_with_the_room_that_came_after_a_deletion() {
 }
 
 fn list_events(cx: &Context, room_id: &str, page: PageRequest) -> Result<EventList, QueryError> {
-    answers::ask(cx, &ListEvents { room_id: room_id.to_owned(), of_first: 0, page })
+    answers::ask(cx, &ListEvents { room_id: room_id.to_owned(), max_append_number: 0, page })
 }
 
 fn get_state(cx: &Context, room_id: &str, page: PageRequest) -> Result<StatePage, QueryError> {
@@ -318,10 +318,10 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
                 }),
                 event_ids: vec![event_id()],
                 limit: Some(100),
-                as_json: true,
+                omit_event_ids: true,
             };
             let purge = pb::PurgeHistoryRequest { room_id: room_id(), event_id: event_id() };
-            let verify = pb::VerifyRequest { busy_percent: 100 };
+            let verify = pb::VerifyRequest { max_cpu_percent: 100 };
             let asked = [
                 (
                     "get_room",

@@ -64,7 +64,7 @@ async fn every_failure_has_its_code_and_its_reason() {
         requester: requester("two.example"),
         event_ids: vec![last.clone()],
         limit: Some(5),
-        as_json: false,
+        omit_event_ids: false,
     };
     assert_eq!(failed(history.backfill(good.clone()).await), (Code::Ok, String::new()));
 
@@ -213,9 +213,9 @@ async fn every_list_has_its_bound() {
         requester: requester("two.example"),
         event_ids: many(&last),
         limit: Some(u32::MAX),
-        as_json: false,
+        omit_event_ids: false,
     });
-    assert_eq!(answer.await.unwrap().into_inner().events.len(), 100);
+    assert_eq!(answer.await.unwrap().into_inner().event_ids.len(), 100);
     let answer = history.get_missing_events(pb::GetMissingEventsRequest {
         room_id: room_id.clone(),
         requester: requester("two.example"),
@@ -223,9 +223,9 @@ async fn every_list_has_its_bound() {
         latest_events: many(&last),
         limit: Some(u32::MAX),
         min_depth: 0,
-        as_json: false,
+        omit_event_ids: false,
     });
-    assert_eq!(answer.await.unwrap().into_inner().events.len(), 20);
+    assert_eq!(answer.await.unwrap().into_inner().event_ids.len(), 20);
     let event_ids = many("$none");
     let answer =
         history.batch_get_events(pb::BatchGetEventsRequest { room_id: room_id.clone(), event_ids });
@@ -236,7 +236,8 @@ async fn every_list_has_its_bound() {
         let (mut listed, mut page_token) = (Vec::new(), String::new());
         loop {
             let room_id = room_id.clone();
-            let request = pb::ListEventsRequest { room_id, page_size, page_token, of_first: 0 };
+            let request =
+                pb::ListEventsRequest { room_id, page_size, page_token, max_append_number: 0 };
             let page = history.list_events(request).await.unwrap().into_inner();
             assert!(page.events.len() <= usize::try_from(page_size.min(1_000)).unwrap());
             listed.extend(page.events.into_iter().map(|it| it.event_id));

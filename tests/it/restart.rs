@@ -21,7 +21,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::support::{
-    clients::Clients,
+    clients::{self, Clients},
     faults,
     numbers::Numbers,
     process::Process,
@@ -66,11 +66,12 @@ fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
         room_version: event.room_version.to_owned(),
         event_id: event.event_id.to_owned(),
         pdu: event.pdu.to_vec().into(),
-        verdict: Some(pb::Verdict {
-            outlier: event.outlier,
-            rejected: event.verdict == Verdict::Rejected,
-            soft_failed: event.verdict == Verdict::SoftFailed,
-        }),
+        verdict: clients::verdict(
+            event.verdict == Verdict::Rejected,
+            event.verdict == Verdict::SoftFailed,
+        )
+        .into(),
+        outlier: event.outlier,
         state_after: event.state_after.to_vec(),
         arrival: event.arrival,
     }

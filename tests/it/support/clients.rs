@@ -58,8 +58,8 @@ impl Clients {
                 event_ids: event_ids.to_vec(),
             };
             let answer = self.history.batch_get_events(request).await?.into_inner();
-            assert!(answer.looked_at_count > 0);
-            event_ids = &event_ids[usize::try_from(answer.looked_at_count).unwrap()..];
+            assert!(answer.processed_count > 0);
+            event_ids = &event_ids[usize::try_from(answer.processed_count).unwrap()..];
             events.extend(answer.events);
         }
         Ok(events)
@@ -84,8 +84,12 @@ impl Clients {
         let (mut events, mut page_token) = (Vec::new(), String::new());
         loop {
             let room_id = room_id.clone();
-            let request =
-                pb::ListEventsRequest { room_id, page_size: 1_000, page_token, of_first: 0 };
+            let request = pb::ListEventsRequest {
+                room_id,
+                page_size: 1_000,
+                page_token,
+                max_append_number: 0,
+            };
             let page = self.history.list_events(request).await?.into_inner();
             events.extend(page.events);
             if page.next_page_token.is_empty() {
@@ -103,6 +107,15 @@ pub(crate) fn request(room: &Room, pdu: &str) -> pb::AppendEventsRequest {
         room_version: room.version.as_str().to_owned(),
         pdu: pdu.to_owned().into(),
         ..pb::AppendEventsRequest::default()
+    }
+}
+
+/// The verdict with these two properties.
+pub(crate) fn verdict(rejected: bool, soft_failed: bool) -> pb::Verdict {
+    match (rejected, soft_failed) {
+        (true, _) => pb::Verdict::Rejected,
+        (false, true) => pb::Verdict::SoftFailed,
+        (false, false) => pb::Verdict::Accepted,
     }
 }
 
