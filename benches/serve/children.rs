@@ -73,7 +73,7 @@ impl Server {
             .args(["--server-name", rooms::OURS, "--listen", "127.0.0.1:0"])
             // One server asks for all of them.
             .args(["--fetch-keys", "false", "--server-concurrency", "1000"])
-            .args(["--server-rate", "1000000", "--server-burst", "1000000"])
+            .args(["--server-rate", "1000000"])
             .args(["--history", &history, "--pinned-keys"])
             .arg(keys);
         Self::start(command, &folder.join("gateway.log"))

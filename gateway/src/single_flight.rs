@@ -101,7 +101,10 @@ impl<K: Clone + Eq + Hash, T: Clone + Send + Sync + 'static, N> SingleFlight<K, 
     }
 }
 
-impl<K: Eq + Hash + Unpin, T: Clone, N> Future for Participant<K, T, N> {
+// Nothing in it is pinned.
+impl<K: Eq + Hash, T: Clone, N> Unpin for Participant<K, T, N> {}
+
+impl<K: Eq + Hash, T: Clone, N> Future for Participant<K, T, N> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {

@@ -28,7 +28,7 @@ fn refused(turn: &Turn) -> bool {
 }
 
 #[test]
-fn one_asker_never_has_all_and_a_new_one_goes_first() {
+fn one_client_never_has_all_turns_and_a_new_client_is_first() {
     let turns = Turns::new(BOUNDS);
     let mut first: Vec<Turn> = (0..8).map(|_| turns.enqueue(client(1)).unwrap()).collect();
     assert_eq!(first.iter().filter(|it| has_come(it)).count(), 3);
