@@ -15,6 +15,8 @@ type Plan = &'static [(&'static str, &'static [&'static str])];
 const HISTORY_PLAN: Plan = &[
     ("main", &[]),
     ("lib", &[]),
+    // Compiled for tests and fuzzing only.
+    ("properties", &["ingest", "context", "pdu"]),
     (
         "cli",
         &[
