@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::{Walk, What};
 use crate::{
-    ingest::{self, MAX_PREV_EVENTS},
+    ingest::{self, MAX_PREV_EVENTS, Redacted},
     pdu::{Event, Pdu, id_of_unreadable},
     state::map,
     store::{
@@ -200,11 +200,10 @@ impl Walk<'_> {
         {
             self.fault(event_id, What::RedactionNotNoted(target.to_string()))?;
         }
-        let held = (node.flags.redacted, node.flags.redaction_pending);
-        match hidden(node, read, (derived.redacted, derived.redaction_pending)) {
-            follows if follows == held => {}
-            (false, false) => self.fault(event_id, What::Hidden)?,
-            _ => self.fault(event_id, What::Redaction)?,
+        let expected = expected_redaction(node, read, derived.redacted);
+        if expected != Redacted::of_flags(node.flags) {
+            let what = if expected.is_hidden() { What::Redaction } else { What::Hidden };
+            self.fault(event_id, what)?;
         }
         match (node.state_after, derived.state_after) {
             (Some(held), Some(derived)) => {
@@ -234,17 +233,15 @@ fn is_noted(edit: &Edit<'_>, redaction: EventNum, target_id: &str) -> Result<boo
     Ok(edit.judgement(edit.room_num(), target_id, redaction)?.is_some())
 }
 
-/// Whether an event is to be redacted, and whether that cannot be told yet.
-pub(super) fn hidden(
-    node: &EventNode,
-    read: &Event,
-    (redacted, pending): (bool, bool),
-) -> (bool, bool) {
-    // A redaction that was purged has left its target in the redacted form.
+/// The redaction flags that an event should have, given the flags derived from the redactions that
+/// are stored.
+pub(super) fn expected_redaction(node: &EventNode, read: &Event, derived: Redacted) -> Redacted {
+    // If a redaction was purged, its target is stored in the redacted form only.
     let is_stripped = || {
         let Some(pdu) = read.pdu() else { return false };
         let redacted = pdu.redacted();
         redacted.is_ok_and(|it| it.bytes_as_received() == pdu.bytes_as_received())
     };
-    (redacted || (node.flags.redacted && is_stripped()), pending)
+    let redacted = derived.redacted || (node.flags.redacted && is_stripped());
+    Redacted { redacted, ..derived }
 }

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    ingest::{self, Derived},
+    ingest::{self, Derived, Redacted},
     pdu::{Event, RoomVersion},
     state::map,
     store::{Edit, EventNum, PrevEvent, RoomNum, StateNum, Store, StoreError, View},
     verify::{
         Remedy, What,
-        events::hidden,
+        events::expected_redaction,
         graph::{Sums, followed, oldest_first},
         states::Used,
     },
@@ -211,14 +211,13 @@ impl<'a> Mending<'a> {
         let edit = self.edit()?;
         let Some(read) = self.placed(&edit, event)? else { return Ok(()) };
         let mut node = edit.node(event)?;
-        let (redacted, pending) = ingest::derive_redaction(&edit, event, read.event_id().as_str())?;
-        let follows = hidden(&node, &read, (redacted, pending));
-        if follows == (node.flags.redacted, node.flags.redaction_pending)
-            || follows == (false, false)
-        {
+        let derived = ingest::derive_redaction(&edit, event, read.event_id().as_str())?;
+        let expected = expected_redaction(&node, &read, derived);
+        if expected == Redacted::of_flags(node.flags) || !expected.is_hidden() {
             return Ok(());
         }
-        (node.flags.redacted, node.flags.redaction_pending) = follows;
+        node.flags.redacted = expected.redacted;
+        node.flags.redaction_pending = expected.pending;
         let mut edit = edit;
         edit.put_node(event, node)?;
         edit.commit()
