@@ -100,9 +100,10 @@ fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreErr
     let mut differing = Differing::new();
     let Some((first, others)) = states.split_first() else { return Ok(differing) };
     for (position, other) in (1..).zip(others) {
-        for (key, in_first, in_other) in map::diff(&nodes, first.root(), other.root())? {
-            let in_first = event(in_first);
-            let in_other = event(in_other);
+        for difference in map::diff(&nodes, first.root(), other.root())? {
+            let key = difference.key;
+            let in_first = event(difference.left);
+            let in_other = event(difference.right);
             if in_first.or(in_other).is_none() {
                 continue;
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::stored::{read_stored, version_of};
 use crate::{
     pdu::Event,
-    state::map::{self, Key, Membership, Value},
+    state::map::{self, Key, MapEdit, Membership, Value},
     store::{Edit, EventNum, GivenEvent, StateFacts, StateNum, StoreError, View},
     visibility::HistoryVisibility,
 };
@@ -161,7 +161,7 @@ pub(super) fn write(
     let visibility_key = Key::of_state("m.room.history_visibility", "");
     let mut members = Members::default();
     let nodes = edit.states(room);
-    let mut changed = map::Edit::new(&nodes, base.share.map(StateNum::root));
+    let mut changed = MapEdit::new(&nodes, base.share.map(StateNum::root));
     for key in removals {
         if let Some(value) = changed.get(*key)? {
             members.leave(server_of(edit, value)?.as_deref(), value);
@@ -248,7 +248,7 @@ impl Members {
         }
     }
 
-    fn apply<N: map::Nodes>(self, state: &mut map::Edit<'_, N>) -> Result<(), N::Error> {
+    fn apply<N: map::Nodes>(self, state: &mut MapEdit<'_, N>) -> Result<(), N::Error> {
         for (server, change) in self.0 {
             let key = Key::of_server(&server);
             let (joined, invited) = match state.get(key)? {
