@@ -122,7 +122,7 @@ impl Watch for Telling<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::What;
+    use crate::verify::FaultKind;
 
     /// More than a client takes in one message, without a pause in between.
     #[test]
@@ -150,7 +150,7 @@ mod tests {
         };
         for _ in 0..FAULTS {
             let (room_id, event_id) = ("!".repeat(255), "$".repeat(1_020));
-            telling.fault(Fault { room_id, event_id, what: What::Extremities });
+            telling.fault(Fault { room_id, event_id, kind: FaultKind::ExtremitiesWrong });
         }
         telling.tell();
         drop(news);

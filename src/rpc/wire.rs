@@ -311,8 +311,8 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
 }
 
 pub(super) fn fault(fault: Fault) -> pb::Fault {
-    let Fault { room_id, event_id, what } = fault;
-    pb::Fault { room_id, event_id, what: brief(what.to_string()) }
+    let Fault { room_id, event_id, kind } = fault;
+    pb::Fault { room_id, event_id, what: brief(kind.to_string()) }
 }
 
 pub(super) fn verdict(verdict: pb::Verdict) -> Verdict {
