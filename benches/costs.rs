@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use backscroll::{
     context::Context,
+    deadline::Deadline,
     ingest::{self, NewEvent, NotesLeft, Outcome, Verdict},
     pdu::RoomVersion,
-    query::{Asker, Backfill, backfill},
+    query::{self, Asker, Backfill},
     store::{Options, Store},
 };
 use builder::{Draft, Event, Room};
@@ -145,6 +146,6 @@ fn question(
         limit: Some(100),
     };
     group.bench_function(BenchmarkId::new("question", size), |bencher| {
-        bencher.iter(|| backfill(&held.cx, &question, &backscroll::deadline::Deadline::none()));
+        bencher.iter(|| query::answer(&held.cx, &question, &Deadline::none()));
     });
 }

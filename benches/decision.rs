@@ -14,7 +14,7 @@ use backscroll::{
     deadline::Deadline,
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{Pdu, RoomVersion},
-    query::{Asker, Backfill, backfill},
+    query::{self, Asker, Backfill},
     store::{Options, Store},
     visibility::Form,
 };
@@ -101,7 +101,7 @@ impl Room {
         };
         let (room_id, event_ids) = (ROOM_ID.to_owned(), self.last.clone());
         let question = Backfill { room_id, asker, event_ids, limit: Some(1) };
-        let page = backfill(&self.cx, &question, &Deadline::none()).expect("an answer");
+        let page = query::answer(&self.cx, &question, &Deadline::none()).expect("an answer");
         page.events.first().expect("the event").form
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, convert::Infallible, hint::black_box, sync::Arc
 
 use backscroll::{
     context::Context,
-    graph::{self, Place},
+    graph::{self, Position},
     ingest::{self, Outcome},
     pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
     state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
@@ -36,16 +36,17 @@ fn main() {
 fn walk(criterion: &mut Criterion) {
     let node = |id: u32| {
         let prev_events = id.checked_sub(1).into_iter().collect();
-        let place = Place { depth: id.into(), arrival: id.into() };
+        let position = Position { depth: id.into(), arrival: id.into() };
         Ok::<_, Infallible>(Some(graph::Node {
-            place,
+            position,
             servable: true,
             prev_events,
             has_gap: false,
+            event: (),
         }))
     };
     criterion.bench_function("walk, 100 events", |bencher| {
-        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node, |_| Ok(true)));
+        bencher.iter(|| graph::walk_back(black_box(&[5_000]), 100, 1_400, node, |_, ()| Ok(true)));
     });
 }
 
@@ -65,7 +66,7 @@ impl Nodes for Map {
 fn state_step(criterion: &mut Criterion) {
     let mut nodes = Map::default();
     let value = |event| Value::Event { event, membership: Membership::Joined };
-    let mut first = map::Edit::new(&nodes, None);
+    let mut first = map::MapEdit::new(&nodes, None);
     for event in 0..100_000 {
         let key = Key::of_state("m.room.member", &format!("@user:server{event}.example"));
         first.set(key, Some(value(event))).expect("it cannot fail");
@@ -75,7 +76,7 @@ fn state_step(criterion: &mut Criterion) {
     let key = Key::of_state("m.room.member", "@another:server.example");
     criterion.bench_function("state step, 100,000 entries", |bencher| {
         bencher.iter(|| {
-            let mut edit = map::Edit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
+            let mut edit = map::MapEdit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
             edit.set(black_box(key), Some(value(1))).expect("it cannot fail");
             edit.finish(1)
         });

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll::{
     context::Context,
+    deadline::Deadline,
     ingest::{self, NewEvent, Outcome},
     pdu::{Pdu, RoomVersion},
     query,
@@ -66,7 +67,8 @@ async fn main() -> anyhow::Result<()> {
     println!("\nBackscroll, on a store that is gone when this ends.\n");
     println!("  history  http://{history_address}   gRPC, with reflection");
     println!("  gateway  http://{gateway_address}   the federation's two questions");
-    let summary = query::get_room(&cx, &header.room_id)?;
+    let summary =
+        query::answer(&cx, &query::GetRoom { room_id: header.room_id.clone() }, &Deadline::none())?;
     let (version, count) = (&header.room_version, summary.event_count);
     println!("  room     {} (version {version}, {count} events)\n", header.room_id);
 

@@ -1,15 +1,16 @@
 //! Whether a server may ask about a room at all.
 //!
-//! Pure: facts in, the reason of a refusal out. What is not known refuses. The asker is told the
-//! same whatever the reason, so that nobody learns which rooms exist.
+//! Pure: [`check`] takes a table of facts and returns the reason of a refusal. An unknown fact leads
+//! to a refusal. A refused server gets the same answer whatever the reason, so that it cannot find
+//! out which rooms exist.
 
 use std::{fmt, net::IpAddr};
 
 use serde_json::Value;
 
-/// Everything that decides whether a server may ask.
+/// The facts that decide whether a server may ask about a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct ServerFacts {
     /// Whether the room's current access control list allows the server.
     pub acl_allows: bool,
     /// Whether a user of the asking server is joined now.
@@ -18,22 +19,36 @@ pub struct Facts {
     pub destination_joined: bool,
 }
 
-/// Why a server may not ask.
+/// The reason why a server may not ask about a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// There is no such room here.
+pub enum AccessRefusal {
+    /// The room is not held here.
     RoomUnknown,
     /// The room's current state is not known.
     StateUnknown,
-    /// The room's access control list.
+    /// The room's access control list does not allow the server.
     Acl,
     /// No user of the asking server is joined now.
     OriginNotJoined,
-    /// No user of our own server is joined now, so what we know may be out of date.
+    /// No user of our own server is joined now, so our copy of the room may be out of date.
     DestinationNotJoined,
 }
 
-impl fmt::Display for Refusal {
+impl AccessRefusal {
+    /// The label of this reason in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::RoomUnknown => "room_unknown",
+            Self::StateUnknown => "state_unknown",
+            Self::Acl => "acl",
+            Self::OriginNotJoined => "origin_not_joined",
+            Self::DestinationNotJoined => "destination_not_joined",
+        }
+    }
+}
+
+impl fmt::Display for AccessRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::RoomUnknown => "the room is not held here",
@@ -45,18 +60,19 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Decides, in the order of [`Refusal`]'s variants.
+/// Checks whether a server may ask about a room. The facts are checked in the order of the variants
+/// of [`AccessRefusal`].
 ///
 /// # Errors
-/// The reason why the server may not ask.
-pub fn check(facts: Facts) -> Result<(), Refusal> {
-    let Facts { acl_allows, origin_joined, destination_joined } = facts;
+/// The first reason why the server may not ask.
+pub fn check(facts: ServerFacts) -> Result<(), AccessRefusal> {
+    let ServerFacts { acl_allows, origin_joined, destination_joined } = facts;
     if !acl_allows {
-        Err(Refusal::Acl)
+        Err(AccessRefusal::Acl)
     } else if !origin_joined {
-        Err(Refusal::OriginNotJoined)
+        Err(AccessRefusal::OriginNotJoined)
     } else if !destination_joined {
-        Err(Refusal::DestinationNotJoined)
+        Err(AccessRefusal::DestinationNotJoined)
     } else {
         Ok(())
     }
@@ -194,12 +210,15 @@ mod tests {
 
     #[test]
     fn everything_must_be_right() {
-        let facts = Facts { acl_allows: true, origin_joined: true, destination_joined: true };
+        let facts = ServerFacts { acl_allows: true, origin_joined: true, destination_joined: true };
         assert_eq!(check(facts), Ok(()));
         let refused = |facts| check(facts).unwrap_err();
-        assert_eq!(refused(Facts { acl_allows: false, ..facts }), Refusal::Acl);
-        assert_eq!(refused(Facts { origin_joined: false, ..facts }), Refusal::OriginNotJoined);
-        let facts = Facts { destination_joined: false, ..facts };
-        assert_eq!(refused(facts), Refusal::DestinationNotJoined);
+        assert_eq!(refused(ServerFacts { acl_allows: false, ..facts }), AccessRefusal::Acl);
+        assert_eq!(
+            refused(ServerFacts { origin_joined: false, ..facts }),
+            AccessRefusal::OriginNotJoined
+        );
+        let facts = ServerFacts { destination_joined: false, ..facts };
+        assert_eq!(refused(facts), AccessRefusal::DestinationNotJoined);
     }
 }

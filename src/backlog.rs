@@ -1,5 +1,5 @@
-//! The rooms in which more is left to work out than an append waits for. What is left in each of
-//! them is noted on disk; this only says where to look, so nothing is lost with it.
+//! The rooms that have states left to compute after an append. What is left in each room is noted on
+//! disk, so this queue may be lost: it only says where to look.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -8,11 +8,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Rooms, each once, in the order in which they came.
+/// A queue of rooms. Each room is in it at most once.
 #[derive(Debug, Default)]
 pub struct Backlog {
     rooms: Mutex<Rooms>,
-    came: Notify,
+    added: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -22,17 +22,17 @@ struct Rooms {
 }
 
 impl Backlog {
-    /// Puts a room at the end, unless it is there.
+    /// Adds a room at the end, unless the queue has it.
     pub fn add(&self, room_id: &str) {
         let mut rooms = self.rooms();
         if rooms.queued.insert(room_id.to_owned()) {
             rooms.queue.push_back(room_id.to_owned());
         }
         drop(rooms);
-        self.came.notify_one();
+        self.added.notify_one();
     }
 
-    /// Takes the first room out.
+    /// Takes the first room out of the queue; `None` if the queue is empty.
     pub fn take(&self) -> Option<String> {
         let mut rooms = self.rooms();
         let first = rooms.queue.pop_front()?;
@@ -40,22 +40,22 @@ impl Backlog {
         Some(first)
     }
 
-    /// How many rooms there are.
+    /// The number of rooms in the queue.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rooms().queue.len()
     }
 
-    /// Whether there is none.
+    /// Whether the queue has no room.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rooms().queue.is_empty()
     }
 
-    /// Returns when there is a room, or may be one.
+    /// Waits until the queue may have a room.
     pub async fn wait(&self) {
         if self.is_empty() {
-            self.came.notified().await;
+            self.added.notified().await;
         }
     }
 

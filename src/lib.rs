@@ -54,7 +54,7 @@ pub mod query;
 pub mod room_format;
 pub mod rpc;
 pub mod server;
-pub mod slowest;
+pub mod slow_walks;
 pub mod state;
 pub mod store;
 pub mod verify;

@@ -1,5 +1,5 @@
-//! What the history service counts and measures, and under which names: the one place that knows
-//! them. Labels are words of this program's, never of a caller's, so there are few of them.
+//! The metrics of the history service, and their names. The values of labels are words of this
+//! program, never of a caller, so there are few of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,109 +15,108 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// All that is counted. Cheap to clone: clones count together.
+/// All metrics. Cheap to clone: clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
     started: Family<Method, Counter>,
-    handled: Family<Handled, Counter>,
+    handled: Family<HandledLabels, Counter>,
     handling: Family<Method, Histogram>,
-    walk_nodes: Family<Question, Histogram>,
-    walks_ended: Family<Reason, Counter>,
-    served: Family<Form, Counter>,
-    questions_refused: Family<Reason, Counter>,
-    appended: Family<Outcome, Counter>,
-    refused: Family<Reason, Counter>,
+    walk_nodes: Family<QuestionLabel, Histogram>,
+    walks_ended: Family<ReasonLabel, Counter>,
+    served: Family<FormLabel, Counter>,
+    questions_refused: Family<ReasonLabel, Counter>,
+    appended: Family<OutcomeLabel, Counter>,
+    refused: Family<ReasonLabel, Counter>,
     flushes: Histogram,
     panics: Counter,
     backlog: Gauge,
-    totals: Totals,
+    requests_waiting: Gauge,
+    store: StoreGauges,
 }
 
-/// What is known of the whole store; set from time to time.
+/// Gauges of the whole store; set from time to time.
 #[derive(Clone, Debug, Default)]
-struct Totals {
-    rooms: Gauge,
-    events: Gauge,
-    forward_extremities: Gauge,
-    widest: Gauge,
-    gaps: Gauge,
-    waiting: Gauge,
-    unreadable: Gauge,
-    state_unknown: Gauge,
-    store_bytes: Gauge,
-    free_bytes: Gauge,
-    disk_full: Gauge,
-    writes_durable: Gauge,
+pub struct StoreGauges {
+    /// The number of rooms.
+    pub rooms: Gauge,
+    /// The number of events that were ever appended.
+    pub events: Gauge,
+    /// The number of forward extremities of all rooms.
+    pub forward_extremities: Gauge,
+    /// The number of forward extremities of the room that has the most.
+    pub widest: Gauge,
+    /// The number of references to events that are not in the graph.
+    pub gaps: Gauge,
+    /// The number of events whose state waits for the state of another event.
+    pub waiting: Gauge,
+    /// The number of unreadable events.
+    pub unreadable: Gauge,
+    /// The number of rooms whose current state is not known.
+    pub state_unknown: Gauge,
+    /// The bytes that the store takes on disk.
+    pub store_bytes: Gauge,
+    /// The bytes that are free on the volume of the store.
+    pub free_bytes: Gauge,
+    /// 1 while no events are accepted because the volume is full.
+    pub disk_full: Gauge,
+    /// 1 if each write to the store is durable when it returns.
+    pub writes_durable: Gauge,
 }
 
 /// A method of a service, by its full names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Method {
-    /// Such as `backscroll.history.v1.HistoryService`.
+    /// The service, such as `backscroll.history.v1.HistoryService`.
     pub grpc_service: String,
-    /// Such as `Backfill`.
+    /// The method of the service, such as `Backfill`.
     pub grpc_method: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Handled {
+struct HandledLabels {
     grpc_service: String,
     grpc_method: String,
     grpc_code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Question {
+struct QuestionLabel {
     question: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct ReasonLabel {
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Form {
+struct FormLabel {
     form: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
-/// Sizes of the whole store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Rooms held.
-    pub rooms: u64,
-    /// Events held.
-    pub events: u64,
-    /// Forward extremities of all rooms.
-    pub forward_extremities: u64,
-    /// Those of the room that has most.
-    pub widest: u64,
-    /// References to events that are not placed.
-    pub gaps: u64,
-    /// Events whose state waits for that of another.
-    pub waiting: u64,
-    /// Events that cannot be read.
-    pub unreadable: u64,
-    /// Rooms whose current state is not known.
-    pub state_unknown: u64,
-    /// Bytes on disk.
-    pub store_bytes: u64,
-    /// Bytes free on the volume.
-    pub free_bytes: u64,
+/// Counts a request as waiting until it is dropped.
+#[derive(Debug)]
+pub struct WaitingRequest(Gauge);
+
+impl Drop for WaitingRequest {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
-/// From a tenth of a millisecond to about half a minute.
+/// A histogram of times, with buckets from a tenth of a millisecond to about half a minute.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_1, 2.5, 15))
 }
 
-/// From one to the most that a walk looks at.
+/// A histogram of looked up events, with buckets from 1 to 2,048. The greatest budget of a walk is
+/// 1,400.
 fn nodes() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 12))
 }
@@ -129,7 +128,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
+    /// Metrics without any counts.
     #[must_use]
     pub fn new() -> Self {
         let mut all = Self {
@@ -146,11 +145,12 @@ impl Metrics {
             flushes: seconds(),
             panics: Counter::default(),
             backlog: Gauge::default(),
-            totals: Totals::default(),
+            requests_waiting: Gauge::default(),
+            store: StoreGauges::default(),
         };
         let mut registry = Registry::default();
         all.register(&mut registry);
-        all.totals.register(&mut registry);
+        all.store.register(&mut registry);
         register_process(&mut registry, "backscroll_build", env!("CARGO_PKG_VERSION"));
         all.registry = Arc::new(registry);
         all
@@ -160,125 +160,110 @@ impl Metrics {
         let it = self.clone();
         to.register("grpc_server_started", "Calls begun", it.started);
         to.register("grpc_server_handled", "Calls ended, by their status code", it.handled);
-        let help = "From the head of a call to the end of its answer; streams as long as they last";
+        let help = "Time from the start of a call to the end of its response; streams as long as they last";
         to.register_with_unit("grpc_server_handling", help, Unit::Seconds, it.handling);
-        to.register("backscroll_walk_nodes", "Events that a walk looked at", it.walk_nodes);
-        let help = "Walks, by why they ended: exhausted, limit, budget, size";
+        to.register("backscroll_walk_nodes", "Events that a walk looked up", it.walk_nodes);
+        let help = "Walks, by the reason why they ended: exhausted, limit, budget, size";
         to.register("backscroll_walks_ended", help, it.walks_ended);
-        let help = "Events answered to other servers and sister services: full, redacted";
+        let help = "Events served to other servers and internal callers: full, redacted";
         to.register("backscroll_events_served", help, it.served);
-        let help = "Questions of servers that may not ask, by why not";
+        let help = "Questions of servers that may not ask, by reason";
         to.register("backscroll_questions_refused", help, it.questions_refused);
-        let help = "Events taken and on disk: new, duplicate, redacted (its content hash was wrong), \
-             unreadable, state (held before, its state came now)";
+        let help = "Events accepted and on disk: new, duplicate, redacted (its content hash was wrong), \
+             unreadable, state (held before, its state was given now)";
         to.register("backscroll_events_appended", help, it.appended);
-        let help = "Events that were not taken, by why not";
+        let help = "Events that were refused, by reason";
         to.register("backscroll_events_refused", help, it.refused);
-        let help = "How long writers waited until what they wrote was on disk";
+        let help = "Time that writers waited until their writes were on disk";
         to.register_with_unit("backscroll_flush", help, Unit::Seconds, it.flushes);
         let help = "Calls that failed in a way that should not be possible";
         to.register("backscroll_panics", help, it.panics);
-        let help = "Rooms in which states that can be known are still being worked out";
+        let help = "Rooms that have states left to compute";
         to.register("backscroll_backlog_rooms", help, it.backlog);
+        let help =
+            "Requests that wait until others have ended; beyond 1,024 they are refused (BUSY)";
+        to.register("backscroll_requests_waiting", help, it.requests_waiting);
     }
 
-    /// What `/metrics` shows.
+    /// The registry that `/metrics` shows.
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
         Arc::clone(&self.registry)
     }
 
-    /// A call began.
+    /// The gauges of the whole store.
+    #[must_use]
+    pub fn store(&self) -> &StoreGauges {
+        &self.store
+    }
+
+    /// Counts the start of a call.
     pub fn started(&self, method: &Method) {
         self.started.get_or_create(method).inc();
     }
 
-    /// A call ended.
-    pub fn handled(&self, method: &Method, grpc_code: &'static str, after: Duration) {
+    /// Counts the end of a call, and the time that it took.
+    pub fn handled(&self, method: &Method, grpc_code: &'static str, took: Duration) {
         let Method { grpc_service, grpc_method } = method.clone();
-        self.handled.get_or_create(&Handled { grpc_service, grpc_method, grpc_code }).inc();
-        self.handling.get_or_create(method).observe(after.as_secs_f64());
+        self.handled.get_or_create(&HandledLabels { grpc_service, grpc_method, grpc_code }).inc();
+        self.handling.get_or_create(method).observe(took.as_secs_f64());
     }
 
-    /// A walk was answered.
+    /// Counts a request as waiting until the result is dropped.
+    #[must_use]
+    pub fn request_waiting(&self) -> WaitingRequest {
+        self.requests_waiting.inc();
+        WaitingRequest(self.requests_waiting.clone())
+    }
+
+    /// Counts an answer that a walk found: how many events it looked up, and why it ended.
     pub fn walked(&self, question: &'static str, visited: u32, end: &'static str) {
-        self.walk_nodes.get_or_create(&Question { question }).observe(visited.into());
-        self.walks_ended.get_or_create(&Reason { reason: end }).inc();
+        self.walk_nodes.get_or_create(&QuestionLabel { question }).observe(visited.into());
+        self.walks_ended.get_or_create(&ReasonLabel { reason: end }).inc();
     }
 
-    /// Events were answered, in a form.
-    pub fn served(&self, form: &'static str, events: u64) {
-        self.served.get_or_create(&Form { form }).inc_by(events);
+    /// Counts events that were served in a form.
+    pub fn served(&self, form: &'static str, events: usize) {
+        let events = u64::try_from(events).expect("a usize fits 64 bits");
+        self.served.get_or_create(&FormLabel { form }).inc_by(events);
     }
 
-    /// A server may not ask.
+    /// Counts a question of a server that may not ask.
     pub fn question_refused(&self, reason: &'static str) {
-        self.questions_refused.get_or_create(&Reason { reason }).inc();
+        self.questions_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// An event was taken.
+    /// Counts an event that was accepted and is on disk.
     pub fn appended(&self, outcome: &'static str) {
-        self.appended.get_or_create(&Outcome { outcome }).inc();
+        self.appended.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// An event was not taken.
+    /// Counts an event that was refused.
     pub fn refused(&self, reason: &'static str) {
-        self.refused.get_or_create(&Reason { reason }).inc();
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// A writer waited for the disk.
-    pub fn flushed(&self, after: Duration) {
-        self.flushes.observe(after.as_secs_f64());
+    /// Counts a flush, and the time that a writer waited for it.
+    pub fn flushed(&self, took: Duration) {
+        self.flushes.observe(took.as_secs_f64());
     }
 
-    /// A call panicked.
+    /// Counts a panic.
     pub fn panicked(&self) {
         self.panics.inc();
     }
 
-    /// In so many rooms something is left to work out.
+    /// Sets the number of rooms that have states left to compute.
     pub fn backlog(&self, rooms: usize) {
-        self.backlog.set(i64::try_from(rooms).unwrap_or(i64::MAX));
-    }
-
-    /// Whether events are not taken for want of space.
-    pub fn disk_full(&self, is: bool) {
-        self.totals.disk_full.set(is.into());
-    }
-
-    /// Whether each write to the store is durable when it returns.
-    pub fn writes_durable(&self, is: bool) {
-        self.totals.writes_durable.set(is.into());
-    }
-
-    /// The whole store was measured.
-    pub fn measured(&self, sizes: Sizes) {
-        let Sizes { rooms, events, forward_extremities, widest, .. } = sizes;
-        let Sizes { gaps, waiting, store_bytes, free_bytes, .. } = sizes;
-        let Sizes { unreadable, state_unknown, .. } = sizes;
-        let it = &self.totals;
-        for (gauge, value) in [
-            (&it.rooms, rooms),
-            (&it.events, events),
-            (&it.forward_extremities, forward_extremities),
-            (&it.widest, widest),
-            (&it.gaps, gaps),
-            (&it.waiting, waiting),
-            (&it.unreadable, unreadable),
-            (&it.state_unknown, state_unknown),
-            (&it.store_bytes, store_bytes),
-            (&it.free_bytes, free_bytes),
-        ] {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
+        self.backlog.set(i64::try_from(rooms).expect("a length fits an i64"));
     }
 }
 
-impl Totals {
+impl StoreGauges {
     fn register(&self, to: &mut Registry) {
         let it = self.clone();
         to.register("backscroll_rooms", "Rooms held", it.rooms);
-        to.register("backscroll_events", "Events held, outliers included", it.events);
+        to.register("backscroll_events", "Events ever appended, outliers included", it.events);
         let help = "Forward extremities of all rooms";
         to.register("backscroll_forward_extremities", help, it.forward_extremities);
         let help = "Forward extremities of the room that has most of them";
@@ -289,13 +274,13 @@ impl Totals {
         to.register("backscroll_events_waiting_for_state", help, it.waiting);
         let help = "Events held that break the format of their room version";
         to.register("backscroll_unreadable_events", help, it.unreadable);
-        let help = "Rooms whose current state is not known, so that who may ask is decided by what \
-                    was known last";
+        let help =
+            "Rooms whose current state is not known: access is decided by the states known last";
         to.register("backscroll_rooms_of_unknown_state", help, it.state_unknown);
         to.register("backscroll_store_bytes", "Size of the store on disk", it.store_bytes);
-        let help = "Space left on the volume of the store";
+        let help = "Free space on the volume of the store";
         to.register("backscroll_volume_free_bytes", help, it.free_bytes);
-        let help = "1 while no events are taken for want of space";
+        let help = "1 while no events are accepted because the volume is full";
         to.register("backscroll_disk_full", help, it.disk_full);
         let help = "1 where the file system makes each write of the store durable before it \
                     returns, 0 where only each acknowledgement is";

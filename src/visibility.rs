@@ -1,8 +1,9 @@
-//! In which form a server gets an event: whole, or redacted. Never: not at all; an answer with
-//! holes would send the asker looking elsewhere for what it may not see.
+//! The form in which another server gets an event: in full, or redacted. An event that is hidden is
+//! redacted, never left out: an answer with holes would make the server ask elsewhere for what it
+//! may not see.
 //!
-//! Pure: a table of facts in, a form and the rule that decided it out. A fact that is not known
-//! hides the event.
+//! Pure: [`decide`] takes a table of facts and returns the rule that decided, which implies the
+//! form. An unknown fact hides the event.
 //!
 //! The specification defines history visibility for users
 //! (<https://spec.matrix.org/v1.16/client-server-api/#room-history-visibility>). For a server we
@@ -10,22 +11,22 @@
 
 use std::fmt;
 
-/// Who may read what was said.
+/// The history visibility of a room: who may read an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HistoryVisibility {
-    /// Anyone.
+    /// Anyone may read it.
     WorldReadable,
-    /// Members, also what was said before they joined.
+    /// Members may read it, even if they joined later.
     Shared,
-    /// Members, from their invitation on.
+    /// Members may read it if they were invited or joined at that point.
     Invited,
-    /// Members, from their joining on.
+    /// Members may read it if they were joined at that point.
     Joined,
 }
 
 impl HistoryVisibility {
-    /// Reads the value of `content.history_visibility`. Missing, not a string or not understood
-    /// is `Shared`, as the specification says.
+    /// Reads the value of `content.history_visibility`. A value that is missing, not a string or
+    /// unknown means [`Shared`](Self::Shared), as the specification says.
     #[must_use]
     pub fn parse(value: Option<&str>) -> Self {
         match value {
@@ -48,7 +49,7 @@ impl fmt::Display for HistoryVisibility {
     }
 }
 
-/// What a state says to the asking server.
+/// The parts of a room state that decide what a server may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The room's history visibility.
@@ -71,44 +72,58 @@ impl Standing {
     }
 }
 
-/// Everything that decides the form of an event.
+/// The facts that decide the form of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// A redaction of the event is held that is valid, or cannot be told to be invalid yet.
+pub struct EventFacts {
+    /// Whether a redaction of the event is held that is valid, or whose validity is not known yet.
     pub redacted: bool,
-    /// The state after the event; none if it is not known.
+    /// The state after the event; `None` if it is not known.
     pub after: Option<Standing>,
-    /// The state before it, only for events that may be read when either side allows: those of
-    /// history visibility, and member events of the asking server's users.
+    /// The state before the event. Given only for events that may be read when the state on either
+    /// side allows it: history visibility events, and member events of the asking server's users.
     pub before: Option<Standing>,
-    /// Whether the event's sender asked for erasure.
+    /// Whether the sender of the event requested erasure.
     pub sender_erased: bool,
 }
 
 /// The form in which an event is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As it was signed.
+    /// The event as it was signed.
     Full,
-    /// What the redaction algorithm leaves.
+    /// The event as the redaction algorithm leaves it.
     Redacted,
 }
 
-/// Why an event has the form it has.
+/// The rule that decided the form of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// It was redacted.
+    /// The event was redacted.
     Redacted,
     /// The state at the event is not known.
     StateUnknown,
-    /// Neither side of the event lets the server read.
+    /// Neither side of the event lets the server read it.
     NotVisible,
-    /// Its sender asked for erasure, and no user of the server was joined.
+    /// The sender requested erasure, and no user of the server was joined.
     SenderErased,
-    /// The state after it lets the server read.
+    /// The state after the event lets the server read it.
     VisibleAfter,
-    /// The state before it does, and it is one of the events for which that is enough.
+    /// The state before the event lets the server read it, and for this kind of event that is
+    /// enough.
     VisibleBefore,
+}
+
+impl Rule {
+    /// The form in which an event is served under this rule.
+    #[must_use]
+    pub fn form(self) -> Form {
+        match self {
+            Self::Redacted | Self::StateUnknown | Self::NotVisible | Self::SenderErased => {
+                Form::Redacted
+            }
+            Self::VisibleAfter | Self::VisibleBefore => Form::Full,
+        }
+    }
 }
 
 impl fmt::Display for Rule {
@@ -126,26 +141,26 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Decides. The rules are asked in the order of [`Rule`]'s variants; the first that hides, hides.
+/// Decides the form of an event, by the first rule that applies.
 #[must_use]
-pub fn decide(facts: Facts) -> (Form, Rule) {
-    let Facts { redacted, after, before, sender_erased } = facts;
+pub fn decide(facts: EventFacts) -> Rule {
+    let EventFacts { redacted, after, before, sender_erased } = facts;
     if redacted {
-        return (Form::Redacted, Rule::Redacted);
+        return Rule::Redacted;
     }
-    let Some(after) = after else { return (Form::Redacted, Rule::StateUnknown) };
-    let rule = if after.allows() {
+    let Some(after) = after else { return Rule::StateUnknown };
+    let visible = if after.allows() {
         Rule::VisibleAfter
     } else if before.is_some_and(Standing::allows) {
         Rule::VisibleBefore
     } else {
-        return (Form::Redacted, Rule::NotVisible);
+        return Rule::NotVisible;
     };
-    // Who was there has read it already; everybody else never gets it.
+    // A server whose users were joined has the event already. No other server gets it any more.
     if sender_erased && !after.joined {
-        return (Form::Redacted, Rule::SenderErased);
+        return Rule::SenderErased;
     }
-    (Form::Full, rule)
+    visible
 }
 
 #[cfg(test)]
@@ -167,8 +182,8 @@ mod tests {
         }
     }
 
-    fn ordinary(after: Option<Standing>) -> Facts {
-        Facts { redacted: false, after, before: None, sender_erased: false }
+    fn ordinary(after: Option<Standing>) -> EventFacts {
+        EventFacts { redacted: false, after, before: None, sender_erased: false }
     }
 
     /// history visibility at the event × the asking server's users at the event, for every
@@ -186,7 +201,7 @@ mod tests {
             for (member, form) in [Member::Joined, Member::Invited, Member::Outside].iter().zip(row)
             {
                 let facts = ordinary(Some(standing(visibility, *member)));
-                assert_eq!(decide(facts).0, form, "{visibility}");
+                assert_eq!(decide(facts).form(), form, "{visibility}");
             }
         }
     }
@@ -205,8 +220,8 @@ mod tests {
         ];
         for (before, after, form) in table {
             let outside = |visibility| Some(standing(visibility, Member::Outside));
-            let facts = Facts { before: outside(before), ..ordinary(outside(after)) };
-            assert_eq!(decide(facts).0, form, "{before} to {after}");
+            let facts = EventFacts { before: outside(before), ..ordinary(outside(after)) };
+            assert_eq!(decide(facts).form(), form, "{before} to {after}");
         }
     }
 
@@ -227,41 +242,41 @@ mod tests {
             (Shared, Out, Out, Full),
         ];
         for (visibility, before, after, form) in table {
-            let facts = Facts {
+            let facts = EventFacts {
                 before: Some(standing(visibility, before)),
                 ..ordinary(Some(standing(visibility, after)))
             };
-            assert_eq!(decide(facts).0, form, "{visibility}");
+            assert_eq!(decide(facts).form(), form, "{visibility}");
         }
     }
 
     #[test]
     fn what_is_not_known_hides() {
-        assert_eq!(decide(ordinary(None)), (Redacted, Rule::StateUnknown));
+        assert_eq!(decide(ordinary(None)), Rule::StateUnknown);
         let before = Some(standing(Shared, Member::Joined));
-        let facts = Facts { before, ..ordinary(None) };
-        assert_eq!(decide(facts), (Redacted, Rule::StateUnknown));
+        let facts = EventFacts { before, ..ordinary(None) };
+        assert_eq!(decide(facts), Rule::StateUnknown);
         // Of a change that the new state hides, the old state must be known to allow it.
         let facts = ordinary(Some(standing(Joined, Member::Outside)));
-        assert_eq!(decide(facts), (Redacted, Rule::NotVisible));
+        assert_eq!(decide(facts), Rule::NotVisible);
     }
 
     #[test]
     fn a_redacted_event_is_redacted_for_everybody() {
         let facts = ordinary(Some(standing(WorldReadable, Member::Joined)));
-        assert_eq!(decide(Facts { redacted: true, ..facts }), (Redacted, Rule::Redacted));
+        assert_eq!(decide(EventFacts { redacted: true, ..facts }), Rule::Redacted);
     }
 
     #[test]
     fn an_erased_senders_event_stays_whole_for_those_who_were_there() {
         let table = [
-            (Member::Joined, (Full, Rule::VisibleAfter)),
-            (Member::Invited, (Redacted, Rule::SenderErased)),
-            (Member::Outside, (Redacted, Rule::SenderErased)),
+            (Member::Joined, Rule::VisibleAfter),
+            (Member::Invited, Rule::SenderErased),
+            (Member::Outside, Rule::SenderErased),
         ];
         for (member, expected) in table {
             let facts = ordinary(Some(standing(Shared, member)));
-            assert_eq!(decide(Facts { sender_erased: true, ..facts }), expected);
+            assert_eq!(decide(EventFacts { sender_erased: true, ..facts }), expected);
         }
     }
 

@@ -19,7 +19,10 @@ use syn::{
 /// The folders whose code is linked into each program.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("backscroll", &["src", "matrix/src", "tls/src", "telemetry/src"]),
-    ("backscroll-gateway", &["gateway/src", "matrix/src", "tls/src", "telemetry/src"]),
+    (
+        "backscroll-gateway",
+        &["gateway/src", "grpc-client/src", "matrix/src", "tls/src", "telemetry/src"],
+    ),
 ];
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_FILE_LINES: usize = 450;

@@ -15,7 +15,7 @@ use backscroll::{
     context::Context,
     deadline::Deadline,
     proto::v1::history_service_client::HistoryServiceClient,
-    query::{self, Page},
+    query::{self, ServedPage},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -224,11 +224,9 @@ pub(crate) fn in_process(
 }
 
 /// One answer.
-pub(crate) fn answer(cx: &Context, question: &Decoded) -> anyhow::Result<Page> {
+pub(crate) fn answer(cx: &Context, question: &Decoded) -> anyhow::Result<ServedPage> {
     Ok(match question {
-        Decoded::Backfill(question) => query::backfill(cx, question, &Deadline::none())?,
-        Decoded::MissingEvents(question) => {
-            query::get_missing_events(cx, question, &Deadline::none())?
-        }
+        Decoded::Backfill(question) => query::answer(cx, question, &Deadline::none())?,
+        Decoded::MissingEvents(question) => query::answer(cx, question, &Deadline::none())?,
     })
 }

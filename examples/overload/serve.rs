@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
-    thread::available_parallelism,
 };
 
 use backscroll::{
@@ -61,8 +60,6 @@ async fn start(
     let mut options = GatewayOptions {
         keys: PinnedKeys::from_json(server_keys)?,
         request_timeout: DEADLINE,
-        // As the program has it: one for each core.
-        threads: available_parallelism()?.get(),
         ..GatewayOptions::new(DESTINATION.parse()?, url)
     };
     // All of it comes from one machine and one server: what is measured is the whole.

@@ -1,8 +1,6 @@
 //! Flags and environment, read once. The whole surface is here; nothing below re-checks it.
 
-use std::{
-    fs, net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism, time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use axum::http::Uri;
@@ -188,7 +186,6 @@ impl Config {
             shutdown_notice: self.shutdown_notice,
             drain_timeout: self.drain_timeout,
             history: self.history.into_options()?,
-            threads: available_parallelism().map_or(1, NonZero::get),
             ..Options::new(self.server_name, Uri::default())
         })
     }

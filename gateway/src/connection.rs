@@ -4,16 +4,10 @@
 //! What a connection may hold is bounded: streams at once, heads, buffers, and the time during
 //! which nothing is asked. A connection that stays idle is closed, sooner if others need its place.
 
-use std::{
-    fmt, io,
-    net::{self, IpAddr},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
@@ -30,11 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     context::Context,
     handshakes::Handshakes,
-    limits::{Caller, Cut, LimitOptions, Share},
+    limits::{Caller, Cut, LimitOptions, Share, run_stream},
     observe::Quiet,
     outgoing,
     wire::{Backlog, Wire},
-    workers::Spread,
 };
 
 /// More header fields than this, or a head longer than its limit, is answered with 431 by hyper.
@@ -60,7 +53,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How connections are served.
 #[derive(Clone)]
 pub(crate) struct Protocols {
-    http: auto::Builder<Spread>,
+    http: auto::Builder<StreamExecutor>,
     tls: Option<Arc<Handshakes>>,
     idle_timeout: Duration,
     cx: Arc<Context>,
@@ -69,10 +62,24 @@ pub(crate) struct Protocols {
     pub(crate) closing: CancellationToken,
 }
 
+/// Runs the answer to each stream of HTTP/2 in a task of its own.
+#[derive(Clone, Copy, Debug)]
+struct StreamExecutor;
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, work: F) {
+        drop(tokio::spawn(run_stream(work)));
+    }
+}
+
 /// One that has been accepted.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) socket: net::TcpStream,
+    pub(crate) stream: TcpStream,
     pub(crate) peer: IpAddr,
     pub(crate) share: Arc<Share<IpAddr>>,
     /// It has to give way to another.
@@ -84,10 +91,9 @@ impl Protocols {
     pub(crate) fn new(
         tls: Option<Handshakes>,
         &LimitOptions { head_timeout, max_head_bytes, .. }: &LimitOptions,
-        spread: Spread,
         (cx, router): (Arc<Context>, Router),
     ) -> Self {
-        let mut http = auto::Builder::new(spread);
+        let mut http = auto::Builder::new(StreamExecutor);
         http.http1()
             .timer(TokioTimer::new())
             .header_read_timeout(head_timeout)
@@ -124,15 +130,14 @@ impl Protocols {
     }
 
     async fn run(&self, accepted: Accepted) -> io::Result<()> {
-        let Accepted { socket, peer, share, cut } = accepted;
+        let Accepted { stream, peer, share, cut } = accepted;
         let (end, attempt) = (Cut::of(cut.clone()), None);
         let caller = Caller { address: peer, connection: share, cut: end, attempt };
         let Some(tls) = &self.tls else {
-            // The runtime that serves it is the one to wake when something comes.
-            return Box::pin(self.http(TcpStream::from_std(socket)?, caller, cut)).await;
+            return Box::pin(self.http(stream, caller, cut)).await;
         };
         let stream = tokio::select! {
-            stream = tls.shake(&self.cx, socket, peer) => stream?,
+            stream = tls.accept(&self.cx.limits, stream, peer) => stream?,
             () = self.closing.cancelled() => return Ok(()),
         };
         Box::pin(self.http(stream, caller, cut)).await

@@ -1,13 +1,14 @@
-//! TLS handshakes, on a thread of their own with a low priority: anybody may begin one, and each
-//! costs as much as several answers. There are so many at once; beyond that the oldest of the
-//! address that has most gives way.
+//! TLS handshakes, on a thread of their own with a low priority: any client can begin one, and each
+//! costs as much processor time as several answers. Their number is limited. Beyond the limit, the
+//! oldest handshake of the address with the most handshakes is cut.
 
 use std::{
     io,
-    net::{self, IpAddr},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    thread,
     time::Duration,
 };
 
@@ -15,22 +16,27 @@ use backscroll_tls::{ServerConfig, TlsAcceptor, Watched};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    runtime::{Builder, Handle},
     time,
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-
-use crate::{
-    context,
-    limits::{Cut, Full},
-    workers::Aside,
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
 };
 
-/// Makes TLS of connections.
+use crate::limits::{Cut, Full, Limits};
+
+/// Priority of the thread, on the scheduler's scale from -20 to 19. With 10 it gets about a tenth of
+/// the processor time of any other thread, while all threads are busy.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// Performs the TLS handshakes of new connections.
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     config: Arc<Watched<ServerConfig>>,
-    aside: Aside,
+    thread: LowPriorityThread,
     timeout: Duration,
 }
 
@@ -38,63 +44,92 @@ impl Handshakes {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system has none left.
+    /// When the system cannot start another thread.
     pub(crate) fn start(config: Arc<Watched<ServerConfig>>, timeout: Duration) -> io::Result<Self> {
-        Ok(Self { config, aside: Aside::start("handshakes")?, timeout })
+        Ok(Self { config, thread: LowPriorityThread::start("handshakes")?, timeout })
     }
 
-    /// Shakes hands, and leaves the socket to the runtime that this is called on.
+    /// Performs a handshake on the thread. The encrypted stream then belongs to the runtime of the
+    /// caller.
     ///
     /// # Errors
-    /// When there is no room for it, or the other end does not know how to, or takes too long.
-    pub(crate) async fn shake(
+    /// When the limit of handshakes is reached, or the handshake fails or takes too long.
+    pub(crate) async fn accept(
         &self,
-        cx: &context::Context,
-        socket: net::TcpStream,
+        limits: &Limits,
+        stream: TcpStream,
         peer: IpAddr,
-    ) -> io::Result<TlsStream<Socket>> {
+    ) -> io::Result<TlsStream<MovableStream>> {
         let cut = CancellationToken::new();
-        let share = cx.limits.handshake(peer, Cut::of(cut.clone()));
-        let share = share.map_err(|Full| io::Error::other("no room for a handshake"))?;
-        let (acceptor, timeout) = (TlsAcceptor::from(self.config.get()), self.timeout);
-        let shaking = self.aside.runtime().spawn(async move {
+        let share = limits.handshake(peer, Cut::of(cut.clone()));
+        let share = share.map_err(|Full| io::Error::other("too many TLS handshakes"))?;
+        let acceptor = TlsAcceptor::from(self.config.get());
+        let timeout = self.timeout;
+        let mut stream = MovableStream(Some(stream));
+        let handshake = self.thread.runtime.spawn(async move {
             let _share = share;
-            let handshake = acceptor.accept(Socket::new(socket)?);
+            stream.move_here()?;
             tokio::select! {
-                shaken = time::timeout(timeout, handshake) => shaken?,
-                () = cut.cancelled() => Err(io::Error::other("gave way to another handshake")),
+                accepted = time::timeout(timeout, acceptor.accept(stream)) => accepted?,
+                () = cut.cancelled() => Err(io::Error::other("cut for another TLS handshake")),
             }
         });
-        let mut stream = AbortOnDropHandle::new(shaking).await??;
-        stream.get_mut().0.come_here()?;
+        let mut stream = AbortOnDropHandle::new(handshake).await??;
+        stream.get_mut().0.move_here()?;
         Ok(stream)
     }
 }
 
-/// A socket that can change to another runtime, which is then the one to wake when something comes.
+/// A thread of low priority with a runtime of its own. Ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Socket(Option<TcpStream>);
+struct LowPriorityThread {
+    runtime: Handle,
+    _end: DropGuard,
+}
 
-impl Socket {
-    fn new(socket: net::TcpStream) -> io::Result<Self> {
-        Ok(Self(Some(TcpStream::from_std(socket)?)))
+impl LowPriorityThread {
+    fn start(name: &str) -> io::Result<Self> {
+        let end = CancellationToken::new();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let ended = end.clone();
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            lower_priority();
+            runtime.block_on(ended.cancelled());
+        })?;
+        Ok(Self { runtime: handle, _end: end.drop_guard() })
     }
+}
 
-    /// Changes to the runtime that this is called on.
-    fn come_here(&mut self) -> io::Result<()> {
+/// Lowers the priority of the current thread. Only Linux has a priority for each thread; elsewhere
+/// nothing is changed.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::warn!(%error, "cannot lower the priority of a thread");
+    }
+}
+
+/// A stream that can be moved to another runtime, whose reactor then wakes its readers and writers.
+/// `None` after a move has failed.
+#[derive(Debug)]
+pub(crate) struct MovableStream(Option<TcpStream>);
+
+impl MovableStream {
+    /// Moves the stream to the runtime of the caller.
+    fn move_here(&mut self) -> io::Result<()> {
         if let Some(socket) = self.0.take() {
             self.0 = Some(TcpStream::from_std(socket.into_std()?)?);
         }
         Ok(())
     }
 
-    /// There is none once it could not change.
     fn socket(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for MovableStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -104,7 +139,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for MovableStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

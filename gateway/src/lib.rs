@@ -52,8 +52,8 @@ pub mod metrics;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod proto;
+mod single_flight;
 mod sparing;
 mod wire;
-mod workers;
 
 pub use backscroll_matrix::server_name;

@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-// Connections are served by threads of their own.
-#[tokio::main(worker_threads = 1)]
+#[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
     let logs = Logs { format: config.log_format, filter: &config.log };

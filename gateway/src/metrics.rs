@@ -173,8 +173,13 @@ impl Metrics {
     }
 
     /// A call to the history service ended.
-    pub(crate) fn called(&self, grpc_method: &'static str, code: Code, after: Duration) {
-        let grpc_service = crate::proto::v1::history_service_server::SERVICE_NAME;
+    pub(crate) fn called(
+        &self,
+        grpc_service: &'static str,
+        grpc_method: &'static str,
+        code: Code,
+        after: Duration,
+    ) {
         let grpc_code = backscroll_telemetry::code_name(code.into());
         self.calls.get_or_create(&Call { grpc_service, grpc_method, grpc_code }).inc();
         let method = Method { grpc_service, grpc_method };

@@ -35,7 +35,6 @@ use crate::{
     metrics::Metrics,
     router::router,
     server_name::ServerName,
-    workers::Workers,
     x_matrix::Authenticator,
 };
 
@@ -64,9 +63,6 @@ pub struct Options {
     pub request_timeout: Duration,
     /// How much at once, and for whom.
     pub limits: LimitOptions,
-    /// Threads among which connections are shared out; zero: the runtime of the caller serves
-    /// them.
-    pub threads: usize,
     /// How long to go on accepting while `/readyz` says that we are stopping.
     pub shutdown_notice: Duration,
     /// How long requests under way may take to finish after that.
@@ -87,7 +83,6 @@ impl Options {
             metrics: Metrics::new(),
             request_timeout: Duration::from_secs(30),
             limits: LimitOptions::default(),
-            threads: 0,
             shutdown_notice: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
@@ -106,12 +101,11 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let workers = Workers::start(options.threads)?;
     let Options { server_name, history, keys, fetching, clock, .. } = options;
     let Options { request_timeout, limits, metrics, tls, .. } = options;
     let bounds = Limits::new(limits.clone(), &metrics);
-    let history = History::new(history, metrics.clone(), options.threads, bounds.room());
-    let keys = Keys::new(keys, fetching, history.keys(), clock.clone());
+    let history = History::new(history, metrics.clone(), bounds.memory());
+    let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone());
     let cx = Arc::new(Context {
         authenticator: Authenticator { server_name, keys, clock },
         history,
@@ -130,8 +124,7 @@ pub async fn serve(
     let mut server = Server {
         listener,
         cx: Arc::clone(&cx),
-        protocols: Protocols::new(tls.transpose()?, &limits, workers.spread(), serving),
-        workers,
+        protocols: Protocols::new(tls.transpose()?, &limits, serving),
         connections: JoinSet::new(),
     };
     let late = Arc::clone(&cx);
@@ -150,7 +143,6 @@ struct Server {
     listener: TcpListener,
     cx: Arc<Context>,
     protocols: Protocols,
-    workers: Workers,
     connections: JoinSet<()>,
 }
 
@@ -180,18 +172,12 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        match stream.into_std() {
-            Ok(socket) => {
-                let accepted = Accepted { socket, peer, share, cut };
-                let serving = self.protocols.clone().serve(accepted);
-                self.connections.spawn_on(serving, &self.workers.next());
-            }
-            Err(error) => tracing::warn!(%error, "cannot serve a connection"),
-        }
+        let accepted = Accepted { stream, peer, share, cut };
+        self.connections.spawn(self.protocols.clone().serve(accepted));
     }
 
     async fn drain(self, deadline: Duration) {
-        let Self { listener, mut connections, protocols, workers: _workers, .. } = self;
+        let Self { listener, mut connections, protocols, .. } = self;
         drop(listener);
         protocols.closing.cancel();
         let drained =

@@ -11,7 +11,7 @@ use backscroll_matrix::KeyAnswer;
 use crate::{
     backlog::Backlog,
     metrics::Metrics,
-    slowest::Slowest,
+    slow_walks::SlowWalks,
     store::{FetchedKeys, Store, StoreError},
 };
 
@@ -21,8 +21,8 @@ pub struct Context {
     pub store: Store,
     /// What is counted.
     pub metrics: Metrics,
-    /// The slowest walks.
-    pub slowest: Slowest,
+    /// The slowest walks since the start.
+    pub slow_walks: SlowWalks,
     /// Rooms in which more is left to work out than an append waits for.
     pub backlog: Backlog,
     /// Held while keys are compared with those held and put.
@@ -53,8 +53,13 @@ impl Context {
     /// Around an open store; counts go on where they are.
     #[must_use]
     pub fn counted(store: Store, metrics: Metrics) -> Self {
-        let (slowest, putting_keys) = (Slowest::default(), Mutex::default());
-        Self { store, metrics, slowest, backlog: Backlog::default(), putting_keys }
+        Self {
+            store,
+            metrics,
+            slow_walks: SlowWalks::default(),
+            backlog: Backlog::default(),
+            putting_keys: Mutex::default(),
+        }
     }
 
     /// The keys of a server that are remembered at `now_ms`, in milliseconds since 1970.

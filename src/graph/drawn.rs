@@ -8,13 +8,14 @@ use super::*;
 
 /// A graph, one event after another: id, depth, predecessors.
 #[derive(Clone, Debug, Default)]
-struct Graph(BTreeMap<char, Node<char>>);
+struct Graph(BTreeMap<char, Node<char, ()>>);
 
 impl Graph {
     fn with(mut self, id: char, depth: i64, prev_events: &str) -> Self {
-        let place = Place { depth, arrival: i64::try_from(self.0.len()).unwrap() };
+        let position = Position { depth, arrival: i64::try_from(self.0.len()).unwrap() };
         let prev_events = prev_events.chars().collect();
-        self.0.insert(id, Node { place, servable: true, prev_events, has_gap: false });
+        self.0
+            .insert(id, Node { position, servable: true, prev_events, has_gap: false, event: () });
         self
     }
 
@@ -34,7 +35,7 @@ impl Graph {
 
     fn walk_back(&self, from: &str, limit: usize, budget: u32) -> Walk<char> {
         let from: Vec<char> = from.chars().collect();
-        walk_back(&from, limit, budget, |id| self.look_up(id), |_| Ok(true)).unwrap()
+        walk_back(&from, limit, budget, |id| self.look_up(id), |_, ()| Ok(true)).unwrap()
     }
 
     fn missing(&self, earliest: &str, latest: &str, limit: usize) -> String {
@@ -45,10 +46,10 @@ impl Graph {
         let (earliest, latest): (Vec<char>, Vec<char>) =
             (earliest.chars().collect(), latest.chars().collect());
         let between = Between { earliest: &earliest, latest: &latest, min_depth: at.1 };
-        walk_missing(between, at.0, 1_000, |id| self.look_up(id), |_| Ok(true)).unwrap()
+        walk_missing(between, at.0, 1_000, |id| self.look_up(id), |_, ()| Ok(true)).unwrap()
     }
 
-    fn look_up(&self, id: char) -> Result<Option<Node<char>>, Infallible> {
+    fn look_up(&self, id: char) -> Result<Option<Node<char, ()>>, Infallible> {
         Ok(self.0.get(&id).cloned())
     }
 }
@@ -131,7 +132,7 @@ fn a_walk_says_why_it_ended() {
     assert_eq!(diamond().walk_missing("", "E", (2, 0)).end, End::Limit);
     assert_eq!(diamond().walk_missing("", "E", (9, 0)).end, End::Exhausted);
     assert_eq!(diamond().gap('B').walk_back("E", 100, 100).gaps, ['B']);
-    let full = |_| Ok(false);
+    let full = |_, ()| Ok(false);
     let walk = walk_back(&['E'], 100, 100, |id| diamond().look_up(id), full).unwrap();
     assert_eq!((walk.end, walk.found), (End::Size, vec![]));
     let between = Between { earliest: &[], latest: &['E'], min_depth: 0 };
@@ -147,15 +148,15 @@ fn a_cycle_ends() {
 }
 
 /// Graphs as a hostile sender could draw them: any edges, any depths, some events rejected.
-fn any_graph() -> impl Strategy<Value = BTreeMap<u8, Node<u8>>> {
+fn any_graph() -> impl Strategy<Value = BTreeMap<u8, Node<u8, ()>>> {
     let node = (0i64..6, prop::bool::weighted(0.8), prop::collection::vec(0u8..40, 0..6));
     prop::collection::vec(node, 1..40).prop_map(|nodes| {
         nodes
             .into_iter()
             .zip(0u8..)
             .map(|((depth, servable, prev_events), id)| {
-                let place = Place { depth, arrival: i64::from(id) };
-                (id, Node { place, servable, prev_events, has_gap: false })
+                let position = Position { depth, arrival: i64::from(id) };
+                (id, Node { position, servable, prev_events, has_gap: false, event: () })
             })
             .collect()
     })
@@ -172,19 +173,19 @@ proptest! {
         let node = |id: u8| -> Result<_, Infallible> { Ok(graph.get(&id).cloned()) };
         let room_for = |events: usize| {
             let asked = Cell::new(0);
-            move |_| {
+            move |_, ()| {
                 asked.set(asked.get() + 1);
                 Ok(asked.get() <= events)
             }
         };
-        let expected = walk_back(&from, limit, 1_000, node, |_| Ok(true)).unwrap();
+        let expected = walk_back(&from, limit, 1_000, node, |_, ()| Ok(true)).unwrap();
         let cut = walk_back(&from, 1_000, 1_000, node, room_for(limit)).unwrap();
         prop_assert_eq!(&cut.found, &expected.found);
         prop_assert_eq!(&cut.gaps, &expected.gaps);
         prop_assert!(cut.end != End::Size || expected.end == End::Limit);
 
         let between = Between { earliest: &[3, 4], latest: &from, min_depth: 1 };
-        let expected = walk_missing(between, limit, 1_000, node, |_| Ok(true)).unwrap();
+        let expected = walk_missing(between, limit, 1_000, node, |_, ()| Ok(true)).unwrap();
         let cut = walk_missing(between, 1_000, 1_000, node, room_for(limit)).unwrap();
         prop_assert_eq!(&cut.found, &expected.found);
         prop_assert!(cut.end != End::Size || expected.end == End::Limit);
@@ -202,20 +203,20 @@ proptest! {
             lookups.set(lookups.get() + 1);
             Ok(graph.get(&id).cloned())
         };
-        let walk = walk_back(&from, limit.max(1), budget, node, |_| Ok(true)).unwrap();
+        let walk = walk_back(&from, limit.max(1), budget, node, |_, ()| Ok(true)).unwrap();
         prop_assert!(lookups.get() <= budget);
         prop_assert_eq!(walk.visited, lookups.get());
         prop_assert!(walk.found.len() <= limit.max(1));
         prop_assert!(walk.found.iter().all(|id| graph[id].servable));
-        prop_assert!(walk.found.windows(2).all(|it| graph[&it[0]].place > graph[&it[1]].place));
+        prop_assert!(walk.found.windows(2).all(|it| graph[&it[0]].position > graph[&it[1]].position));
 
         lookups.set(0);
         let between = Between { earliest: &[3, 4], latest: &from, min_depth: 1 };
-        let walk = walk_missing(between, limit, budget, node, |_| Ok(true)).unwrap();
+        let walk = walk_missing(between, limit, budget, node, |_, ()| Ok(true)).unwrap();
         prop_assert!(lookups.get() <= budget);
         prop_assert!(walk.found.len() <= limit);
         for id in &walk.found {
-            prop_assert!(graph[id].servable && graph[id].place.depth >= 1);
+            prop_assert!(graph[id].servable && graph[id].position.depth >= 1);
             prop_assert!(![3, 4].contains(id) && !from.contains(id));
         }
     }
@@ -228,13 +229,13 @@ proptest! {
         from in prop::collection::vec(0u8..45, 1..6),
         limit in 1usize..30,
     ) {
-        let graph: BTreeMap<u8, Node<u8>> = graph.into_iter().map(|(id, mut node)| {
+        let graph: BTreeMap<u8, Node<u8, ()>> = graph.into_iter().map(|(id, mut node)| {
             node.prev_events.retain(|prev| *prev < id);
             (id, node)
         }).collect();
         let node = |id: u8| -> Result<_, Infallible> { Ok(graph.get(&id).cloned()) };
         let between = Between { earliest: &[], latest: &from, min_depth: 0 };
-        let walk = walk_missing(between, limit, 1_000, node, |_| Ok(true)).unwrap();
+        let walk = walk_missing(between, limit, 1_000, node, |_, ()| Ok(true)).unwrap();
         for (at, id) in walk.found.iter().enumerate() {
             for prev in &graph[id].prev_events {
                 let stands = walk.found.iter().position(|it| it == prev);

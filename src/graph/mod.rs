@@ -1,94 +1,70 @@
-//! Walks through a room's event graph, over numbers of any kind.
+//! Walks through the event graph of one room.
 //!
-//! Pure and deterministic: nodes are looked up through a closure, and never more often than the
-//! budget allows. What is found is handed to another closure, one by one, which says whether the answer
-//! has room for it: the walk ends at the first that it has none for, as it does at the limit. What the closure does not give (unknown, in another room, an outlier) is not
-//! walked. Depth is what the sender claims: it orders an answer and proves nothing.
+//! Pure and deterministic: the caller looks events up and collects the answer, in two closures. A
+//! walk looks up at most as many events as its budget says, and each of them once. It ends when
+//! the answer has as many events as asked for, or has no space for the next one. Events that the
+//! caller does not know (not held, of another room, outliers) are not walked through. The depth is
+//! a claim of the sender: it orders an answer and proves nothing.
 
 mod before;
-mod missing;
 mod order;
 mod walk_back;
-
-use std::collections::BTreeMap;
+mod walk_missing;
+mod walker;
 
 pub use before::Outline;
-pub use missing::{Between, walk_missing};
 pub use walk_back::walk_back;
+pub use walk_missing::{Between, walk_missing};
 
-/// Where an event stands among others: by depth, then by order of arrival.
+/// The position of an event among others: by depth, then by order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// What the sender claims.
+pub struct Position {
+    /// The depth that the sender claims.
     pub depth: i64,
-    /// The order in which the homeserver placed it.
+    /// The position in the homeserver's order of arrival.
     pub arrival: i64,
 }
 
-/// What a walk needs to know of an event.
+/// The facts about an event that a walk needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node<Id> {
-    /// Where it stands.
-    pub place: Place,
-    /// Whether it may be part of an answer; a rejected event may not, but is walked through.
+pub struct Node<Id, Event> {
+    /// Orders the walk and its answer.
+    pub position: Position,
+    /// Whether it may be part of an answer. A rejected event may not, but is walked through.
     pub servable: bool,
-    /// Its predecessors that are held, in the order given.
+    /// The predecessors that are held, in the order of the event.
     pub prev_events: Vec<Id>,
     /// Whether it has predecessors that are not held.
     pub has_gap: bool,
+    /// Whatever else the caller knows. It gets this back when the event is added to the answer.
+    pub event: Event,
 }
 
-/// Why a walk ended.
+/// The reason why a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Nothing was left.
+    /// No event was left.
     Exhausted,
-    /// As many events as asked for were found.
+    /// The answer has as many events as asked for.
     Limit,
-    /// As many events as allowed were looked at.
+    /// As many events as the budget allows were looked up.
     Budget,
-    /// The next event has no room in the answer.
+    /// The answer has no space for the next event.
     Size,
 }
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk<Id> {
-    /// The events, in the order of the answer.
+    /// The events of the answer, in its order.
     pub found: Vec<Id>,
-    /// Events walked through that have predecessors which are not held, in the order of the walk.
+    /// Events that were walked through and have predecessors that are not held, in the order of
+    /// the walk.
     pub gaps: Vec<Id>,
-    /// Why it ended.
+    /// The reason why there are no more.
     pub end: End,
     /// How many events were looked up.
     pub visited: u32,
-}
-
-/// Looks nodes up, counts, and remembers them.
-struct Lookups<Id, F> {
-    node: F,
-    known: BTreeMap<Id, Node<Id>>,
-    visited: u32,
-    budget: u32,
-}
-
-impl<Id: Copy + Ord, E, F: FnMut(Id) -> Result<Option<Node<Id>>, E>> Lookups<Id, F> {
-    fn new(budget: u32, node: F) -> Self {
-        Self { node, known: BTreeMap::new(), visited: 0, budget }
-    }
-
-    fn is_spent(&self) -> bool {
-        self.visited >= self.budget
-    }
-
-    /// Looks a node up for the first time.
-    fn look_up(&mut self, id: Id) -> Result<Option<&Node<Id>>, E> {
-        self.visited += 1;
-        if let Some(node) = (self.node)(id)? {
-            self.known.insert(id, node);
-        }
-        Ok(self.known.get(&id))
-    }
 }
 
 #[cfg(test)]

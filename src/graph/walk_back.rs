@@ -1,69 +1,71 @@
-//! Walking back in time, the newest first: the walk of `/backfill`.
+//! Walking back in time, newest event first: the walk of `/backfill`.
 
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BTreeMap;
 
-use super::{End, Lookups, Node, Place, Walk};
+use super::{
+    End, Node, Position, Walk,
+    walker::{Stop, Walker},
+};
 
-/// Collects up to `limit` servable events: those of `from`, and what precedes them. The next
-/// event walked is always the greatest by depth, then by arrival, of all that is in reach. `has_room`
-/// is asked about each event that is found, in that order, and ends the walk before it by saying no.
+/// Collects up to `limit` servable events: those of `from`, and what precedes them. The next event
+/// walked to is always the greatest by position of all that are in reach.
+///
+/// `look` looks an event up; it is called at most `budget` times. `take` adds an event to the
+/// answer, or returns false if the answer has no space for it: then the walk ends. It is called in
+/// the order of the walk.
 ///
 /// # Errors
-/// When a lookup fails.
-pub fn walk_back<Id: Copy + Ord, E>(
+/// The first error of a closure.
+pub fn walk_back<Id: Copy + Ord, Event, E>(
     from: &[Id],
     limit: usize,
     budget: u32,
-    node: impl FnMut(Id) -> Result<Option<Node<Id>>, E>,
-    mut has_room: impl FnMut(Id) -> Result<bool, E>,
+    look: impl FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    take: impl FnMut(Id, Event) -> Result<bool, E>,
 ) -> Result<Walk<Id>, E> {
-    let mut nodes = Lookups::new(budget, node);
-    let mut queued = BTreeSet::new();
-    let mut heap: BinaryHeap<(Place, Id)> = BinaryHeap::new();
-    let mut found: Vec<(Place, Id)> = Vec::new();
-    let mut gaps = Vec::new();
-    let mut end = End::Exhausted;
+    let mut walker = Walker::new(budget, look, take);
+    let mut found = Vec::new();
+    let walked = walk(&mut walker, &mut found, from, limit);
+    // Depth need not fall along edges, so the order of the walk is not the order of the answer.
+    found.sort_by(|left, right| right.cmp(left));
+    walker.finish(walked, found.into_iter().map(|(_, id)| id).collect())
+}
+
+fn walk<Id, Event, E, Look, Take>(
+    walker: &mut Walker<Id, Look, Take>,
+    found: &mut Vec<(Position, Id)>,
+    from: &[Id],
+    limit: usize,
+) -> Result<(), Stop<E>>
+where
+    Id: Copy + Ord,
+    Look: FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    Take: FnMut(Id, Event) -> Result<bool, E>,
+{
+    let mut reach = BTreeMap::new();
     for &id in from {
-        if queued.insert(id) && !nodes.is_spent() {
-            heap.extend(nodes.look_up(id)?.map(|it| (it.place, id)));
+        if let Some(node) = walker.look_up(id)? {
+            reach.insert((node.position, id), node);
         }
     }
-    while let Some((place, id)) = heap.pop() {
-        let Some(Node { servable, prev_events, has_gap, .. }) = nodes.known.remove(&id) else {
-            continue;
-        };
+    while let Some(((position, id), node)) = reach.pop_last() {
+        let Node { servable, prev_events, has_gap, event, .. } = node;
         if servable {
-            if !has_room(id)? {
-                end = End::Size;
-                break;
-            }
-            found.push((place, id));
+            walker.take(id, event)?;
+            found.push((position, id));
         }
         if has_gap {
-            gaps.push(id);
+            walker.note_gap(id);
         }
         if found.len() >= limit {
-            if !heap.is_empty() || prev_events.iter().any(|it| !queued.contains(it)) {
-                end = End::Limit;
-            }
-            break;
+            let has_more = !reach.is_empty() || prev_events.iter().any(|it| !walker.has_seen(*it));
+            return if has_more { Err(Stop::End(End::Limit)) } else { Ok(()) };
         }
         for prev in prev_events {
-            if !queued.insert(prev) {
-                continue;
+            if let Some(node) = walker.look_up(prev)? {
+                reach.insert((node.position, prev), node);
             }
-            if nodes.is_spent() {
-                end = End::Budget;
-                break;
-            }
-            heap.extend(nodes.look_up(prev)?.map(|it| (it.place, prev)));
-        }
-        if end == End::Budget {
-            break;
         }
     }
-    // Depth need not fall along edges, so the order of the walk is not yet that of the answer.
-    found.sort_by(|left, right| right.cmp(left));
-    let found = found.into_iter().map(|(_, id)| id).collect();
-    Ok(Walk { found, gaps, end, visited: nodes.visited })
+    Ok(())
 }

@@ -1,138 +1,160 @@
-//! Who may ask about a room at all: the facts, from the states that decide.
+//! Whether a caller may ask about a room at all. Reads the facts from the states that decide;
+//! `access` decides on them.
 
 use serde_json::Value;
 
 use super::{Asker, QueryError};
 use crate::{
-    access::{self, Refusal, acl_allows},
+    access::{self, AccessRefusal, acl_allows},
     pdu::{Pdu, RoomVersion},
     state::map::{self, Key},
     store::{EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
-/// While the current state is not known: most states that were known last and are looked at for one
-/// question. Of a room with more, nobody may ask.
+/// The most last known states that are looked at for one question, while the current state is not
+/// known. If a room has more, no other server may ask about it.
 const MAX_DECIDING: usize = 1_000;
-/// Most forward extremities that are looked at with them, those that arrived last: as many as the
-/// current state is made of.
+/// The most forward extremities that are looked at along with them, those that arrived last. The
+/// current state is resolved from as many.
 const MAX_EXTREMITIES: usize = 256;
 
-/// A room that may be read.
-pub(super) struct Found {
+/// A room that is held.
+pub(super) struct FoundRoom {
     pub(super) number: RoomNum,
-    pub(super) room: Room,
+    pub(super) record: Room,
     pub(super) version: RoomVersion,
 }
 
-/// Finds a room for an asker who may ask about it.
-pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found, QueryError> {
-    let found = find(store, room_id)?;
-    match (asker, found) {
-        (Asker::Sister, Some(found)) => Ok(found),
-        (Asker::Sister, None) => Err(QueryError::RoomUnknown(room_id.to_owned())),
-        (Asker::Server { .. }, None) => Err(QueryError::NotAllowed(Refusal::RoomUnknown)),
-        (Asker::Server { origin, destination }, Some(found)) => {
-            may_ask(store, &found, (origin, destination))?.map_err(QueryError::NotAllowed)?;
-            Ok(found)
+/// Users of one server in a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ServerMembers {
+    pub(super) joined: u32,
+    pub(super) invited: u32,
+}
+
+/// Finds a room for a caller, who must be allowed to ask about it.
+pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<FoundRoom, QueryError> {
+    match asker {
+        Asker::Internal => find_internal(store, room_id),
+        Asker::Server { origin, destination } => {
+            let room =
+                find(store, room_id)?.ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
+            match refusal(store, &room, origin, destination)? {
+                None => Ok(room),
+                Some(refusal) => Err(QueryError::NotAllowed(refusal)),
+            }
         }
     }
 }
 
-pub(super) fn find(store: &Store, room_id: &str) -> Result<Option<Found>, StoreError> {
-    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
-    let room = store.room(number)?;
-    let version =
-        RoomVersion::parse(&room.room_version).map_err(|_| StoreError::version_unknown(&room))?;
-    Ok(Some(Found { number, room, version }))
+/// Finds a room for an internal caller.
+pub(super) fn find_internal(store: &Store, room_id: &str) -> Result<FoundRoom, QueryError> {
+    find(store, room_id)?.ok_or_else(|| QueryError::RoomUnknown(room_id.to_owned()))
 }
 
-/// The states that have to allow what a server asks: the current one. While that is not known,
-/// those that were known last, and those of the forward extremities that these do not cover; so
-/// what is known since can only take rights away. Nothing if no current state ever was known, or
-/// there are too many to look at.
-pub(super) fn deciding(store: &Store, found: &Found) -> Result<Option<Vec<StateNum>>, StoreError> {
-    if let Some(current) = found.room.current_state {
+fn find(store: &Store, room_id: &str) -> Result<Option<FoundRoom>, StoreError> {
+    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
+    let record = store.room(number)?;
+    let version = RoomVersion::parse(&record.room_version)
+        .map_err(|_| StoreError::version_unknown(&record))?;
+    Ok(Some(FoundRoom { number, record, version }))
+}
+
+/// The states that decide whether a server may ask: each of them has to allow it. `None` if no
+/// current state was ever known, or if there are too many to look at.
+///
+/// This is the current state. While that is not known, it is the states that were known last, and
+/// the known states of forward extremities that these do not cover. So what became known since can
+/// only take rights away.
+pub(super) fn deciding_states(
+    store: &Store,
+    room: &FoundRoom,
+) -> Result<Option<Vec<StateNum>>, StoreError> {
+    if let Some(current) = room.record.current_state {
         return Ok(Some(vec![current]));
     }
-    let extremities = store.extremities(found.number, MAX_EXTREMITIES)?;
-    // Read again, after them: one that is followed since then is among what was known last.
-    let room = store.room(found.number)?;
-    if let Some(current) = room.current_state {
+    let extremities = store.extremities(room.number, MAX_EXTREMITIES)?;
+    // The record is read again, after the extremities: it covers those that got followers since.
+    let record = store.room(room.number)?;
+    if let Some(current) = record.current_state {
         return Ok(Some(vec![current]));
     }
-    if room.last_known.is_empty() || room.last_known.len() > MAX_DECIDING {
+    if record.last_known.is_empty() || record.last_known.len() > MAX_DECIDING {
         return Ok(None);
     }
-    let mut states = room.last_known.clone();
+    let mut states = record.last_known.clone();
     for extremity in extremities {
         let state = extremity.state_after;
-        states.extend(state.filter(|it| !states.contains(it) && !room.known_over.contains(it)));
+        states.extend(state.filter(|it| !states.contains(it) && !record.known_over.contains(it)));
     }
     Ok(Some(states))
 }
 
-/// Whether a server may ask about a room now: every state that decides has to allow it.
-pub(super) fn may_ask(
+/// The reason why a server may not ask about a room now; `None` if it may.
+pub(super) fn refusal(
     store: &Store,
-    found: &Found,
-    (origin, destination): (&str, &str),
-) -> Result<Result<(), Refusal>, StoreError> {
-    let Some(states) = deciding(store, found)? else { return Ok(Err(Refusal::StateUnknown)) };
+    room: &FoundRoom,
+    origin: &str,
+    destination: &str,
+) -> Result<Option<AccessRefusal>, StoreError> {
+    let Some(states) = deciding_states(store, room)? else {
+        return Ok(Some(AccessRefusal::StateUnknown));
+    };
     for state in states {
-        let acl = (state, "m.room.server_acl");
-        let acl_allows = state_event(store, found, acl, |content| acl_allows(content, origin))?;
-        let joined = |server: &str| -> Result<bool, StoreError> {
-            Ok(members(store, found.number, (state, server))?.0 > 0)
+        let facts = access::ServerFacts {
+            acl_allows: is_allowed_by_acl(store, room, state, origin)?,
+            origin_joined: members(store, room.number, state, origin)?.joined > 0,
+            destination_joined: members(store, room.number, state, destination)?.joined > 0,
         };
-        let checked = access::check(access::Facts {
-            acl_allows: acl_allows.unwrap_or(true),
-            origin_joined: joined(origin)?,
-            destination_joined: joined(destination)?,
-        });
-        if checked.is_err() {
-            return Ok(checked);
+        if let Err(refusal) = access::check(facts) {
+            return Ok(Some(refusal));
         }
     }
-    Ok(Ok(()))
+    Ok(None)
 }
 
-/// How many users of a server are joined and invited in a state.
+/// Counts the users of a server in a state.
 pub(super) fn members(
     store: &Store,
     room: RoomNum,
-    (state, server): (StateNum, &str),
-) -> Result<(u32, u32), StoreError> {
+    state: StateNum,
+    server: &str,
+) -> Result<ServerMembers, StoreError> {
     let value = map::get(&store.states(room), state.root(), Key::of_server(server))?;
     Ok(match value {
-        Some(map::Value::Server { joined, invited }) => (joined, invited),
-        Some(map::Value::Event { .. }) | None => (0, 0),
+        Some(map::Value::Server { joined, invited }) => ServerMembers { joined, invited },
+        Some(map::Value::Event { .. }) | None => ServerMembers::default(),
     })
 }
 
-/// Asks the content of a state event with an empty state key, as it stands now: of a redacted
-/// event, what the redaction left; of an unreadable one, null. Nothing if the state has none.
-fn state_event<T>(
+/// Whether the access control list of a state allows a server; a state without one allows all.
+///
+/// A redacted list counts with the content that redaction left, an unreadable one with the content
+/// null.
+fn is_allowed_by_acl(
     store: &Store,
-    found: &Found,
-    (state, event_type): (StateNum, &str),
-    ask: impl FnOnce(&Value) -> T,
-) -> Result<Option<T>, StoreError> {
-    let key = Key::of_state(event_type, "");
-    let value = map::get(&store.states(found.number), state.root(), key)?;
-    let Some(map::Value::Event { event, .. }) = value else { return Ok(None) };
+    room: &FoundRoom,
+    state: StateNum,
+    server: &str,
+) -> Result<bool, StoreError> {
+    let key = Key::of_state("m.room.server_acl", "");
+    let value = map::get(&store.states(room.number), state.root(), key)?;
+    let Some(map::Value::Event { event, .. }) = value else { return Ok(true) };
     let event = EventNum(event);
-    let missing = || StoreError::missing("state event", event_type.as_bytes());
-    let node = store.topology(found.number).node(event)?.ok_or_else(missing)?;
+    let node = store
+        .topology(room.number)
+        .node(event)?
+        .ok_or_else(|| StoreError::missing("state event", b"m.room.server_acl"))?;
     if node.flags.unreadable {
-        return Ok(Some(ask(&Value::Null)));
+        return Ok(acl_allows(&Value::Null, server));
     }
     let redacted = node.flags.redacted || node.flags.redaction_pending;
     let content = |text: &[u8]| {
-        let mut pdu = Pdu::parse(text, found.version).ok()?;
+        let mut pdu = Pdu::parse(text, room.version).ok()?;
         if redacted {
             pdu = pdu.redacted().ok()?;
         }
         serde_json::to_value(pdu.content()).ok()
     };
-    store.with_content((found.number, event, redacted), content, ask).map(Some)
+    store.with_content((room.number, event, redacted), content, |it| acl_allows(it, server))
 }

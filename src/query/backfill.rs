@@ -1,55 +1,77 @@
-//! What came before: `/backfill`
+//! The events before some events: `/backfill`
 //! (<https://spec.matrix.org/v1.16/server-server-api/#get_matrixfederationv1backfillroomid>).
+//!
+//! A walk looks up at most 4 × `limit` + 1,000 events, which is 1,400 for the greatest limit. What it
+//! looks up beyond the answer are rejected events, which are walked through, and branches that are
+//! in reach but not reached.
 
-use super::{Asker, Page, QueryError, admit, held, serve::Filling, walkable};
+use super::{
+    Asker, Cost, QueryError, Question, ServedPage, WalkQuestion,
+    admission::admit,
+    page::PageBuilder,
+    question::cost_of,
+    servable::{held_events, walk_node},
+};
 use crate::{context::Context, deadline::Deadline, graph, store::View};
 
-/// Most events of an answer; it ends earlier when their texts have no room.
+/// The most events of an answer. It ends earlier when it has no space for the next one.
 const MAX_EVENTS: u32 = 100;
-/// Most events to start from; homeservers send up to five.
+/// The most events to start from; homeservers send up to five.
 const MAX_START: usize = 100;
-/// Looked at beside those of the answer: rejected events that are walked through, and branches
-/// that are in reach but not reached.
+/// Lookups that a walk may make besides four for each event of the answer.
 const SPARE_LOOKUPS: u32 = 1_000;
 
-/// The question.
+/// Asks for the events before some events, newest first.
 #[derive(Clone, Debug)]
 pub struct Backfill {
     /// The room.
     pub room_id: String,
-    /// Who asks.
+    /// The caller on whose behalf the question is asked.
     pub asker: Asker,
-    /// Where to start; part of the answer.
+    /// The events to start from. They are part of the answer.
     pub event_ids: Vec<String>,
-    /// How many events to answer with at most.
+    /// The most events of the answer; at most 100 count. Required.
     pub limit: Option<u32>,
 }
 
-/// Answers it: newest first.
-///
-/// # Errors
-/// When the asker may not ask, when there is nowhere to start or no limit, when the store fails, when the deadline passes.
-pub fn backfill(
-    cx: &Context,
-    question: &Backfill,
-    deadline: &Deadline,
-) -> Result<Page, QueryError> {
-    let store = &cx.store;
-    let found = admit(store, &question.room_id, &question.asker)?;
-    if question.event_ids.is_empty() {
-        return Err(QueryError::EventIdsMissing);
+impl Question for Backfill {
+    type Answer = ServedPage;
+
+    fn room_id(&self) -> Option<&str> {
+        Some(&self.room_id)
     }
-    let limit = match question.limit {
-        None => return Err(QueryError::LimitMissing),
-        Some(0) => return Err(QueryError::LimitInvalid),
-        Some(limit) => limit.min(MAX_EVENTS),
-    };
-    let topology = store.topology(found.number);
-    let from = held(store, found.number, &question.event_ids, MAX_START)?;
-    let budget = 4 * limit + SPARE_LOOKUPS;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut page = Filling::new(store, (&found, &topology), &question.asker, deadline);
-    let node = |event| walkable(&topology, event, deadline);
-    let walk = graph::walk_back(&from, limit, budget, node, |event| page.take(event))?;
-    page.finish(walk)
+
+    fn cost(&self) -> Cost {
+        cost_of(self.event_ids.len())
+    }
+
+    fn try_answer(&self, cx: &Context, deadline: &Deadline) -> Result<ServedPage, QueryError> {
+        let store = &cx.store;
+        let room = admit(store, &self.room_id, &self.asker)?;
+        if self.event_ids.is_empty() {
+            return Err(QueryError::EventIdsMissing);
+        }
+        let limit = match self.limit {
+            None => return Err(QueryError::LimitMissing),
+            Some(0) => return Err(QueryError::LimitInvalid),
+            Some(limit) => limit.min(MAX_EVENTS),
+        };
+        let budget = 4 * limit + SPARE_LOOKUPS;
+        let limit = usize::try_from(limit).expect("at most 100");
+        let from = held_events(store, room.number, &self.event_ids, MAX_START)?;
+        let topology = store.topology(room.number);
+        let look = |event| walk_node(&topology, event, deadline);
+        let mut page = PageBuilder::new(store, &room, &self.asker, deadline);
+        let take = |event, node| page.take(event, &node);
+        let walk = graph::walk_back(&from, limit, budget, look, take)?;
+        page.finish(walk)
+    }
+}
+
+impl WalkQuestion for Backfill {
+    const NAME: &'static str = "backfill";
+
+    fn asker(&self) -> &Asker {
+        &self.asker
+    }
 }

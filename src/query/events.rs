@@ -1,38 +1,41 @@
-//! Events by id, and all events of a room in their order of arrival. For sister services.
+//! Events with everything known about them: by id, or all of a room in order of arrival. For
+//! internal callers.
 
 use bytes::Bytes;
 
 use super::{
-    Asker, Found, QueryError, admit,
-    pages::{Space, rest_of, token},
-    withheld::IdList,
+    QueryError, Question,
+    admission::{FoundRoom, find_internal},
+    paging::{IdList, PageRequest, Space, token},
 };
 use crate::{
     context::Context,
+    deadline::Deadline,
     ingest::Verdict,
     store::{Body, EventNum, GivenEvent, Store, StoreError, View},
 };
 
-/// Most events asked for by id.
+/// The most event ids that are looked at for one answer.
 const MAX_IDS: usize = 1_000;
-/// The most bytes that an event id has: 255 characters.
+/// The most bytes of an event id: 255 characters of four bytes.
 const MAX_ID_BYTES: usize = 1_020;
-/// Most events of a page, and how many when the asker does not say.
+/// The most events of a page.
 const MAX_PAGE: u32 = 1_000;
+/// The events of a page when the caller does not say.
 const DEFAULT_PAGE: u32 = 100;
-/// Most bytes of ids of the state that came with an event which are answered with the event.
+/// The most bytes of ids of the given state that are answered along with an event.
 const MAX_STATE_BYTES: usize = 256 << 10;
-/// Most such ids of a page of their own.
-const MAX_STATE_PAGE: usize = 10_000;
+/// The most ids of the given state on a page of their own.
+const MAX_STATE_PAGE: u32 = 10_000;
 
-/// An event with what the graph knows of it.
+/// An event with everything known about it.
 #[derive(Clone, Debug)]
 pub struct RoomEvent {
-    /// Its id.
+    /// The event id.
     pub event_id: String,
-    /// The PDU as it came, without `unsigned`.
+    /// The PDU as it was received, without `unsigned`.
     pub pdu: Bytes,
-    /// Its place in the order of arrival.
+    /// The position in the homeserver's order of arrival.
     pub arrival: i64,
     /// The homeserver's verdict.
     pub verdict: Verdict,
@@ -40,147 +43,175 @@ pub struct RoomEvent {
     pub outlier: bool,
     /// Whether a valid redaction of it is held.
     pub redacted: bool,
-    /// The ids of the state that came with it: as many of the first as have room.
+    /// The ids of the state that was given with it: the first ones, up to 256 KiB.
     pub state_after: Vec<String>,
-    /// Where the rest of them begin, for [`list_state_after`]; empty if there is no rest.
+    /// The token to read the rest of them with [`ListStateAfter`]; empty if there is no rest.
     pub state_after_token: String,
     /// Whether it breaks the format of its room version.
     pub unreadable: bool,
-    /// Whether it is placed in the graph and the state after it is not known.
+    /// Whether it is placed in the graph while the state after it is not known.
     pub state_unknown: bool,
 }
 
-/// Events by id.
+/// The answer to [`BatchGetEvents`].
 #[derive(Clone, Debug, Default)]
 pub struct RoomEvents {
-    /// Those held, in the order asked.
+    /// The events that are held, in the order asked for.
     pub events: Vec<RoomEvent>,
-    /// Those not held in this room.
+    /// The ids of events that are not held in this room.
     pub missing_event_ids: Vec<String>,
-    /// How many of the ids were looked at, from the first on; the others are to be asked for again.
+    /// How many of the ids were looked at, from the first on. Ask for the others again.
     pub looked_at: usize,
 }
 
 /// A page of a room's events.
 #[derive(Clone, Debug, Default)]
 pub struct EventList {
-    /// In order of arrival.
+    /// The events in order of arrival.
     pub events: Vec<RoomEvent>,
-    /// Empty on the last page.
+    /// The token for the next page; empty on the last page.
     pub next_page_token: String,
 }
 
-/// Events by id: as many of the first ones as there is room for.
-///
-/// # Errors
-/// When there is no such room, when an id is longer than ids are, or the store fails.
-pub fn batch_get_events(
-    cx: &Context,
-    room_id: &str,
-    event_ids: &[String],
-) -> Result<RoomEvents, QueryError> {
-    let found = admit(&cx.store, room_id, &Asker::Sister)?;
-    let (mut answer, mut space) = (RoomEvents::default(), Space::default());
-    for event_id in event_ids.iter().take(MAX_IDS) {
-        if event_id.len() > MAX_ID_BYTES {
-            return Err(QueryError::EventIdInvalid);
+/// Asks for events by id. The answer covers as many of the first ids as it has space for.
+#[derive(Clone, Debug)]
+pub struct BatchGetEvents {
+    /// The room.
+    pub room_id: String,
+    /// The ids; at most 1,000 are looked at.
+    pub event_ids: Vec<String>,
+}
+
+impl Question for BatchGetEvents {
+    type Answer = RoomEvents;
+
+    fn room_id(&self) -> Option<&str> {
+        Some(&self.room_id)
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<RoomEvents, QueryError> {
+        let store = &cx.store;
+        let room = find_internal(store, &self.room_id)?;
+        let mut answer = RoomEvents::default();
+        let mut space = Space::default();
+        for event_id in self.event_ids.iter().take(MAX_IDS) {
+            if event_id.len() > MAX_ID_BYTES {
+                return Err(QueryError::EventIdInvalid);
+            }
+            match store.event_num(room.number, event_id)? {
+                Some(event) => {
+                    let event = read(store, &room, event)?;
+                    if !space.take(event.bytes()) {
+                        break;
+                    }
+                    answer.events.push(event);
+                }
+                None => {
+                    if !space.take(event_id.len()) {
+                        break;
+                    }
+                    answer.missing_event_ids.push(event_id.clone());
+                }
+            }
+            answer.looked_at += 1;
         }
-        match cx.store.event_num(found.number, event_id)? {
-            Some(event) => {
-                let event = read(&cx.store, &found, event)?;
+        Ok(answer)
+    }
+}
+
+/// Asks for a page of a room's events, in order of arrival.
+#[derive(Clone, Debug)]
+pub struct ListEvents {
+    /// The room.
+    pub room_id: String,
+    /// Only the events that were appended first, up to this number; 0 for all.
+    pub of_first: u64,
+    /// The part of the list.
+    pub page: PageRequest,
+}
+
+impl Question for ListEvents {
+    type Answer = EventList;
+
+    fn room_id(&self) -> Option<&str> {
+        Some(&self.room_id)
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<EventList, QueryError> {
+        let store = &cx.store;
+        let room = find_internal(store, &self.room_id)?;
+        let after = self.page.position(&room, parse_arrival)?;
+        let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
+        let listed = store.by_arrival((room.number, &room.record), after, size)?;
+        let mut answer = EventList::default();
+        let mut space = Space::default();
+        let mut looked_at = 0;
+        let mut last = None;
+        for (arrival, event) in &listed {
+            if self.of_first == 0 || u64::from(event.0) < self.of_first {
+                let event = read(store, &room, *event)?;
                 if !space.take(event.bytes()) {
                     break;
                 }
                 answer.events.push(event);
             }
-            None => {
-                if !space.take(event_id.len()) {
-                    break;
-                }
-                answer.missing_event_ids.push(event_id.clone());
-            }
+            last = Some((*arrival, *event));
+            looked_at += 1;
         }
-        answer.looked_at += 1;
-    }
-    Ok(answer)
-}
-
-/// A page of a room's events, everything included; only of the first so many that came, if that is
-/// not zero.
-///
-/// # Errors
-/// When there is no such room, when the token is not ours, or the store fails.
-pub fn list_events(
-    cx: &Context,
-    (room_id, of_first): (&str, u64),
-    (page_size, page_token): (u32, &str),
-) -> Result<EventList, QueryError> {
-    let found = admit(&cx.store, room_id, &Asker::Sister)?;
-    let after = match rest_of(page_token, &found)? {
-        None => None,
-        Some(rest) => Some(parse_place(rest).ok_or(QueryError::PageTokenInvalid)?),
-    };
-    let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let listed = cx.store.by_arrival((found.number, &found.room), after, size)?;
-    let (mut answer, mut space) = (EventList::default(), Space::default());
-    let (mut looked_at, mut last) = (0, None);
-    for (arrival, event) in &listed {
-        if of_first == 0 || u64::from(event.0) < of_first {
-            let event = read(&cx.store, &found, *event)?;
-            if !space.take(event.bytes()) {
-                break;
-            }
-            answer.events.push(event);
+        if let Some((arrival, event)) = last
+            && (looked_at == size || looked_at < listed.len())
+        {
+            answer.next_page_token = token(&room, format_args!("{arrival}.{}", event.0));
         }
-        last = Some((*arrival, *event));
-        looked_at += 1;
+        Ok(answer)
     }
-    if let Some((arrival, event)) = last
-        && (looked_at == size || looked_at < listed.len())
-    {
-        answer.next_page_token = token(&found, format_args!("{arrival}.{}", event.0));
-    }
-    Ok(answer)
 }
 
-/// The ids of the state that came with an event, a page of them.
-///
-/// # Errors
-/// When there is no such room or event, when the token is not ours, or the store fails.
-pub fn list_state_after(
-    cx: &Context,
-    (room_id, event_id): (&str, &str),
-    page_token: &str,
-) -> Result<IdList, QueryError> {
-    let found = admit(&cx.store, room_id, &Asker::Sister)?;
-    let unknown = || QueryError::EventUnknown(event_id.to_owned());
-    let event = cx.store.event_num(found.number, event_id)?.ok_or_else(unknown)?;
-    let from = match rest_of(page_token, &found)? {
-        None => 0,
-        Some(rest) => rest.parse().map_err(|_| QueryError::PageTokenInvalid)?,
-    };
-    let mut space = Space::default();
-    let (ids, next_page_token) = state_after(&cx.store, &found, (event, from), |nth, id| {
-        nth < MAX_STATE_PAGE && space.take(id.len())
-    })?;
-    Ok(IdList { ids, next_page_token })
+/// Asks for the ids of the state that was given with an event.
+#[derive(Clone, Debug)]
+pub struct ListStateAfter {
+    /// The room.
+    pub room_id: String,
+    /// The event.
+    pub event_id: String,
+    /// The part of the list.
+    pub page: PageRequest,
 }
 
-fn parse_place(rest: &str) -> Option<(i64, EventNum)> {
-    let (arrival, event) = rest.split_once('.')?;
+impl Question for ListStateAfter {
+    type Answer = IdList;
+
+    fn room_id(&self) -> Option<&str> {
+        Some(&self.room_id)
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
+        let room = find_internal(&cx.store, &self.room_id)?;
+        let unknown = || QueryError::EventUnknown(self.event_id.clone());
+        let event = cx.store.event_num(room.number, &self.event_id)?.ok_or_else(unknown)?;
+        let from = self.page.position(&room, |it| it.parse().ok())?.unwrap_or(0);
+        let mut space = Space::default();
+        let size = self.page.size(MAX_STATE_PAGE, MAX_STATE_PAGE);
+        let fits = |nth, id: &str| nth < size && space.take(id.len());
+        Ok(given_state(&cx.store, &room, event, from, fits)?)
+    }
+}
+
+fn parse_arrival(position: &str) -> Option<(i64, EventNum)> {
+    let (arrival, event) = position.split_once('.')?;
     Some((arrival.parse().ok()?, EventNum(event.parse().ok()?)))
 }
 
-fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, StoreError> {
-    let Body { event_id, pdu } = store.body(found.number, event)?;
-    let node = store.topology(found.number).node(event)?;
+fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<RoomEvent, StoreError> {
+    let Body { event_id, pdu } = store.body(room.number, event)?;
+    let node = store.topology(room.number).node(event)?;
     let node = node.ok_or_else(|| StoreError::missing("event", event_id.as_bytes()))?;
     let mut bytes = 0;
-    let (state_after, state_after_token) = state_after(store, found, (event, 0), |_, id| {
-        bytes += id.len();
-        bytes <= MAX_STATE_BYTES
-    })?;
+    let IdList { ids: state_after, next_page_token: state_after_token } =
+        given_state(store, room, event, 0, |_, id| {
+            bytes += id.len();
+            bytes <= MAX_STATE_BYTES
+        })?;
     Ok(RoomEvent {
         state_after,
         state_after_token,
@@ -195,32 +226,33 @@ fn read(store: &Store, found: &Found, event: EventNum) -> Result<RoomEvent, Stor
     })
 }
 
-/// The ids of the state that came with an event, from one of them on, until the first that does not
-/// fit; and a token for going on there.
-fn state_after(
+/// The ids of the state that was given with an event, from the one at index `from` until the first
+/// that does not fit. `fits` gets the position on this page and the id.
+fn given_state(
     store: &Store,
-    found: &Found,
-    (event, from): (EventNum, usize),
+    room: &FoundRoom,
+    event: EventNum,
+    from: usize,
     mut fits: impl FnMut(usize, &str) -> bool,
-) -> Result<(Vec<String>, String), StoreError> {
-    let given = store.given_state(found.number, event)?.unwrap_or_default();
-    let mut ids = Vec::new();
+) -> Result<IdList, StoreError> {
+    let given = store.given_state(room.number, event)?.unwrap_or_default();
+    let mut list = IdList::default();
     for it in given.into_iter().skip(from) {
         let event_id = match it {
-            GivenEvent::Held(event) => store.body(found.number, event)?.event_id,
+            GivenEvent::Held(event) => store.body(room.number, event)?.event_id,
             GivenEvent::Named(event_id) => event_id,
         };
-        if !fits(ids.len(), &event_id) {
-            let next = token(found, from.saturating_add(ids.len()));
-            return Ok((ids, next));
+        if !fits(list.ids.len(), &event_id) {
+            list.next_page_token = token(room, from.saturating_add(list.ids.len()));
+            break;
         }
-        ids.push(event_id);
+        list.ids.push(event_id);
     }
-    Ok((ids, String::new()))
+    Ok(list)
 }
 
 impl RoomEvent {
-    /// What it takes of an answer.
+    /// The bytes that the texts of this event take in an answer.
     fn bytes(&self) -> usize {
         // Each id has a tag and a length.
         let ids = self.state_after.iter().map(|it| it.len() + 4).sum::<usize>();

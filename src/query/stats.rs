@@ -1,128 +1,159 @@
-//! The whole store in figures. For operators.
+//! Figures about the whole store, for operators.
 
-use super::{QueryError, unknown::state_needed};
+use super::{QueryError, state_needed::state_needed};
 use crate::{
     context::Context,
-    metrics::Sizes,
-    slowest::SlowWalk,
+    slow_walks::SlowWalk,
     store::{Durability, Room, RoomNum, StoreError},
 };
 
-/// Most rooms that are looked at, and most notes that are counted.
+/// The most rooms that are looked at.
 const MAX_ROOMS: u64 = 1_000_000;
-const MAX_NOTES: usize = 1_000_000;
-/// Rooms read at once.
-const PAGE: usize = 500;
-/// Widest rooms that are named.
-const WIDEST: usize = 10;
-/// Rooms of unknown state that are named.
-const UNKNOWN: usize = 10;
+/// The most gaps, and the most waiting events, that are counted.
+const MAX_COUNTED: usize = 1_000_000;
+/// Room records that are read at once.
+const ROOMS_AT_ONCE: usize = 500;
+/// The most rooms with many forward extremities that are named.
+const MAX_WIDE_ROOMS: usize = 10;
+/// The most rooms of unknown state that are named.
+const MAX_UNKNOWN_ROOMS: usize = 10;
 
-/// The whole store in figures.
+/// Figures about the whole store.
 #[derive(Clone, Debug)]
 pub struct Stats {
-    /// What makes the store's writes durable.
+    /// How the store makes its writes durable.
     pub durability: Durability,
-    /// Sizes.
+    /// The sizes of the store and of its contents.
     pub sizes: Sizes,
-    /// The rooms with most forward extremities, the widest first; only those with more than one.
+    /// The rooms with the most forward extremities, in descending order. Rooms with only one are
+    /// left out.
     pub widest_rooms: Vec<WideRoom>,
-    /// The slowest walks since the start, the slowest first.
-    pub slowest_walks: Vec<SlowWalk>,
+    /// The slowest walks since the start, slowest first.
+    pub slow_walks: Vec<SlowWalk>,
     /// Some of the rooms whose current state is not known.
     pub unknown_rooms: Vec<UnknownRoom>,
+}
+
+/// The sizes of the whole store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// The number of rooms.
+    pub rooms: u64,
+    /// The number of events that were ever appended, outliers included.
+    pub events: u64,
+    /// The number of forward extremities of all rooms.
+    pub forward_extremities: u64,
+    /// The number of forward extremities of the room that has the most.
+    pub widest: u64,
+    /// The number of references to events that are not in the graph.
+    pub gaps: u64,
+    /// The number of events whose state waits for the state of another event.
+    pub waiting: u64,
+    /// The number of unreadable events.
+    pub unreadable: u64,
+    /// The number of rooms whose current state is not known.
+    pub state_unknown: u64,
+    /// The bytes that the store takes on disk.
+    pub store_bytes: u64,
+    /// The bytes that are free on the volume of the store.
+    pub free_bytes: u64,
 }
 
 /// A room whose current state is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownRoom {
-    /// The room.
+    /// The room id.
     pub room_id: String,
-    /// Whether who may ask is decided by what was known last; if nothing ever was, nobody may.
+    /// Whether other servers are answered, by the states that were known last. If no state was
+    /// ever known, all are refused.
     pub is_answered: bool,
-    /// Some of the events whose state has to come.
+    /// Some of the events whose state is needed.
     pub state_needed: Vec<String>,
 }
 
-/// A room with many ends.
+/// A room with many forward extremities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WideRoom {
-    /// The room.
+    /// The room id.
     pub room_id: String,
-    /// How many events nothing accepted follows.
+    /// The number of events that no accepted event follows.
     pub forward_extremities: u64,
-    /// Events held.
+    /// The number of events.
     pub events: u64,
 }
 
-/// Sums up: every room's record is read, nothing else of it. Of more than a million rooms, or of a
-/// million of anything that is counted, the rest is left out.
+/// Computes the figures. Reads the record of every room, up to a million rooms; gaps and waiting
+/// events are counted up to a million.
 ///
 /// # Errors
-/// When the store fails.
+/// The store failed.
 pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
     let store = &cx.store;
     let mut stats = Stats {
         durability: store.durability(),
         sizes: Sizes::default(),
         widest_rooms: Vec::new(),
-        slowest_walks: cx.slowest.all(),
+        slow_walks: cx.slow_walks.all(),
         unknown_rooms: Vec::new(),
     };
     let mut after = None;
     while stats.sizes.rooms < MAX_ROOMS {
-        let rooms = store.rooms(after, PAGE)?;
+        let rooms = store.rooms(after, ROOMS_AT_ONCE)?;
         let Some((last, _)) = rooms.last() else { break };
         after = Some(*last);
         for (number, room) in &rooms {
             stats.add(room);
-            if room.current_state.is_none() && stats.unknown_rooms.len() < UNKNOWN {
-                stats.unknown_rooms.extend(unknown(cx, *number, room)?);
+            if is_state_unknown(room) && stats.unknown_rooms.len() < MAX_UNKNOWN_ROOMS {
+                stats.unknown_rooms.extend(unknown_room(cx, *number, room)?);
             }
         }
     }
     let sizes = &mut stats.sizes;
-    sizes.gaps = store.count_gaps(MAX_NOTES)?;
-    sizes.waiting = store.count_waiting(MAX_NOTES)?;
+    sizes.gaps = store.count_gaps(MAX_COUNTED)?;
+    sizes.waiting = store.count_waiting(MAX_COUNTED)?;
     sizes.store_bytes = store.bytes()?;
     sizes.free_bytes = store.free_bytes()?;
     Ok(stats)
 }
 
-/// Whether a room has a current state that is not known; one of outliers alone has none.
-fn is_unknown(room: &Room) -> bool {
+/// Whether a room has a current state that is not known. A room of outliers alone has no state.
+fn is_state_unknown(room: &Room) -> bool {
     room.current_state.is_none() && room.forward_extremities > 0
 }
 
-fn unknown(cx: &Context, number: RoomNum, room: &Room) -> Result<Option<UnknownRoom>, StoreError> {
-    if !is_unknown(room) {
-        return Ok(None);
-    }
+/// Describes a room of unknown state; `None` if it was purged or deleted meanwhile.
+fn unknown_room(
+    cx: &Context,
+    number: RoomNum,
+    room: &Room,
+) -> Result<Option<UnknownRoom>, StoreError> {
     let state_needed = match state_needed(&cx.store, number, room) {
-        // Purged or deleted meanwhile.
         Err(failure) if failure.is_of_record() => return Ok(None),
-        other => other?,
+        needed => needed?,
     };
-    let (room_id, is_answered) = (room.room_id.clone(), !room.last_known.is_empty());
-    Ok(Some(UnknownRoom { room_id, is_answered, state_needed }))
+    Ok(Some(UnknownRoom {
+        room_id: room.room_id.clone(),
+        is_answered: !room.last_known.is_empty(),
+        state_needed,
+    }))
 }
 
 impl Stats {
     fn add(&mut self, room: &Room) {
-        let ends = room.forward_extremities;
+        let forward_extremities = room.forward_extremities;
         let events = u64::from(room.next_event.0);
         self.sizes.rooms += 1;
         self.sizes.events += events;
-        self.sizes.forward_extremities += ends;
+        self.sizes.forward_extremities += forward_extremities;
         self.sizes.unreadable += room.unreadable;
-        self.sizes.state_unknown += u64::from(is_unknown(room));
-        self.sizes.widest = self.sizes.widest.max(ends);
+        self.sizes.state_unknown += u64::from(is_state_unknown(room));
+        self.sizes.widest = self.sizes.widest.max(forward_extremities);
         let widest = &mut self.widest_rooms;
-        let place = widest.partition_point(|it| it.forward_extremities >= ends);
-        if ends > 1 && place < WIDEST {
+        let rank = widest.partition_point(|it| it.forward_extremities >= forward_extremities);
+        if forward_extremities > 1 && rank < MAX_WIDE_ROOMS {
             let room_id = room.room_id.clone();
-            widest.insert(place, WideRoom { room_id, forward_extremities: ends, events });
-            widest.truncate(WIDEST);
+            widest.insert(rank, WideRoom { room_id, forward_extremities, events });
+            widest.truncate(MAX_WIDE_ROOMS);
         }
     }
 }

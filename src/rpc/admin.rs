@@ -1,67 +1,73 @@
-//! The door of `AdminService`.
+//! The handler of `AdminService`.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{blocking, status, verify, wire};
+use super::{executor::Executor, progress::Messages, status, timeout::deadline, verify, wire};
 use crate::{
     context::Context,
     proto::v1::{self as pb, admin_service_server::AdminService},
-    query::{self, IdList},
+    query::{self, IdList, ListDeletedRooms, ListErasedUsers, PageRequest},
 };
 
-/// Answers `AdminService`.
-pub struct AdminDoor {
+/// Handles the calls of `AdminService`.
+pub struct AdminHandler {
     cx: Arc<Context>,
+    executor: Executor,
     stopping: CancellationToken,
-    /// One place: for whoever verifies.
+    /// One permit: one caller verifies at a time.
     verifying: Arc<Semaphore>,
 }
 
-impl AdminDoor {
-    /// Over a context. When `stopping` is cancelled, open streams end.
+impl AdminHandler {
+    /// A handler that works on a context. When `stopping` is cancelled, open streams end.
     #[must_use]
-    pub fn new(cx: Arc<Context>, stopping: CancellationToken) -> Self {
-        Self { cx, stopping, verifying: Arc::new(Semaphore::new(1)) }
+    pub fn new(cx: Arc<Context>, executor: Executor, stopping: CancellationToken) -> Self {
+        Self { cx, executor, stopping, verifying: Arc::new(Semaphore::new(1)) }
     }
 }
 
 #[tonic::async_trait]
-impl AdminService for AdminDoor {
+impl AdminService for AdminHandler {
     async fn stats(
         &self,
-        _: Request<pb::StatsRequest>,
+        request: Request<pb::StatsRequest>,
     ) -> Result<Response<pb::StatsResponse>, Status> {
         let cx = Arc::clone(&self.cx);
-        let stats = blocking(&self.cx.metrics, move || query::stats(&cx)).await?;
-        stats.map(|it| Response::new(wire::stats_response(it))).map_err(status::of_query)
+        let deadline = deadline(request.metadata());
+        let stats = self.executor.run(deadline, move |_| query::stats(&cx)).await?;
+        Ok(Response::new(wire::stats_response(stats)))
     }
 
-    type VerifyStream = ReceiverStream<Result<pb::VerifyResponse, Status>>;
+    type VerifyStream = Messages<pb::VerifyResponse>;
 
     async fn verify(
         &self,
         request: Request<pb::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        let place = Arc::clone(&self.verifying).try_acquire_owned();
-        let place = place.map_err(|_| status::busy())?;
-        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
-        Ok(Response::new(verify::verify(cx, request.into_inner(), (stopping, place))))
+        let permit = Arc::clone(&self.verifying).try_acquire_owned().map_err(|_| status::busy())?;
+        let cx = Arc::clone(&self.cx);
+        let stopping = self.stopping.clone();
+        let messages = self.executor.stream(move |progress| {
+            let _permit = permit;
+            verify::verify(&cx, request.into_inner(), progress, stopping)
+        });
+        Ok(Response::new(messages))
     }
 
     async fn list_deleted_rooms(
         &self,
         request: Request<pb::ListDeletedRoomsRequest>,
     ) -> Result<Response<pb::ListDeletedRoomsResponse>, Status> {
-        let (cx, pb::ListDeletedRoomsRequest { page_token }) =
-            (Arc::clone(&self.cx), request.into_inner());
-        let list = move || query::list_deleted_rooms(&cx, &page_token);
-        let list = blocking(&self.cx.metrics, list).await?.map_err(status::of_query)?;
-        let IdList { ids: room_ids, next_page_token } = list;
+        let cx = Arc::clone(&self.cx);
+        let deadline = deadline(request.metadata());
+        let pb::ListDeletedRoomsRequest { page_token: token } = request.into_inner();
+        let question = ListDeletedRooms { page: PageRequest { size: 0, token } };
+        let list = self.executor.run(deadline, move |it| query::answer(&cx, &question, it));
+        let IdList { ids: room_ids, next_page_token } = list.await?;
         Ok(Response::new(pb::ListDeletedRoomsResponse { room_ids, next_page_token }))
     }
 
@@ -69,9 +75,12 @@ impl AdminService for AdminDoor {
         &self,
         request: Request<pb::ListErasedUsersRequest>,
     ) -> Result<Response<pb::ListErasedUsersResponse>, Status> {
-        let pb::ListErasedUsersRequest { page_token } = request.into_inner();
-        let IdList { ids: user_ids, next_page_token } =
-            query::list_erased_users(&self.cx, &page_token);
+        let cx = Arc::clone(&self.cx);
+        let deadline = deadline(request.metadata());
+        let pb::ListErasedUsersRequest { page_token: token } = request.into_inner();
+        let question = ListErasedUsers { page: PageRequest { size: 0, token } };
+        let list = self.executor.run(deadline, move |it| query::answer(&cx, &question, it));
+        let IdList { ids: user_ids, next_page_token } = list.await?;
         Ok(Response::new(pb::ListErasedUsersResponse { user_ids, next_page_token }))
     }
 }

@@ -1,16 +1,14 @@
 //! One `AppendEvents` stream: what is there is taken together, appended, flushed once, and only
 //! then acknowledged, in the order in which it came.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
-use tracing::{Instrument as _, Span};
+use tracing::Span;
 
-use super::{blocking, failed, status, wire};
+use super::{executor::Executor, progress::Sender, status, wire};
 use crate::{
     context::Context,
     ingest::{self, BatchOutcome, NewEvent, Outcome},
@@ -24,33 +22,15 @@ const MAX_TOGETHER: usize = 256;
 /// Most bytes of PDUs that are taken together.
 const MAX_BYTES_TOGETHER: usize = 4 << 20;
 /// Acknowledgements that may wait for a slow reader before we stop taking events from it.
-const MAX_UNREAD: usize = 512;
+pub(super) const MAX_UNREAD: usize = 512;
 
-type Acknowledgement = Result<pb::AppendEventsResponse, Status>;
-
-pub(super) fn run(
-    cx: Arc<Context>,
-    requests: Streaming<pb::AppendEventsRequest>,
-    stopping: CancellationToken,
-) -> ReceiverStream<Acknowledgement> {
-    let (to_caller, acknowledgements) = mpsc::channel(MAX_UNREAD);
-    let serving = async move {
-        let serving = AssertUnwindSafe(serve(&cx, requests, (&to_caller, &stopping)));
-        // A stream that ends with OK says that every event was answered.
-        let ended = serving.catch_unwind().await;
-        if let Err(status) = ended.unwrap_or_else(|_| Err(failed(&cx.metrics, "a panic"))) {
-            // If the caller has gone, there is nobody to tell.
-            drop(to_caller.send(Err(status)).await);
-        }
-    };
-    tokio::spawn(serving.in_current_span());
-    ReceiverStream::new(acknowledgements)
-}
-
-async fn serve(
+/// Appends the events of a stream, and acknowledges each when it is on disk.
+pub(super) async fn append_events(
     cx: &Arc<Context>,
+    executor: &Executor,
     mut requests: Streaming<pb::AppendEventsRequest>,
-    (to_caller, stopping): (&mpsc::Sender<Acknowledgement>, &CancellationToken),
+    to_caller: &Sender<pb::AppendEventsResponse>,
+    stopping: &CancellationToken,
 ) -> Result<(), Status> {
     let mut counts = Counts::default();
     loop {
@@ -63,7 +43,7 @@ async fn serve(
         let (together, end) = take_what_is_there(first, &mut requests);
         let appending = Arc::clone(cx);
         let append = move || append_all(&appending, &together);
-        let BatchOutcome { outcomes, failure } = blocking(&cx.metrics, append).await?;
+        let BatchOutcome { outcomes, failure } = executor.blocking(append).await?;
         for outcome in outcomes {
             counts.add(&cx.metrics, &outcome);
             let acknowledgement = wire::append_events_response(outcome);

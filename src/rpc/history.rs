@@ -1,128 +1,132 @@
-//! The door of `HistoryService`.
+//! The handler of `HistoryService`.
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::time;
 use tonic::{Request, Response, Status};
+use tracing::{Span, field};
 
-use super::{
-    observe,
-    require::OfGateway,
-    status, wire,
-    work::{Work, until},
-};
+use super::{executor::Executor, require::OfGateway, status, timeout::deadline, wire};
 use crate::{
     context::Context,
     deadline::Deadline,
+    graph::End,
+    metrics::Metrics,
     proto::v1::{self as pb, history_service_server::HistoryService},
-    query::{self, Asker, Page, QueryError},
-    slowest::SlowWalk,
+    query::{
+        self, BatchGetEvents, Cost, ExplainAccess, GetRoom, GetState, ListErasedMembers,
+        ListEvents, ListPurgedEvents, ListRooms, ListStateAfter, PageRequest, QueryError, Question,
+        ServedPage, WalkQuestion,
+    },
+    slow_walks::SlowWalk,
+    visibility::Form,
 };
 
-/// Answers `HistoryService`.
-pub struct HistoryDoor {
+/// The most bytes of a room id that are logged; valid ids have at most 255.
+const MAX_LOGGED: usize = 255;
+
+/// Handles the calls of `HistoryService`.
+pub struct HistoryHandler {
     cx: Arc<Context>,
-    work: Work,
+    executor: Executor,
 }
 
-impl HistoryDoor {
-    /// Over a context.
+impl HistoryHandler {
+    /// A handler that works on a context.
     #[must_use]
-    pub fn new(cx: Arc<Context>) -> Self {
-        let work = Work::new(cx.metrics.clone());
-        Self { cx, work }
+    pub fn new(cx: Arc<Context>, executor: Executor) -> Self {
+        Self { cx, executor }
     }
 
-    /// Asks a question about a room off the async threads, and puts the answer or the failure into
-    /// words.
-    async fn ask<T: Send + 'static, R>(
-        &self,
-        until: Option<time::Instant>,
-        room_id: String,
-        question: impl Fn(&Context, &str) -> Result<T, QueryError> + Send + 'static,
-        encode: impl FnOnce(T) -> R,
-    ) -> Result<Response<R>, Status> {
+    /// Answers a question.
+    async fn answer<Q>(&self, deadline: Deadline, question: Q) -> Result<Q::Answer, Status>
+    where
+        Q: Question<Answer: Send> + Send + 'static,
+    {
         let cx = Arc::clone(&self.cx);
-        let ask = move |_: &Deadline| query::steadily(&cx, &room_id, |cx| question(cx, &room_id));
-        let answer = self.work.run(until, ask).await?;
-        answer.map(|it| Response::new(encode(it))).map_err(status::of_query)
+        self.executor.run(deadline, move |it| query::answer(&cx, &question, it)).await
     }
 
-    /// Asks a question of another server, and takes note of what came of it.
-    async fn walk(
+    /// Answers a question that walks through a room, and notes the answer in logs and metrics.
+    async fn walk<Q>(
         &self,
-        (asked, until): (Asked, Option<time::Instant>),
-        question: impl Fn(&Context, &Deadline) -> Result<Page, QueryError> + Send + 'static,
-    ) -> Result<Page, Status> {
-        let Asked { question: name, room_id, origin, named } = asked;
-        observe::asked(origin.as_deref(), &room_id);
+        deadline: Deadline,
+        of_gateway: Option<OfGateway>,
+        question: Q,
+    ) -> Result<ServedPage, Status>
+    where
+        Q: WalkQuestion + Clone + Send + 'static,
+    {
+        let origin = question.asker().origin().map(str::to_owned);
+        if of_gateway.is_some() && origin.is_none() {
+            // What a gateway leaves out must not open what is hidden from other servers.
+            let text = "name the server that asks as the requester: a gateway asks for nobody else";
+            return Err(status::not_allowed("NOT_FOR_GATEWAYS", text));
+        }
+        let room_id = question.room_id().unwrap_or_default().to_owned();
+        log_question(origin.as_deref(), &room_id);
         let started = Instant::now();
-        let (cx, asked_for) = (Arc::clone(&self.cx), room_id.clone());
-        let ask = move |it: &Deadline| query::steadily(&cx, &asked_for, |cx| question(cx, it));
-        let answer = if named <= FEW_EVENTS {
-            self.work.run_soon(until, ask).await?
-        } else {
-            self.work.run(until, ask).await?
+        let cost = question.cost();
+        let cx = Arc::clone(&self.cx);
+        let job = move |deadline: &Deadline| {
+            query::answer(&cx, &question, deadline)
+                .inspect_err(|failure| count_refusal(&cx.metrics, failure))
+        };
+        let page = match cost {
+            Cost::Small => self.executor.run_soon(deadline, job).await?,
+            Cost::Large => self.executor.run(deadline, job).await?,
         };
         let took = started.elapsed();
-        if let Err(QueryError::NotAllowed(refusal)) = &answer {
-            self.cx.metrics.question_refused(wire::access_refusal_name(*refusal));
-        }
-        let page = answer.map_err(status::of_query)?;
-        observe::Walked { question: name, page: &page }.note(&self.cx.metrics);
+        note_answer(&self.cx.metrics, Q::NAME, &page);
         let visited = page.visited;
-        self.cx.slowest.note(SlowWalk { room_id, question: name, origin, visited, took });
+        self.cx.slow_walks.note(SlowWalk { room_id, question: Q::NAME, origin, visited, took });
         Ok(page)
     }
 }
 
-/// So many events are looked up in a moment.
-const FEW_EVENTS: usize = 200;
-
-/// Who asks what about which room.
-struct Asked {
-    question: &'static str,
-    room_id: String,
-    origin: Option<String>,
-    /// How many events the question names.
-    named: usize,
+/// Logs the asking server and the room. The id is escaped and cut off: it may hold anything.
+fn log_question(origin: Option<&str>, room_id: &str) {
+    let span = Span::current();
+    if let Some(origin) = origin {
+        span.record("origin", field::debug(origin));
+    }
+    let shown = room_id.get(..room_id.floor_char_boundary(MAX_LOGGED)).unwrap_or_default();
+    span.record("room", field::debug(shown));
 }
 
-impl Asked {
-    fn new(question: &'static str, room_id: &str, (asker, named): (&Asker, usize)) -> Self {
-        let origin = match asker {
-            Asker::Sister => None,
-            Asker::Server { origin, .. } => Some(origin.clone()),
-        };
-        Self { question, room_id: room_id.to_owned(), origin, named }
+fn count_refusal(metrics: &Metrics, failure: &QueryError) {
+    if let QueryError::NotAllowed(refusal) = failure {
+        metrics.question_refused(refusal.label());
     }
 }
 
-/// A gateway asks for other servers only: what it leaves out must not open what is hidden from them.
-fn may_ask(asker: &Asker, of_gateway: Option<OfGateway>) -> Result<(), Status> {
-    match (asker, of_gateway) {
-        (Asker::Sister, Some(OfGateway)) => {
-            let text = "name the server that asks as the requester: a gateway asks for nobody else";
-            Err(status::not_allowed("NOT_FOR_GATEWAYS", text))
-        }
-        _ => Ok(()),
-    }
+/// Logs and counts an answer.
+fn note_answer(metrics: &Metrics, question: &'static str, page: &ServedPage) {
+    let end = match page.end {
+        End::Exhausted => "exhausted",
+        End::Limit => "limit",
+        End::Budget => "budget",
+        End::Size => "size",
+    };
+    let redacted = page.events.iter().filter(|it| it.form == Form::Redacted).count();
+    let full = page.events.len() - redacted;
+    metrics.walked(question, page.visited, end);
+    metrics.served("full", full);
+    metrics.served("redacted", redacted);
+    let span = Span::current();
+    span.record("full", full).record("redacted", redacted);
+    span.record("visited", page.visited).record("end", end);
 }
 
 #[tonic::async_trait]
-impl HistoryService for HistoryDoor {
+impl HistoryService for HistoryHandler {
     async fn backfill(
         &self,
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
-        let until = until(request.metadata());
+        let deadline = deadline(request.metadata());
         let of_gateway = request.extensions().get().copied();
         let (question, shape) = wire::backfill(request.into_inner())?;
-        may_ask(&question.asker, of_gateway)?;
-        let by = (&question.asker, question.event_ids.len());
-        let asked = Asked::new("backfill", &question.room_id, by);
-        let ask = move |cx: &Context, it: &Deadline| query::backfill(cx, &question, it);
-        let page = self.walk((asked, until), ask).await?;
+        let page = self.walk(deadline, of_gateway, question).await?;
         Ok(Response::new(wire::backfill_response(page, shape)))
     }
 
@@ -130,70 +134,64 @@ impl HistoryService for HistoryDoor {
         &self,
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
-        let until = until(request.metadata());
+        let deadline = deadline(request.metadata());
         let of_gateway = request.extensions().get().copied();
-        let (question, shape) = wire::missing_events(request.into_inner())?;
-        may_ask(&question.asker, of_gateway)?;
-        let named = question.latest_events.len() + question.earliest_events.len();
-        let by = (&question.asker, named);
-        let asked = Asked::new("get_missing_events", &question.room_id, by);
-        let ask = move |cx: &Context, it: &Deadline| query::get_missing_events(cx, &question, it);
-        let page = self.walk((asked, until), ask).await?;
-        Ok(Response::new(wire::missing_events_response(page, shape)))
+        let (question, shape) = wire::get_missing_events(request.into_inner())?;
+        let page = self.walk(deadline, of_gateway, question).await?;
+        Ok(Response::new(wire::get_missing_events_response(page, shape)))
     }
 
     async fn batch_get_events(
         &self,
         request: Request<pb::BatchGetEventsRequest>,
     ) -> Result<Response<pb::BatchGetEventsResponse>, Status> {
-        let until = until(request.metadata());
+        let deadline = deadline(request.metadata());
         let pb::BatchGetEventsRequest { room_id, event_ids } = request.into_inner();
-        let ask =
-            move |cx: &Context, room_id: &str| query::batch_get_events(cx, room_id, &event_ids);
-        self.ask(until, room_id, ask, wire::batch_get_events_response).await
+        let events = self.answer(deadline, BatchGetEvents { room_id, event_ids }).await?;
+        Ok(Response::new(wire::batch_get_events_response(events)))
     }
 
     async fn get_room(
         &self,
         request: Request<pb::GetRoomRequest>,
     ) -> Result<Response<pb::GetRoomResponse>, Status> {
-        let until = until(request.metadata());
+        let deadline = deadline(request.metadata());
         let pb::GetRoomRequest { room_id } = request.into_inner();
-        self.ask(until, room_id, query::get_room, wire::get_room_response).await
+        let room = self.answer(deadline, GetRoom { room_id }).await?;
+        Ok(Response::new(wire::get_room_response(room)))
     }
 
     async fn list_erased_members(
         &self,
         request: Request<pb::ListErasedMembersRequest>,
     ) -> Result<Response<pb::ListErasedMembersResponse>, Status> {
-        let until = until(request.metadata());
-        let pb::ListErasedMembersRequest { room_id, page_token } = request.into_inner();
-        let ask =
-            move |cx: &Context, room_id: &str| query::list_erased_members(cx, room_id, &page_token);
-        self.ask(until, room_id, ask, wire::list_erased_members_response).await
+        let deadline = deadline(request.metadata());
+        let pb::ListErasedMembersRequest { room_id, page_token: token } = request.into_inner();
+        let page = PageRequest { size: 0, token };
+        let list = self.answer(deadline, ListErasedMembers { room_id, page }).await?;
+        Ok(Response::new(wire::list_erased_members_response(list)))
     }
 
     async fn list_state_after(
         &self,
         request: Request<pb::ListStateAfterRequest>,
     ) -> Result<Response<pb::ListStateAfterResponse>, Status> {
-        let until = until(request.metadata());
-        let pb::ListStateAfterRequest { room_id, event_id, page_token } = request.into_inner();
-        let ask = move |cx: &Context, room_id: &str| {
-            query::list_state_after(cx, (room_id, &event_id), &page_token)
-        };
-        self.ask(until, room_id, ask, wire::list_state_after_response).await
+        let deadline = deadline(request.metadata());
+        let pb::ListStateAfterRequest { room_id, event_id, page_token: token } =
+            request.into_inner();
+        let page = PageRequest { size: 0, token };
+        let list = self.answer(deadline, ListStateAfter { room_id, event_id, page }).await?;
+        Ok(Response::new(wire::list_state_after_response(list)))
     }
 
     async fn list_rooms(
         &self,
         request: Request<pb::ListRoomsRequest>,
     ) -> Result<Response<pb::ListRoomsResponse>, Status> {
-        let until = until(request.metadata());
-        let pb::ListRoomsRequest { page_size, page_token } = request.into_inner();
-        let cx = Arc::clone(&self.cx);
-        let list = move |_: &Deadline| query::list_rooms(&cx, (page_size, &page_token));
-        let rooms = self.work.run(until, list).await?.map_err(status::of_query)?;
+        let deadline = deadline(request.metadata());
+        let pb::ListRoomsRequest { page_size: size, page_token: token } = request.into_inner();
+        let page = PageRequest { size, token };
+        let rooms = self.answer(deadline, ListRooms { page }).await?;
         Ok(Response::new(wire::list_rooms_response(rooms)))
     }
 
@@ -201,49 +199,47 @@ impl HistoryService for HistoryDoor {
         &self,
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
-        let until = until(request.metadata());
-        let pb::ListEventsRequest { room_id, page_size, page_token, of_first } =
+        let deadline = deadline(request.metadata());
+        let pb::ListEventsRequest { room_id, page_size: size, page_token: token, of_first } =
             request.into_inner();
-        let ask = move |cx: &Context, room_id: &str| {
-            query::list_events(cx, (room_id, of_first), (page_size, &page_token))
-        };
-        self.ask(until, room_id, ask, wire::list_events_response).await
+        let page = PageRequest { size, token };
+        let events = self.answer(deadline, ListEvents { room_id, of_first, page }).await?;
+        Ok(Response::new(wire::list_events_response(events)))
     }
 
     async fn list_purged_events(
         &self,
         request: Request<pb::ListPurgedEventsRequest>,
     ) -> Result<Response<pb::ListPurgedEventsResponse>, Status> {
-        let until = until(request.metadata());
-        let pb::ListPurgedEventsRequest { room_id, page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context, room_id: &str| {
-            query::list_purged_events(cx, room_id, (page_size, &page_token))
-        };
-        self.ask(until, room_id, ask, wire::list_purged_events_response).await
+        let deadline = deadline(request.metadata());
+        let pb::ListPurgedEventsRequest { room_id, page_size: size, page_token: token } =
+            request.into_inner();
+        let page = PageRequest { size, token };
+        let list = self.answer(deadline, ListPurgedEvents { room_id, page }).await?;
+        Ok(Response::new(wire::list_purged_events_response(list)))
     }
 
     async fn get_state(
         &self,
         request: Request<pb::GetStateRequest>,
     ) -> Result<Response<pb::GetStateResponse>, Status> {
-        let until = until(request.metadata());
-        let pb::GetStateRequest { room_id, event_id, page_size, page_token } = request.into_inner();
-        let ask = move |cx: &Context, room_id: &str| {
-            query::get_state(cx, (room_id, &event_id), (page_size, &page_token))
-        };
-        self.ask(until, room_id, ask, wire::get_state_response).await
+        let deadline = deadline(request.metadata());
+        let pb::GetStateRequest { room_id, event_id, page_size: size, page_token: token } =
+            request.into_inner();
+        let page = PageRequest { size, token };
+        let state = self.answer(deadline, GetState { room_id, event_id, page }).await?;
+        Ok(Response::new(wire::get_state_response(state)))
     }
 
     async fn explain_access(
         &self,
         request: Request<pb::ExplainAccessRequest>,
     ) -> Result<Response<pb::ExplainAccessResponse>, Status> {
-        let until = until(request.metadata());
+        let deadline = deadline(request.metadata());
         let pb::ExplainAccessRequest { room_id, event_id, requester } = request.into_inner();
         let (origin, destination) = wire::server_names(requester.unwrap_or_default())?;
-        let ask = move |cx: &Context, room_id: &str| {
-            query::explain_access(cx, (room_id, &event_id), (&origin, &destination))
-        };
-        self.ask(until, room_id, ask, wire::explain_access_response).await
+        let question = ExplainAccess { room_id, event_id, origin, destination };
+        let explanation = self.answer(deadline, question).await?;
+        Ok(Response::new(wire::explain_access_response(explanation)))
     }
 }

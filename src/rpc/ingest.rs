@@ -1,75 +1,90 @@
-//! The door of `IngestService`.
+//! The handler of `IngestService`.
 
 use std::sync::Arc;
 
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{append, blocking, purge, status};
+use super::{append, executor::Executor, progress::Messages, purge, status, timeout::deadline};
 use crate::{
     context::Context,
+    deadline::Deadline,
     ingest,
     pdu::UserId,
     proto::v1::{self as pb, ingest_service_server::IngestService},
 };
 
-/// Answers `IngestService`.
-pub struct IngestDoor {
+/// Handles the calls of `IngestService`.
+pub struct IngestHandler {
     cx: Arc<Context>,
+    executor: Executor,
     stopping: CancellationToken,
 }
 
-impl IngestDoor {
-    /// Over a context. When `stopping` is cancelled, open streams end.
+impl IngestHandler {
+    /// A handler that works on a context. When `stopping` is cancelled, open streams end.
     #[must_use]
-    pub fn new(cx: Arc<Context>, stopping: CancellationToken) -> Self {
-        Self { cx, stopping }
+    pub fn new(cx: Arc<Context>, executor: Executor, stopping: CancellationToken) -> Self {
+        Self { cx, executor, stopping }
     }
 }
 
 #[tonic::async_trait]
-impl IngestService for IngestDoor {
-    type AppendEventsStream = ReceiverStream<Result<pb::AppendEventsResponse, Status>>;
+impl IngestService for IngestHandler {
+    type AppendEventsStream = Messages<pb::AppendEventsResponse>;
 
     async fn append_events(
         &self,
         request: Request<Streaming<pb::AppendEventsRequest>>,
     ) -> Result<Response<Self::AppendEventsStream>, Status> {
-        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
-        Ok(Response::new(append::run(cx, request.into_inner(), stopping)))
+        let cx = Arc::clone(&self.cx);
+        let executor = self.executor.clone();
+        let stopping = self.stopping.clone();
+        let messages = self.executor.serve(append::MAX_UNREAD, move |to_caller| async move {
+            append::append_events(&cx, &executor, request.into_inner(), &to_caller, &stopping).await
+        });
+        Ok(Response::new(messages))
     }
 
-    type PurgeHistoryStream = ReceiverStream<Result<pb::PurgeHistoryResponse, Status>>;
+    type PurgeHistoryStream = Messages<pb::PurgeHistoryResponse>;
 
     async fn purge_history(
         &self,
         request: Request<pb::PurgeHistoryRequest>,
     ) -> Result<Response<Self::PurgeHistoryStream>, Status> {
-        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
-        Ok(Response::new(purge::purge_history(cx, request.into_inner(), stopping)))
+        let cx = Arc::clone(&self.cx);
+        let stopping = self.stopping.clone();
+        let messages = self.executor.stream(move |progress| {
+            purge::purge_history(&cx, request.into_inner(), progress, &stopping)
+        });
+        Ok(Response::new(messages))
     }
 
-    type DeleteRoomStream = ReceiverStream<Result<pb::DeleteRoomResponse, Status>>;
+    type DeleteRoomStream = Messages<pb::DeleteRoomResponse>;
 
     async fn delete_room(
         &self,
         request: Request<pb::DeleteRoomRequest>,
     ) -> Result<Response<Self::DeleteRoomStream>, Status> {
-        let (cx, stopping) = (Arc::clone(&self.cx), self.stopping.clone());
-        Ok(Response::new(purge::delete_room(cx, request.into_inner(), stopping)))
+        let cx = Arc::clone(&self.cx);
+        let stopping = self.stopping.clone();
+        let messages = self.executor.stream(move |progress| {
+            purge::delete_room(&cx, request.into_inner(), progress, &stopping)
+        });
+        Ok(Response::new(messages))
     }
 
     async fn set_user_erased(
         &self,
         request: Request<pb::SetUserErasedRequest>,
     ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
+        let deadline = deadline(request.metadata());
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
         let user_id = UserId::parse(&user_id)
             .map_err(|fault| status::invalid("USER_ID_INVALID", &format!("user_id {fault}")))?;
         let cx = Arc::clone(&self.cx);
-        let set = move || ingest::set_user_erased(&cx.store, &user_id, erased);
-        blocking(&self.cx.metrics, set).await?.map_err(|failure| status::of_store(&failure))?;
+        let set = move |_: &Deadline| ingest::set_user_erased(&cx.store, &user_id, erased);
+        self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }
 }

@@ -1,4 +1,4 @@
-//! The door of `KeyService`.
+//! The handler of `KeyService`.
 
 use std::{
     sync::Arc,
@@ -8,41 +8,43 @@ use std::{
 use backscroll_matrix::{KeyAnswer, ServerName};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, status};
+use super::{executor::Executor, status, timeout::deadline};
 use crate::{
     context::{Context, RememberedKeys},
+    deadline::Deadline,
     proto::v1::{self as pb, key_service_server::KeyService},
     store::FetchedKeys,
 };
 
-/// Largest answer that is kept. A real one has some 500 bytes.
+/// The largest key answer that is kept, in bytes. Usual ones have some 500 bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Answers `KeyService`.
-pub struct KeyDoor {
+/// Handles the calls of `KeyService`.
+pub struct KeyHandler {
     cx: Arc<Context>,
+    executor: Executor,
 }
 
-impl KeyDoor {
-    /// Over a context.
+impl KeyHandler {
+    /// A handler that works on a context.
     #[must_use]
-    pub fn new(cx: Arc<Context>) -> Self {
-        Self { cx }
+    pub fn new(cx: Arc<Context>, executor: Executor) -> Self {
+        Self { cx, executor }
     }
 }
 
 #[tonic::async_trait]
-impl KeyService for KeyDoor {
+impl KeyService for KeyHandler {
     async fn get_server_keys(
         &self,
         request: Request<pb::GetServerKeysRequest>,
     ) -> Result<Response<pb::GetServerKeysResponse>, Status> {
+        let deadline = deadline(request.metadata());
         let pb::GetServerKeysRequest { server_name } = request.into_inner();
         let cx = Arc::clone(&self.cx);
         let now_ms = now_ms();
-        let read = move || cx.server_keys(&server_name, now_ms);
-        let read = blocking(&self.cx.metrics, read).await?;
-        match read.map_err(|failure| status::of_store(&failure))? {
+        let read = self.executor.run(deadline, move |_| cx.server_keys(&server_name, now_ms));
+        match read.await? {
             RememberedKeys::Valid(FetchedKeys { fetched_ts, answer }) => {
                 let answer = answer.into();
                 Ok(Response::new(pb::GetServerKeysResponse { answer, fetched_ts }))
@@ -61,20 +63,20 @@ impl KeyService for KeyDoor {
         &self,
         request: Request<pb::PutServerKeysRequest>,
     ) -> Result<Response<pb::PutServerKeysResponse>, Status> {
+        let deadline = deadline(request.metadata());
         let pb::PutServerKeysRequest { answer, fetched_ts } = request.into_inner();
         let server_name = server_name(&answer)?;
         let now_ms = now_ms();
         let fetched_ts = if (1..now_ms).contains(&fetched_ts) { fetched_ts } else { now_ms };
         let fetched = FetchedKeys { fetched_ts, answer: answer.to_vec() };
         let cx = Arc::clone(&self.cx);
-        let put = move || cx.put_server_keys(server_name.as_str(), &fetched, now_ms);
-        let put = blocking(&self.cx.metrics, put).await?;
-        put.map_err(|failure| status::of_store(&failure))?;
+        let put = move |_: &Deadline| cx.put_server_keys(server_name.as_str(), &fetched, now_ms);
+        self.executor.run(deadline, put).await?;
         Ok(Response::new(pb::PutServerKeysResponse {}))
     }
 }
 
-/// Whose answer it is, if it is one.
+/// The name of the server whose keys an answer holds. Fails if the answer is invalid.
 fn server_name(answer: &[u8]) -> Result<ServerName, Status> {
     let invalid = |fault: &str| status::invalid("KEYS_INVALID", fault);
     if answer.len() > MAX_ANSWER_BYTES {
@@ -85,7 +87,7 @@ fn server_name(answer: &[u8]) -> Result<ServerName, Status> {
     name.map_err(|fault| invalid(&format!("`server_name`: {fault}")))
 }
 
-/// Milliseconds since 1970.
+/// The current time, in milliseconds since 1970.
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

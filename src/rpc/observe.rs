@@ -1,6 +1,6 @@
-//! Around every call: one line in the log, its count and its time, and the trace that it belongs
-//! to. Doors add to the line what they learn. A call ends when its answer has gone out, or the
-//! caller has gone; what is said of it then is said once.
+//! A layer around every call: it logs one line, counts the call, measures its time and continues its
+//! trace. Handlers add fields to the line. A call ends when its response was sent or its caller has
+//! left; the line is logged then, once.
 
 use std::{
     collections::BTreeSet,
@@ -22,23 +22,22 @@ use tracing::{Instrument as _, Span, field, info_span};
 
 use crate::metrics::{Method, Metrics};
 
-/// The services that probes and tools ask, many times a minute.
+/// Prefix of the services that probes and tools call many times a minute. They are logged at the
+/// level `debug`.
 const QUIET: &str = "grpc.";
-/// So many bytes of a room id are logged; ids have at most 255.
-const MAX_SHOWN: usize = 255;
-/// What a call of no known method is counted as.
+/// The label of calls to an unknown method.
 const UNKNOWN: &str = "unknown";
 
-/// The layer.
+/// The layer that observes calls.
 #[derive(Clone, Debug)]
 pub struct Observe {
     metrics: Metrics,
-    /// Services and methods that there are: nothing else becomes a label.
+    /// The known services and their methods: no other name becomes a label.
     methods: Arc<BTreeSet<(String, String)>>,
 }
 
 impl Observe {
-    /// Counts calls of the methods in some compiled descriptors.
+    /// Observes calls of the methods in some compiled descriptors.
     #[must_use]
     pub fn new(metrics: Metrics, descriptors: &[&[u8]]) -> Self {
         let sets = descriptors.iter().filter_map(|it| FileDescriptorSet::decode(*it).ok());
@@ -53,7 +52,7 @@ impl Observe {
         Self { metrics, methods: Arc::new(methods) }
     }
 
-    /// The method that a path names.
+    /// The method that a path names; [`UNKNOWN`] if there is no such method.
     fn method(&self, path: &str) -> Method {
         let parts = path.strip_prefix('/').and_then(|it| it.split_once('/'));
         let parts = parts.map(|(service, method)| (service.to_owned(), method.to_owned()));
@@ -72,7 +71,7 @@ impl<S> Layer<S> for Observe {
     }
 }
 
-/// A service around which calls are observed.
+/// A service whose calls are observed.
 #[derive(Clone, Debug)]
 pub struct Observed<S> {
     observe: Observe,
@@ -108,7 +107,7 @@ where
             let response = answer.await?;
             let (head, body) = response.into_parts();
             let mut watched = Watched { body, call: watched };
-            // A refusal has its status in the head, and no body.
+            // A refusal has its status in the head and no body.
             if let Some(status) = Status::from_header_map(&head.headers) {
                 watched.call.end(status.code());
             }
@@ -135,7 +134,7 @@ fn span(method: &Method) -> Span {
     )
 }
 
-/// A call under way.
+/// A call that has not ended.
 #[derive(Debug)]
 struct Call {
     metrics: Metrics,
@@ -144,7 +143,7 @@ struct Call {
     span: Span,
 }
 
-/// Says of a call how it ended, once; if nobody did, that it was cancelled.
+/// Logs and counts the end of a call, once. A call whose guard is dropped before was cancelled.
 #[derive(Debug)]
 struct CallGuard(Option<Call>);
 
@@ -154,9 +153,9 @@ impl CallGuard {
         let after = started.elapsed();
         metrics.handled(&method, code_name(code.into()), after);
         let _entered = span.enter();
-        // As a number: wider ones are logged as text.
-        let (code, ms) =
-            (code_name(code.into()), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let code = code_name(code.into());
+        // 64 bits are logged as a number, the 128 of `as_millis` as text.
+        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         if method.grpc_service.starts_with(QUIET) {
             tracing::debug!(code, ms, "answered");
         } else {
@@ -171,7 +170,7 @@ impl Drop for CallGuard {
     }
 }
 
-/// The body of an answer, whose end is the end of the call.
+/// The body of a response; its end is the end of the call.
 #[derive(Debug)]
 pub struct Watched {
     body: Body,
@@ -210,42 +209,4 @@ impl HttpBody for Watched {
 
 fn code_of(trailers: &HeaderMap) -> Code {
     Status::from_header_map(trailers).map_or(Code::Unknown, |it| it.code())
-}
-
-/// What a walk's answer says, for the log and the counts.
-pub(super) struct Walked<'a> {
-    pub(super) question: &'static str,
-    pub(super) page: &'a crate::query::Page,
-}
-
-impl Walked<'_> {
-    pub(super) fn note(&self, metrics: &Metrics) {
-        use crate::{graph::End, visibility::Form};
-        let Self { question, page } = self;
-        let end = match page.end {
-            End::Exhausted => "exhausted",
-            End::Limit => "limit",
-            End::Budget => "budget",
-            End::Size => "size",
-        };
-        let redacted = page.events.iter().filter(|it| it.form == Form::Redacted).count();
-        let full = page.events.len() - redacted;
-        let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
-        metrics.walked(question, page.visited, end);
-        metrics.served("full", count(full));
-        metrics.served("redacted", count(redacted));
-        let span = Span::current();
-        span.record("full", full).record("redacted", redacted);
-        span.record("visited", page.visited).record("end", end);
-    }
-}
-
-/// Who asks about which room, for the log. Escaped, and cut off: a room id may hold anything.
-pub(super) fn asked(origin: Option<&str>, room_id: &str) {
-    let span = Span::current();
-    if let Some(origin) = origin {
-        span.record("origin", field::debug(origin));
-    }
-    let shown = room_id.get(..room_id.floor_char_boundary(MAX_SHOWN)).unwrap_or_default();
-    span.record("room", field::debug(shown));
 }

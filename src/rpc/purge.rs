@@ -1,64 +1,55 @@
-//! Purging and deleting: work that takes its time, and tells how far it has come.
+//! Purging history and deleting rooms: long jobs that send their progress.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{
-    news::{News, run},
-    status, wire,
-};
+use super::{progress::Progress, status, wire};
 use crate::{
     context::Context,
     ingest::{self, DeleteError, PurgeError},
     proto::v1 as pb,
 };
 
+/// Purges the history of a room before an event. Ends early if the caller leaves: a purge that was
+/// cut off can be asked for again.
 pub(super) fn purge_history(
-    cx: Arc<Context>,
+    cx: &Context,
     request: pb::PurgeHistoryRequest,
-    stopping: CancellationToken,
-) -> News<pb::PurgeHistoryResponse> {
+    progress: &Progress<pb::PurgeHistoryResponse>,
+    stopping: &CancellationToken,
+) -> Result<Option<pb::PurgeHistoryResponse>, Status> {
     let pb::PurgeHistoryRequest { room_id, event_id } = request;
-    let metrics = cx.metrics.clone();
-    run(&metrics, move |news| {
-        let mut watch = |progress| {
-            let told = news.blocking_send(Ok(wire::purge_history_response(progress)));
-            if told.is_err() || stopping.is_cancelled() {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        let ended = ingest::purge_history(&cx.store, &room_id, &event_id, &mut watch);
-        match ended {
-            Ok(done) if done.done => Ok(Some(wire::purge_history_response(done))),
-            Ok(_) if stopping.is_cancelled() => Err(status::stopping()),
-            Ok(_) => Ok(None),
-            Err(failure) => Err(of_purge(failure)),
-        }
-    })
+    let mut watch = |purged| {
+        let sent = progress.send(wire::purge_history_response(purged));
+        if stopping.is_cancelled() { ControlFlow::Break(()) } else { sent }
+    };
+    match ingest::purge_history(&cx.store, &room_id, &event_id, &mut watch) {
+        Ok(done) if done.done => Ok(Some(wire::purge_history_response(done))),
+        Ok(_) if stopping.is_cancelled() => Err(status::stopping()),
+        Ok(_) => Ok(None),
+        Err(failure) => Err(of_purge(failure)),
+    }
 }
 
+/// Deletes a room. Goes on if the caller leaves: it has asked for the deletion all the same.
 pub(super) fn delete_room(
-    cx: Arc<Context>,
+    cx: &Context,
     request: pb::DeleteRoomRequest,
-    stopping: CancellationToken,
-) -> News<pb::DeleteRoomResponse> {
+    progress: &Progress<pb::DeleteRoomResponse>,
+    stopping: &CancellationToken,
+) -> Result<Option<pb::DeleteRoomResponse>, Status> {
     let pb::DeleteRoomRequest { room_id, may_return } = request;
-    let metrics = cx.metrics.clone();
-    run(&metrics, move |news| {
-        let mut watch = |progress| {
-            // A caller that is gone has still asked for the deletion.
-            drop(news.blocking_send(Ok(wire::delete_room_response(progress))));
-            if stopping.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let ended = ingest::delete_room(&cx.store, &room_id, may_return, &mut watch);
-        match ended.map_err(of_delete)? {
-            done if done.done => Ok(Some(wire::delete_room_response(done))),
-            _ => Err(status::stopping()),
-        }
-    })
+    let mut watch = |deleted| {
+        let _sent = progress.send(wire::delete_room_response(deleted));
+        if stopping.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let ended = ingest::delete_room(&cx.store, &room_id, may_return, &mut watch);
+    match ended.map_err(of_delete)? {
+        done if done.done => Ok(Some(wire::delete_room_response(done))),
+        _ => Err(status::stopping()),
+    }
 }
 
 fn of_delete(failure: DeleteError) -> Status {

@@ -1,118 +1,117 @@
-//! Looking through the whole store while it serves.
+//! Verifying the whole store while it serves.
 
 use std::{
     mem,
     ops::ControlFlow,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{
-    news::{News, run},
-    status, wire,
-};
+use super::{progress::Progress, status, wire};
 use crate::{
     context::Context,
     proto::v1 as pb,
     verify::{self, Fault, Watch},
 };
 
-/// How much of the time it may work when the request does not say, in percent.
+/// The part of the time that it may work when the request does not say, in percent.
 const BUSY_PERCENT: u32 = 25;
-/// The longest rest: callers that leave and the end of the service are noticed after it.
+/// The longest rest. A caller that leaves, and the end of the service, are noticed after a rest.
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// So many bytes of faults are told at once: an answer stays far below what clients take.
+/// The most bytes of faults in one message, far below what clients accept.
 const MAX_FAULT_BYTES: usize = 1 << 20;
-/// How often a caller hears of progress, at most.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+/// The least time between two messages that report progress only.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
 
-/// Verifies, one caller at a time: `place` is held until it has ended.
+/// Verifies the store. Ends early if the caller leaves.
 pub(super) fn verify(
-    cx: Arc<Context>,
+    cx: &Context,
     request: pb::VerifyRequest,
-    (stopping, place): (CancellationToken, OwnedSemaphorePermit),
-) -> News<pb::VerifyResponse> {
+    progress: &Progress<pb::VerifyResponse>,
+    stopping: CancellationToken,
+) -> Result<Option<pb::VerifyResponse>, Status> {
     let pb::VerifyRequest { busy_percent } = request;
     let busy_percent = if busy_percent == 0 { BUSY_PERCENT } else { busy_percent.min(100) };
-    let metrics = cx.metrics.clone();
-    run(&metrics, move |news| {
-        let _place = place;
-        let failed = |failure| status::of_store(&failure);
-        let extent = verify::extent(&cx.store).map_err(failed)?;
-        let answer = pb::VerifyResponse { to_look_at_count: extent, ..Default::default() };
-        let now = Instant::now();
-        let (fault_bytes, begun, told) = (0, now, now);
-        let mut watch = Telling { news, stopping, busy_percent, answer, fault_bytes, begun, told };
-        match verify::verify(&cx.store, &mut watch).map_err(failed)? {
-            ControlFlow::Continue(()) => {
-                watch.answer.done = true;
-                Ok(Some(watch.answer))
-            }
-            ControlFlow::Break(()) if watch.stopping.is_cancelled() => Err(status::stopping()),
-            ControlFlow::Break(()) => Ok(None),
+    let failed = |failure| status::of_store(&failure);
+    let to_look_at_count = verify::extent(&cx.store).map_err(failed)?;
+    let now = Instant::now();
+    let mut reporter = Reporter {
+        progress,
+        stopping,
+        busy_percent,
+        next: pb::VerifyResponse { to_look_at_count, ..Default::default() },
+        fault_bytes: 0,
+        work_began: now,
+        reported: now,
+    };
+    match verify::verify(&cx.store, &mut reporter).map_err(failed)? {
+        ControlFlow::Continue(()) => {
+            reporter.next.done = true;
+            Ok(Some(reporter.next))
         }
-    })
-}
-
-/// Tells a caller what is found, and rests in between.
-struct Telling<'a> {
-    news: &'a mpsc::Sender<Result<pb::VerifyResponse, Status>>,
-    stopping: CancellationToken,
-    busy_percent: u32,
-    /// The next answer.
-    answer: pb::VerifyResponse,
-    /// What the faults in it take.
-    fault_bytes: usize,
-    /// When the piece of work under way began.
-    begun: Instant,
-    told: Instant,
-}
-
-impl Telling<'_> {
-    /// Tells the caller what was found since it last heard of us.
-    fn tell(&mut self) {
-        let next = pb::VerifyResponse {
-            event_count: self.answer.event_count,
-            to_look_at_count: self.answer.to_look_at_count,
-            ..pb::VerifyResponse::default()
-        };
-        let answer = mem::replace(&mut self.answer, next);
-        self.fault_bytes = 0;
-        self.told = Instant::now();
-        // A caller that has gone is noticed at the next pause.
-        drop(self.news.blocking_send(Ok(answer)));
+        ControlFlow::Break(()) if reporter.stopping.is_cancelled() => Err(status::stopping()),
+        ControlFlow::Break(()) => Ok(None),
     }
 }
 
-impl Watch for Telling<'_> {
+/// Reports to the caller what was found, and rests between pieces of work.
+struct Reporter<'a> {
+    progress: &'a Progress<pb::VerifyResponse>,
+    stopping: CancellationToken,
+    busy_percent: u32,
+    /// The next message.
+    next: pb::VerifyResponse,
+    /// The bytes that the faults in the next message take.
+    fault_bytes: usize,
+    /// When the current piece of work began.
+    work_began: Instant,
+    /// When the last message was sent.
+    reported: Instant,
+}
+
+impl Reporter<'_> {
+    /// Sends what was found since the last message.
+    fn report(&mut self) {
+        let next = pb::VerifyResponse {
+            event_count: self.next.event_count,
+            to_look_at_count: self.next.to_look_at_count,
+            ..pb::VerifyResponse::default()
+        };
+        let message = mem::replace(&mut self.next, next);
+        self.fault_bytes = 0;
+        self.reported = Instant::now();
+        // A caller that has left is noticed at the next pause.
+        let _sent = self.progress.send(message);
+    }
+}
+
+impl Watch for Reporter<'_> {
     fn events(&mut self, count: u32) {
-        self.answer.event_count += u64::from(count);
+        self.next.event_count += u64::from(count);
     }
 
     fn fault(&mut self, fault: Fault) {
         let fault = wire::fault(fault);
         self.fault_bytes += fault.encoded_len();
-        self.answer.faults.push(fault);
-        // A whole room is looked at without a pause: it may have faults for many answers.
+        self.next.faults.push(fault);
+        // A whole room is looked at without a pause: its faults may fill many messages.
         if self.fault_bytes >= MAX_FAULT_BYTES {
-            self.tell();
+            self.report();
         }
     }
 
     fn pause(&mut self) -> ControlFlow<()> {
-        if !self.answer.faults.is_empty() || self.told.elapsed() >= TELL_EVERY {
-            self.tell();
+        if !self.next.faults.is_empty() || self.reported.elapsed() >= REPORT_EVERY {
+            self.report();
         }
-        let rest = self.begun.elapsed() * (100 - self.busy_percent) / self.busy_percent;
+        let rest = self.work_began.elapsed() * (100 - self.busy_percent) / self.busy_percent;
         thread::sleep(rest.min(LONGEST_REST));
-        self.begun = Instant::now();
-        if self.stopping.is_cancelled() || self.news.is_closed() {
+        self.work_began = Instant::now();
+        if self.stopping.is_cancelled() || self.progress.is_closed() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
@@ -121,40 +120,45 @@ impl Watch for Telling<'_> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::verify::FaultKind;
 
-    /// More than a client takes in one message, without a pause in between.
+    /// More than a client accepts in one message, without a pause in between.
     #[test]
-    fn what_is_found_in_one_piece_of_work_is_told_in_several_answers() {
+    fn faults_that_are_found_without_a_pause_are_sent_in_several_messages() {
         const FAULTS: usize = 20_000;
-        let (news, mut heard) = mpsc::channel::<Result<pb::VerifyResponse, Status>>(1);
-        let hearing = thread::spawn(move || {
-            let (mut largest, mut faults) = (0, 0);
-            while let Some(answer) = heard.blocking_recv() {
-                let answer = answer.unwrap();
-                largest = largest.max(answer.encoded_len());
-                faults += answer.faults.len();
+        let (sender, mut messages) = mpsc::channel::<Result<pb::VerifyResponse, Status>>(1);
+        let receiving = thread::spawn(move || {
+            let mut largest = 0;
+            let mut faults = 0;
+            while let Some(message) = messages.blocking_recv() {
+                let message = message.unwrap();
+                largest = largest.max(message.encoded_len());
+                faults += message.faults.len();
             }
             (largest, faults)
         });
         let now = Instant::now();
-        let mut telling = Telling {
-            news: &news,
+        let progress = Progress::new(sender);
+        let mut reporter = Reporter {
+            progress: &progress,
             stopping: CancellationToken::new(),
             busy_percent: 100,
-            answer: pb::VerifyResponse::default(),
+            next: pb::VerifyResponse::default(),
             fault_bytes: 0,
-            begun: now,
-            told: now,
+            work_began: now,
+            reported: now,
         };
         for _ in 0..FAULTS {
-            let (room_id, event_id) = ("!".repeat(255), "$".repeat(1_020));
-            telling.fault(Fault { room_id, event_id, kind: FaultKind::ExtremitiesWrong });
+            let room_id = "!".repeat(255);
+            let event_id = "$".repeat(1_020);
+            reporter.fault(Fault { room_id, event_id, kind: FaultKind::ExtremitiesWrong });
         }
-        telling.tell();
-        drop(news);
-        let (largest, faults) = hearing.join().unwrap();
+        reporter.report();
+        drop(progress);
+        let (largest, faults) = receiving.join().unwrap();
         assert_eq!(faults, FAULTS);
         assert!(largest < 2 << 20, "{largest} bytes");
     }

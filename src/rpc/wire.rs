@@ -6,18 +6,16 @@ use tonic::Status;
 
 use super::status;
 use crate::{
-    access,
     graph::End,
     ingest::{DeleteProgress, Outcome, PurgeProgress, Refusal, Verdict},
-    metrics::Sizes,
     pdu::PduError,
     proto::v1 as pb,
     query::{
-        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, Page,
-        PurgedList, RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, StatePage, Stats,
-        UnknownRoom, WideRoom,
+        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, PurgedList,
+        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, ServedPage, Sizes, StatePage,
+        Stats, UnknownRoom, WideRoom,
     },
-    slowest::SlowWalk,
+    slow_walks::SlowWalk,
     verify::Fault,
     visibility::Form,
 };
@@ -55,7 +53,7 @@ pub(super) fn backfill(request: pb::BackfillRequest) -> Result<(Backfill, Shape)
     Ok((question, Shape::of(as_json)))
 }
 
-pub(super) fn missing_events(
+pub(super) fn get_missing_events(
     request: pb::GetMissingEventsRequest,
 ) -> Result<(GetMissingEvents, Shape), Status> {
     let pb::GetMissingEventsRequest {
@@ -75,7 +73,7 @@ pub(super) fn missing_events(
 
 fn asker(requester: Option<pb::Requester>) -> Result<Asker, Status> {
     match requester {
-        None => Ok(Asker::Sister),
+        None => Ok(Asker::Internal),
         Some(requester) => {
             let (origin, destination) = server_names(requester)?;
             Ok(Asker::Server { origin, destination })
@@ -83,7 +81,7 @@ fn asker(requester: Option<pb::Requester>) -> Result<Asker, Status> {
     }
 }
 
-/// Whoever names itself must do so with a name: an empty one is never a sister by accident.
+/// Whoever names itself must do so with a name: an empty one is never an internal caller by accident.
 pub(super) fn server_names(requester: pb::Requester) -> Result<(String, String), Status> {
     let pb::Requester { origin, destination } = requester;
     for (name, member) in [(&origin, "requester.origin"), (&destination, "requester.destination")] {
@@ -95,15 +93,18 @@ pub(super) fn server_names(requester: pb::Requester) -> Result<(String, String),
     Ok((origin, destination))
 }
 
-pub(super) fn backfill_response(page: Page, shape: Shape) -> pb::BackfillResponse {
-    let Page { events, end, missing_event_ids, visited } = page;
+pub(super) fn backfill_response(page: ServedPage, shape: Shape) -> pb::BackfillResponse {
+    let ServedPage { events, end, missing_event_ids, visited } = page;
     let end_reason = end_reason(end);
     let (events, json, pdu_count) = shaped("pdus", events, shape);
     pb::BackfillResponse { events, end_reason, missing_event_ids, visited, json, pdu_count }
 }
 
-pub(super) fn missing_events_response(page: Page, shape: Shape) -> pb::GetMissingEventsResponse {
-    let Page { events, end, missing_event_ids, visited } = page;
+pub(super) fn get_missing_events_response(
+    page: ServedPage,
+    shape: Shape,
+) -> pb::GetMissingEventsResponse {
+    let ServedPage { events, end, missing_event_ids, visited } = page;
     let end_reason = end_reason(end);
     let (events, json, pdu_count) = shaped("events", events, shape);
     pb::GetMissingEventsResponse { events, end_reason, missing_event_ids, visited, json, pdu_count }
@@ -276,7 +277,7 @@ pub(super) fn explain_access_response(explanation: Explanation) -> pb::ExplainAc
 }
 
 pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
-    let Stats { durability, sizes, widest_rooms, slowest_walks, unknown_rooms } = stats;
+    let Stats { durability, sizes, widest_rooms, slow_walks, unknown_rooms } = stats;
     let Sizes { rooms, events, forward_extremities, widest: _, gaps, .. } = sizes;
     let Sizes { waiting, store_bytes, free_bytes, unreadable, state_unknown, .. } = sizes;
     let wide = |it| {
@@ -302,7 +303,7 @@ pub(super) fn stats_response(stats: Stats) -> pb::StatsResponse {
         store_bytes,
         free_bytes,
         widest_rooms: widest_rooms.into_iter().map(wide).collect(),
-        slowest_walks: slowest_walks.into_iter().map(slow).collect(),
+        slowest_walks: slow_walks.into_iter().map(slow).collect(),
         durability: durability.words().to_owned(),
         unreadable_events: unreadable,
         rooms_of_unknown_state: state_unknown,
@@ -355,17 +356,6 @@ pub(super) fn append_events_response(outcome: Outcome) -> pb::AppendEventsRespon
             let event_id = event_id.unwrap_or_default();
             pb::AppendEventsResponse { event_id, outcome: Some(refusal) }
         }
-    }
-}
-
-/// Why a server may not ask, in one word, for counting.
-pub(super) fn access_refusal_name(refusal: access::Refusal) -> &'static str {
-    match refusal {
-        access::Refusal::RoomUnknown => "room_unknown",
-        access::Refusal::StateUnknown => "state_unknown",
-        access::Refusal::Acl => "acl",
-        access::Refusal::OriginNotJoined => "origin_not_joined",
-        access::Refusal::DestinationNotJoined => "destination_not_joined",
     }
 }
 

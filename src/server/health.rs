@@ -16,7 +16,7 @@ use crate::{
         admin_service_server::AdminServiceServer, history_service_server::HistoryServiceServer,
         ingest_service_server::IngestServiceServer, key_service_server::KeyServiceServer,
     },
-    rpc::{AdminDoor, HistoryDoor, IngestDoor, KeyDoor},
+    rpc::{AdminHandler, HistoryHandler, IngestHandler, KeyHandler},
 };
 
 /// What the service is doing.
@@ -48,10 +48,10 @@ const PROBES: [(&str, Probe); 7] = [
     ("liveness", Probe::Liveness),
     ("startup", Probe::Startup),
     ("", Probe::Answers),
-    (HistoryServiceServer::<HistoryDoor>::NAME, Probe::Answers),
-    (KeyServiceServer::<KeyDoor>::NAME, Probe::Answers),
-    (AdminServiceServer::<AdminDoor>::NAME, Probe::Answers),
-    (IngestServiceServer::<IngestDoor>::NAME, Probe::Takes),
+    (HistoryServiceServer::<HistoryHandler>::NAME, Probe::Answers),
+    (KeyServiceServer::<KeyHandler>::NAME, Probe::Answers),
+    (AdminServiceServer::<AdminHandler>::NAME, Probe::Answers),
+    (IngestServiceServer::<IngestHandler>::NAME, Probe::Takes),
 ];
 
 const fn is_serving(probe: Probe, state: State) -> bool {

@@ -41,7 +41,10 @@ use crate::{
             ingest_service_server::IngestServiceServer, key_service_server::KeyServiceServer,
         },
     },
-    rpc::{AdminDoor, HistoryDoor, IngestDoor, KeyDoor, MAX_REQUEST_BYTES, Observe, Require},
+    rpc::{
+        AdminHandler, Executor, HistoryHandler, IngestHandler, KeyHandler, MAX_REQUEST_BYTES,
+        Observe, Require,
+    },
     store::{Options, Store},
 };
 
@@ -61,7 +64,7 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
     let store = Store::open(options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
     let durability = store.durability();
-    metrics.writes_durable(durability.is_of_each_write());
+    metrics.store().writes_durable.set(durability.is_of_each_write().into());
     if durability.is_of_each_write() {
         info!(durability = durability.words(), "the store is open");
     } else {
@@ -166,7 +169,7 @@ pub async fn run(
             return Ok(());
         }
     };
-    gate.open(doors(&cx, &stopping));
+    gate.open(handlers(&cx, &stopping));
     say(&health, State::Serving).await;
     info!(%address, "serving");
     let failed = tokio::select! {
@@ -208,13 +211,17 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Everything that needs the store.
-fn doors(cx: &Arc<Context>, stopping: &CancellationToken) -> Routes {
-    let history = HistoryServiceServer::new(HistoryDoor::new(Arc::clone(cx)));
-    let ingest = IngestServiceServer::new(IngestDoor::new(Arc::clone(cx), stopping.clone()));
-    let admin = AdminDoor::new(Arc::clone(cx), stopping.clone());
+/// The services that need the store.
+fn handlers(cx: &Arc<Context>, stopping: &CancellationToken) -> Routes {
+    let executor = Executor::new(cx.metrics.clone());
+    let history = HistoryHandler::new(Arc::clone(cx), executor.clone());
+    let ingest = IngestHandler::new(Arc::clone(cx), executor.clone(), stopping.clone());
+    let keys = KeyHandler::new(Arc::clone(cx), executor.clone());
+    let admin = AdminHandler::new(Arc::clone(cx), executor, stopping.clone());
+    let history = HistoryServiceServer::new(history);
+    let ingest = IngestServiceServer::new(ingest);
     Routes::new(history.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(ingest.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(KeyServiceServer::new(KeyDoor::new(Arc::clone(cx))))
+        .add_service(KeyServiceServer::new(keys))
         .add_service(AdminServiceServer::new(admin))
 }

@@ -1,5 +1,5 @@
-//! While serving: is there space, has a write failed, how large has everything become, and is
-//! something left to work out?
+//! Background work while serving: checks the disk and the store, measures the store, and computes
+//! states that appends have left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,16 +8,22 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use super::health::{State, say};
-use crate::{context::Context, ingest, query};
+use crate::{
+    context::Context,
+    ingest,
+    metrics::StoreGauges,
+    query::{self, Sizes},
+};
 
-/// How often the store is asked how it is.
+/// The time between two checks of the store.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// How often everything is measured, at most; and what part of the time that may take.
+/// The least time between two measurements of the store.
 const MEASURE_EVERY: Duration = Duration::from_secs(30);
+/// Measuring takes at most this fraction (1/100) of the time.
 const MEASURE_SHARE: u32 = 100;
 
-/// Takes the ingest service out of service while there is no space to write to. Returns when the
-/// store has failed.
+/// Reports that the ingest service does not serve while the volume is full. Returns when a write to
+/// the store has failed.
 pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
     let mut had_space = true;
     loop {
@@ -34,11 +40,11 @@ pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
             Err(_) => false,
         };
         if has_space && !had_space {
-            info!("there is space again: events are taken");
+            info!("there is space again: events are accepted");
         }
         if has_space != had_space {
             say(&health, if has_space { State::Serving } else { State::DiskFull }).await;
-            cx.metrics.disk_full(!has_space);
+            cx.metrics.store().disk_full.set((!has_space).into());
         }
         had_space = has_space;
         if cx.store.has_failed() {
@@ -49,13 +55,13 @@ pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
     }
 }
 
-/// Measures the whole store from time to time, less often the longer it takes.
+/// Measures the whole store from time to time; the longer that takes, the less often.
 pub(super) async fn measure(cx: Arc<Context>) -> ! {
     loop {
         let started = Instant::now();
         let asked = Arc::clone(&cx);
         match tokio::task::spawn_blocking(move || query::stats(&asked)).await {
-            Ok(Ok(stats)) => cx.metrics.measured(stats.sizes),
+            Ok(Ok(stats)) => show(stats.sizes, cx.metrics.store()),
             Ok(Err(failure)) => warn!(%failure, "the store could not be measured"),
             Err(failure) => warn!(%failure, "the store could not be measured"),
         }
@@ -63,7 +69,37 @@ pub(super) async fn measure(cx: Arc<Context>) -> ! {
     }
 }
 
-/// Works out what appends have left, one turn after another.
+/// Shows the sizes of the store as metrics.
+fn show(sizes: Sizes, gauges: &StoreGauges) {
+    let Sizes {
+        rooms,
+        events,
+        forward_extremities,
+        widest,
+        gaps,
+        waiting,
+        unreadable,
+        state_unknown,
+        store_bytes,
+        free_bytes,
+    } = sizes;
+    for (gauge, value) in [
+        (&gauges.rooms, rooms),
+        (&gauges.events, events),
+        (&gauges.forward_extremities, forward_extremities),
+        (&gauges.widest, widest),
+        (&gauges.gaps, gaps),
+        (&gauges.waiting, waiting),
+        (&gauges.unreadable, unreadable),
+        (&gauges.state_unknown, state_unknown),
+        (&gauges.store_bytes, store_bytes),
+        (&gauges.free_bytes, free_bytes),
+    ] {
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+}
+
+/// Computes the states that appends have left, one batch after another.
 pub(super) async fn work_off(cx: Arc<Context>) -> ! {
     loop {
         cx.backlog.wait().await;
@@ -71,11 +107,11 @@ pub(super) async fn work_off(cx: Arc<Context>) -> ! {
         let working = Arc::clone(&cx);
         match tokio::task::spawn_blocking(move || ingest::work_off(&working)).await {
             Ok(Ok(_)) => {}
-            // The room comes back with its next event, or when the service starts again.
-            Ok(Err(failure)) => warn!(%failure, "states could not be worked out"),
+            // The room is queued again with its next event, or when the service starts again.
+            Ok(Err(failure)) => warn!(%failure, "states could not be computed"),
             Err(failure) => {
                 cx.metrics.panicked();
-                error!(%failure, "states could not be worked out");
+                error!(%failure, "states could not be computed");
             }
         }
         cx.metrics.backlog(cx.backlog.len());

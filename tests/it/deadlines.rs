@@ -1,43 +1,68 @@
 //! A question whose deadline passes in the middle of it has no answer, rather than a part of one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
 };
 
 use backscroll::{
     context::Context,
     deadline::Deadline,
-    query::{self, Asker, Backfill, GetMissingEvents, Page, QueryError},
+    query::{self, Asker, Backfill, GetMissingEvents, QueryError, ServedPage, WalkQuestion},
 };
 
-use crate::support::{load::append_room, memory::Memory, rooms};
+use crate::support::{answers, load::append_room, memory::Memory, rooms};
 
-/// A clock whose hand moves when it is looked at: the deadline passes after so many looks.
-fn after(looks: u32) -> (Deadline, Arc<AtomicU32>) {
-    let looked = Arc::new(AtomicU32::new(0));
-    let hand = Arc::clone(&looked);
-    (Deadline::new(move || hand.fetch_add(1, Ordering::Relaxed) >= looks), looked)
+thread_local! {
+    /// Counts the looks at the clock of this thread.
+    static LOOKS: Cell<u32> = const { Cell::new(0) };
+    static START: Instant = Instant::now();
 }
 
-fn events(page: &Page) -> Vec<(&str, &[u8])> {
+/// A clock whose hand moves by a second each time it is looked at.
+fn now() -> Instant {
+    let looks = LOOKS.get();
+    LOOKS.set(looks + 1);
+    START.with(|start| *start + Duration::from_secs(looks.into()))
+}
+
+/// A deadline that passes after so many looks at the clock, which starts anew.
+fn after(looks: u32) -> Deadline {
+    LOOKS.set(0);
+    Deadline::new(Some(START.with(|it| *it + Duration::from_secs(looks.into()))), now)
+}
+
+fn events(page: &ServedPage) -> Vec<(&str, &[u8])> {
     page.events.iter().map(|it| (it.event_id.as_str(), &*it.pdu)).collect()
 }
 
 /// Asks with a deadline at each step of the way.
-fn cut_off_anywhere(ask: impl Fn(&Deadline) -> Result<Page, QueryError>) {
+fn cut_off_anywhere(cx: &Context, question: &impl WalkQuestion) {
+    let ask = |deadline: &Deadline| query::answer(cx, question, deadline);
     let whole = ask(&Deadline::none()).unwrap();
     assert!(whole.events.len() > 3);
-    let (never, looked) = after(u32::MAX);
-    ask(&never).unwrap();
-    let steps = looked.load(Ordering::Relaxed);
+    ask(&after(u32::MAX)).unwrap();
+    let steps = LOOKS.get();
     assert!(steps >= whole.visited, "a look at the clock for every event looked at");
     for looks in 0..steps {
-        let (deadline, looked) = after(looks);
-        assert!(matches!(ask(&deadline), Err(QueryError::Deadline(_))), "after {looks} looks");
-        assert_eq!(looked.load(Ordering::Relaxed), looks + 1, "nothing goes on after it");
+        assert!(matches!(ask(&after(looks)), Err(QueryError::Deadline(_))), "after {looks} looks");
+        assert_eq!(LOOKS.get(), looks + 1, "nothing goes on after it");
     }
-    assert_eq!(events(&ask(&after(steps).0).unwrap()), events(&whole));
+    assert_eq!(events(&ask(&after(steps)).unwrap()), events(&whole));
+}
+
+/// A caller that has left does not wait for an answer.
+#[test]
+fn a_question_ends_when_its_caller_leaves() {
+    with_a_room(|cx, room_id, event_ids| {
+        let question = Backfill { room_id, asker: Asker::Internal, event_ids, limit: Some(20) };
+        let deadline = Deadline::none();
+        let caller = deadline.cancel_on_drop();
+        query::answer(cx, &question, &deadline).unwrap();
+        drop(caller);
+        let ended = query::answer(cx, &question, &deadline);
+        assert!(matches!(ended, Err(QueryError::Deadline(_))), "{ended:?}");
+    });
 }
 
 fn with_a_room(test: impl Fn(&Context, String, Vec<String>)) {
@@ -45,15 +70,15 @@ fn with_a_room(test: impl Fn(&Context, String, Vec<String>)) {
     let room = rooms.iter().find(|it| it.name == "forks-v2").unwrap();
     let memory = Memory::new();
     append_room(&memory.cx, room);
-    let summary = query::get_room(&memory.cx, &room.header.room_id).unwrap();
+    let summary = answers::room(&memory.cx, &room.header.room_id).unwrap();
     test(&memory.cx, summary.room_id, summary.forward_extremities);
 }
 
 #[test]
 fn backfill_ends_with_its_deadline() {
     with_a_room(|cx, room_id, event_ids| {
-        let question = Backfill { room_id, asker: Asker::Sister, event_ids, limit: Some(20) };
-        cut_off_anywhere(|deadline| query::backfill(cx, &question, deadline));
+        let question = Backfill { room_id, asker: Asker::Internal, event_ids, limit: Some(20) };
+        cut_off_anywhere(cx, &question);
     });
 }
 
@@ -62,12 +87,12 @@ fn get_missing_events_ends_with_its_deadline() {
     with_a_room(|cx, room_id, latest_events| {
         let question = GetMissingEvents {
             room_id,
-            asker: Asker::Sister,
+            asker: Asker::Internal,
             earliest_events: Vec::new(),
             latest_events,
             limit: Some(20),
             min_depth: 0,
         };
-        cut_off_anywhere(|deadline| query::get_missing_events(cx, &question, deadline));
+        cut_off_anywhere(cx, &question);
     });
 }

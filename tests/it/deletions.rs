@@ -12,17 +12,21 @@ use std::{
 
 use backscroll::{
     context::Context,
-    deadline::Deadline,
     ingest::{self, BatchOutcome, NewEvent, PurgeError},
     pdu::RoomVersion,
     proto::v1::{self as pb, admin_service_client::AdminServiceClient},
-    query::{self, Asker, Backfill, GetMissingEvents, QueryError},
+    query::{
+        self, Asker, Backfill, BatchGetEvents, EventList, ExplainAccess, GetMissingEvents,
+        GetState, ListDeletedRooms, ListEvents, ListPurgedEvents, ListRooms, PageRequest,
+        QueryError, StatePage,
+    },
     store::StoreError,
 };
 use serde_json::json;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::support::{
+    answers,
     builder::{Event, Room},
     clients::{Clients, request},
     faults,
@@ -101,41 +105,34 @@ fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool)
         limit: Some(20),
         min_depth: 0,
     };
-    let none = Deadline::none();
-    let listed = query::steadily(cx, id, |cx| query::list_events(cx, (id, 0), (1_000, "")));
+    let room_id = || id.to_owned();
+    let page = PageRequest::default;
+    let listed = list_events(cx, id, PageRequest::first(1_000));
     if let Ok(list) = &listed
         && is_fed_in_order
     {
         let expected = ids.iter().take(list.events.len());
         assert!(list.events.iter().map(|it| &it.event_id).eq(expected), "a torn list");
     }
+    let batch = BatchGetEvents { room_id: room_id(), event_ids: ids.clone() };
+    let state_after = GetState { room_id: room_id(), event_id: newest.clone(), page: page() };
+    let purged = ListPurgedEvents { room_id: room_id(), page: page() };
+    let destination = origin.clone();
+    let explain =
+        ExplainAccess { room_id: room_id(), event_id: newest.clone(), origin, destination };
     let answers = [
         sound("list_events", listed),
-        sound("backfill", query::steadily(cx, id, |cx| query::backfill(cx, &backfill, &none))),
-        sound(
-            "get_missing_events",
-            query::steadily(cx, id, |cx| query::get_missing_events(cx, &missing, &none)),
-        ),
-        sound("batch", query::steadily(cx, id, |cx| query::batch_get_events(cx, id, &ids))),
-        sound("get_room", query::steadily(cx, id, |cx| query::get_room(cx, id))),
-        sound("get_state", query::steadily(cx, id, |cx| query::get_state(cx, (id, ""), (0, "")))),
-        sound(
-            "get_state after",
-            query::steadily(cx, id, |cx| query::get_state(cx, (id, newest), (0, ""))),
-        ),
-        sound(
-            "list_purged",
-            query::steadily(cx, id, |cx| query::list_purged_events(cx, id, (0, ""))),
-        ),
-        sound(
-            "explain",
-            query::steadily(cx, id, |cx| {
-                query::explain_access(cx, (id, newest), (&origin, &origin))
-            }),
-        ),
+        sound("backfill", answers::ask(cx, &backfill)),
+        sound("get_missing_events", answers::ask(cx, &missing)),
+        sound("batch", answers::ask(cx, &batch)),
+        sound("get_room", answers::room(cx, id)),
+        sound("get_state", get_state(cx, id, page())),
+        sound("get_state after", answers::ask(cx, &state_after)),
+        sound("list_purged", answers::ask(cx, &purged)),
+        sound("explain", answers::ask(cx, &explain)),
         sound("stats", query::stats(cx)),
-        sound("list_rooms", query::list_rooms(cx, (0, ""))),
-        sound("list_deleted_rooms", query::list_deleted_rooms(cx, "")),
+        sound("list_rooms", answers::ask(cx, &ListRooms { page: page() })),
+        sound("list_deleted_rooms", answers::ask(cx, &ListDeletedRooms { page: page() })),
     ];
     answers.iter().filter(|it| **it).count()
 }
@@ -218,10 +215,8 @@ fn a_purge_and_a_deletion_meet() {
         let reading = scope.spawn(|| {
             let id = room.0.room_id.as_str();
             until(&done, |_| {
-                let all = |cx: &Context| query::list_events(cx, (id, 0), (1_000, ""));
-                sound("list_events", query::steadily(cx, id, all));
-                let state = |cx: &Context| query::get_state(cx, (id, ""), (0, ""));
-                sound("get_state", query::steadily(cx, id, state));
+                sound("list_events", list_events(cx, id, PageRequest::first(1_000)));
+                sound("get_state", get_state(cx, id, PageRequest::default()));
                 sound("stats", query::stats(cx));
             });
         });
@@ -252,8 +247,7 @@ fn a_purge_spares_the_room_that_came_after_a_deletion() {
     };
     let ended = ingest::purge_history(&memory.cx.store, id, newest, &mut watch);
     assert!(matches!(ended, Err(PurgeError::RoomUnknown(_))), "{ended:?}");
-    let list = query::list_events(&memory.cx, (id, 0), (1_000, "")).unwrap();
-    assert_eq!(list.events.len(), EVENTS);
+    assert_eq!(answers::events(&memory.cx, id).len(), EVENTS);
     assert_eq!(faults::of(&memory.cx.store), []);
 }
 
@@ -264,15 +258,25 @@ fn a_list_does_not_go_on_with_the_room_that_came_after_a_deletion() {
     let (cx, id) = (&memory.cx, room.room_id.clone());
     let both = (room, events);
     feed(cx, &both);
-    let events = query::list_events(cx, (&id, 0), (10, "")).unwrap().next_page_token;
-    let state = query::get_state(cx, (&id, ""), (1, "")).unwrap().next_page_token;
+    let events = list_events(cx, &id, PageRequest::first(10)).unwrap().next_page_token;
+    let state = get_state(cx, &id, PageRequest::first(1)).unwrap().next_page_token;
     assert!(!events.is_empty() && !state.is_empty());
-    query::list_events(cx, (&id, 0), (10, &events)).unwrap();
+    let next = |size: u32, token: &String| PageRequest { size, token: token.clone() };
+    list_events(cx, &id, next(10, &events)).unwrap();
     delete(cx, &id);
     feed(cx, &both);
     let unknown = |it: QueryError| matches!(it, QueryError::RoomUnknown(_));
-    assert!(unknown(query::list_events(cx, (&id, 0), (10, &events)).unwrap_err()));
-    assert!(unknown(query::get_state(cx, (&id, ""), (1, &state)).unwrap_err()));
+    assert!(unknown(list_events(cx, &id, next(10, &events)).unwrap_err()));
+    assert!(unknown(get_state(cx, &id, next(1, &state)).unwrap_err()));
+}
+
+fn list_events(cx: &Context, room_id: &str, page: PageRequest) -> Result<EventList, QueryError> {
+    answers::ask(cx, &ListEvents { room_id: room_id.to_owned(), of_first: 0, page })
+}
+
+fn get_state(cx: &Context, room_id: &str, page: PageRequest) -> Result<StatePage, QueryError> {
+    let (room_id, event_id) = (room_id.to_owned(), String::new());
+    answers::ask(cx, &GetState { room_id, event_id, page })
 }
 
 /// The bytes of a record that is lost, on a store at rest, are damage still.

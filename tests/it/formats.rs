@@ -4,11 +4,10 @@ use std::{fs, path::Path};
 
 use backscroll::{
     context::Context,
-    query,
     store::{Options, Store},
 };
 
-use crate::support::{faults, rooms};
+use crate::support::{answers, faults, rooms};
 
 /// The rooms that each of them was given.
 const ROOMS: [&str; 3] = ["gap-v10-seen-by-hs2", "erased-v10", "forks-v2"];
@@ -29,8 +28,8 @@ fn brought_up(format: &str) {
         assert_eq!(faults::of(&cx.store), []);
         assert_eq!(cx.store.rooms(None, 9).unwrap().len(), ROOMS.len());
         for room in rooms::bundled().iter().filter(|it| ROOMS.contains(&it.name.as_str())) {
-            let held = query::list_events(&cx, (&room.header.room_id, 0), (1_000, "")).unwrap();
-            let ids: Vec<&str> = held.events.iter().map(|it| it.event_id.as_str()).collect();
+            let held = answers::events(&cx, &room.header.room_id);
+            let ids: Vec<&str> = held.iter().map(|it| it.event_id.as_str()).collect();
             let expected: Vec<&str> = room.lines.iter().map(|it| it.event_id.as_str()).collect();
             assert_eq!(ids, expected, "{}", room.name);
         }

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::RoomVersion,
-    query::{self, Asker, Backfill, GetMissingEvents},
+    query::{
+        Asker, Backfill, BatchGetEvents, ExplainAccess, GetMissingEvents, GetState, PageRequest,
+    },
 };
 use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq},
@@ -158,7 +160,7 @@ fn picture(memory: &Memory, rooms: &Rooms, second: bool) -> Picture {
     let (ids, cx) = (rooms.ids(), &memory.cx);
     let server = "one.example".to_owned();
     let askers =
-        [Asker::Sister, Asker::Server { origin: server.clone(), destination: server.clone() }];
+        [Asker::Internal, Asker::Server { origin: server.clone(), destination: server.clone() }];
     let mut answers = Vec::new();
     for asker in askers {
         for some in ids.chunks(3) {
@@ -178,14 +180,22 @@ fn picture(memory: &Memory, rooms: &Rooms, second: bool) -> Picture {
             }));
         }
     }
-    let state = |it: &String| match query::get_state(cx, (&room_id, it), (9, "")) {
-        Ok(_) => Some(answers::state(cx, &room_id, it)),
-        Err(_) => None,
+    let state = |it: &String| {
+        let (event_id, page) = (it.clone(), PageRequest::first(9));
+        let asked = answers::ask(cx, &GetState { room_id: room_id.clone(), event_id, page });
+        asked.is_ok().then(|| answers::state(cx, &room_id, it))
     };
-    let listed = query::list_events(cx, (&room_id, 0), (1_000, "")).unwrap().events;
-    let asked = query::batch_get_events(cx, &room_id, &ids).unwrap().events;
+    let listed = answers::events(cx, &room_id);
+    let batch = BatchGetEvents { room_id: room_id.clone(), event_ids: ids.clone() };
+    let asked = answers::ask(cx, &batch).unwrap().events;
     let explained = ids.iter().map(|it| {
-        let asked = query::explain_access(cx, (&room_id, it), (&server, &server));
+        let question = ExplainAccess {
+            room_id: room_id.clone(),
+            event_id: it.clone(),
+            origin: server.clone(),
+            destination: server.clone(),
+        };
+        let asked = answers::ask(cx, &question);
         (it.clone(), format!("{:?}", asked.ok()).into_bytes())
     });
     let events = listed.into_iter().chain(asked).map(|it| (it.event_id, it.pdu.to_vec()));

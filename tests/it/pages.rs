@@ -3,13 +3,18 @@
 //! any gRPC client, and whoever goes on from the oldest event of a page misses nothing.
 
 use backscroll::{
+    context::Context,
     ingest::{self, BatchOutcome, NewEvent, Outcome},
     pdu::{Pdu, RoomVersion},
-    query::{self, QueryError},
+    query::{
+        BatchGetEvents, GetState, ListErasedUsers, ListStateAfter, PageRequest, QueryError,
+        RoomEvents,
+    },
 };
 use serde_json::{Value, json};
 
 use crate::support::{
+    answers,
     builder::{Event, Room},
     federation::{Federation, Question},
     memory::Memory,
@@ -197,7 +202,7 @@ fn whoever_asks_by_id_is_told_which_ids_were_not_looked_at() {
     ids.extend((0..2_000).map(|it| format!("${it}{}", "é".repeat(250))));
     let (mut left, mut found, mut missing) = (&ids[..], Vec::new(), Vec::new());
     while !left.is_empty() {
-        let answer = query::batch_get_events(&memory.cx, &room.room_id, left).unwrap();
+        let answer = batch(&memory.cx, &room.room_id, left).unwrap();
         assert_eq!(answer.events.len() + answer.missing_event_ids.len(), answer.looked_at);
         assert!(answer.looked_at > 0);
         let bytes: usize = answer.events.iter().map(|it| it.pdu.len()).sum();
@@ -211,8 +216,13 @@ fn whoever_asks_by_id_is_told_which_ids_were_not_looked_at() {
         ids.into_iter().partition(|it| events.iter().any(|event| event.event_id == *it));
     assert_eq!((found, missing), (expected, unknown));
     let none = vec!["$".repeat(2_000)];
-    let refused = query::batch_get_events(&memory.cx, &room.room_id, &none);
+    let refused = batch(&memory.cx, &room.room_id, &none);
     assert!(matches!(refused, Err(QueryError::EventIdInvalid)));
+}
+
+fn batch(cx: &Context, room_id: &str, event_ids: &[String]) -> Result<RoomEvents, QueryError> {
+    let (room_id, event_ids) = (room_id.to_owned(), event_ids.to_vec());
+    answers::ask(cx, &BatchGetEvents { room_id, event_ids })
 }
 
 /// Lists all events in pages, and all state that came with one.
@@ -246,7 +256,9 @@ fn lists_of_large_things_are_cut_and_go_on() {
     };
     let (cx, room_id) = (&memory.cx, room.room_id.as_str());
     let state = of_all(&|token| {
-        let page = query::get_state(cx, (room_id, ""), (10_000, token)).unwrap();
+        let page = PageRequest { size: 10_000, token: token.to_owned() };
+        let question = GetState { room_id: room_id.to_owned(), event_id: String::new(), page };
+        let page = answers::ask(cx, &question).unwrap();
         let bytes = page.entries.iter();
         let bytes = bytes.map(|it| it.event_type.len() + it.state_key.len() + it.event_id.len());
         (page.entries.len(), bytes.sum(), page.next_page_token)
@@ -258,12 +270,17 @@ fn lists_of_large_things_are_cut_and_go_on() {
     let mut ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
     let given = NewEvent { state_after: &ids, ..room.accepted(&island) };
     assert!(matches!(ingest::append_unflushed(cx, &given).unwrap(), Outcome::Appended { .. }));
-    let listed = query::batch_get_events(cx, room_id, std::slice::from_ref(&island.event_id));
+    let listed = batch(cx, room_id, std::slice::from_ref(&island.event_id));
     let [event] = &listed.unwrap().events[..] else { panic!("it is held") };
     let (mut read, mut token) = (event.state_after.clone(), event.state_after_token.clone());
     assert!(read.len() < ids.len(), "all of it is answered at once");
     while !token.is_empty() {
-        let page = query::list_state_after(cx, (room_id, &island.event_id), &token).unwrap();
+        let question = ListStateAfter {
+            room_id: room_id.to_owned(),
+            event_id: island.event_id.clone(),
+            page: PageRequest { size: 0, token },
+        };
+        let page = answers::ask(cx, &question).unwrap();
         assert!(page.ids.iter().map(String::len).sum::<usize>() <= 2 << 20);
         read.extend(page.ids);
         token = page.next_page_token;
@@ -276,7 +293,8 @@ fn lists_of_large_things_are_cut_and_go_on() {
         cx.store.set_erased(&format!("@{nth:05}{}:a", "€".repeat(240)), true).unwrap();
     }
     let erased = of_all(&|token| {
-        let page = query::list_erased_users(cx, token);
+        let page = PageRequest { size: 0, token: token.to_owned() };
+        let page = answers::ask(cx, &ListErasedUsers { page }).unwrap();
         (page.ids.len(), page.ids.iter().map(String::len).sum(), page.next_page_token)
     });
     assert_eq!(erased, (entries, 2));
@@ -292,7 +310,7 @@ fn a_room_with_many_ends_is_named_by_a_thousand_of_them() {
         .collect();
     let events: Vec<Event> = [create, joined].into_iter().chain(ends).collect();
     append(&memory, &room, &events);
-    let summary = query::get_room(&memory.cx, &room.room_id).unwrap();
+    let summary = answers::room(&memory.cx, &room.room_id).unwrap();
     assert_eq!(summary.forward_extremities.len(), 1_000);
     assert_eq!(summary.forward_extremity_count, 1_200);
 }

@@ -9,7 +9,7 @@ use std::{
 use backscroll::{
     ingest::{self, Outcome, PurgeProgress},
     pdu::RoomVersion,
-    query::{self, Asker, Backfill, QueryError},
+    query::{Asker, Backfill, ListPurgedEvents, PageRequest, QueryError},
     store::View as _,
     visibility::Form,
 };
@@ -50,7 +50,7 @@ fn picture(memory: &Memory, world: &World) -> Picture {
     let ids: Vec<String> = world.deliveries.iter().map(|it| it.event.event_id.clone()).collect();
     let room_id = &world.room.room_id;
     let mut served = BTreeMap::new();
-    let sister = [(Asker::Sister, "")];
+    let sister = [(Asker::Internal, "")];
     let servers = SERVERS.map(|origin| {
         let asker = Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() };
         (asker, origin)
@@ -95,7 +95,8 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     prop_assert!(progress.done);
     prop_assert_eq!(faults::of(&memory.cx.store), []);
     let after = picture(&memory, &world);
-    let list = query::list_purged_events(&memory.cx, &world.room.room_id, (0, "")).unwrap();
+    let (room_id, page) = (world.room.room_id.clone(), PageRequest::default());
+    let list = answers::ask(&memory.cx, &ListPurgedEvents { room_id, page }).unwrap();
     // Targets of redactions that never came may stay away with them.
     prop_assert!(list.event_id_hashes.len() >= usize::try_from(progress.to_purge).unwrap());
 
@@ -173,7 +174,7 @@ fn a_deleted_room_stays_away_until_it_may_return() {
     let before = picture(&memory, &world);
 
     let deleted = store.delete_room(room_id).unwrap().unwrap();
-    assert!(matches!(query::get_room(&memory.cx, room_id), Err(QueryError::RoomUnknown(_))));
+    assert!(matches!(answers::room(&memory.cx, room_id), Err(QueryError::RoomUnknown(_))));
     let purged = |it: &Outcome| matches!(it, Outcome::Purged { .. });
     assert!(deliver(&memory, &world).iter().all(purged));
     while store.remove_deleted(deleted).unwrap() > 0 {}

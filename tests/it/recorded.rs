@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 
 use backscroll::{
     context::Context,
-    query,
+    query::{GetState, PageRequest},
     store::{Options, Store},
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{
+    answers,
     federation::{Federation, Question},
     load::append_room,
     rooms::{self, RecordedRoom, Request},
@@ -163,7 +164,12 @@ fn the_state_after_every_event_is_the_homeservers() {
 }
 
 fn state_hash(cx: &Context, room_id: &str, event_id: &str) -> String {
-    let page = query::get_state(cx, (room_id, event_id), (10_000, "")).unwrap();
+    let question = GetState {
+        room_id: room_id.to_owned(),
+        event_id: event_id.to_owned(),
+        page: PageRequest::first(10_000),
+    };
+    let page = answers::ask(cx, &question).unwrap();
     assert!(page.next_page_token.is_empty());
     let mut lines: Vec<String> = page
         .entries

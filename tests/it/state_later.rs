@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use backscroll::{
     ingest::{self, NewEvent, Outcome},
     pdu::RoomVersion,
-    query::{self, Asker, Backfill},
+    query::{self, Asker, Backfill, ExplainAccess},
     visibility::Form,
 };
 use proptest::{
@@ -113,15 +113,19 @@ fn a_predecessor_that_is_not_held_closes_no_room() {
         assert!(stage.ask(&next, "no.example").is_err());
         // It is said what is needed.
         let room_id = room.room_id.as_str();
-        let summary = query::get_room(&stage.memory.cx, room_id).unwrap();
+        let summary = answers::room(&stage.memory.cx, room_id).unwrap();
         assert_eq!(summary.state_needed, [tip.event_id.as_str()]);
         let stats = query::stats(&stage.memory.cx).unwrap();
         assert_eq!((stats.sizes.state_unknown, stats.unknown_rooms.len()), (1, 1));
         assert!(stats.unknown_rooms[0].is_answered);
         assert_eq!(stats.unknown_rooms[0].state_needed, [tip.event_id.as_str()]);
-        let asked = (room_id, next.event_id.as_str());
-        let explained =
-            query::explain_access(&stage.memory.cx, asked, ("two.example", HOME)).unwrap();
+        let question = ExplainAccess {
+            room_id: room_id.to_owned(),
+            event_id: next.event_id.clone(),
+            origin: "two.example".to_owned(),
+            destination: HOME.to_owned(),
+        };
+        let explained = answers::ask(&stage.memory.cx, &question).unwrap();
         assert!(explained.facts.iter().any(|it| it.contains(&tip.event_id)), "{explained:?}");
         stage.is_sound();
         // Sent again with it.

@@ -4,7 +4,7 @@
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{RoomVersion, id_of_unreadable},
-    query::{self, Access, Asker, Backfill, GetMissingEvents},
+    query::{Access, Asker, Backfill, ExplainAccess, Explanation, GetMissingEvents, RoomEvent},
     visibility::Form,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -226,13 +226,23 @@ fn everything_before_and_after_an_odd_event_is_served_whole() {
             let state = |id: &str| answers::state(&memory.cx, &room.room_id, id);
             let before = &stage.before.last().unwrap().event_id;
             assert_eq!(state(&odd.event_id), state(before), "{at}");
-            let explained =
-                query::explain_access(&memory.cx, (&room.room_id, &odd.event_id), (TWO, HOME));
-            assert_eq!(explained.unwrap().access, Access::NotServed, "{at}");
+            let explained = explain(memory, room, odd);
+            assert_eq!(explained.access, Access::NotServed, "{at}");
             assert_eq!(answers::summary(&memory.cx, &room.room_id).counts[4], 1, "{at}");
             assert_eq!(faults::of(&memory.cx.store), [], "{at}");
         }
     }
+}
+
+/// Explains what the server `TWO` gets of an event.
+fn explain(memory: &Memory, room: &Room, event: &Event) -> Explanation {
+    let question = ExplainAccess {
+        room_id: room.room_id.clone(),
+        event_id: event.event_id.clone(),
+        origin: TWO.to_owned(),
+        destination: HOME.to_owned(),
+    };
+    answers::ask(&memory.cx, &question).unwrap()
 }
 
 /// It is the same event however often it comes, also in one line, as a room's file has it.
@@ -241,7 +251,7 @@ fn an_odd_event_comes_again_and_nothing_changes() {
     for row in rows(RoomVersion::V10) {
         let stage = Stage::new(RoomVersion::V10, row, Verdict::Accepted);
         let Stage { memory, room, odd, .. } = &stage;
-        let before = query::list_events(&memory.cx, (&room.room_id, 0), (100, "")).unwrap().events;
+        let before = answers::events(&memory.cx, &room.room_id);
         let in_lines = Event { pdu: odd.pdu.replacen(" ,", "\n,", 1), ..odd.clone() };
         for again in [odd, &in_lines] {
             let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(again)).unwrap();
@@ -252,10 +262,9 @@ fn an_odd_event_comes_again_and_nothing_changes() {
         let other = Event { pdu: odd.pdu.replacen('{', "{\"other\":1,", 1), ..odd.clone() };
         let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(&other)).unwrap();
         assert!(matches!(outcome, Outcome::Refused { .. }), "{}: {outcome:?}", row.0);
-        let after = query::list_events(&memory.cx, (&room.room_id, 0), (100, "")).unwrap().events;
-        let bytes = |it: &[query::RoomEvent]| -> Vec<Vec<u8>> {
-            it.iter().map(|it| it.pdu.to_vec()).collect()
-        };
+        let after = answers::events(&memory.cx, &room.room_id);
+        let bytes =
+            |it: &[RoomEvent]| -> Vec<Vec<u8>> { it.iter().map(|it| it.pdu.to_vec()).collect() };
         assert_eq!(bytes(&before), bytes(&after));
     }
 }
@@ -303,8 +312,7 @@ fn too_great_a_depth_is_walked_through_and_left_out() {
                 assert_eq!(ids.contains(&deep.event_id.as_str()), is_served, "{version} {depth}");
                 assert!(ids.contains(&before[4].event_id.as_str()), "{version} {depth}");
             }
-            let asked = (room.room_id.as_str(), deep.event_id.as_str());
-            let explained = query::explain_access(&memory.cx, asked, (TWO, HOME)).unwrap();
+            let explained = explain(&memory, &room, &deep);
             assert_eq!(explained.access != Access::NotServed, is_served, "{explained:?}");
         }
     }
@@ -525,7 +533,7 @@ fn the_oddest_objects_are_kept() {
             append(&memory, &event);
         }
         assert_eq!(faults::of(&memory.cx.store), [], "version {version}");
-        let backward = query::get_room(&memory.cx, &room.room_id).unwrap().backward_extremities;
+        let backward = answers::room(&memory.cx, &room.room_id).unwrap().backward_extremities;
         assert!(backward.len() < 200, "version {version}: {}", backward.len());
         let served = backfill(&room, before.last().unwrap(), TWO).ask(&memory.cx).unwrap();
         assert!(served.events.iter().all(|it| it.1 == Form::Full), "version {version}");

@@ -18,8 +18,8 @@ use crate::Watched;
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection.
-pub type Connection = TokioIo<Either<TcpStream, client::TlsStream<TcpStream>>>;
+/// A connected stream, in the clear or encrypted.
+pub type ClientStream = Either<TcpStream, client::TlsStream<TcpStream>>;
 
 /// Opens connections to a server of some name.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Dialer {
     ///
     /// # Errors
     /// When that fails, or the server cannot show that it is the one.
-    pub async fn dial(&self, address: impl ToSocketAddrs) -> io::Result<Connection> {
+    pub async fn dial(&self, address: impl ToSocketAddrs) -> io::Result<TokioIo<ClientStream>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return Ok(TokioIo::new(Either::Left(stream))) };

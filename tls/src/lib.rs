@@ -10,7 +10,7 @@ mod files;
 mod token;
 mod watched;
 
-pub use dial::{Connection, Dialer};
+pub use dial::{ClientStream, Dialer};
 pub use files::{ClientFiles, ServerFiles};
 pub use token::Token;
 pub use tokio_rustls::{

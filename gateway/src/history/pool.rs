@@ -1,10 +1,11 @@
-//! The history services behind the addresses that we were given: a host's every address is one,
-//! looked up again and again, so that a headless Service is followed as it grows and shrinks.
+//! The instances of the history service. Every address of a host is one instance; hosts are looked
+//! up again regularly, so that a headless Kubernetes Service is followed as it grows and shrinks.
 //!
-//! A question goes to the one with the least under way among those that say of themselves that
-//! they serve. If none does, it goes to any: an old word is no reason not to ask.
+//! A question goes to the instance with the fewest questions under way among those that report
+//! SERVING. If none reports that, it goes to any: an outdated report is no reason not to ask.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
@@ -14,9 +15,9 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Uri};
-use backscroll_tls::Dialer;
+use backscroll_grpc_client::{Call, Connect, EncodedMessage};
+use backscroll_tls::{ClientConfig, Dialer, Watched};
 use futures_util::future::join_all;
-use prost::Message;
 use tokio::{
     net::lookup_host,
     sync::Mutex,
@@ -27,97 +28,102 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
 };
 
-use super::{
-    HISTORY_SERVICE,
-    call::{Framed, call},
-    connection::Connection,
-    options::HistoryOptions,
-};
-use crate::{limits::Room, workers};
+use super::HISTORY_SERVICE;
+use crate::limits::AnswerMemory;
 
-/// Shorter than a prober's patience.
+/// Longest wait for a health check. Shorter than the timeout of the probes that ask `/readyz`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often every service is asked how it is.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// How often names are looked up.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// How long a connection is used. An address may stand for several services, such as that of a
-/// Service with a cluster address: connections that last would keep to the one they met first.
+/// Pause between two health checks of all instances.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Pause between two lookups of all hosts.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a connection is used. An address may stand for several instances, such as the cluster
+/// address of a Kubernetes Service. A connection that is never replaced would stay with the
+/// instance it reached first.
 const CONNECTION_AGE: Duration = Duration::from_secs(300);
-const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
-/// Most services that are used.
-const MAX_ENDPOINTS: usize = 64;
+const HEALTH_CHECK_PATH: &str = "/grpc.health.v1.Health/Check";
+/// Most instances that are used.
+const MAX_INSTANCES: usize = 64;
 
-/// All of them.
+/// A connection to one instance of the history service.
+type Connection = backscroll_grpc_client::Connection<InstanceConnector>;
+
+/// All known instances, and the choice between them.
 #[derive(Debug)]
 pub(super) struct Pool {
-    options: HistoryOptions,
-    threads: usize,
-    room: Arc<Room>,
-    endpoints: RwLock<Vec<Arc<Endpoint>>>,
-    /// Where the search for the next one starts: those with as little under way take turns.
+    urls: Vec<Uri>,
+    tls: Option<Arc<Watched<ClientConfig>>>,
+    memory: Arc<AnswerMemory>,
+    instances: RwLock<Vec<Arc<Instance>>>,
+    /// Where the search starts: instances with equally many questions under way take turns.
     turn: AtomicUsize,
-    resolving: Mutex<()>,
+    /// Held during a lookup that a question waits for, so that others wait for the same one.
+    lookup: Mutex<()>,
 }
 
-/// One of them.
+/// One instance: an address, and the connection to it.
 #[derive(Debug)]
-struct Endpoint {
+struct Instance {
     address: SocketAddr,
     url: Uri,
-    /// One for each thread, so that a question and its answer stay on it, and one for the others.
-    connections: Vec<Connection>,
-    serves: AtomicBool,
+    connection: Connection,
+    is_serving: AtomicBool,
+    /// Number of questions under way.
     under_way: AtomicUsize,
-    since: Instant,
+    connected_at: Instant,
 }
 
-/// One of them, for a question; counts as under way while it is held.
+/// The instance that was chosen for a question, which counts as under way until this is dropped.
 #[derive(Debug)]
-pub(super) struct Chosen(Arc<Endpoint>);
+pub(super) struct Chosen(Arc<Instance>);
 
 impl Pool {
-    /// Connects to nothing yet, and looks after the services for as long as somebody holds this.
-    pub(super) fn start(options: HistoryOptions, threads: usize, room: Arc<Room>) -> Arc<Self> {
+    /// Creates the pool, without connections. A task keeps it up to date until it is dropped.
+    pub(super) fn start(
+        urls: Vec<Uri>,
+        tls: Option<Arc<Watched<ClientConfig>>>,
+        memory: Arc<AnswerMemory>,
+    ) -> Arc<Self> {
         let pool = Arc::new(Self {
-            options,
-            threads,
-            room,
-            endpoints: RwLock::default(),
+            urls,
+            tls,
+            memory,
+            instances: RwLock::default(),
             turn: AtomicUsize::new(0),
-            resolving: Mutex::default(),
+            lookup: Mutex::default(),
         });
         let watched = Arc::downgrade(&pool);
         tokio::spawn(async move {
-            let mut resolved = None;
+            let mut looked_up = None;
             while let Some(pool) = watched.upgrade() {
-                let is_due = resolved.is_none_or(|at: Instant| at.elapsed() >= RESOLVE_EVERY);
-                if (is_due || pool.all().is_empty()) && pool.resolve().await {
-                    resolved = Some(Instant::now());
+                let is_due = looked_up.is_none_or(|at: Instant| at.elapsed() >= LOOKUP_INTERVAL);
+                if (is_due || pool.all().is_empty()) && pool.look_up().await {
+                    looked_up = Some(Instant::now());
                 }
-                pool.renew();
+                pool.renew_oldest();
                 pool.check().await;
                 drop(pool);
-                time::sleep(CHECK_EVERY).await;
+                time::sleep(CHECK_INTERVAL).await;
             }
         });
         pool
     }
 
-    fn all(&self) -> Vec<Arc<Endpoint>> {
-        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn all(&self) -> Vec<Arc<Instance>> {
+        self.instances.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// One to ask, another than `not` if there is one.
-    pub(super) async fn choose(&self, not: Option<&Chosen>) -> Result<Chosen, Status> {
-        self.resolve_once().await;
+    /// Chooses an instance; another one than `except`, if there is another.
+    pub(super) async fn choose(&self, except: Option<&Chosen>) -> Result<Chosen, Status> {
+        self.look_up_if_empty().await;
         let all = self.all();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let nth = |it: usize| it.wrapping_sub(turn) % all.len();
-        let best = all.iter().enumerate().min_by_key(|(at, it)| {
-            let is_other = not.is_none_or(|not| !Arc::ptr_eq(it, &not.0));
-            let serves = it.serves.load(Ordering::Relaxed);
-            (!is_other, !serves, it.under_way.load(Ordering::Relaxed), nth(*at))
+        let distance = |index: usize| index.wrapping_sub(turn) % all.len();
+        let best = all.iter().enumerate().min_by_key(|(index, instance)| {
+            let is_excepted = except.is_some_and(|except| Arc::ptr_eq(instance, &except.0));
+            let is_serving = instance.is_serving.load(Ordering::Relaxed);
+            let under_way = instance.under_way.load(Ordering::Relaxed);
+            (is_excepted, !is_serving, under_way, distance(*index))
         });
         let none = || Status::unavailable("no address of a history service is known");
         let (_, best) = best.ok_or_else(none)?;
@@ -125,123 +131,112 @@ impl Pool {
         Ok(Chosen(Arc::clone(best)))
     }
 
-    /// Whether any serves, asked now.
+    /// Whether any instance reports SERVING, asked now.
     pub(super) async fn is_serving(&self) -> bool {
-        self.resolve_once().await;
+        self.look_up_if_empty().await;
         self.check().await
     }
 
-    async fn resolve_once(&self) {
+    async fn look_up_if_empty(&self) {
         if self.all().is_empty() {
-            let _one_at_a_time = self.resolving.lock().await;
+            let _one_at_a_time = self.lookup.lock().await;
             if self.all().is_empty() {
-                self.resolve().await;
+                self.look_up().await;
             }
         }
     }
 
-    /// Asks every service how it is. Whether any serves.
+    /// Checks the health of every instance. Whether any reports SERVING.
     async fn check(&self) -> bool {
         let all = self.all();
-        let checks = all.iter().map(|endpoint| async {
-            let serves = endpoint.check().await;
-            if endpoint.serves.swap(serves, Ordering::Relaxed) != serves {
-                tracing::info!(address = %endpoint.address, serves, "a history service changed");
+        let checks = all.iter().map(|instance| async {
+            let is_serving = instance.check(&self.memory).await;
+            if instance.is_serving.swap(is_serving, Ordering::Relaxed) != is_serving {
+                let address = instance.address;
+                tracing::info!(%address, is_serving, "the health of a history service changed");
             }
-            serves
+            is_serving
         });
         join_all(checks).await.contains(&true)
     }
 
-    /// Looks all names up. Whether that was possible; what cannot be looked up stays as it was.
-    async fn resolve(&self) -> bool {
-        let (mut found, mut all_found) = (Vec::new(), true);
-        for url in &self.options.urls {
+    /// Looks up all hosts. Whether that succeeded for all; the instances of a host that cannot be
+    /// looked up are kept.
+    async fn look_up(&self) -> bool {
+        let mut found = Vec::new();
+        let mut all_succeeded = true;
+        for url in &self.urls {
             match addresses(url).await {
                 Ok(addresses) => found.extend(addresses.map(|it| (url, it))),
                 Err(error) => {
                     tracing::warn!(%url, %error, "cannot look up a history service");
-                    all_found = false;
-                    let before = self.all().into_iter().filter(|it| it.url == *url);
-                    found.extend(before.map(|it| (url, it.address)));
+                    all_succeeded = false;
+                    let known = self.all().into_iter().filter(|it| it.url == *url);
+                    found.extend(known.map(|it| (url, it.address)));
                 }
             }
         }
-        found.truncate(MAX_ENDPOINTS);
-        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next: Vec<Arc<Endpoint>> = Vec::new();
+        found.truncate(MAX_INSTANCES);
+        let mut instances = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next: Vec<Arc<Instance>> = Vec::new();
         for (url, address) in found {
             if next.iter().any(|it| it.address == address) {
                 continue;
             }
-            let known = endpoints.iter().find(|it| it.address == address && it.url == *url);
-            next.push(known.cloned().unwrap_or_else(|| self.endpoint(url, address, true)));
+            let known = instances.iter().find(|it| it.address == address && it.url == *url);
+            next.push(known.cloned().unwrap_or_else(|| self.instance(url, address, true)));
         }
-        *endpoints = next;
-        all_found
+        *instances = next;
+        all_succeeded
     }
 
-    /// Replaces connections that have been used for long; what is under way on them is finished.
-    fn renew(&self) {
-        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
-        // One at a time.
-        if let Some(old) = endpoints.iter_mut().find(|it| it.since.elapsed() >= CONNECTION_AGE) {
-            let serves = old.serves.load(Ordering::Relaxed);
-            *old = self.endpoint(&old.url, old.address, serves);
+    /// Replaces one connection that has been used for [`CONNECTION_AGE`]. Questions under way on it
+    /// are finished.
+    fn renew_oldest(&self) {
+        let mut instances = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+        let old = instances.iter_mut().find(|it| it.connected_at.elapsed() >= CONNECTION_AGE);
+        if let Some(old) = old {
+            let is_serving = old.is_serving.load(Ordering::Relaxed);
+            *old = self.instance(&old.url, old.address, is_serving);
         }
     }
 
-    fn endpoint(&self, url: &Uri, address: SocketAddr, serves: bool) -> Arc<Endpoint> {
+    fn instance(&self, url: &Uri, address: SocketAddr, is_serving: bool) -> Arc<Instance> {
         let host = url.host().unwrap_or_default().to_owned();
-        let tls = if is_tls(url) { self.options.tls.clone() } else { None };
-        let dialer = Dialer { tls, host };
-        Arc::new(Endpoint {
+        let tls = if is_tls(url) { self.tls.clone() } else { None };
+        let connector = InstanceConnector { dialer: Dialer { tls, host }, address };
+        Arc::new(Instance {
             address,
             url: url.clone(),
-            connections: (0..=self.threads)
-                .map(|_| Connection::new(address, dialer.clone(), Arc::clone(&self.room)))
-                .collect(),
-            serves: AtomicBool::new(serves),
+            connection: Connection::new(url.clone(), connector),
+            is_serving: AtomicBool::new(is_serving),
             under_way: AtomicUsize::new(0),
-            since: Instant::now(),
+            connected_at: Instant::now(),
         })
     }
 }
 
-impl Endpoint {
-    /// Whether the service says of itself that it answers.
-    async fn check(&self) -> bool {
-        let question = Framed::new(&HealthCheckRequest { service: HISTORY_SERVICE.to_owned() });
-        let answer = self.call::<HealthCheckResponse>(HEALTH_CHECK, (HeaderMap::new(), question));
+impl Instance {
+    /// Whether the instance reports SERVING for the history service, in time.
+    async fn check(&self, memory: &AnswerMemory) -> bool {
+        let request = HealthCheckRequest { service: HISTORY_SERVICE.to_owned() };
+        let message = EncodedMessage::new(&request);
+        let call = Call { path: HEALTH_CHECK_PATH, headers: HeaderMap::new(), message };
+        let answer = self.connection.call::<HealthCheckResponse>(call, memory);
         let answer = time::timeout(HEALTH_TIMEOUT, answer).await;
         let status = answer.ok().and_then(Result::ok).map(|it| it.status());
         status == Some(ServingStatus::Serving)
     }
-
-    async fn call<A: Message + Default>(
-        &self,
-        path: &'static str,
-        (headers, question): (HeaderMap, Framed),
-    ) -> Result<A, Status> {
-        let connection = self.connections.get(workers::nth()).or(self.connections.first());
-        let connection = connection.ok_or_else(|| Status::internal("there is no connection"))?;
-        call(connection, (&self.url, path), (headers, question)).await
-    }
 }
 
 impl Chosen {
-    /// Asks it.
-    pub(super) async fn call<A: Message + Default>(
-        &self,
-        path: &'static str,
-        question: (HeaderMap, Framed),
-    ) -> Result<A, Status> {
-        self.0.call(path, question).await
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0.connection
     }
 
-    /// Not to be chosen until it says that it serves.
-    pub(super) fn is_away(&self) {
-        self.0.serves.store(false, Ordering::Relaxed);
+    /// Leaves the instance out of the choice until it reports SERVING again.
+    pub(super) fn set_unavailable(&self) {
+        self.0.is_serving.store(false, Ordering::Relaxed);
     }
 }
 
@@ -251,11 +246,26 @@ impl Drop for Chosen {
     }
 }
 
+/// Connects to an instance, in the clear or with TLS.
+#[derive(Debug)]
+pub(super) struct InstanceConnector {
+    dialer: Dialer,
+    address: SocketAddr,
+}
+
+impl Connect for InstanceConnector {
+    type Stream = backscroll_tls::ClientStream;
+
+    async fn connect(&self) -> io::Result<Self::Stream> {
+        Ok(self.dialer.dial(self.address).await?.into_inner())
+    }
+}
+
 fn is_tls(url: &Uri) -> bool {
     url.scheme_str() == Some("https")
 }
 
-async fn addresses(url: &Uri) -> std::io::Result<impl Iterator<Item = SocketAddr>> {
+async fn addresses(url: &Uri) -> io::Result<impl Iterator<Item = SocketAddr>> {
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = url.port_u16().unwrap_or(if is_tls(url) { 443 } else { 80 });
     lookup_host((host, port)).await

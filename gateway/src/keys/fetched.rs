@@ -23,7 +23,9 @@ use super::{
     sources::{MAX_VALIDITY, Obtained, Remembered, Sources},
     turns::{Bounds, Turn, Turns},
 };
-use crate::{clock::Clock, discovery::Discovery, history::RememberedKeys, server_name::ServerName};
+use crate::{
+    clock::Clock, discovery::Discovery, history::StoredKeysClient, server_name::ServerName,
+};
 
 /// How many servers' keys are held. Pauses are counted apart, so that names made up by strangers
 /// do not drive out keys.
@@ -71,7 +73,7 @@ impl FetchedKeys {
     pub(super) fn new(
         fetching: Fetching,
         pinned: Arc<PinnedKeys>,
-        history: RememberedKeys,
+        history: StoredKeysClient,
         clock: Clock,
     ) -> Self {
         let discovery = Discovery::new(fetching.network, clock.clone());

@@ -31,7 +31,7 @@ pub use self::{
     options::{FetchFlags, Fetching},
     pinned::{KeysError, PinnedKeys},
 };
-use crate::{clock::Clock, history::RememberedKeys, server_name::ServerName};
+use crate::{clock::Clock, history::StoredKeysClient, server_name::ServerName};
 
 /// Why there is no key to verify with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +60,7 @@ impl Keys {
     pub(crate) fn new(
         pinned: PinnedKeys,
         fetching: Option<Fetching>,
-        history: RememberedKeys,
+        history: StoredKeysClient,
         clock: Clock,
     ) -> Self {
         let pinned = Arc::new(pinned);

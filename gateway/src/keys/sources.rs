@@ -8,7 +8,7 @@ use serde_json::{json, value::RawValue};
 use crate::{
     clock::Clock,
     discovery::{Discovery, Unreachable},
-    history::{KeysNotGiven, RememberedKeys},
+    history::{NoStoredKeys, StoredKeys, StoredKeysClient},
     server_name::ServerName,
 };
 
@@ -29,7 +29,7 @@ const MAX_NOTARY_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) discovery: Discovery,
-    pub(super) history: RememberedKeys,
+    pub(super) history: StoredKeysClient,
     pub(super) clock: Clock,
 }
 
@@ -72,11 +72,11 @@ pub(super) enum NotObtained {
 impl Sources {
     /// The keys that the history service remembers.
     pub(super) async fn history_keys(&self, server: &ServerName) -> Remembered {
-        let (answer, fetched_ts) = match self.history.get(server.to_string()).await {
+        let StoredKeys { answer, fetched_ts } = match self.history.get(server.to_string()).await {
             Ok(remembered) => remembered,
-            Err(KeysNotGiven::Ended) => return Remembered::Ended,
-            Err(KeysNotGiven::Unknown) => return Remembered::Unknown,
-            Err(KeysNotGiven::Failed(status)) => {
+            Err(NoStoredKeys::Expired) => return Remembered::Ended,
+            Err(NoStoredKeys::Unknown) => return Remembered::Unknown,
+            Err(NoStoredKeys::Failed(status)) => {
                 tracing::debug!(%status, "the history service does not give keys");
                 return Remembered::Unknown;
             }
@@ -100,7 +100,8 @@ impl Sources {
 
     /// Gives the history service what it may remember. Nothing depends on it.
     pub(super) async fn to_history(&self, answer: String) {
-        if let Err(status) = self.history.put(answer.into(), self.clock.now_ms()).await {
+        let keys = StoredKeys { answer: answer.into(), fetched_ts: self.clock.now_ms() };
+        if let Err(status) = self.history.put(keys).await {
             tracing::debug!(%status, "the history service takes no keys");
         }
     }

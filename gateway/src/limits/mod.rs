@@ -7,13 +7,14 @@
 //! not wait any more: what is done is done for somebody.
 
 mod addresses;
+mod answer_memory;
 mod counts;
 mod cut;
 mod failures;
 mod options;
 mod refusals;
 mod requests;
-mod room;
+
 mod servers;
 mod shares;
 
@@ -32,10 +33,10 @@ use self::{
     shares::{Amount, Bounds},
 };
 pub(crate) use self::{
+    answer_memory::AnswerMemory,
     cut::{Cut, run_stream},
     failures::Attempt,
     requests::{Admitted, Caller, Held, Holds, Stranger, admit, authenticated},
-    room::Room,
     servers::{Place, Servers},
     shares::{Full, Kept, Share, Shares},
 };
@@ -159,7 +160,7 @@ pub(crate) struct Limits {
     requests: Counts,
     /// Answers whose last byte has not been taken.
     answers: Shares<Owner>,
-    room: Arc<Room>,
+    memory: Arc<AnswerMemory>,
     refusals: Refusals,
     lines: Sparing,
     pub(crate) servers: Servers,
@@ -189,7 +190,7 @@ impl Limits {
             strangers: shares(UNAUTHENTICATED, strangers),
             failures: Failures::new(options.failure_rate, metrics.clone()),
             requests: Counts::new(options.max_requests, per_address),
-            room: Arc::new(Room::new(options.max_answer_bytes, answers.clone())),
+            memory: Arc::new(AnswerMemory::new(options.max_answer_bytes, answers.clone())),
             answers,
             servers: Servers::new(&options),
             refusals: Refusals::new(options.refusal_rate),
@@ -251,8 +252,8 @@ impl Limits {
     }
 
     /// Memory for answers.
-    pub(crate) fn room(&self) -> Arc<Room> {
-        Arc::clone(&self.room)
+    pub(crate) fn memory(&self) -> Arc<AnswerMemory> {
+        Arc::clone(&self.memory)
     }
 
     /// The address that a request came from, or its network.

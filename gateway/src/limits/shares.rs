@@ -145,7 +145,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     }
 
     /// Of what has not moved for so long, cuts what belongs to the owner that has most bytes.
-    pub(super) fn cut_what_does_not_move(&self, age: Duration) {
+    pub(super) fn cut_stalled(&self, age: Duration) {
         self.change(|table, _, gone| {
             let still = table.entries.iter().filter(|(_, it)| it.moved.elapsed() >= age);
             let of = still.map(|(id, it)| (table.has(it.owner.as_ref()).bytes, Reverse(*id)));

@@ -38,13 +38,13 @@ pub(crate) async fn backfill(
     let requester = Some(requester(&origin, &cx.authenticator));
     let as_json = true;
     let question = BackfillRequest { room_id, requester, event_ids, limit, as_json };
-    let answer = ask(&cx, question, deadline).await;
+    let answer = ask(&cx, &question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
 }
 
 async fn ask(
     cx: &Context,
-    question: BackfillRequest,
+    question: &BackfillRequest,
     deadline: Instant,
 ) -> Result<Response, ApiError> {
     let answer = cx.history.backfill(question, deadline).await?;

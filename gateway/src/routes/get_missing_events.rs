@@ -50,13 +50,13 @@ pub(crate) async fn get_missing_events(
         min_depth,
         as_json: true,
     };
-    let answer = ask(&cx, question, deadline).await;
+    let answer = ask(&cx, &question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
 }
 
 async fn ask(
     cx: &Context,
-    question: GetMissingEventsRequest,
+    question: &GetMissingEventsRequest,
     deadline: Instant,
 ) -> Result<Response, ApiError> {
     let answer = cx.history.get_missing_events(question, deadline).await?;

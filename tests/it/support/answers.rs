@@ -7,8 +7,8 @@ use backscroll::{
     deadline::Deadline,
     graph::End,
     query::{
-        self, Asker, Backfill, GetMissingEvents, Page, QueryError, RoomSummary, ServedEvent,
-        StateEntry,
+        self, Asker, Backfill, GetMissingEvents, GetRoom, GetState, ListErasedMembers, ListEvents,
+        PageRequest, QueryError, RoomEvent, RoomSummary, ServedEvent, ServedPage, StateEntry,
     },
     visibility::Form,
 };
@@ -16,6 +16,22 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use super::rooms::Request;
+
+/// Asks a question without a deadline.
+pub(crate) fn ask<Q: query::Question>(cx: &Context, question: &Q) -> Result<Q::Answer, QueryError> {
+    query::answer(cx, question, &Deadline::none())
+}
+
+/// Asks for the summary of a room.
+pub(crate) fn room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> {
+    ask(cx, &GetRoom { room_id: room_id.to_owned() })
+}
+
+/// The first thousand events of a room, in order of arrival.
+pub(crate) fn events(cx: &Context, room_id: &str) -> Vec<RoomEvent> {
+    let page = PageRequest::first(1_000);
+    ask(cx, &ListEvents { room_id: room_id.to_owned(), of_first: 0, page }).unwrap().events
+}
 
 /// A question about a room's history.
 #[derive(Clone, Debug)]
@@ -68,13 +84,11 @@ impl Question {
     /// Asks it.
     pub(crate) fn ask(&self, cx: &Context) -> Answer {
         let page = match self {
-            Self::Backfill(question) => query::backfill(cx, question, &Deadline::none()),
-            Self::MissingEvents(question) => {
-                query::get_missing_events(cx, question, &Deadline::none())
-            }
+            Self::Backfill(question) => ask(cx, question),
+            Self::MissingEvents(question) => ask(cx, question),
         };
         match page {
-            Ok(Page { events, end, missing_event_ids, visited }) => {
+            Ok(ServedPage { events, end, missing_event_ids, visited }) => {
                 let event = |it| {
                     let ServedEvent { event_id, pdu, form } = it;
                     (event_id, form, pdu.to_vec())
@@ -106,7 +120,12 @@ fn backfill_parameters(uri: &str) -> (Vec<String>, Option<u32>) {
 
 /// The state after an event, or now if the id is empty.
 pub(crate) fn state(cx: &Context, room_id: &str, event_id: &str) -> State {
-    match query::get_state(cx, (room_id, event_id), (10_000, "")) {
+    let question = GetState {
+        room_id: room_id.to_owned(),
+        event_id: event_id.to_owned(),
+        page: PageRequest::first(10_000),
+    };
+    match ask(cx, &question) {
         Ok(page) => {
             assert_eq!(page.next_page_token, "", "the state fits a page");
             let entry = |it| {
@@ -146,8 +165,10 @@ pub(crate) fn summary(cx: &Context, room_id: &str) -> Summary {
         unreadable_count,
         state_count,
         state_needed: _,
-    } = query::get_room(cx, room_id).unwrap();
-    let erased_users = query::list_erased_members(cx, room_id, "").unwrap().ids;
+    } = room(cx, room_id).unwrap();
+    let page = PageRequest::default();
+    let erased = ListErasedMembers { room_id: room_id.to_owned(), page };
+    let erased_users = ask(cx, &erased).unwrap().ids;
     Summary {
         forward_extremities: forward_extremities.into_iter().collect(),
         backward_extremities: backward_extremities.into_iter().collect(),

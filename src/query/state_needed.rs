@@ -1,16 +1,19 @@
-//! Rooms whose current state is not known: which events it needs the state of.
+//! Which events block the current state of a room, while it is not known.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::store::{EventNum, PrevEvent, Room, RoomNum, Store, StoreError, View};
 
-/// Most events named of a room, and most looked at to find them.
+/// The most events of a room that are named.
 const MAX_NAMED: usize = 10;
+/// The most events that are looked at to find them.
 const MAX_LOOKED_AT: usize = 1_000;
 
-/// While the current state of a room is not known: some of the events whose state has to come for it
-/// to be known, the nearest to the forward extremities first. What only waits for the state of its
-/// predecessors is not among them, as long as no more than a thousand events are waiting.
+/// Finds some of the events whose state is needed before the current state of a room can be known,
+/// those nearest to the forward extremities first. Empty if the current state is known.
+///
+/// Events that only wait for the state of their predecessors are left out, as long as no more than
+/// 1,000 events are waiting.
 pub(super) fn state_needed(
     store: &Store,
     number: RoomNum,
@@ -22,7 +25,9 @@ pub(super) fn state_needed(
     let topology = store.topology(number);
     let extremities = store.extremities(number, MAX_LOOKED_AT)?;
     let mut next: VecDeque<EventNum> = extremities.iter().map(|it| it.event).collect();
-    let (mut seen, mut waiting, mut needed) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let mut seen = BTreeSet::new();
+    let mut waiting = Vec::new();
+    let mut needed = Vec::new();
     while let Some(event) = next.pop_front() {
         if needed.len() >= MAX_NAMED || seen.len() >= MAX_LOOKED_AT {
             break;
@@ -45,7 +50,7 @@ pub(super) fn state_needed(
         let has_gap = node.prev_events.contains(&PrevEvent::Missing);
         if !waits || has_gap { needed.push(event) } else { waiting.push(event) }
     }
-    // A long way from what is needed: then the extremity itself.
+    // The needed events are too far away to be found: name the nearest that waits.
     if needed.is_empty() {
         needed.extend(waiting.first());
     }

@@ -1,5 +1,6 @@
-//! The slowest walks since the start: at most one a room, so that one busy room does not hide the
-//! others. For operators; rooms and servers are never labels of a metric.
+//! The slowest walks since the start, for operators. At most one walk of each room is kept, so that
+//! one busy room does not hide the others. Rooms and servers are never labels of a metric, so they
+//! are shown here.
 
 use std::{
     cmp::Reverse,
@@ -7,33 +8,33 @@ use std::{
     time::Duration,
 };
 
-/// How many are remembered.
-const REMEMBERED: usize = 20;
+/// The most walks that are kept.
+const MAX_WALKS: usize = 20;
 
-/// A walk.
+/// A walk through a room, and how long its answer took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlowWalk {
     /// The room.
     pub room_id: String,
-    /// Which question it answered.
+    /// The name of the question that the walk answered.
     pub question: &'static str,
-    /// The server that asked; none for a sister service.
+    /// The server that asked; `None` for an internal caller.
     pub origin: Option<String>,
-    /// Events looked at.
+    /// How many events were looked up.
     pub visited: u32,
-    /// From the question to its answer.
+    /// The time from the question to its answer.
     pub took: Duration,
 }
 
-/// Remembers them.
+/// Keeps the slowest walks.
 #[derive(Debug, Default)]
-pub struct Slowest(Mutex<Vec<SlowWalk>>);
+pub struct SlowWalks(Mutex<Vec<SlowWalk>>);
 
-impl Slowest {
-    /// Takes note of a walk.
+impl SlowWalks {
+    /// Keeps a walk if it is one of the slowest.
     pub fn note(&self, walk: SlowWalk) {
         let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if walks.len() >= REMEMBERED && walks.last().is_some_and(|it| it.took >= walk.took) {
+        if walks.len() >= MAX_WALKS && walks.last().is_some_and(|it| it.took >= walk.took) {
             return;
         }
         match walks.iter_mut().find(|it| it.room_id == walk.room_id) {
@@ -42,10 +43,10 @@ impl Slowest {
             None => walks.push(walk),
         }
         walks.sort_by_key(|it| Reverse(it.took));
-        walks.truncate(REMEMBERED);
+        walks.truncate(MAX_WALKS);
     }
 
-    /// The slowest first.
+    /// Returns the walks that are kept, slowest first.
     pub fn all(&self) -> Vec<SlowWalk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_slowest_of_each_room() {
-        let slowest = Slowest::default();
+        let slow_walks = SlowWalks::default();
         let walk = |room: u64, took: u64| SlowWalk {
             room_id: format!("!{room}"),
             question: "backfill",
@@ -66,14 +67,13 @@ mod tests {
             took: Duration::from_millis(took),
         };
         for (room, took) in [(1, 10), (2, 30), (1, 20), (1, 15), (3, 25)] {
-            slowest.note(walk(room, took));
+            slow_walks.note(walk(room, took));
         }
-        assert_eq!(slowest.all(), [walk(2, 30), walk(3, 25), walk(1, 20)]);
-        (10..100).for_each(|room| slowest.note(walk(room, room)));
-        assert_eq!(slowest.all().len(), REMEMBERED);
-        assert_eq!(
-            (slowest.all()[0].clone(), slowest.all()[19].clone()),
-            (walk(99, 99), walk(80, 80))
-        );
+        assert_eq!(slow_walks.all(), [walk(2, 30), walk(3, 25), walk(1, 20)]);
+        (10..100).for_each(|room| slow_walks.note(walk(room, room)));
+        let all = slow_walks.all();
+        assert_eq!(all.len(), MAX_WALKS);
+        assert_eq!(all.first(), Some(&walk(99, 99)));
+        assert_eq!(all.last(), Some(&walk(80, 80)));
     }
 }

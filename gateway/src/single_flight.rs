@@ -15,7 +15,7 @@ use futures_util::{
 };
 
 /// The computations under way, by what they compute.
-pub(super) struct SingleFlight<K, T: Clone> {
+pub(crate) struct SingleFlight<K, T: Clone> {
     under_way: Arc<UnderWay<K, T>>,
 }
 
@@ -35,7 +35,7 @@ impl<K, T: Clone> fmt::Debug for SingleFlight<K, T> {
 
 impl<K: Clone + Eq + Hash, T: Clone + Send + Sync + 'static> SingleFlight<K, T> {
     /// Joins the computation under way for this key, or starts one.
-    pub(super) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> T
+    pub(crate) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> T
     where
         F: Future<Output = T> + Send + 'static,
     {

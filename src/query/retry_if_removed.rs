@@ -1,33 +1,46 @@
-//! Reading a room while others remove it, or a part of it.
+//! Answering a question about a room while others remove the room, or a part of it.
 
-use super::QueryError;
+use super::{QueryError, Question};
 use crate::{
     context::Context,
+    deadline::Deadline,
     store::{Removed, StoreError},
 };
 
-/// How often a question is asked at most. Each time but the last, what it was about to read was
-/// removed meanwhile: a purge commits a slice in the time of many answers.
+/// How often a question is tried at most. A purge removes records in small commits, each of which
+/// takes as long as many answers.
 const MAX_TRIES: u32 = 5;
 
-/// Asks a question about a room, and asks it again when the room was deleted meanwhile, or when
-/// what it was about to read was removed from it by a purge. What is not there, though nothing was
-/// removed, is lost: only that is damage.
+/// Answers a question. It is tried again if its room was deleted meanwhile, or if a purge removed
+/// from the room what was to be read. A record that is missing although nothing was removed is
+/// damage.
 ///
 /// # Errors
-/// Those of the question; and that the room changed at each try.
-pub fn steadily<T>(
+/// The error of the question, or [`QueryError::RoomChanges`] if every try failed.
+pub fn answer<Q: Question>(
+    cx: &Context,
+    question: &Q,
+    deadline: &Deadline,
+) -> Result<Q::Answer, QueryError> {
+    match question.room_id() {
+        Some(room_id) => retry_if_removed(cx, room_id, question, deadline),
+        None => question.try_answer(cx, deadline),
+    }
+}
+
+fn retry_if_removed<Q: Question>(
     cx: &Context,
     room_id: &str,
-    question: impl Fn(&Context) -> Result<T, QueryError>,
-) -> Result<T, QueryError> {
+    question: &Q,
+    deadline: &Deadline,
+) -> Result<Q::Answer, QueryError> {
     for _ in 0..MAX_TRIES {
         let moment = cx.store.moment(room_id);
-        let answer = question(cx);
+        let answer = question.try_answer(cx, deadline);
         let is_missing = matches!(&answer, Err(QueryError::Store(StoreError::Missing { .. })));
         match (cx.store.removed_since(room_id, moment), answer) {
             (_, Err(QueryError::Deadline(passed))) => return Err(passed.into()),
-            // Parts of it may be of the room as it was, and parts of none.
+            // Some of what was read may be of the deleted room, and some of the one created since.
             (Removed::Room, _) => {}
             (Removed::Records, _) if is_missing => {}
             (Removed::Nothing, Err(QueryError::Store(failure))) => {
@@ -71,17 +84,33 @@ mod tests {
         edit.commit().unwrap();
     }
 
-    /// What the question is answered with, how often it was asked.
+    /// A question about the room that is given the number of its try, from 1.
+    struct Counted<F> {
+        tries: Cell<u32>,
+        question: F,
+    }
+
+    impl<F: Fn(u32) -> Result<u32, QueryError>> Question for Counted<F> {
+        type Answer = u32;
+
+        fn room_id(&self) -> Option<&str> {
+            Some(ROOM)
+        }
+
+        fn try_answer(&self, _: &Context, _: &Deadline) -> Result<u32, QueryError> {
+            self.tries.set(self.tries.get() + 1);
+            (self.question)(self.tries.get())
+        }
+    }
+
+    /// The answer to a question, and the number of its tries.
     fn asked(
         cx: &Context,
         question: impl Fn(u32) -> Result<u32, QueryError>,
     ) -> (Result<u32, QueryError>, u32) {
-        let tries = Cell::new(0);
-        let answer = steadily(cx, ROOM, |_| {
-            tries.set(tries.get() + 1);
-            question(tries.get())
-        });
-        (answer, tries.get())
+        let question = Counted { tries: Cell::new(0), question };
+        let answer = answer(cx, &question, &Deadline::none());
+        (answer, question.tries.get())
     }
 
     #[test]

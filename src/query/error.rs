@@ -1,0 +1,44 @@
+//! The reasons why a question is not answered.
+
+use crate::{access::AccessRefusal, deadline::DeadlinePassed, store::StoreError};
+
+/// The reason why a question is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The asking server may not ask about the room. The reason is for the operator only.
+    #[error("this server may not ask about this room")]
+    NotAllowed(AccessRefusal),
+    /// The room is not held. Only internal callers get this.
+    #[error("room {0} is not held")]
+    RoomUnknown(String),
+    /// The event is not held in the room.
+    #[error("event {0} is not held in this room")]
+    EventUnknown(String),
+    /// The state asked for is not known.
+    #[error("{0}")]
+    StateUnknown(&'static str),
+    /// The question names no event to start from.
+    #[error("give at least one event id to start from")]
+    EventIdsMissing,
+    /// An event id is longer than event ids may be.
+    #[error("an event id has at most 255 characters")]
+    EventIdInvalid,
+    /// The question has no limit.
+    #[error("give a limit: how many events to answer with at most")]
+    LimitMissing,
+    /// The limit is zero.
+    #[error("the limit must be at least 1")]
+    LimitInvalid,
+    /// The page token was not issued for this list.
+    #[error("the page token is not one of this list's")]
+    PageTokenInvalid,
+    /// At each try, records were removed while the question was answered.
+    #[error("events of room {0} are being removed; ask again in a moment")]
+    RoomChanges(String),
+    /// The caller does not wait for the answer any more.
+    #[error(transparent)]
+    Deadline(#[from] DeadlinePassed),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,108 @@
+//! Tombstones: rooms that were deleted, and users who requested erasure. They outlive what they
+//! removed, so that a backup can restore them. For internal callers.
+
+use super::{
+    QueryError, Question,
+    admission::find_internal,
+    paging::{IdList, PageRequest, Space},
+};
+use crate::{
+    context::Context,
+    deadline::Deadline,
+    state::map::{self, Key},
+    store::View as _,
+};
+
+/// The most rooms or users that are looked at for one page.
+const MAX_PAGE: u32 = 10_000;
+
+/// Asks for the rooms that were deleted and may not return, in the order of their ids.
+#[derive(Clone, Debug)]
+pub struct ListDeletedRooms {
+    /// The part of the list.
+    pub page: PageRequest,
+}
+
+impl Question for ListDeletedRooms {
+    type Answer = IdList;
+
+    fn room_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
+        let token = self.page.token.as_str();
+        let after = (!token.is_empty()).then_some(token);
+        let (ids, last) = cx.store.buried_rooms(after, self.page.size(MAX_PAGE, MAX_PAGE))?;
+        Ok(IdList { ids, next_page_token: last.unwrap_or_default() })
+    }
+}
+
+/// Asks for the users who requested erasure, in the order of their ids.
+#[derive(Clone, Debug)]
+pub struct ListErasedUsers {
+    /// The part of the list.
+    pub page: PageRequest,
+}
+
+impl Question for ListErasedUsers {
+    type Answer = IdList;
+
+    fn room_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
+        let size = self.page.size(MAX_PAGE, MAX_PAGE);
+        let users = cx.store.erased_users(&self.page.token, size);
+        let looked_at = users.len();
+        let mut space = Space::default();
+        let ids: Vec<String> = users.into_iter().take_while(|it| space.take(it.len())).collect();
+        let is_cut = ids.len() < looked_at || looked_at >= size;
+        let last = ids.last().filter(|_| is_cut).cloned();
+        Ok(IdList { ids, next_page_token: last.unwrap_or_default() })
+    }
+}
+
+/// Asks for the users who requested erasure and are in the current state of a room. The list is
+/// empty if the current state is not known.
+#[derive(Clone, Debug)]
+pub struct ListErasedMembers {
+    /// The room.
+    pub room_id: String,
+    /// The part of the list. Its size counts erased users, whether or not they are in the room.
+    pub page: PageRequest,
+}
+
+impl Question for ListErasedMembers {
+    type Answer = IdList;
+
+    fn room_id(&self) -> Option<&str> {
+        Some(&self.room_id)
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
+        let room = find_internal(&cx.store, &self.room_id)?;
+        let Some(current) = room.record.current_state else { return Ok(IdList::default()) };
+        let states = cx.store.states(room.number);
+        let size = self.page.size(MAX_PAGE, MAX_PAGE);
+        let users = cx.store.erased_users(&self.page.token, size);
+        let mut is_cut = users.len() >= size;
+        let mut list = IdList::default();
+        let mut space = Space::default();
+        let mut last = None;
+        for user in users {
+            let key = Key::of_state("m.room.member", &user);
+            if map::get(&states, current.root(), key)?.is_some() {
+                if !space.take(user.len()) {
+                    is_cut = true;
+                    break;
+                }
+                list.ids.push(user.clone());
+            }
+            last = Some(user);
+        }
+        list.next_page_token = last.filter(|_| is_cut).unwrap_or_default();
+        Ok(list)
+    }
+}
