@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     pdu::{self, Pdu, RoomVersion},
-    picture::{self, Event, MAX_EVENTS, Marks, Picture},
+    picture::{self, DrawnEvent, MAX_EVENTS, Marks, Picture},
     proto::v1::{self as pb, history_service_client::HistoryServiceClient},
 };
 
@@ -64,7 +64,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let extremities: BTreeSet<String> = room.forward_extremities.into_iter().collect();
     let version = RoomVersion::parse(&room_version)?;
     let drawn = |it| event(it, version, &extremities);
-    let events = events.into_iter().map(drawn).collect::<anyhow::Result<Vec<Event>>>()?;
+    let events = events.into_iter().map(drawn).collect::<anyhow::Result<Vec<DrawnEvent>>>()?;
     let events = match (&around, depth) {
         (None, None) => events,
         (None, Some(depth)) => {
@@ -133,7 +133,7 @@ fn event(
     event: pb::RoomEvent,
     version: RoomVersion,
     extremities: &BTreeSet<String>,
-) -> anyhow::Result<Event> {
+) -> anyhow::Result<DrawnEvent> {
     let pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, unreadable, .. } = event;
     let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
     let read = pdu::Event::read(&pdu, version, &event_id)
@@ -146,7 +146,7 @@ fn event(
         (None, Some((event_type, state_key))) => (event_type, Some(state_key)),
         (None, None) => ("", None),
     };
-    Ok(Event {
+    Ok(DrawnEvent {
         event_type: event_type.to_owned(),
         sender: read.pdu().map_or_else(String::new, |it| it.sender().to_string()),
         state_key: state_key.map(str::to_owned),
