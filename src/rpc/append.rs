@@ -37,7 +37,7 @@ pub(super) async fn append_events(
         let first = tokio::select! {
             biased;
             () = stopping.cancelled() => return Err(status::stopping()),
-            first = requests.message() => first?,
+            first = next(&mut requests) => first?,
         };
         let Some(first) = first else { return Ok(()) };
         let (together, end) = take_what_is_there(first, &mut requests);
@@ -115,6 +115,15 @@ impl Drop for Counts {
     }
 }
 
+/// The next request of a stream, checked; `None` at the end of the stream.
+async fn next(
+    requests: &mut Streaming<pb::AppendEventsRequest>,
+) -> Result<Option<pb::AppendEventsRequest>, Status> {
+    let request = requests.message().await?;
+    request.as_ref().map_or(Ok(()), wire::check_append)?;
+    Ok(request)
+}
+
 fn take_what_is_there(
     first: pb::AppendEventsRequest,
     requests: &mut Streaming<pb::AppendEventsRequest>,
@@ -122,7 +131,7 @@ fn take_what_is_there(
     let mut bytes = first.pdu.len();
     let mut together = vec![first];
     while together.len() < MAX_TOGETHER && bytes < MAX_BYTES_TOGETHER {
-        match requests.message().now_or_never() {
+        match next(requests).now_or_never() {
             None => break,
             Some(Ok(Some(next))) => {
                 bytes += next.pdu.len();
@@ -136,29 +145,6 @@ fn take_what_is_there(
 }
 
 fn append_all(cx: &Context, requests: &[pb::AppendEventsRequest]) -> BatchOutcome {
-    let events: Vec<NewEvent<'_>> = requests.iter().map(event).collect();
+    let events: Vec<NewEvent<'_>> = requests.iter().map(wire::new_event).collect();
     ingest::append_all(cx, &events)
-}
-
-fn event(request: &pb::AppendEventsRequest) -> NewEvent<'_> {
-    let pb::AppendEventsRequest {
-        room_id,
-        room_version,
-        event_id,
-        pdu,
-        verdict,
-        state_after,
-        arrival,
-    } = request;
-    let verdict = verdict.unwrap_or_default();
-    NewEvent {
-        room_id,
-        room_version,
-        event_id,
-        pdu,
-        verdict: wire::verdict(verdict),
-        outlier: verdict.outlier,
-        state_after,
-        arrival: *arrival,
-    }
 }
