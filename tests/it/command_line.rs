@@ -53,5 +53,5 @@ fn whoever_stops_reading_is_not_shouted_at() {
     // What was asked for was done all the same.
     let held = process::stdout(process::run(["verify", "--data-dir", &restored]));
     let events = room.lines.len();
-    assert!(held.ends_with(&format!("{events} events looked at, 0 faults\n")), "{held}");
+    assert!(held.ends_with(&format!("{events} events verified, 0 faults\n")), "{held}");
 }

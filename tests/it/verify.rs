@@ -48,8 +48,8 @@ fn what_changes_meanwhile_is_no_fault() {
     };
     thread::scope(|scope| {
         scope.spawn(change);
-        let walks =
-            (0..WALKS).map(|_| service.command(&["verify", "--online", "--busy-percent", "100"]));
+        let walks = (0..WALKS)
+            .map(|_| service.command(&["verify", "--online", "--max-cpu-percent", "100"]));
         let walks: Vec<_> = walks.collect();
         done.store(true, Ordering::Relaxed);
         for walk in walks {
@@ -135,7 +135,7 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
 
 #[test]
 fn only_a_store_that_nobody_has_open_is_repaired() {
-    for flags in [["--online", "--busy-percent=9"], ["--backup", "backup"]] {
+    for flags in [["--online", "--max-cpu-percent=9"], ["--backup", "backup"]] {
         let output = process::run(["verify", "--data-dir", ".", "--repair"].iter().chain(&flags));
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");
