@@ -8,6 +8,17 @@
 
 mod support;
 
+/// The messages of the contract, where the generated servers expect them.
+mod proto {
+    pub(crate) use backscroll_gateway::proto::v1;
+}
+
+/// The generated servers of the contract.
+#[expect(clippy::as_conversions, reason = "generated code")]
+mod servers {
+    include!(concat!(env!("OUT_DIR"), "/servers/backscroll.history.v1.rs"));
+}
+
 mod backfill;
 mod get_missing_events;
 
