@@ -34,14 +34,6 @@
 //! - No event content and no key is logged. The service opens no connections, except for traces if
 //!   the operator asks for them.
 
-#[cfg(test)]
-extern crate self as backscroll;
-
-#[cfg(test)]
-#[path = "../tests/it/support/builder.rs"]
-#[expect(dead_code, reason = "shared with other tests, which use more of it")]
-mod builder;
-
 pub mod access;
 pub mod backlog;
 pub mod backup;
@@ -53,6 +45,8 @@ pub mod ingest;
 pub mod metrics;
 pub mod pdu;
 pub mod picture;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod proto;
 pub mod query;
 pub mod room_format;

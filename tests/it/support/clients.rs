@@ -4,13 +4,14 @@ use backscroll::proto::v1::{
     self as pb, history_service_client::HistoryServiceClient,
     ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
 };
+use backscroll_testkit::Room;
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
 
-use super::{builder::Room, process::Process};
+use super::process::Process;
 
 #[derive(Clone)]
 pub(crate) struct Clients {
@@ -22,7 +23,7 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) async fn connect(service: &Process) -> Self {
-        let channel = Channel::from_shared(service.url.clone()).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(service.url()).unwrap().connect().await.unwrap();
         Self {
             history: HistoryServiceClient::new(channel.clone()),
             ingest: IngestServiceClient::new(channel.clone()),
