@@ -14,7 +14,13 @@ mod proto {
 }
 
 /// The generated servers of the contract.
-#[expect(clippy::as_conversions, reason = "generated code")]
+#[expect(
+    unreachable_pub,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 mod servers {
     include!(concat!(env!("OUT_DIR"), "/servers/backscroll.history.v1.rs"));
 }
