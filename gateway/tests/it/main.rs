@@ -19,6 +19,7 @@ mod proto {
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
     reason = "generated code"
 )]
 mod servers {
