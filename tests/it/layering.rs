@@ -1,12 +1,12 @@
-//! Holds the floor plan: who may import whom, how long a file may be, and that every file
-//! introduces itself. Reads the sources as text; tests inside them may reach wherever they like.
+//! Checks the allowed imports between modules, the length of files, and that every file begins with a
+//! `//!` comment. It reads the sources as text. Unit tests inside a file may import anything.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Top floor first. A room may import the rooms named here, all of them below it.
+/// Every module with the modules that it may import, top layer first. Imports point down.
 const PLAN: &[(&str, &[&str])] = &[
     ("main", &[]),
     ("lib", &[]),
@@ -50,7 +50,7 @@ const PLAN: &[(&str, &[&str])] = &[
         ],
     ),
     ("verify", &["ingest", "store", "state", "pdu"]),
-    // Of `ingest`, the words for what was decided about an event.
+    // From `ingest` it takes the types that describe decisions about events.
     (
         "query",
         &[
@@ -101,7 +101,7 @@ fn imports_point_down() {
         let (_, may_import) = PLAN
             .iter()
             .find(|(name, _)| *name == room)
-            .unwrap_or_else(|| panic!("`{room}` has no floor in the plan"));
+            .unwrap_or_else(|| panic!("`{room}` is not in the plan"));
         for target in imports(&without_tests(&file)) {
             let known = PLAN.iter().any(|(name, _)| *name == target);
             let allowed = target == room || may_import.contains(&target.as_str());
@@ -109,26 +109,26 @@ fn imports_point_down() {
             seen += usize::from(known);
         }
     }
-    assert!(seen > 50, "only {seen} imports were found: is the text read as it should be?");
+    assert!(seen > 50, "only {seen} imports were found: does the test parse them correctly?");
 }
 
 #[test]
-fn files_are_short_and_introduce_themselves() {
+fn files_are_short_and_begin_with_a_comment() {
     for file in sources() {
         let text = fs::read_to_string(&file).unwrap();
         let lines = text.lines().count();
         assert!(lines <= MAX_LINES, "{}: {lines} lines, at most {MAX_LINES}", file.display());
-        assert!(text.starts_with("//!"), "{}: begins with no `//!`", file.display());
+        assert!(text.starts_with("//!"), "{}: does not begin with `//!`", file.display());
     }
 }
 
 #[test]
-fn only_the_store_knows_sled_and_only_doors_know_proto() {
+fn only_the_store_uses_sled_and_only_handlers_use_proto_types() {
     for file in sources() {
         let (room, text) = (room_of(&file), without_tests(&file));
-        assert!(room == "store" || !text.contains("sled::"), "{}: knows sled", file.display());
-        let is_a_door = matches!(room.as_str(), "rpc" | "server" | "cli" | "proto");
-        assert!(is_a_door || !text.contains("tonic::"), "{}: knows tonic", file.display());
+        assert!(room == "store" || !text.contains("sled::"), "{}: uses sled", file.display());
+        let is_a_handler = matches!(room.as_str(), "rpc" | "server" | "cli" | "proto");
+        assert!(is_a_handler || !text.contains("tonic::"), "{}: uses tonic", file.display());
     }
 }
 
@@ -145,7 +145,7 @@ fn without_tests(file: &Path) -> String {
     code.join("\n")
 }
 
-/// The rooms that a text reaches through `crate::name` or `crate::{name, ...}`.
+/// The modules that a text imports through `crate::name` or `crate::{name, ...}`.
 fn imports(code: &str) -> Vec<String> {
     let mut rooms = Vec::new();
     for (start, path) in code.match_indices("crate::") {
@@ -181,7 +181,7 @@ fn leading_name(text: &str) -> String {
     text.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect()
 }
 
-/// The room that a file is in: its first folder, or its own name.
+/// The module of a file: its first folder, or its own name.
 fn room_of(file: &Path) -> String {
     let inside = file.strip_prefix(root()).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
