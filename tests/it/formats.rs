@@ -38,17 +38,17 @@ fn open(format: &str) {
 
 #[test]
 fn a_store_of_format_1_is_converted_and_keeps_its_content() {
-    brought_up("format-1");
+    open("format-1");
 }
 
 /// Format 2 has no blocks: each body is a record of its own.
 #[test]
 fn a_store_of_format_2_is_converted_and_keeps_its_content() {
-    brought_up("format-2");
+    open("format-2");
 }
 
 /// Format 3 does not count unreadable events.
 #[test]
 fn a_store_of_format_3_is_converted_and_keeps_its_content() {
-    brought_up("format-3");
+    open("format-3");
 }

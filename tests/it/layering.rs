@@ -89,23 +89,23 @@ const MAX_LINES: usize = 450;
 
 #[test]
 fn imports_point_down() {
-    for (floor, (room, may_import)) in PLAN.iter().enumerate() {
+    for (layer, (module, may_import)) in PLAN.iter().enumerate() {
         for target in *may_import {
             let below = PLAN.iter().position(|(name, _)| name == target);
-            assert!(below > Some(floor), "the plan lets `{room}` import `{target}` above it");
+            assert!(below > Some(layer), "the plan lets `{module}` import `{target}` above it");
         }
     }
     let mut seen = 0;
     for file in sources() {
-        let room = room_of(&file);
+        let module = module_of(&file);
         let (_, may_import) = PLAN
             .iter()
-            .find(|(name, _)| *name == room)
-            .unwrap_or_else(|| panic!("`{room}` is not in the plan"));
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("`{module}` is not in the plan"));
         for target in imports(&without_tests(&file)) {
             let known = PLAN.iter().any(|(name, _)| *name == target);
-            let allowed = target == room || may_import.contains(&target.as_str());
-            assert!(!known || allowed, "{}: `{room}` must not import `{target}`", file.display());
+            let allowed = target == module || may_import.contains(&target.as_str());
+            assert!(!known || allowed, "{}: `{module}` must not import `{target}`", file.display());
             seen += usize::from(known);
         }
     }
@@ -125,9 +125,10 @@ fn files_are_short_and_begin_with_a_comment() {
 #[test]
 fn only_the_store_uses_sled_and_only_handlers_use_proto_types() {
     for file in sources() {
-        let (room, text) = (room_of(&file), without_tests(&file));
-        assert!(room == "store" || !text.contains("sled::"), "{}: uses sled", file.display());
-        let is_a_handler = matches!(room.as_str(), "rpc" | "server" | "cli" | "proto");
+        let module = module_of(&file);
+        let text = without_tests(&file);
+        assert!(module == "store" || !text.contains("sled::"), "{}: uses sled", file.display());
+        let is_a_handler = matches!(module.as_str(), "rpc" | "server" | "cli" | "proto");
         assert!(is_a_handler || !text.contains("tonic::"), "{}: uses tonic", file.display());
     }
 }
@@ -147,15 +148,15 @@ fn without_tests(file: &Path) -> String {
 
 /// The modules that a text imports through `crate::name` or `crate::{name, ...}`.
 fn imports(code: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
+    let mut modules = Vec::new();
     for (start, path) in code.match_indices("crate::") {
         let rest = &code[start + path.len()..];
         match rest.strip_prefix('{') {
-            Some(list) => rooms.extend(first_names(list)),
-            None => rooms.push(leading_name(rest)),
+            Some(list) => modules.extend(first_names(list)),
+            None => modules.push(leading_name(rest)),
         }
     }
-    rooms
+    modules
 }
 
 /// The first name of each item in a list, up to the brace that closes it.
@@ -182,7 +183,7 @@ fn leading_name(text: &str) -> String {
 }
 
 /// The module of a file: its first folder, or its own name.
-fn room_of(file: &Path) -> String {
+fn module_of(file: &Path) -> String {
     let inside = file.strip_prefix(root()).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
