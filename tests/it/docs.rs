@@ -222,6 +222,12 @@ fn metric(name: &str) -> &str {
     suffixes.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name)
 }
 
+/// The test whose number of rounds or seed a variable sets.
+fn rounds(variable: &str) -> &str {
+    let name = variable.strip_prefix("BACKSCROLL_").unwrap_or_default();
+    ["_ROUNDS", "_SEED"].iter().find_map(|it| name.strip_suffix(it)).unwrap_or_default()
+}
+
 /// Why a text between backquotes is wrong; `None` if every name in it exists.
 fn fault(text: &str, words: &BTreeSet<String>, flags: &BTreeSet<String>) -> Option<String> {
     let first = text.split([' ', '=']).next().unwrap_or_default();
@@ -236,7 +242,8 @@ fn fault(text: &str, words: &BTreeSet<String>, flags: &BTreeSet<String>) -> Opti
         let exists = words.contains(word)
             || flags.contains(word)
             || FOREIGN.contains(&word)
-            || words.contains(metric(word));
+            || words.contains(metric(word))
+            || words.contains(rounds(word));
         if !exists {
             return Some(format!("{word} does not exist"));
         }
@@ -287,7 +294,7 @@ fn every_path_in_the_documentation_exists() {
     ];
     let mut seen = 0;
     let mut check = |place: &str, name: &str| {
-        let name = name.split('#').next().unwrap_or_default().trim_end_matches(['.', ':']);
+        let name = name.split(['#', ' ']).next().unwrap_or_default().trim_end_matches(['.', ':']);
         let is_path = FOLDERS.iter().any(|it| name.starts_with(it));
         if is_path && !name.contains(['*', '<', '{']) {
             assert!(root().join(name).exists(), "{place}: {name} does not exist");
