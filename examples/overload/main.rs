@@ -7,7 +7,7 @@
 //! means anything. The exit code is 1 if a goal is missed.
 //!
 //! `cargo run --release --example overload`, with `-- SECONDS CONNECTIONS RATE` for other values than
-//! 5 seconds per phase, 3,000 connections, and the gateway's default number of refusals per second.
+//! 5 seconds per phase, 3,000 connections, and the gateway's own number of refusals per second.
 
 use std::{
     fs,
