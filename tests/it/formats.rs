@@ -1,4 +1,4 @@
-//! Stores of older formats can be opened: `tests/stores/format-N` contains one of each.
+//! Stores of older formats can be opened: `tests/stores` contains one store of each older format.
 
 use std::{fs, path::Path};
 
