@@ -9,7 +9,7 @@ use super::{executor::Executor, require::OfGateway, status, timeout::deadline, w
 use crate::{
     context::Context,
     deadline::Deadline,
-    graph::End,
+    graph::WalkEnd,
     metrics::Metrics,
     proto::v1::{self as pb, history_service_server::HistoryService},
     query::{
@@ -102,10 +102,10 @@ fn count_refusal(metrics: &Metrics, failure: &QueryError) {
 /// Logs and counts an answer.
 fn note_answer(metrics: &Metrics, question: &'static str, page: &ServedPage) {
     let end = match page.end {
-        End::Exhausted => "exhausted",
-        End::Limit => "limit",
-        End::Budget => "budget",
-        End::Size => "size",
+        WalkEnd::Exhausted => "exhausted",
+        WalkEnd::Limit => "limit",
+        WalkEnd::Budget => "budget",
+        WalkEnd::Size => "size",
     };
     let redacted = page.events.iter().filter(|it| it.form == Form::Redacted).count();
     let full = page.events.len() - redacted;

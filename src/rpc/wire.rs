@@ -6,7 +6,7 @@ use tonic::Status;
 
 use super::status;
 use crate::{
-    graph::End,
+    graph::WalkEnd,
     ingest::{DeleteProgress, Outcome, PurgeProgress, Refusal, Verdict},
     pdu::PduError,
     proto::v1 as pb,
@@ -110,12 +110,12 @@ pub(super) fn get_missing_events_response(
     pb::GetMissingEventsResponse { events, end_reason, missing_event_ids, visited, json, pdu_count }
 }
 
-fn end_reason(end: End) -> i32 {
+fn end_reason(end: WalkEnd) -> i32 {
     let reason = match end {
-        End::Exhausted => pb::EndReason::Exhausted,
-        End::Limit => pb::EndReason::Limit,
-        End::Budget => pb::EndReason::Budget,
-        End::Size => pb::EndReason::Size,
+        WalkEnd::Exhausted => pb::EndReason::Exhausted,
+        WalkEnd::Limit => pb::EndReason::Limit,
+        WalkEnd::Budget => pb::EndReason::Budget,
+        WalkEnd::Size => pb::EndReason::Size,
     };
     reason.into()
 }
