@@ -114,7 +114,7 @@ fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool)
         let expected = ids.iter().take(list.events.len());
         assert!(list.events.iter().map(|it| &it.event_id).eq(expected), "a torn list");
     }
-    let batch = BatchGetEvents { room_id: room_id(), event_ids: ids.clone() };
+    let batch = BatchGetEvents { room_id: room_id(), event_ids: ids };
     let state_after = GetState { room_id: room_id(), event_id: newest.clone(), page: page() };
     let purged = ListPurgedEvents { room_id: room_id(), page: page() };
     let destination = origin.clone();
