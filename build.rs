@@ -1,11 +1,12 @@
-//! Compiles `proto/` with a pure-Rust compiler, so that building needs nothing but cargo.
+//! Compiles `proto/` with a compiler written in Rust, so that a build needs no `protoc`.
 
 use std::{env, fs, io, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "proto/backscroll/history/v1/admin_service.proto",
+    "proto/backscroll/history/v1/error_reason.proto",
     "proto/backscroll/history/v1/history_service.proto",
     "proto/backscroll/history/v1/ingest_service.proto",
     "proto/backscroll/history/v1/key_service.proto",
@@ -16,8 +17,5 @@ fn main() -> io::Result<()> {
     let descriptors = protox::compile(PROTOS, ["proto"]).map_err(io::Error::other)?;
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .codec_path("crate::proto::Codec")
-        .compile_fds(descriptors)
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)
 }

@@ -3,10 +3,6 @@
 //!
 //! `cargo bench --bench costs`: rooms with 10, 1,000 and 20,000 of each.
 
-#[path = "../tests/it/support/builder.rs"]
-#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
-mod builder;
-
 use std::time::Duration;
 
 use backscroll::{
@@ -17,7 +13,7 @@ use backscroll::{
     query::{self, Asker, Backfill},
     store::{Options, Store},
 };
-use builder::{Draft, Event, Room};
+use backscroll_testkit::{Draft, Event, Room};
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use serde_json::json;
 use tempfile::TempDir;
@@ -56,7 +52,7 @@ impl Held {
     }
 
     fn append(&self, coming: &Coming) {
-        let event = NewEvent { verdict: coming.verdict, ..self.room.accepted(&coming.event) };
+        let event = NewEvent { verdict: coming.verdict, ..new_event(&self.room, &coming.event) };
         let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
     }
@@ -92,6 +88,20 @@ type Make = fn(&Held, usize) -> Coming;
 
 fn accepted(event: Event) -> Coming {
     Coming { event, verdict: Verdict::Accepted }
+}
+
+/// An event of a room, accepted, to be appended.
+fn new_event<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
+    NewEvent {
+        room_id: &room.room_id,
+        room_version: room.version.as_str(),
+        event_id: &event.event_id,
+        pdu: event.pdu.as_bytes(),
+        verdict: Verdict::Accepted,
+        outlier: false,
+        state_after: &[],
+        arrival: None,
+    }
 }
 
 fn main() {

@@ -1,26 +1,36 @@
 //! What the parts of an answer and of an append cost, one by one: `cargo bench --bench parts`.
 
-#[path = "../tests/it/support/builder.rs"]
-#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use more of it")]
-mod builder;
-
 use std::{collections::BTreeMap, convert::Infallible, hint::black_box, sync::Arc, time::Duration};
 
 use backscroll::{
     context::Context,
     graph::{self, Position},
-    ingest::{self, Outcome},
+    ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
     state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
     store::{Edit, Options, Store, View},
 };
+use backscroll_testkit::{Event, Room};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use builder::{Event, Room};
 use criterion::Criterion;
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::json;
 
 const CREATOR: &str = "@creator:ours.example";
+
+/// An event of a room, accepted, to be appended.
+fn new_event<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
+    NewEvent {
+        room_id: &room.room_id,
+        room_version: room.version.as_str(),
+        event_id: &event.event_id,
+        pdu: event.pdu.as_bytes(),
+        verdict: Verdict::Accepted,
+        outlier: false,
+        state_after: &[],
+        arrival: None,
+    }
+}
 
 fn main() {
     let mut criterion =
@@ -115,7 +125,7 @@ fn in_a_store(criterion: &mut Criterion) {
     let (room, create) = Room::new(RoomVersion::V10, CREATOR);
     let append = |event: Event| {
         let outcome =
-            ingest::append_unflushed(&cx, &room.accepted(&event)).expect("a working store");
+            ingest::append_unflushed(&cx, &new_event(&room, &event)).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
         event
     };

@@ -1,5 +1,5 @@
-# What docker/prove and docker/rolling share: a scratch folder, free ports, programs that are
-# started and stopped, and words when something is not as it should be. To be sourced.
+# Functions for docker/prove and docker/rolling, which source this file: a temporary folder, free
+# ports, starting and stopping programs, error messages.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 rooms="$root/tests/rooms"
@@ -22,10 +22,10 @@ die() {
   exit 1
 }
 
-# A port that nobody listens on.
+# Prints a free port.
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# start NAME COMMAND...: in the background; its log is $work/NAME.log.
+# start NAME COMMAND...: starts a command in the background. Its log is $work/NAME.log.
 start() {
   local name="$1"
   shift
@@ -33,7 +33,7 @@ start() {
   pids[$name]=$!
 }
 
-# stop NAME: SIGTERM, and exit code 0 after it.
+# stop NAME: sends SIGTERM, and fails unless the exit code is 0.
 stop() {
   local name="$1" code=0
   kill -TERM "${pids[$name]}"
@@ -42,7 +42,7 @@ stop() {
   [ "$code" = 0 ] || die "$name ended with $code"
 }
 
-# until_ready WHAT COMMAND...: asks again until it succeeds, for a minute at most.
+# until_ready WHAT COMMAND...: repeats a command until it succeeds, for one minute at most.
 until_ready() {
   local what="$1" deadline=$((SECONDS + 60))
   shift
@@ -52,7 +52,7 @@ until_ready() {
   done
 }
 
-# peers NAME FLAGS...: other homeservers ask about a room, until they are stopped.
+# peers NAME FLAGS...: starts other homeservers, which send requests about a room until stopped.
 peers() {
   local name="$1"
   shift
@@ -60,17 +60,18 @@ peers() {
     --signing-keys "$rooms/signing-keys.json" "$@"
 }
 
-# stop_peers NAME: what they saw; no question may have failed.
+# stop_peers NAME: stops them and prints their counts. Fails if a request failed.
 stop_peers() {
   local name="$1" code=0
   kill -INT "${pids[$name]}"
   wait "${pids[$name]}" || code=$?
   unset "pids[$name]"
   cat "$work/$name.out"
-  [ "$code" = 0 ] || die "questions failed"
+  [ "$code" = 0 ] || die 'requests failed'
 }
 
-# The load generator; and everything else, as the tests build it: then nothing is built twice.
+# Builds the load generator. Builds everything with the flags of the tests: then cargo builds nothing
+# twice.
 build_peers() {
   (cd "$root" && cargo build -q --locked --workspace --all-targets)
   peers="$root/target/debug/examples/peers"

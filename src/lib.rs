@@ -30,14 +30,6 @@
 //! - Nothing is acknowledged that is not on disk.
 //! - No content and no key is ever logged. The service opens no connection to anywhere.
 
-#[cfg(test)]
-extern crate self as backscroll;
-
-#[cfg(test)]
-#[path = "../tests/it/support/builder.rs"]
-#[expect(dead_code, reason = "shared with other tests, which use more of it")]
-mod builder;
-
 pub mod access;
 pub mod backlog;
 pub mod backup;
@@ -49,6 +41,8 @@ pub mod ingest;
 pub mod metrics;
 pub mod pdu;
 pub mod picture;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod proto;
 pub mod query;
 pub mod room_format;

@@ -16,14 +16,34 @@ const MAX_WALKS: usize = 20;
 pub struct SlowWalk {
     /// The room.
     pub room_id: String,
-    /// The name of the question that the walk answered.
-    pub question: &'static str,
+    /// The question that the walk answered.
+    pub kind: WalkKind,
     /// The server that asked; `None` for an internal caller.
     pub origin: Option<String>,
     /// How many events were looked up.
     pub visited: u32,
     /// The time from the question to its answer.
     pub took: Duration,
+}
+
+/// A question that is answered by a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkKind {
+    /// The events before some events.
+    Backfill,
+    /// The events between known events and newer ones.
+    GetMissingEvents,
+}
+
+impl WalkKind {
+    /// The name of the question in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backfill => "backfill",
+            Self::GetMissingEvents => "get_missing_events",
+        }
+    }
 }
 
 /// Keeps the slowest walks.
@@ -61,7 +81,7 @@ mod tests {
         let slow_walks = SlowWalks::default();
         let walk = |room: u64, took: u64| SlowWalk {
             room_id: format!("!{room}"),
-            question: "backfill",
+            kind: WalkKind::Backfill,
             origin: None,
             visited: 1,
             took: Duration::from_millis(took),

@@ -1,5 +1,5 @@
-//! The limit: what is left when there is nothing to find out. A bare hyper server that verifies
-//! the same signature of the same request, and returns the same bytes from memory.
+//! The limit: a bare hyper server that verifies the same signature of the same request and returns
+//! the same bytes from memory. No gateway on this machine can be faster.
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
@@ -16,53 +16,60 @@ use tokio::net::TcpListener;
 
 use crate::rooms;
 
-/// The bytes to answer with, by request target and content.
-type Answers = HashMap<String, Bytes>;
+/// What the server knows.
+struct Limit {
+    /// Response bodies by request target and content.
+    responses: HashMap<String, Bytes>,
+    key: VerifyingKey,
+}
 
-/// Serves until it is killed.
-pub(crate) async fn serve(answers: &Path) -> anyhow::Result<()> {
-    let answers: HashMap<String, String> = serde_json::from_slice(&fs::read(answers)?)?;
-    let answers: Answers = answers.into_iter().map(|(key, it)| (key, it.into())).collect();
-    let shared = Arc::new((answers, rooms::signing_key().verifying_key()));
+/// Serves the responses of a file until the process is killed.
+pub(crate) async fn serve(responses: &Path) -> anyhow::Result<()> {
+    let responses: HashMap<String, String> = serde_json::from_slice(&fs::read(responses)?)?;
+    let responses = responses.into_iter().map(|(key, it)| (key, it.into())).collect();
+    let key = rooms::signer(rooms::ASKING).key.verifying_key();
+    let limit = Arc::new(Limit { responses, key });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on {}", listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let shared = Arc::clone(&shared);
+        let limit = Arc::clone(&limit);
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, &shared));
-            // A connection that breaks is the client's business.
+            let service = service_fn(|request| limit.respond(request));
+            // The load generator reports a connection that breaks.
             drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
         });
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    (answers, key): &(Answers, VerifyingKey),
-) -> anyhow::Result<Response<Full<Bytes>>> {
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
-    let (body, target) = (str::from_utf8(&body)?, parts.uri.path_and_query());
-    let target = target.context("no target")?.as_str();
-    let content = if body.is_empty() { String::new() } else { format!(r#""content":{body},"#) };
-    let (destination, origin, method) = (rooms::OURS, rooms::ASKING, parts.method.as_str());
-    let signed = format!(
-        r#"{{{content}"destination":"{destination}","method":"{method}","origin":"{origin}","uri":"{target}"}}"#
-    );
-    let header = parts.headers.get(header::AUTHORIZATION).context("no signature")?.to_str()?;
-    let (_, signature) = header.rsplit_once("sig=\"").context("no signature")?;
-    let signature = STANDARD_NO_PAD.decode(signature.trim_end_matches('"'))?;
-    let mut response = Response::new(Full::default());
-    match key.verify_strict(signed.as_bytes(), &Signature::from_slice(&signature)?) {
-        Err(_) => *response.status_mut() = StatusCode::UNAUTHORIZED,
-        Ok(()) => match answers.get(&format!("{target}{body}")) {
-            None => *response.status_mut() = StatusCode::NOT_FOUND,
-            Some(answer) => *response.body_mut() = Full::new(answer.clone()),
-        },
+impl Limit {
+    async fn respond(&self, request: Request<Incoming>) -> anyhow::Result<Response<Full<Bytes>>> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let body = str::from_utf8(&body)?;
+        let target = parts.uri.path_and_query().context("no target")?.as_str();
+        let content = if body.is_empty() { String::new() } else { format!(r#""content":{body},"#) };
+        let destination = rooms::OURS;
+        let origin = rooms::ASKING;
+        let method = parts.method.as_str();
+        let signed = format!(
+            r#"{{{content}"destination":"{destination}","method":"{method}","origin":"{origin}","uri":"{target}"}}"#
+        );
+        let header = parts.headers.get(header::AUTHORIZATION).context("no signature")?.to_str()?;
+        let (_, signature) = header.rsplit_once("sig=\"").context("no signature")?;
+        let signature = STANDARD_NO_PAD.decode(signature.trim_end_matches('"'))?;
+        let signature = Signature::from_slice(&signature)?;
+        let mut response = Response::new(Full::default());
+        match self.key.verify_strict(signed.as_bytes(), &signature) {
+            Err(_) => *response.status_mut() = StatusCode::UNAUTHORIZED,
+            Ok(()) => match self.responses.get(&format!("{target}{body}")) {
+                None => *response.status_mut() = StatusCode::NOT_FOUND,
+                Some(body) => *response.body_mut() = Full::new(body.clone()),
+            },
+        }
+        let json = header::HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        Ok(response)
     }
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    Ok(response)
 }

@@ -1,26 +1,25 @@
-//! What is compared takes turns: the rows of the table, and the rooms.
+//! The rounds of one run: the rows of the table take turns, and so do the rooms.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use backscroll::context::Context;
+use backscroll_testkit::{Federation, FederationRequest};
 use serde_json::Value;
 
 use crate::{
     Flags,
-    children::{Process, Server},
-    cpu,
-    drive::{self, Asked, Asking, Door},
-    federation::{self, Federation},
-    questions::{self, Endpoint, Question},
+    children::{Process, Server, cpu},
+    generator::{self, Generator, Measured, Target},
     report::{RoomRow, Row},
+    requests::{self, BenchRequest, Endpoint},
     rooms::{ASKING, Made, OURS, Plan},
 };
 
-/// Questions whose allocations are counted.
+/// Requests whose allocations and visited events are counted.
 const COUNTED: usize = 50;
-/// Questions to a room in one turn.
-const TURN_OF_A_ROOM: Duration = Duration::from_millis(150);
+/// How long one room is measured in one round.
+const ROOM_TURN: Duration = Duration::from_millis(150);
 
 /// Everything that is running.
 pub(crate) struct Bench<'a> {
@@ -32,11 +31,17 @@ pub(crate) struct Bench<'a> {
     pub(crate) cx: &'a Arc<Context>,
 }
 
-/// One row while it is measured: a figure of each round.
+/// A room that the service has loaded.
+pub(crate) struct LoadedRoom {
+    pub(crate) plan: Plan,
+    pub(crate) made: Made,
+}
+
+/// One row of the table while it is measured, with one figure of each round.
 struct Turns {
     name: &'static str,
-    /// Nothing for the row without a socket.
-    asking: Option<Asking>,
+    /// `None` for the row that calls the use case in this process.
+    generator: Option<Generator>,
     processes: Vec<Process>,
     per_second: Vec<f64>,
     cpu_us: Vec<f64>,
@@ -44,37 +49,72 @@ struct Turns {
     ninety_ninth: Vec<f64>,
 }
 
+/// One room while it is measured.
+struct RoomTurns<'a> {
+    room: &'a LoadedRoom,
+    generator: Generator,
+    visited_per_event: f64,
+    all: Measured,
+    medians: Vec<f64>,
+}
+
+/// What the responses of one endpoint allocate.
+struct Allocations {
+    /// The median number of allocations per response.
+    count: u64,
+    /// The most memory that one response held, in KiB.
+    peak_kib: u64,
+}
+
+impl Turns {
+    fn new(name: &'static str, generator: Option<Generator>, processes: Vec<Process>) -> Self {
+        Self {
+            name,
+            generator,
+            processes,
+            per_second: Vec::new(),
+            cpu_us: Vec::new(),
+            median: Vec::new(),
+            ninety_ninth: Vec::new(),
+        }
+    }
+}
+
 impl Bench<'_> {
-    /// Asks one endpoint about one room at every depth of the house, in turns.
+    /// Sends the same requests to the limit, to the gateway, to the history service and to the use
+    /// case, in turns.
     pub(crate) async fn compare(
         &self,
         room: &Made,
         endpoint: Endpoint,
     ) -> anyhow::Result<Vec<Row>> {
-        eprintln!("asking {}", endpoint.name());
-        let questions =
-            Arc::new(questions::ask_of(room, endpoint, (self.flags.seed, self.federation)));
-        let answers = self.folder.join("answers.json");
-        let bytes = self.record(&questions, &answers).await?;
-        let limit = Server::limit(self.folder, &answers)?;
-        let (history, gateway) = (self.history.process(), self.gateway.process());
+        eprintln!("measuring {}", endpoint.name());
+        let requests = requests::for_room(room, endpoint, self.flags.seed, self.federation);
+        let requests = Arc::new(requests);
+        let responses = self.folder.join("responses.json");
+        let response_bytes = self.record(&requests, &responses).await?;
+        let limit = Server::limit(self.folder, &responses)?;
+        let history = self.history.process();
+        let gateway = self.gateway.process();
+        let generator = |target| {
+            let requests = Arc::clone(&requests);
+            Some(Generator { target, requests, connections: self.flags.connections })
+        };
+        let to_limit = generator(Target::Http(limit.address()));
+        let to_gateway = generator(Target::Http(self.gateway.address()));
+        let to_history = generator(Target::Grpc(self.history.url()));
         let mut rows = [
-            self.row("limit", Some(Door::Http(limit.address)), vec![limit.process()], &questions),
-            self.row(
-                "gateway + history",
-                Some(Door::Http(self.gateway.address)),
-                vec![history.clone(), gateway],
-                &questions,
-            ),
-            self.row("history", Some(Door::Grpc(self.history.url())), vec![history], &questions),
-            self.row("use case", None, vec![Process::this()], &questions),
+            Turns::new("limit", to_limit, vec![limit.process()]),
+            Turns::new("gateway + history", to_gateway, vec![history.clone(), gateway]),
+            Turns::new("history", to_history, vec![history]),
+            Turns::new("use case", None, vec![Process::this()]),
         ];
         for _ in 0..self.flags.rounds {
             for row in &mut rows {
-                self.turn(row, &questions).await?;
+                self.turn(row, &requests).await?;
             }
         }
-        let (allocations, peak) = self.allocations(&questions)?;
+        let allocations = self.allocations(&requests)?;
         let limit = rows.first().map(|it| it.per_second.clone()).unwrap_or_default();
         let row = |it: Turns| Row {
             endpoint: endpoint.name(),
@@ -82,9 +122,9 @@ impl Bench<'_> {
             of_the_limit: median(
                 it.per_second.iter().zip(&limit).map(|(it, limit)| it / limit).collect(),
             ),
-            allocations: it.asking.is_none().then_some(allocations),
-            peak_kib: it.asking.is_none().then_some(peak),
-            answer_kib: bytes / 1024.0,
+            allocations: it.generator.is_none().then_some(allocations.count),
+            peak_kib: it.generator.is_none().then_some(allocations.peak_kib),
+            response_kib: response_bytes / 1024.0,
             per_second: median(it.per_second),
             median_us: median(it.median),
             ninety_ninth_us: median(it.ninety_ninth),
@@ -93,131 +133,143 @@ impl Bench<'_> {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    fn row(
-        &self,
-        name: &'static str,
-        door: Option<Door>,
-        processes: Vec<Process>,
-        questions: &Arc<Vec<Question>>,
-    ) -> Turns {
-        let (questions, connections) = (Arc::clone(questions), self.flags.connections);
-        let asking = door.map(|door| Asking { door, questions, connections });
-        let (per_second, cpu_us, median, ninety_ninth) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Turns { name, asking, processes, per_second, cpu_us, median, ninety_ninth }
-    }
-
-    /// Half of a turn as fast as answers come, the other half at half that speed.
-    async fn turn(&self, row: &mut Turns, questions: &[Question]) -> anyhow::Result<()> {
+    /// Measures half of a turn in a closed loop, and the other half in an open loop at half that
+    /// rate.
+    async fn turn(&self, row: &mut Turns, requests: &[BenchRequest]) -> anyhow::Result<()> {
         let half = self.flags.turn() / 2;
         let before = cpu(&row.processes)?;
-        let asked = match &row.asking {
-            Some(asking) => asking.closed(half).await?,
-            None => self.on_threads(questions, (2, half))?,
+        let measured = match &row.generator {
+            Some(generator) => generator.closed(half).await?,
+            None => self.in_process(requests, 2, half)?,
         };
-        let took = cpu(&row.processes)? - before;
-        let count = f64::from(u32::try_from(asked.times.len())?.max(1));
-        let per_second = count / asked.elapsed.as_secs_f64();
+        let used = cpu(&row.processes)? - before;
+        let count = f64::from(u32::try_from(measured.latencies.len())?.max(1));
+        let per_second = count / measured.elapsed.as_secs_f64();
         row.per_second.push(per_second);
-        row.cpu_us.push(took.as_secs_f64() * 1e6 / count);
-        let mut calm = match &row.asking {
-            Some(asking) => asking.open(half, whole(per_second / 2.0)).await?,
-            None => self.on_threads(questions, (1, half))?,
+        row.cpu_us.push(used.as_secs_f64() * 1e6 / count);
+        let mut calm = match &row.generator {
+            Some(generator) => generator.open(half, whole(per_second / 2.0)).await?,
+            None => self.in_process(requests, 1, half)?,
         };
         row.median.push(calm.percentile(50));
         row.ninety_ninth.push(calm.percentile(99));
         Ok(())
     }
 
-    fn on_threads(&self, questions: &[Question], how: (usize, Duration)) -> anyhow::Result<Asked> {
-        tokio::task::block_in_place(|| drive::in_process(self.cx, questions, how))
+    fn in_process(
+        &self,
+        requests: &[BenchRequest],
+        threads: usize,
+        duration: Duration,
+    ) -> anyhow::Result<Measured> {
+        tokio::task::block_in_place(|| generator::in_process(self.cx, requests, threads, duration))
     }
 
-    /// Asks everything once, and keeps the answers for the limit. Their bytes, on average.
-    async fn record(&self, questions: &[Question], to: &Path) -> anyhow::Result<f64> {
-        let (mut answers, mut bytes) = (BTreeMap::new(), 0);
-        for question in questions {
-            let content: Option<Value> = serde_json::from_str(&question.content).ok();
-            let asked = federation::Question {
+    /// Sends every request once and writes the responses to a file, for the limit. Returns the
+    /// average size of a response in bytes.
+    async fn record(&self, requests: &[BenchRequest], to: &Path) -> anyhow::Result<f64> {
+        let mut responses = BTreeMap::new();
+        let mut bytes = 0;
+        for request in requests {
+            let content: Option<Value> = serde_json::from_str(&request.content).ok();
+            let sent = FederationRequest {
                 origin: ASKING,
                 destination: OURS,
-                method: question.method,
-                uri: &question.uri,
+                method: request.method,
+                uri: &request.uri,
                 content: content.as_ref(),
             };
-            let answer = self.federation.ask(self.gateway.address, asked).await;
-            ensure!(answer.status.is_success(), "{}: {}", question.uri, answer.status);
-            bytes += answer.body.len();
-            let key = format!("{}{}", question.uri, question.content);
-            answers.insert(key, String::from_utf8(answer.body.to_vec())?);
+            let response = self.federation.send(self.gateway.address(), sent).await;
+            ensure!(response.status.is_success(), "{}: {}", request.uri, response.status);
+            bytes += response.body.len();
+            let key = format!("{}{}", request.uri, request.content);
+            responses.insert(key, String::from_utf8(response.body.to_vec())?);
         }
-        fs::write(to, serde_json::to_string(&answers)?)?;
-        let (bytes, count) = (u32::try_from(bytes)?, u32::try_from(questions.len())?);
-        Ok(f64::from(bytes) / f64::from(count.max(1)))
+        fs::write(to, serde_json::to_string(&responses)?)?;
+        let count = u32::try_from(requests.len())?.max(1);
+        Ok(f64::from(u32::try_from(bytes)?) / f64::from(count))
     }
 
-    /// How often an answer allocates, and the most it holds at once, in KiB.
-    fn allocations(&self, questions: &[Question]) -> anyhow::Result<(u64, u64)> {
-        let (mut counts, mut peak) = (Vec::new(), 0);
-        for question in questions.iter().take(COUNTED) {
-            let decoded = question.plain.decoded();
+    fn allocations(&self, requests: &[BenchRequest]) -> anyhow::Result<Allocations> {
+        let mut counts = Vec::new();
+        let mut peak_kib = 0;
+        for request in requests.iter().take(COUNTED) {
+            let query = request.rpc.query();
             let mut outcome = None;
             let info = allocation_counter::measure(|| {
-                outcome = Some(drive::answer(self.cx, &decoded).map(drop));
+                outcome = Some(generator::page(self.cx, &query).map(drop));
             });
-            outcome.context("it ran")??;
+            outcome.context("the closure ran")??;
             counts.push(info.count_total);
-            peak = peak.max(info.bytes_max / 1024);
+            peak_kib = peak_kib.max(info.bytes_max / 1024);
         }
         counts.sort_unstable();
-        Ok((counts.get(counts.len() / 2).copied().unwrap_or(0), peak))
+        Ok(Allocations { count: counts.get(counts.len() / 2).copied().unwrap_or(0), peak_kib })
     }
 
-    /// Asks every room for history through both services, one question at a time, in turns.
-    pub(crate) async fn rooms(&self, rooms: &[(Plan, Made)]) -> anyhow::Result<Vec<RoomRow>> {
-        eprintln!("asking every room");
+    /// Measures `/backfill` of every room through both services, one request at a time, in turns.
+    pub(crate) async fn rooms(&self, rooms: &[LoadedRoom]) -> anyhow::Result<Vec<RoomRow>> {
+        eprintln!("measuring every room");
         let mut measured = Vec::new();
-        for (plan, room) in rooms {
-            let how = (self.flags.seed, self.federation);
-            let questions = questions::ask_of(room, Endpoint::Backfill, how);
-            let (mut visited, mut served) = (0u32, 0usize);
-            for question in questions.iter().take(COUNTED) {
-                let page = drive::answer(self.cx, &question.plain.decoded())?;
-                visited += page.visited;
-                served += page.events.len();
-            }
-            let visited = f64::from(visited) / f64::from(u32::try_from(served)?.max(1));
-            let door = Door::Http(self.gateway.address);
-            let asking = Asking { door, questions: Arc::new(questions), connections: 1 };
-            measured.push((plan, room, asking, visited, Asked::default(), Vec::new()));
+        for room in rooms {
+            let requests = requests::for_room(
+                &room.made,
+                Endpoint::Backfill,
+                self.flags.seed,
+                self.federation,
+            );
+            let visited_per_event = self.visited_per_event(&requests)?;
+            let generator = Generator {
+                target: Target::Http(self.gateway.address()),
+                requests: Arc::new(requests),
+                connections: 1,
+            };
+            measured.push(RoomTurns {
+                room,
+                generator,
+                visited_per_event,
+                all: Measured::default(),
+                medians: Vec::new(),
+            });
         }
         for _ in 0..self.flags.rounds * 2 {
-            for (_, _, asking, _, all, medians) in &mut measured {
-                let mut asked = asking.closed(TURN_OF_A_ROOM).await?;
-                medians.push(asked.percentile(50));
-                all.times.append(&mut asked.times);
+            for it in &mut measured {
+                let mut turn = it.generator.closed(ROOM_TURN).await?;
+                it.medians.push(turn.percentile(50));
+                it.all.latencies.append(&mut turn.latencies);
             }
         }
-        let row =
-            |(plan, room, _, visited, mut all, medians): (&Plan, &Made, _, _, Asked, _)| RoomRow {
-                name: plan.name.clone(),
-                shape: plan.shape,
-                size: plan.size,
-                events: room.events,
-                visited_per_event: visited,
-                median_us: median(medians),
-                ninety_ninth_us: all.percentile(99),
-            };
+        let row = |mut it: RoomTurns<'_>| RoomRow {
+            name: it.room.plan.name.clone(),
+            shape: it.room.plan.shape,
+            size: it.room.plan.size,
+            events: it.room.made.events,
+            visited_per_event: it.visited_per_event,
+            median_us: median(it.medians),
+            ninety_ninth_us: it.all.percentile(99),
+        };
         Ok(measured.into_iter().map(row).collect())
+    }
+
+    /// How many events the walks of some requests visit for each event that they return.
+    fn visited_per_event(&self, requests: &[BenchRequest]) -> anyhow::Result<f64> {
+        let mut visited = 0;
+        let mut served = 0;
+        for request in requests.iter().take(COUNTED) {
+            let page = generator::page(self.cx, &request.rpc.query())?;
+            visited += page.visited;
+            served += page.events.len();
+        }
+        Ok(f64::from(visited) / f64::from(u32::try_from(served)?.max(1)))
     }
 }
 
-impl Asked {
-    /// In microseconds.
+impl Measured {
+    /// A percentile of the latencies, in microseconds.
     fn percentile(&mut self, percent: usize) -> f64 {
-        self.times.sort_unstable();
-        let at = self.times.len() * percent / 100;
-        self.times.get(at).map_or(f64::NAN, |it| it.as_secs_f64() * 1e6)
+        self.latencies.sort_unstable();
+        let at = self.latencies.len() * percent / 100;
+        self.latencies.get(at).map_or(f64::NAN, |it| it.as_secs_f64() * 1e6)
     }
 }
 
@@ -228,6 +280,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 /// The whole part of a rate.
 fn whole(rate: f64) -> u32 {
-    let per_minute = Duration::try_from_secs_f64(rate).unwrap_or_default();
-    u32::try_from(per_minute.as_secs()).unwrap_or(u32::MAX)
+    // A duration of that many seconds converts without a cast.
+    let seconds = Duration::try_from_secs_f64(rate).unwrap_or_default();
+    u32::try_from(seconds.as_secs()).unwrap_or(u32::MAX)
 }

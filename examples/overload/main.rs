@@ -21,14 +21,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use backscroll::room_format::Reader;
-use federation::{Federation, Question};
+use backscroll_testkit::{Federation, FederationRequest};
 use mimalloc::MiMalloc;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 mod ask;
-#[path = "../../tests/it/support/federation.rs"]
-mod federation;
 mod serve;
 
 /// That of the programs.
@@ -159,10 +157,10 @@ impl Sum {
 
 async fn measure(services: &Services, part: Duration, connections: u32) -> anyhow::Result<()> {
     let signing_keys = fs::read_to_string(rooms().join("signing-keys.json"))?;
-    let federation = Federation::new(&signing_keys);
+    let federation = Federation::from_json(&signing_keys);
     let questions = questions()?;
     let first = question(questions.first().context("the room has events")?);
-    let answer = federation.ask(services.gateway, first).await;
+    let answer = federation.send(services.gateway, first).await;
     ensure!(answer.status.is_success(), "{}: {:?}", answer.status, answer.body);
     let requests = Arc::new(signed(&federation, &questions));
     let ask =
@@ -219,8 +217,14 @@ fn questions() -> anyhow::Result<Vec<String>> {
     Ok((1..=40).flat_map(|limit| event_ids.iter().map(move |it| uri(limit, it))).collect())
 }
 
-fn question(uri: &str) -> Question<'_> {
-    Question { origin: ORIGIN, destination: DESTINATION, method: "GET", uri, content: None }
+fn question(uri: &str) -> FederationRequest<'_> {
+    FederationRequest {
+        origin: ORIGIN,
+        destination: DESTINATION,
+        method: "GET",
+        uri,
+        content: None,
+    }
 }
 
 /// The requests as bytes.

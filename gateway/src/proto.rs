@@ -3,12 +3,11 @@
 
 /// Package `backscroll.history.v1`.
 #[expect(
-    missing_docs,
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::as_conversions,
-    reason = "generated; the documentation is in the .proto files"
+    reason = "generated code"
 )]
 pub mod v1 {
     tonic::include_proto!("backscroll.history.v1");

@@ -10,7 +10,7 @@ use tonic::Code;
 use super::{
     ServerArgs,
     client::{Channel, Clients, Told, connect, told},
-    export::write_room,
+    export::{IDS, write_room},
     out, progress_target,
 };
 use crate::{
@@ -117,7 +117,7 @@ async fn write(
 async fn withheld(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Withheld> {
     let (mut withheld, mut page_token) = (Withheld::default(), String::new());
     loop {
-        let request = pb::ListDeletedRoomsRequest { page_token };
+        let request = pb::ListDeletedRoomsRequest { page_size: IDS, page_token };
         let page = admin.list_deleted_rooms(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         withheld.rooms.extend(page.room_ids);
@@ -127,7 +127,7 @@ async fn withheld(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Wit
         }
     }
     loop {
-        let request = pb::ListErasedUsersRequest { page_token };
+        let request = pb::ListErasedUsersRequest { page_size: IDS, page_token };
         let page = admin.list_erased_users(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         withheld.users.extend(page.user_ids);
@@ -147,7 +147,7 @@ async fn write_purged(
     let (mut file, mut page_token) = (None, String::new());
     loop {
         let room_id = room_id.to_owned();
-        let request = pb::ListPurgedEventsRequest { room_id, page_size: 0, page_token };
+        let request = pb::ListPurgedEventsRequest { room_id, page_size: IDS, page_token };
         let page = history.list_purged_events(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         for hash in page.event_id_hashes {

@@ -18,6 +18,8 @@ use crate::{
 
 /// Events asked for at once.
 const PAGE: u32 = 500;
+/// Ids asked for at once: the most that one page may have.
+pub(super) const IDS: u32 = 10_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -73,7 +75,7 @@ pub(super) async fn write_room(
             room_id: room_id.clone(),
             page_size: PAGE,
             page_token,
-            of_first: appended_count,
+            max_append_number: appended_count,
         };
         let page = history.list_events(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
@@ -96,7 +98,11 @@ async fn erased_members(
 ) -> anyhow::Result<Vec<String>> {
     let (mut users, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = pb::ListErasedMembersRequest { room_id: room_id.to_owned(), page_token };
+        let request = pb::ListErasedMembersRequest {
+            room_id: room_id.to_owned(),
+            page_size: IDS,
+            page_token,
+        };
         let page = history.list_erased_members(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         users.extend(page.user_ids);
@@ -113,17 +119,19 @@ async fn line(
     room_id: &str,
     event: pb::RoomEvent,
 ) -> anyhow::Result<Line> {
-    let pb::RoomEvent { event_id, pdu, verdict, mut state_after, .. } = event;
+    let verdict = event.verdict();
+    let pb::RoomEvent { event_id, pdu, outlier, mut state_after, .. } = event;
     let mut page_token = event.state_after_page_token;
     while !page_token.is_empty() {
         let (room_id, event_id) = (room_id.to_owned(), event_id.clone());
-        let request = pb::ListStateAfterRequest { room_id, event_id, page_token };
+        let request = pb::ListStateAfterRequest { room_id, event_id, page_size: IDS, page_token };
         let page = history.list_state_after(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         state_after.extend(page.event_ids);
         page_token = page.next_page_token;
     }
-    let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
+    let rejected = verdict == pb::Verdict::Rejected;
+    let soft_failed = verdict == pb::Verdict::SoftFailed;
     let pdu = String::from_utf8(pdu.into()).ok().and_then(|it| RawValue::from_string(it).ok());
     let pdu = pdu.with_context(|| format!("{event_id} is not JSON; is the store damaged?"))?;
     Ok(Line { event_id, pdu, outlier, rejected, soft_failed, state_after })

@@ -99,8 +99,12 @@ async fn window(
     let (mut kept, mut page_token) = (VecDeque::new(), String::new());
     let mut found = None;
     loop {
-        let (room_id, of_first) = (room.room_id.clone(), room.event_count);
-        let request = pb::ListEventsRequest { room_id, page_size: PAGE, page_token, of_first };
+        let request = pb::ListEventsRequest {
+            room_id: room.room_id.clone(),
+            page_size: PAGE,
+            page_token,
+            max_append_number: room.appended_count,
+        };
         let page = history.list_events(request).await.map_err(|status| told(&status))?;
         let page = page.into_inner();
         for event in page.events {
@@ -134,8 +138,9 @@ fn event(
     version: RoomVersion,
     extremities: &BTreeSet<String>,
 ) -> anyhow::Result<Event> {
-    let pb::RoomEvent { event_id, pdu, arrival, verdict, redacted, unreadable, .. } = event;
-    let pb::Verdict { outlier, rejected, soft_failed } = verdict.unwrap_or_default();
+    let rejected = event.verdict() == pb::Verdict::Rejected;
+    let soft_failed = event.verdict() == pb::Verdict::SoftFailed;
+    let pb::RoomEvent { event_id, pdu, arrival, outlier, redacted, unreadable, .. } = event;
     let read = pdu::Event::read(&pdu, version, &event_id)
         .with_context(|| format!("{event_id} is no event; is the store damaged?"))?;
     let extremity = extremities.contains(&event_id);

@@ -198,8 +198,9 @@ impl Counts {
                 self.unreadable += u64::from(unreadable);
                 self.state_given += u64::from(state_given);
                 self.state_unknown += u64::from(state_unknown);
-                Ok(unreadable
-                    .then(|| format!("{event_id} is unreadable: {}", appended.unreadable_because)))
+                Ok(unreadable.then(|| {
+                    format!("{event_id} is unreadable: {}", appended.unreadable_description)
+                }))
             }
             Some(Outcome::Refusal(refusal)) => {
                 self.refused += 1;
@@ -213,12 +214,18 @@ impl Counts {
 
 fn request(header: &Header, line: Line) -> pb::AppendEventsRequest {
     let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+    let verdict = match (rejected, soft_failed) {
+        (true, _) => pb::Verdict::Rejected,
+        (false, true) => pb::Verdict::SoftFailed,
+        (false, false) => pb::Verdict::Accepted,
+    };
     pb::AppendEventsRequest {
         room_id: header.room_id.clone(),
         room_version: header.room_version.clone(),
         event_id,
         pdu: String::from(Box::<str>::from(pdu)).into(),
-        verdict: Some(pb::Verdict { outlier, rejected, soft_failed }),
+        verdict: verdict.into(),
+        outlier,
         state_after,
         arrival: None,
     }

@@ -54,15 +54,15 @@ pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let (mut answers, progress) = (answers.into_inner(), bar());
     let mut last = pb::PurgeHistoryResponse::default();
     while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
-        progress.set_length(answer.to_purge_count);
-        progress.set_position(answer.removed_count + answer.outlier_count);
+        progress.set_length(answer.total_event_count);
+        progress.set_position(answer.removed_event_count + answer.outlier_count);
         last = answer;
     }
     progress.finish_and_clear();
     anyhow::ensure!(last.done, "the service ended before all was done; run it again");
-    let pb::PurgeHistoryResponse { removed_count, outlier_count, .. } = last;
+    let pb::PurgeHistoryResponse { removed_event_count, outlier_count, .. } = last;
     out::line(format_args!(
-        "{removed_count} events removed, {outlier_count} state events made outliers"
+        "{removed_event_count} events removed, {outlier_count} state events made outliers"
     ))?;
     Ok(())
 }
@@ -75,12 +75,12 @@ pub(super) async fn delete_room(args: DeleteRoomArgs) -> anyhow::Result<()> {
     let (mut answers, progress) = (answers.into_inner(), bar());
     let mut last = pb::DeleteRoomResponse::default();
     while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
-        progress.set_position(answer.removed_count);
+        progress.set_position(answer.removed_record_count);
         last = answer;
     }
     progress.finish_and_clear();
     anyhow::ensure!(last.done, "the room is deleted; the service goes on with it when it starts");
-    out::line(format_args!("the room is deleted, {} records removed", last.removed_count))?;
+    out::line(format_args!("the room is deleted, {} records removed", last.removed_record_count))?;
     Ok(())
 }
 

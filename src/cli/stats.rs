@@ -34,14 +34,14 @@ struct Printed<'a>(&'a pb::StatsResponse);
 impl std::fmt::Display for Printed<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stats = self.0;
-        let per_event = stats.store_bytes / stats.events.max(1);
-        writeln!(f, "rooms                {}", HumanCount(stats.rooms))?;
-        writeln!(f, "events               {}", HumanCount(stats.events))?;
-        writeln!(f, "forward extremities  {}", HumanCount(stats.forward_extremities))?;
-        writeln!(f, "gaps                 {}", HumanCount(stats.gaps))?;
-        writeln!(f, "waiting for state    {}", HumanCount(stats.waiting_for_state))?;
-        writeln!(f, "unreadable events    {}", HumanCount(stats.unreadable_events))?;
-        let unknown = HumanCount(stats.rooms_of_unknown_state);
+        let per_event = stats.store_bytes / stats.event_count.max(1);
+        writeln!(f, "rooms                {}", HumanCount(stats.room_count))?;
+        writeln!(f, "events               {}", HumanCount(stats.event_count))?;
+        writeln!(f, "forward extremities  {}", HumanCount(stats.forward_extremity_count))?;
+        writeln!(f, "gaps                 {}", HumanCount(stats.gap_count))?;
+        writeln!(f, "waiting for state    {}", HumanCount(stats.waiting_event_count))?;
+        writeln!(f, "unreadable events    {}", HumanCount(stats.unreadable_event_count))?;
+        let unknown = HumanCount(stats.state_unknown_room_count);
         writeln!(f, "state unknown        {unknown} rooms")?;
         let (store, free) = (HumanBytes(stats.store_bytes), HumanBytes(stats.free_bytes));
         writeln!(f, "on disk              {store}, {per_event} bytes an event; {free} free")?;
@@ -49,15 +49,15 @@ impl std::fmt::Display for Printed<'_> {
         if !stats.widest_rooms.is_empty() {
             writeln!(f, "\nwidest rooms\n  {:>11}  {:>9}  room", "extremities", "events")?;
         }
-        for pb::WideRoom { room_id, forward_extremities, events } in &stats.widest_rooms {
-            writeln!(f, "  {forward_extremities:>11}  {events:>9}  {}", seen(room_id))?;
+        for pb::WideRoom { room_id, forward_extremity_count, event_count } in &stats.widest_rooms {
+            writeln!(f, "  {forward_extremity_count:>11}  {event_count:>9}  {}", seen(room_id))?;
         }
-        if !stats.unknown_rooms.is_empty() {
+        if !stats.state_unknown_rooms.is_empty() {
             writeln!(f, "\nrooms of unknown state, and the events that need `state_after`")?;
         }
-        for room in &stats.unknown_rooms {
+        for room in &stats.state_unknown_rooms {
             let answered =
-                if room.is_answered { "answered by what was known last" } else { "shut" };
+                if room.uses_last_known_state { "answered by what was known last" } else { "shut" };
             writeln!(f, "  {} ({answered})", seen(&room.room_id))?;
             for event_id in &room.state_needed_event_ids {
                 writeln!(f, "    {}", seen(event_id))?;
@@ -71,13 +71,23 @@ impl std::fmt::Display for Printed<'_> {
             )?;
         }
         for walk in &stats.slowest_walks {
-            let ms = Duration::from_micros(walk.microseconds).as_secs_f64() * 1_000.0;
+            let ms = milliseconds(walk.duration.as_ref());
             let origin = if walk.origin.is_empty() { "a sister service" } else { &walk.origin };
-            let (room, question, visited) = (seen(&walk.room_id), &walk.question, walk.visited);
+            let question = match walk.kind() {
+                pb::WalkKind::Backfill => "backfill",
+                pb::WalkKind::GetMissingEvents => "get_missing_events",
+                pb::WalkKind::Unspecified => "unknown",
+            };
+            let (room, visited) = (seen(&walk.room_id), walk.visited_event_count);
             writeln!(f, "  {ms:>11.1}  {visited:>9}  {room} {question} {}", seen(origin))?;
         }
         Ok(())
     }
+}
+
+fn milliseconds(duration: Option<&prost_types::Duration>) -> f64 {
+    let duration = duration.and_then(|it| Duration::try_from(*it).ok()).unwrap_or_default();
+    duration.as_secs_f64() * 1_000.0
 }
 
 /// A caller's words, on one line of a terminal.

@@ -129,14 +129,14 @@ fn mend(store: &Store) -> anyhow::Result<bool> {
 /// Has the running service do it.
 async fn ask(server: &ServerArgs, busy_percent: u32) -> anyhow::Result<bool> {
     let mut admin = connect(server).await?.admin;
-    let request = pb::VerifyRequest { busy_percent };
+    let request = pb::VerifyRequest { max_cpu_percent: busy_percent };
     let answers = admin.verify(request).await.map_err(|status| told(&status))?;
     let (mut answers, mut watcher, mut done) = (answers.into_inner(), Watcher::new(0), false);
     while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
-        watcher.progress.set_length(answer.to_look_at_count.max(answer.event_count));
-        watcher.progress.set_position(answer.event_count);
-        for pb::Fault { room_id, event_id, what } in answer.faults {
-            let named = [room_id, event_id, what].into_iter().filter(|it| !it.is_empty());
+        watcher.progress.set_length(answer.total_event_count.max(answer.verified_event_count));
+        watcher.progress.set_position(answer.verified_event_count);
+        for pb::Fault { room_id, event_id, description } in answer.faults {
+            let named = [room_id, event_id, description].into_iter().filter(|it| !it.is_empty());
             watcher.say(named.collect::<Vec<_>>().join(" "));
         }
         done = answer.done;

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use backscroll_testkit::{Draft, Event, Room};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -10,7 +11,6 @@ use super::{
     Left, MAX_PREV_EVENTS, NewEvent, Outcome, Refusal, Verdict, append_unflushed, work_off,
 };
 use crate::{
-    builder::{Draft, Event, Room},
     context::Context,
     pdu::RoomVersion,
     store::{Options, PrevEvent, Store, View},
@@ -23,6 +23,20 @@ const FEW: usize = 300;
 const MANY: usize = 1_500;
 /// Records that one append may touch beside many of something, whatever it is.
 const AT_MOST: u64 = 4_000;
+
+/// An event of a room, accepted, to be appended.
+fn accepted<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
+    NewEvent {
+        room_id: &room.room_id,
+        room_version: room.version.as_str(),
+        event_id: &event.event_id,
+        pdu: event.pdu.as_bytes(),
+        verdict: Verdict::Accepted,
+        outlier: false,
+        state_after: &[],
+        arrival: None,
+    }
+}
 
 struct Held {
     cx: Context,
@@ -47,12 +61,12 @@ impl Held {
 
     /// Appends an event; returns the number of records read and written.
     fn append(&self, event: &Event, verdict: Verdict) -> u64 {
-        self.cost_of(&NewEvent { verdict, ..self.room.accepted(event) })
+        self.cost_of(&NewEvent { verdict, ..accepted(&self.room, event) })
     }
 
     /// Appends an event as an outlier; returns the number of records read and written.
     fn append_outlier(&self, event: &Event) -> u64 {
-        self.cost_of(&NewEvent { outlier: true, ..self.room.accepted(event) })
+        self.cost_of(&NewEvent { outlier: true, ..accepted(&self.room, event) })
     }
 
     fn cost_of(&self, event: &NewEvent<'_>) -> u64 {
@@ -256,7 +270,7 @@ fn a_given_state_whose_events_come_one_by_one() {
     ids.push(held.create.event_id.clone());
     ids.push(held.join.event_id.clone());
     let late = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
-    let event = NewEvent { state_after: &ids, ..held.room.accepted(&late) };
+    let event = NewEvent { state_after: &ids, ..accepted(&held.room, &late) };
     assert!(matches!(append_unflushed(&held.cx, &event).unwrap(), Outcome::Appended { .. }));
     let known = held.states_known();
     let costs: Vec<u64> = entries.iter().map(|it| held.append_outlier(it)).collect();
@@ -268,7 +282,7 @@ fn a_given_state_whose_events_come_one_by_one() {
 
     let ids: Vec<String> = (0..=super::MAX_STATE_AFTER).map(|it| format!("${it}")).collect();
     let other = held.authorised(held.room.message(ALICE, "hello").after_id("$gone"));
-    let event = NewEvent { state_after: &ids, ..held.room.accepted(&other) };
+    let event = NewEvent { state_after: &ids, ..accepted(&held.room, &other) };
     let refused = append_unflushed(&held.cx, &event).unwrap();
     let is_it = |it: &Refusal| matches!(it, Refusal::StateTooLong(_));
     assert!(matches!(refused, Outcome::Refused { refusal, .. } if is_it(&refusal)));

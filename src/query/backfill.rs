@@ -12,7 +12,7 @@ use super::{
     question::cost_of,
     servable::{held_events, walk_node},
 };
-use crate::{context::Context, deadline::Deadline, graph, store::View};
+use crate::{context::Context, deadline::Deadline, graph, slow_walks::WalkKind, store::View};
 
 /// The most events of an answer. It ends earlier when it has no space for the next one.
 const MAX_EVENTS: u32 = 100;
@@ -69,7 +69,7 @@ impl Question for Backfill {
 }
 
 impl WalkQuestion for Backfill {
-    const NAME: &'static str = "backfill";
+    const KIND: WalkKind = WalkKind::Backfill;
 
     fn asker(&self) -> &Asker {
         &self.asker

@@ -27,6 +27,8 @@ const DEFAULT_PAGE: u32 = 100;
 const MAX_STATE_BYTES: usize = 256 << 10;
 /// The most ids of the given state on a page of their own.
 const MAX_STATE_PAGE: u32 = 10_000;
+/// The ids of such a page when the caller does not say.
+const DEFAULT_STATE_PAGE: u32 = 1_000;
 
 /// An event with everything known about it.
 #[derive(Clone, Debug)]
@@ -125,7 +127,7 @@ pub struct ListEvents {
     /// The room.
     pub room_id: String,
     /// Only the events that were appended first, up to this number; 0 for all.
-    pub of_first: u64,
+    pub max_append_number: u64,
     /// The part of the list.
     pub page: PageRequest,
 }
@@ -148,7 +150,7 @@ impl Question for ListEvents {
         let mut looked_at = 0;
         let mut last = None;
         for (arrival, event) in &listed {
-            if self.of_first == 0 || u64::from(event.0) < self.of_first {
+            if self.max_append_number == 0 || u64::from(event.0) < self.max_append_number {
                 let event = read(store, &room, *event)?;
                 if !space.take(event.bytes()) {
                     break;
@@ -191,7 +193,7 @@ impl Question for ListStateAfter {
         let event = cx.store.event_num(room.number, &self.event_id)?.ok_or_else(unknown)?;
         let from = self.page.position(&room, |it| it.parse().ok())?.unwrap_or(0);
         let mut space = AnswerSpace::default();
-        let size = self.page.size(MAX_STATE_PAGE, MAX_STATE_PAGE);
+        let size = self.page.size(DEFAULT_STATE_PAGE, MAX_STATE_PAGE);
         let fits = |nth, id: &str| nth < size && space.take(id.len());
         Ok(given_state(&cx.store, &room, event, from, fits)?)
     }

@@ -11,7 +11,7 @@ use super::{
     question::cost_of,
     servable::{held_events, walk_node},
 };
-use crate::{context::Context, deadline::Deadline, graph, store::View};
+use crate::{context::Context, deadline::Deadline, graph, slow_walks::WalkKind, store::View};
 
 /// The most events of an answer when the caller gives no limit.
 const DEFAULT_EVENTS: u32 = 10;
@@ -72,7 +72,7 @@ impl Question for GetMissingEvents {
 }
 
 impl WalkQuestion for GetMissingEvents {
-    const NAME: &'static str = "get_missing_events";
+    const KIND: WalkKind = WalkKind::GetMissingEvents;
 
     fn asker(&self) -> &Asker {
         &self.asker

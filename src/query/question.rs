@@ -1,7 +1,7 @@
 //! The interface of all questions.
 
 use super::{QueryError, ServedPage};
-use crate::{context::Context, deadline::Deadline};
+use crate::{context::Context, deadline::Deadline, slow_walks::WalkKind};
 
 /// The caller on whose behalf a question is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ pub trait Question {
 
 /// A question that another server may ask, answered by a walk through the room's graph.
 pub trait WalkQuestion: Question<Answer = ServedPage> {
-    /// The name of the question in logs and metrics.
-    const NAME: &'static str;
+    /// The kind of the question, which names it in logs and metrics.
+    const KIND: WalkKind;
 
     /// The caller on whose behalf the question is asked.
     fn asker(&self) -> &Asker;

@@ -39,7 +39,7 @@ pub struct Stats {
 pub struct Sizes {
     /// The number of rooms.
     pub rooms: u64,
-    /// The number of events that were ever appended, outliers included.
+    /// The number of events that are held, outliers included.
     pub events: u64,
     /// The number of forward extremities of all rooms.
     pub forward_extremities: u64,
@@ -141,7 +141,7 @@ fn unknown_room(
 impl Stats {
     fn add(&mut self, room: &Room) {
         let forward_extremities = room.forward_extremities;
-        let events = u64::from(room.next_event.0);
+        let events = u64::from(room.next_event.0).saturating_sub(room.purged);
         self.sizes.rooms += 1;
         self.sizes.events += events;
         self.sizes.forward_extremities += forward_extremities;

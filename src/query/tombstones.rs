@@ -15,6 +15,8 @@ use crate::{
 
 /// The most rooms or users that are looked at for one page.
 const MAX_PAGE: u32 = 10_000;
+/// The rooms or users of a page when the caller does not say.
+const DEFAULT_PAGE: u32 = 1_000;
 
 /// Asks for the rooms that were deleted and may not return, in the order of their ids.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ impl Question for ListDeletedRooms {
     fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
         let token = self.page.token.as_str();
         let after = (!token.is_empty()).then_some(token);
-        let (ids, last) = cx.store.buried_rooms(after, self.page.size(MAX_PAGE, MAX_PAGE))?;
+        let (ids, last) = cx.store.buried_rooms(after, self.page.size(DEFAULT_PAGE, MAX_PAGE))?;
         Ok(IdList { ids, next_page_token: last.unwrap_or_default() })
     }
 }
@@ -53,7 +55,7 @@ impl Question for ListErasedUsers {
     }
 
     fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
-        let size = self.page.size(MAX_PAGE, MAX_PAGE);
+        let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
         let users = cx.store.erased_users(&self.page.token, size);
         let looked_at = users.len();
         let mut space = AnswerSpace::default();
@@ -85,7 +87,7 @@ impl Question for ListErasedMembers {
         let room = find_internal(&cx.store, &self.room_id)?;
         let Some(current) = room.record.current_state else { return Ok(IdList::default()) };
         let states = cx.store.states(room.number);
-        let size = self.page.size(MAX_PAGE, MAX_PAGE);
+        let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
         let users = cx.store.erased_users(&self.page.token, size);
         let mut is_cut = users.len() >= size;
         let mut list = IdList::default();

@@ -64,8 +64,9 @@ impl AdminService for AdminHandler {
     ) -> Result<Response<pb::ListDeletedRoomsResponse>, Status> {
         let cx = Arc::clone(&self.cx);
         let deadline = deadline(request.metadata());
-        let pb::ListDeletedRoomsRequest { page_token: token } = request.into_inner();
-        let question = ListDeletedRooms { page: PageRequest { size: 0, token } };
+        let pb::ListDeletedRoomsRequest { page_size: size, page_token: token } =
+            request.into_inner();
+        let question = ListDeletedRooms { page: PageRequest { size, token } };
         let list = self.executor.run(deadline, move |it| query::answer(&cx, &question, it));
         let IdList { ids: room_ids, next_page_token } = list.await?;
         Ok(Response::new(pb::ListDeletedRoomsResponse { room_ids, next_page_token }))
@@ -77,8 +78,9 @@ impl AdminService for AdminHandler {
     ) -> Result<Response<pb::ListErasedUsersResponse>, Status> {
         let cx = Arc::clone(&self.cx);
         let deadline = deadline(request.metadata());
-        let pb::ListErasedUsersRequest { page_token: token } = request.into_inner();
-        let question = ListErasedUsers { page: PageRequest { size: 0, token } };
+        let pb::ListErasedUsersRequest { page_size: size, page_token: token } =
+            request.into_inner();
+        let question = ListErasedUsers { page: PageRequest { size, token } };
         let list = self.executor.run(deadline, move |it| query::answer(&cx, &question, it));
         let IdList { ids: user_ids, next_page_token } = list.await?;
         Ok(Response::new(pb::ListErasedUsersResponse { user_ids, next_page_token }))

@@ -11,13 +11,13 @@ use crate::{
     deadline::Deadline,
     graph::WalkEnd,
     metrics::Metrics,
-    proto::v1::{self as pb, history_service_server::HistoryService},
+    proto::v1::{self as pb, ErrorReason, history_service_server::HistoryService},
     query::{
         self, BatchGetEvents, Cost, ExplainAccess, GetRoom, GetState, ListErasedMembers,
         ListEvents, ListPurgedEvents, ListRooms, ListStateAfter, PageRequest, QueryError, Question,
         ServedPage, WalkQuestion,
     },
-    slow_walks::SlowWalk,
+    slow_walks::{SlowWalk, WalkKind},
     visibility::Form,
 };
 
@@ -37,7 +37,7 @@ impl HistoryHandler {
         Self { cx, executor }
     }
 
-    /// Answers a question.
+    /// Answers a question of an internal caller.
     async fn answer<Q>(&self, deadline: Deadline, question: Q) -> Result<Q::Answer, Status>
     where
         Q: Question<Answer: Send> + Send + 'static,
@@ -60,7 +60,7 @@ impl HistoryHandler {
         if of_gateway.is_some() && origin.is_none() {
             // What a gateway leaves out must not open what is hidden from other servers.
             let text = "name the server that asks as the requester: a gateway asks for nobody else";
-            return Err(status::not_allowed("NOT_FOR_GATEWAYS", text));
+            return Err(status::refuse(ErrorReason::NotForGateways, text));
         }
         let room_id = question.room_id().unwrap_or_default().to_owned();
         log_question(origin.as_deref(), &room_id);
@@ -76,9 +76,9 @@ impl HistoryHandler {
             Cost::Large => self.executor.run(deadline, job).await?,
         };
         let took = started.elapsed();
-        note_answer(&self.cx.metrics, Q::NAME, &page);
+        note_answer(&self.cx.metrics, Q::KIND, &page);
         let visited = page.visited;
-        self.cx.slow_walks.note(SlowWalk { room_id, question: Q::NAME, origin, visited, took });
+        self.cx.slow_walks.note(SlowWalk { room_id, kind: Q::KIND, origin, visited, took });
         Ok(page)
     }
 }
@@ -100,7 +100,7 @@ fn count_refusal(metrics: &Metrics, failure: &QueryError) {
 }
 
 /// Logs and counts an answer.
-fn note_answer(metrics: &Metrics, question: &'static str, page: &ServedPage) {
+fn note_answer(metrics: &Metrics, kind: WalkKind, page: &ServedPage) {
     let end = match page.end {
         WalkEnd::Exhausted => "exhausted",
         WalkEnd::Limit => "limit",
@@ -109,7 +109,7 @@ fn note_answer(metrics: &Metrics, question: &'static str, page: &ServedPage) {
     };
     let redacted = page.events.iter().filter(|it| it.form == Form::Redacted).count();
     let full = page.events.len() - redacted;
-    metrics.walked(question, page.visited, end);
+    metrics.walked(kind.name(), page.visited, end);
     metrics.served("full", full);
     metrics.served("redacted", redacted);
     let span = Span::current();
@@ -125,9 +125,10 @@ impl HistoryService for HistoryHandler {
     ) -> Result<Response<pb::BackfillResponse>, Status> {
         let deadline = deadline(request.metadata());
         let of_gateway = request.extensions().get().copied();
-        let (question, shape) = wire::backfill(request.into_inner())?;
+        let omit_event_ids = request.get_ref().omit_event_ids;
+        let question = wire::backfill(request.into_inner())?;
         let page = self.walk(deadline, of_gateway, question).await?;
-        Ok(Response::new(wire::backfill_response(page, shape)))
+        Ok(Response::new(wire::backfill_response(page, omit_event_ids)))
     }
 
     async fn get_missing_events(
@@ -136,9 +137,10 @@ impl HistoryService for HistoryHandler {
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
         let deadline = deadline(request.metadata());
         let of_gateway = request.extensions().get().copied();
-        let (question, shape) = wire::get_missing_events(request.into_inner())?;
+        let omit_event_ids = request.get_ref().omit_event_ids;
+        let question = wire::get_missing_events(request.into_inner())?;
         let page = self.walk(deadline, of_gateway, question).await?;
-        Ok(Response::new(wire::get_missing_events_response(page, shape)))
+        Ok(Response::new(wire::get_missing_events_response(page, omit_event_ids)))
     }
 
     async fn batch_get_events(
@@ -166,8 +168,9 @@ impl HistoryService for HistoryHandler {
         request: Request<pb::ListErasedMembersRequest>,
     ) -> Result<Response<pb::ListErasedMembersResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let pb::ListErasedMembersRequest { room_id, page_token: token } = request.into_inner();
-        let page = PageRequest { size: 0, token };
+        let pb::ListErasedMembersRequest { room_id, page_size: size, page_token: token } =
+            request.into_inner();
+        let page = PageRequest { size, token };
         let list = self.answer(deadline, ListErasedMembers { room_id, page }).await?;
         Ok(Response::new(wire::list_erased_members_response(list)))
     }
@@ -177,9 +180,9 @@ impl HistoryService for HistoryHandler {
         request: Request<pb::ListStateAfterRequest>,
     ) -> Result<Response<pb::ListStateAfterResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let pb::ListStateAfterRequest { room_id, event_id, page_token: token } =
+        let pb::ListStateAfterRequest { room_id, event_id, page_size: size, page_token: token } =
             request.into_inner();
-        let page = PageRequest { size: 0, token };
+        let page = PageRequest { size, token };
         let list = self.answer(deadline, ListStateAfter { room_id, event_id, page }).await?;
         Ok(Response::new(wire::list_state_after_response(list)))
     }
@@ -200,10 +203,14 @@ impl HistoryService for HistoryHandler {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let pb::ListEventsRequest { room_id, page_size: size, page_token: token, of_first } =
-            request.into_inner();
+        let pb::ListEventsRequest {
+            room_id,
+            page_size: size,
+            page_token: token,
+            max_append_number,
+        } = request.into_inner();
         let page = PageRequest { size, token };
-        let events = self.answer(deadline, ListEvents { room_id, of_first, page }).await?;
+        let events = self.answer(deadline, ListEvents { room_id, max_append_number, page }).await?;
         Ok(Response::new(wire::list_events_response(events)))
     }
 

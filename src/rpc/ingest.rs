@@ -11,7 +11,7 @@ use crate::{
     deadline::Deadline,
     ingest,
     pdu::UserId,
-    proto::v1::{self as pb, ingest_service_server::IngestService},
+    proto::v1::{self as pb, ErrorReason, ingest_service_server::IngestService},
 };
 
 /// Handles the calls of `IngestService`.
@@ -80,8 +80,9 @@ impl IngestService for IngestHandler {
     ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
         let deadline = deadline(request.metadata());
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
-        let user_id = UserId::parse(&user_id)
-            .map_err(|fault| status::invalid("USER_ID_INVALID", &format!("user_id {fault}")))?;
+        let user_id = UserId::parse(&user_id).map_err(|fault| {
+            status::refuse(ErrorReason::UserIdInvalid, &format!("user_id {fault}"))
+        })?;
         let cx = Arc::clone(&self.cx);
         let set = move |_: &Deadline| ingest::set_user_erased(&cx.store, &user_id, erased);
         self.executor.run(deadline, set).await?;

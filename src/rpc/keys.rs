@@ -12,7 +12,7 @@ use super::{executor::Executor, status, timeout::deadline};
 use crate::{
     context::{Context, RememberedKeys},
     deadline::Deadline,
-    proto::v1::{self as pb, key_service_server::KeyService},
+    proto::v1::{self as pb, ErrorReason, key_service_server::KeyService},
     store::FetchedKeys,
 };
 
@@ -51,10 +51,10 @@ impl KeyService for KeyHandler {
             }
             RememberedKeys::Expired => {
                 let text = "the keys of this server that are held are not valid any more";
-                Err(status::not_found("KEYS_EXPIRED", text))
+                Err(status::refuse(ErrorReason::KeysExpired, text))
             }
             RememberedKeys::Unknown => {
-                Err(status::not_found("KEYS_UNKNOWN", "no keys of this server are held"))
+                Err(status::refuse(ErrorReason::KeysUnknown, "no keys of this server are held"))
             }
         }
     }
@@ -78,7 +78,7 @@ impl KeyService for KeyHandler {
 
 /// The name of the server whose keys an answer holds. Fails if the answer is invalid.
 fn server_name(answer: &[u8]) -> Result<ServerName, Status> {
-    let invalid = |fault: &str| status::invalid("KEYS_INVALID", fault);
+    let invalid = |fault: &str| status::refuse(ErrorReason::KeysInvalid, fault);
     if answer.len() > MAX_ANSWER_BYTES {
         return Err(invalid(&format!("the answer is larger than {MAX_ANSWER_BYTES} bytes")));
     }

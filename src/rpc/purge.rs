@@ -9,7 +9,7 @@ use super::{progress::Progress, status, wire};
 use crate::{
     context::Context,
     ingest::{self, DeleteError, PurgeError},
-    proto::v1 as pb,
+    proto::v1::{self as pb, ErrorReason},
 };
 
 /// Purges the history of a room before an event. Ends early if the caller leaves: a purge that was
@@ -55,7 +55,7 @@ pub(super) fn delete_room(
 fn of_delete(failure: DeleteError) -> Status {
     let text = failure.to_string();
     match failure {
-        DeleteError::RoomUnknown(_) => status::not_found("ROOM_UNKNOWN", &text),
+        DeleteError::RoomUnknown(_) => status::refuse(ErrorReason::RoomUnknown, &text),
         DeleteError::Store(failure) => status::of_store(&failure),
     }
 }
@@ -63,8 +63,8 @@ fn of_delete(failure: DeleteError) -> Status {
 fn of_purge(failure: PurgeError) -> Status {
     let text = failure.to_string();
     match failure {
-        PurgeError::RoomUnknown(_) => status::not_found("ROOM_UNKNOWN", &text),
-        PurgeError::EventUnknown(_) => status::not_found("EVENT_UNKNOWN", &text),
+        PurgeError::RoomUnknown(_) => status::refuse(ErrorReason::RoomUnknown, &text),
+        PurgeError::EventUnknown(_) => status::refuse(ErrorReason::EventUnknown, &text),
         PurgeError::Store(failure) => status::of_store(&failure),
     }
 }

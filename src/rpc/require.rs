@@ -1,5 +1,5 @@
-//! Who may call at all: whoever shows what the service was told to require. Health is answered to
-//! everybody, since orchestrators' probes can show nothing.
+//! Checks that a caller presents what the service requires: a client certificate, a token, or both.
+//! Health checks need neither, because the probes of orchestrators can present neither.
 
 use std::{
     sync::Arc,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use backscroll_tls::{Token, Watched};
+use futures_util::future::{Either, Ready, ready};
 use tonic::{
     body::Body,
     codegen::http::{Request, Response, header::AUTHORIZATION},
@@ -15,53 +16,54 @@ use tonic::{
 use tower::{Layer, Service};
 
 use super::status;
+use crate::proto::v1::ErrorReason;
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// What gateways call, and all that they may call.
+/// The only methods that the token of gateways allows.
 const OF_GATEWAYS: [&str; 4] = [
     "/backscroll.history.v1.HistoryService/Backfill",
     "/backscroll.history.v1.HistoryService/GetMissingEvents",
     "/backscroll.history.v1.KeyService/GetServerKeys",
     "/backscroll.history.v1.KeyService/PutServerKeys",
 ];
-/// What nobody else may call: whoever puts a server's keys can speak as that server to gateways.
+/// The service that the other token does not allow: a caller that puts the keys of a server can
+/// impersonate that server at every gateway.
 const ONLY_OF_GATEWAYS: &str = "/backscroll.history.v1.KeyService/";
 
-/// What callers must show.
+/// What callers must present. By default they need to present neither a certificate nor a token.
 #[derive(Clone, Debug, Default)]
 pub struct Require {
-    /// A certificate; that its authority is the right one was seen to when they connected.
+    /// Whether a client certificate is required. The TLS handshake has verified its issuer.
     pub certificate: bool,
-    /// The token of whoever feeds and operates the service. It opens everything but `KeyService`.
+    /// The token of internal callers and operators. It allows everything but `KeyService`.
     pub token: Option<Arc<Watched<Token>>>,
-    /// The token of gateways. It opens what they call, and nothing else. Not without the other.
+    /// The token of gateways. It allows what gateways call and nothing else. Used only with `token`.
     pub gateway_token: Option<Arc<Watched<Token>>>,
 }
 
-/// An extension of requests that show the gateways' token. Such a request asks for another server.
+/// A request extension: the caller presented the token of gateways, so the request must name a
+/// requesting server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OfGateway;
 
-/// Who calls, as far as its token says so.
+/// The kind of caller, by its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Caller {
-    /// A service or an operator of our own homeserver.
+    /// A service or an operator of the same homeserver.
     Internal,
     /// A gateway.
     Gateway,
 }
 
-/// Why a caller is refused.
+/// Why a call is refused, with a message for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    /// It did not show who it is.
-    Stranger(&'static str, &'static str),
-    /// It is somebody else's to call this.
-    NotAllowed(&'static str, &'static str),
+struct CallRefused {
+    reason: ErrorReason,
+    message: &'static str,
 }
 
-/// A service that is called by nobody else.
+/// A gRPC service behind the check of [`Require`].
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     require: Require,
@@ -69,37 +71,43 @@ pub struct Guarded<S> {
 }
 
 impl Require {
-    /// Who calls, if it may call this method.
-    fn caller<B>(&self, request: &Request<B>) -> Result<Caller, Refused> {
-        if request.uri().path().starts_with(HEALTH) {
+    /// The kind of caller, if this caller may call this method.
+    fn caller<B>(&self, request: &Request<B>) -> Result<Caller, CallRefused> {
+        let path = request.uri().path();
+        if path.starts_with(HEALTH) {
             return Ok(Caller::Internal);
         }
         let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
         if self.certificate && connection.and_then(TlsConnectInfo::peer_certs).is_none() {
-            return Err(Refused::Stranger("CERTIFICATE_MISSING", "show a client certificate"));
+            return refused(ErrorReason::CertificateMissing, "present a client certificate");
         }
         let Some(token) = &self.token else { return Ok(Caller::Internal) };
-        let mut shown = request.headers().get_all(AUTHORIZATION).iter();
-        let (Some(shown), None) = (shown.next(), shown.next()) else {
-            let text = "show one token: authorization: Bearer ...";
-            return Err(Refused::Stranger("TOKEN_MISSING", text));
+        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+        let (Some(header), None) = (headers.next(), headers.next()) else {
+            let message = "present exactly one token: authorization: Bearer ...";
+            return refused(ErrorReason::TokenMissing, message);
         };
-        let path = request.uri().path();
-        let is = |token: &Arc<Watched<Token>>| token.get().is_shown(shown.as_bytes());
+        let is = |token: &Arc<Watched<Token>>| token.get().is_shown(header.as_bytes());
         if is(token) {
-            let text = "the keys of servers are the gateways' business: show their token";
-            let may = !path.starts_with(ONLY_OF_GATEWAYS);
-            let refused = Refused::NotAllowed("GATEWAYS_ONLY", text);
-            return may.then_some(Caller::Internal).ok_or(refused);
+            if path.starts_with(ONLY_OF_GATEWAYS) {
+                let message = "only gateways may use the keys of servers: present their token";
+                return refused(ErrorReason::GatewaysOnly, message);
+            }
+            return Ok(Caller::Internal);
         }
         if self.gateway_token.as_ref().is_some_and(is) {
-            let text = "this is not the gateways' business: show the token of the operators";
-            let may = OF_GATEWAYS.contains(&path);
-            let refused = Refused::NotAllowed("NOT_FOR_GATEWAYS", text);
-            return may.then_some(Caller::Gateway).ok_or(refused);
+            if !OF_GATEWAYS.contains(&path) {
+                let message = "gateways may not call this: present the token of internal callers";
+                return refused(ErrorReason::NotForGateways, message);
+            }
+            return Ok(Caller::Gateway);
         }
-        Err(Refused::Stranger("TOKEN_INVALID", "this is not the token"))
+        refused(ErrorReason::TokenInvalid, "the token is not accepted")
     }
+}
+
+fn refused(reason: ErrorReason, message: &'static str) -> Result<Caller, CallRefused> {
+    Err(CallRefused { reason, message })
 }
 
 impl<S> Layer<S> for Require {
@@ -118,10 +126,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = futures_util::future::Either<
-        S::Future,
-        futures_util::future::Ready<Result<Response<Body>, S::Error>>,
-    >;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -129,19 +134,13 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.require.caller(&request) {
-            Ok(caller) => {
-                if caller == Caller::Gateway {
-                    request.extensions_mut().insert(OfGateway);
-                }
-                futures_util::future::Either::Left(self.inner.call(request))
+            Ok(Caller::Internal) => Either::Left(self.inner.call(request)),
+            Ok(Caller::Gateway) => {
+                request.extensions_mut().insert(OfGateway);
+                Either::Left(self.inner.call(request))
             }
-            Err(refused) => {
-                let refusal = match refused {
-                    Refused::Stranger(reason, text) => status::unauthenticated(reason, text),
-                    Refused::NotAllowed(reason, text) => status::not_allowed(reason, text),
-                };
-                let refusal = refusal.into_http();
-                futures_util::future::Either::Right(futures_util::future::ready(Ok(refusal)))
+            Err(CallRefused { reason, message }) => {
+                Either::Right(ready(Ok(status::refuse(reason, message).into_http())))
             }
         }
     }
@@ -156,13 +155,12 @@ mod tests {
         for header in headers {
             request = request.header(AUTHORIZATION, *header);
         }
-        require.caller(&request.body(()).unwrap()).err().map(|refused| match refused {
-            Refused::Stranger(reason, _) | Refused::NotAllowed(reason, _) => reason,
-        })
+        let refused = require.caller(&request.body(()).unwrap()).err();
+        refused.map(|it| it.reason.as_str_name())
     }
 
     #[test]
-    fn everything_but_health_needs_the_token() {
+    fn every_method_but_health_needs_the_token() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "0123456789abcdef").unwrap();
@@ -189,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn feeders_and_gateways_are_told_apart() {
+    fn the_two_tokens_allow_different_methods() {
         let dir = tempfile::tempdir().unwrap();
         let token = |name: &str, text: &str| {
             std::fs::write(dir.path().join(name), text).unwrap();
@@ -197,11 +195,11 @@ mod tests {
         };
         let require = Require {
             certificate: false,
-            token: token("a", "feeder-feeder-feeder"),
+            token: token("a", "internal-internal"),
             gateway_token: token("b", "gateway-gateway-gateway"),
         };
-        let (feeder, gateway) = ("Bearer feeder-feeder-feeder", "Bearer gateway-gateway-gateway");
-        for (method, of_feeder, of_gateway) in [
+        let (internal, gateway) = ("Bearer internal-internal", "Bearer gateway-gateway-gateway");
+        for (method, by_internal, by_gateway) in [
             ("HistoryService/Backfill", None, None),
             ("HistoryService/GetMissingEvents", None, None),
             ("HistoryService/ListEvents", None, Some("NOT_FOR_GATEWAYS")),
@@ -213,8 +211,8 @@ mod tests {
             ("KeyService/PutServerKeys", Some("GATEWAYS_ONLY"), None),
         ] {
             let path = format!("/backscroll.history.v1.{method}");
-            assert_eq!(refuses(&require, &path, &[feeder]), of_feeder, "{method}");
-            assert_eq!(refuses(&require, &path, &[gateway]), of_gateway, "{method}");
+            assert_eq!(refuses(&require, &path, &[internal]), by_internal, "{method}");
+            assert_eq!(refuses(&require, &path, &[gateway]), by_gateway, "{method}");
             assert_eq!(refuses(&require, &path, &["Bearer x"]), Some("TOKEN_INVALID"), "{method}");
         }
         let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_missing_where_there_is_no_tls() {
+    fn a_connection_without_tls_has_no_certificate() {
         let require = Require { certificate: true, ..Require::default() };
         assert_eq!(refuses(&require, "/x", &[]), Some("CERTIFICATE_MISSING"));
         assert_eq!(refuses(&require, "/grpc.health.v1.Health/Watch", &[]), None);

@@ -1,7 +1,7 @@
-//! One table: from every way in which a use case can fail to a gRPC status and its reason.
+//! One table: from each failure of a use case to a gRPC status with its reason.
 //!
-//! Reasons travel as `google.rpc.ErrorInfo` with the package as domain; callers match on them,
-//! never on messages. What went wrong inside is logged here, once, and not told.
+//! Reasons are sent as `google.rpc.ErrorInfo`, with the proto package as their domain. Callers decide
+//! by them, never by messages. An internal cause is logged here, once, and is not sent.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,129 +10,141 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{debug, error};
 
 use super::wire;
-use crate::{query::QueryError, store::StoreError};
+use crate::{proto::v1::ErrorReason as Reason, query::QueryError, store::StoreError};
 
-/// The domain of every reason.
+/// The domain of all reasons.
 const DOMAIN: &str = "backscroll.history.v1";
 
-pub(super) fn of_query(failure: QueryError) -> Status {
-    let text = failure.to_string();
-    match failure {
-        QueryError::NotAllowed(refusal) => {
-            debug!(%refusal, "a server may not ask");
-            with_reason(Code::PermissionDenied, "NOT_ALLOWED", &text)
+/// When a caller may try again, for the two reasons that say so.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The status code of each reason.
+fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::CertificateMissing | Reason::TokenMissing | Reason::TokenInvalid => {
+            Code::Unauthenticated
         }
-        QueryError::RoomUnknown(_) => with_reason(Code::NotFound, "ROOM_UNKNOWN", &text),
-        QueryError::EventUnknown(_) => with_reason(Code::NotFound, "EVENT_UNKNOWN", &text),
-        QueryError::StateUnknown(_) => {
-            with_reason(Code::FailedPrecondition, "STATE_UNKNOWN", &text)
+        Reason::NotForGateways | Reason::GatewaysOnly | Reason::NotAllowed => {
+            Code::PermissionDenied
         }
-        QueryError::EventIdsMissing => {
-            with_reason(Code::InvalidArgument, "EVENT_IDS_MISSING", &text)
+        Reason::Opening | Reason::Stopping => Code::Unavailable,
+        Reason::Busy | Reason::DiskFull => Code::ResourceExhausted,
+        Reason::DeadlineExceeded => Code::DeadlineExceeded,
+        Reason::RoomChanges => Code::Aborted,
+        Reason::StoreCorrupt => Code::DataLoss,
+        Reason::StoreFailed | Reason::Internal => Code::Internal,
+        Reason::RoomUnknown | Reason::EventUnknown | Reason::KeysUnknown | Reason::KeysExpired => {
+            Code::NotFound
         }
-        QueryError::EventIdInvalid => with_reason(Code::InvalidArgument, "EVENT_ID_INVALID", &text),
-        QueryError::LimitMissing => with_reason(Code::InvalidArgument, "LIMIT_MISSING", &text),
-        QueryError::LimitInvalid => with_reason(Code::InvalidArgument, "LIMIT_INVALID", &text),
-        QueryError::PageTokenInvalid => {
-            with_reason(Code::InvalidArgument, "PAGE_TOKEN_INVALID", &text)
-        }
-        QueryError::RoomChanges(_) => room_changes(&text),
-        QueryError::Deadline(_) => deadline_exceeded(),
-        QueryError::Store(failure) => of_store(&failure),
+        Reason::RoomVersionUnknown | Reason::StateUnknown => Code::FailedPrecondition,
+        Reason::EventIdsMissing
+        | Reason::EventIdInvalid
+        | Reason::LimitMissing
+        | Reason::LimitInvalid
+        | Reason::PageTokenInvalid
+        | Reason::ServerNameInvalid
+        | Reason::UserIdInvalid
+        | Reason::KeysInvalid
+        | Reason::VerdictInvalid => Code::InvalidArgument,
+        Reason::Unspecified => Code::Unknown,
     }
 }
 
+/// A status for this reason. The message is for people; a long one is cut off.
+pub(super) fn refuse(reason: Reason, message: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason.as_str_name(), DOMAIN, HashMap::new());
+    Status::with_error_details(code(reason), wire::brief(message.to_owned()), details)
+}
+
+/// A status for a reason that passes by itself, with the time after which to try again.
+fn retry(reason: Reason, message: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason.as_str_name(), DOMAIN, HashMap::new());
+    details.set_retry_info(Some(RETRY_DELAY));
+    Status::with_error_details(code(reason), wire::brief(message.to_owned()), details)
+}
+
+/// The status for a failed query.
+pub(super) fn of_query(failure: QueryError) -> Status {
+    let message = failure.to_string();
+    let reason = match failure {
+        QueryError::NotAllowed(refusal) => {
+            debug!(%refusal, "a server may not read this room");
+            Reason::NotAllowed
+        }
+        QueryError::RoomUnknown(_) => Reason::RoomUnknown,
+        QueryError::EventUnknown(_) => Reason::EventUnknown,
+        QueryError::StateUnknown(_) => Reason::StateUnknown,
+        QueryError::EventIdsMissing => Reason::EventIdsMissing,
+        QueryError::EventIdInvalid => Reason::EventIdInvalid,
+        QueryError::LimitMissing => Reason::LimitMissing,
+        QueryError::LimitInvalid => Reason::LimitInvalid,
+        QueryError::PageTokenInvalid => Reason::PageTokenInvalid,
+        QueryError::RoomChanges(_) => return retry(Reason::RoomChanges, &message),
+        QueryError::Deadline(_) => return deadline_exceeded(),
+        QueryError::Store(failure) => return of_store(&failure),
+    };
+    refuse(reason, &message)
+}
+
+/// The status for a failure of the store.
 pub(super) fn of_store(failure: &StoreError) -> Status {
     if let StoreError::Missing { .. } = failure {
-        debug!(%failure, "removed while it was to be read");
-        return room_changes("what was to be read is being removed; ask again in a moment");
+        debug!(%failure, "a record was removed before it was read");
+        let message = "the requested records are being removed; try again in a moment";
+        return retry(Reason::RoomChanges, message);
     }
     if let StoreError::Conflict { .. } = failure {
         debug!(%failure, "a decision met conflicts at every try");
-        return room_changes(&failure.to_string());
+        return retry(Reason::RoomChanges, &failure.to_string());
     }
     error!(%failure, "the store failed");
     if failure.is_damage() {
-        return with_reason(Code::DataLoss, "STORE_CORRUPT", "a record of the store is damaged");
+        return refuse(Reason::StoreCorrupt, "a record of the store is damaged");
     }
     match failure {
-        StoreError::DiskFull { .. } => {
-            with_reason(Code::ResourceExhausted, "DISK_FULL", &failure.to_string())
-        }
+        StoreError::DiskFull { .. } => refuse(Reason::DiskFull, &failure.to_string()),
         StoreError::RoomVersionUnknown { .. } => {
-            with_reason(Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN", &failure.to_string())
+            refuse(Reason::RoomVersionUnknown, &failure.to_string())
         }
         StoreError::Bug(_) => internal(),
-        _ => with_reason(Code::Internal, "STORE_FAILED", "the store failed"),
+        _ => refuse(Reason::StoreFailed, "the store failed"),
     }
 }
 
-pub(super) fn invalid(reason: &'static str, message: &str) -> Status {
-    with_reason(Code::InvalidArgument, reason, message)
-}
-
-pub(super) fn not_found(reason: &'static str, message: &str) -> Status {
-    with_reason(Code::NotFound, reason, message)
-}
-
+/// The status that ends streams when the service stops.
 pub(super) fn stopping() -> Status {
-    let text = "the service is stopping; send what was not acknowledged again";
-    with_reason(Code::Unavailable, "STOPPING", text)
+    let message = "the service is stopping; send again what was not acknowledged";
+    refuse(Reason::Stopping, message)
 }
 
-/// Of calls that come before the store is open.
+/// The status of calls that arrive before the store is open.
 #[must_use]
 pub fn opening() -> Status {
-    let text = "the service is opening its store; ask again in a moment";
-    with_reason(Code::Unavailable, "OPENING", text)
+    refuse(Reason::Opening, "the service is opening its store; try again in a moment")
 }
 
-pub(super) fn not_allowed(reason: &'static str, message: &str) -> Status {
-    with_reason(Code::PermissionDenied, reason, message)
-}
-
-pub(super) fn unauthenticated(reason: &'static str, message: &str) -> Status {
-    with_reason(Code::Unauthenticated, reason, message)
-}
-
-/// Nothing was wrong but the time.
+/// The status of a call whose deadline passed before its answer was complete.
 pub(super) fn deadline_exceeded() -> Status {
-    with_reason(
-        Code::DeadlineExceeded,
-        "DEADLINE_EXCEEDED",
-        "the deadline passed before the answer",
-    )
+    refuse(Reason::DeadlineExceeded, "the deadline passed before the answer was complete")
 }
 
-/// Too many others wait already.
+/// The status of a call that would have to wait behind too many others.
 pub(super) fn busy() -> Status {
-    let text = "too many questions wait to be answered; ask again in a second";
-    let mut details = ErrorDetails::with_error_info("BUSY", DOMAIN, HashMap::new());
-    details.set_retry_info(Some(Duration::from_secs(1)));
-    Status::with_error_details(Code::ResourceExhausted, text, details)
+    retry(Reason::Busy, "too many other requests are waiting; try again in a second")
 }
 
-/// Nothing is wrong: a purge goes on, or a room is being deleted.
-fn room_changes(message: &str) -> Status {
-    let mut details = ErrorDetails::with_error_info("ROOM_CHANGES", DOMAIN, HashMap::new());
-    details.set_retry_info(Some(Duration::from_secs(1)));
-    Status::with_error_details(Code::Aborted, wire::brief(message.to_owned()), details)
-}
-
+/// The status of a call that failed because of a defect of this program.
 pub(super) fn internal() -> Status {
-    with_reason(Code::Internal, "INTERNAL", "the request failed; the service's log says why")
-}
-
-fn with_reason(code: Code, reason: &str, message: &str) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(code, wire::brief(message.to_owned()), details)
+    refuse(Reason::Internal, "the request failed; the log of the service contains the cause")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
     use super::*;
 
-    fn told(status: &Status) -> (Code, String) {
+    fn code_and_reason(status: &Status) -> (Code, String) {
         (status.code(), status.get_details_error_info().map(|it| it.reason).unwrap_or_default())
     }
 
@@ -158,15 +170,84 @@ mod tests {
                 "STORE_FAILED",
             ),
         ] {
-            assert_eq!(told(&of_store(&failure)), (code, reason.to_owned()), "{failure}");
+            assert_eq!(
+                code_and_reason(&of_store(&failure)),
+                (code, reason.to_owned()),
+                "{failure}"
+            );
         }
     }
 
     #[test]
-    fn what_a_caller_says_at_length_is_not_said_back() {
+    fn a_long_message_is_cut_off() {
         let room_id = "é".repeat(1 << 20);
         let status = of_query(QueryError::RoomUnknown(room_id));
-        assert_eq!(told(&status), (Code::NotFound, "ROOM_UNKNOWN".to_owned()));
+        assert_eq!(code_and_reason(&status), (Code::NotFound, "ROOM_UNKNOWN".to_owned()));
         assert!(status.message().len() <= wire::MAX_TEXT);
+    }
+
+    fn all_reasons() -> Vec<Reason> {
+        let reasons: Vec<Reason> = (1..).map_while(|it| Reason::try_from(it).ok()).collect();
+        assert!(reasons.len() >= 30, "{reasons:?}");
+        reasons
+    }
+
+    /// The code of a folder, without its tests.
+    fn code_below(folder: &Path) -> String {
+        let mut code = String::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                code += &code_below(&path);
+            } else {
+                let text = fs::read_to_string(path).unwrap();
+                code += text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            }
+        }
+        code
+    }
+
+    /// The compiler sees to it that no reason is sent that the proto does not name. The other way
+    /// round: the code of the handlers must use each reason that the proto names.
+    #[test]
+    fn every_reason_of_the_proto_is_sent() {
+        let mut code = code_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rpc"));
+        let table = code.find("fn code(reason: Reason)").unwrap();
+        let end = table + code[table..].find("\n}\n").unwrap();
+        code.replace_range(table..end, "");
+        for reason in all_reasons() {
+            let name = format!("Reason::{reason:?}");
+            let is_used = code.match_indices(&name).any(|(at, _)| {
+                !code[..at].ends_with("Refusal")
+                    && !code[at + name.len()..].starts_with(|it: char| it.is_alphanumeric())
+            });
+            assert!(is_used, "{} is never sent", reason.as_str_name());
+        }
+    }
+
+    /// The comment of each reason begins with its status code, as the table here has it.
+    #[test]
+    fn the_proto_names_the_code_of_each_reason() {
+        let proto = include_str!("../../proto/backscroll/history/v1/error_reason.proto");
+        let mut comment = String::new();
+        let mut documented = BTreeSet::new();
+        for line in proto.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("// ") {
+                comment = if comment.is_empty() { text.to_owned() } else { comment };
+            } else if let Some((name, _)) = line.split_once(" = ")
+                && let Some(reason) = Reason::from_str_name(name)
+            {
+                if reason != Reason::Unspecified {
+                    let stated = comment.split(':').next().unwrap_or_default();
+                    let expected = format!("{:?}", code(reason)).to_lowercase();
+                    assert_eq!(stated.replace('_', "").to_lowercase(), expected, "{name}");
+                    documented.insert(reason.as_str_name());
+                }
+                comment.clear();
+            } else {
+                comment.clear();
+            }
+        }
+        assert_eq!(documented.len(), all_reasons().len());
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The part of the time that it may work when the request does not say, in percent.
-const BUSY_PERCENT: u32 = 25;
+const MAX_CPU_PERCENT: u32 = 25;
 /// The longest rest. A caller that leaves, and the end of the service, are noticed after a rest.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// The most bytes of faults in one message, far below what clients accept.
@@ -34,16 +34,17 @@ pub(super) fn verify(
     progress: &Progress<pb::VerifyResponse>,
     stopping: CancellationToken,
 ) -> Result<Option<pb::VerifyResponse>, Status> {
-    let pb::VerifyRequest { busy_percent } = request;
-    let busy_percent = if busy_percent == 0 { BUSY_PERCENT } else { busy_percent.min(100) };
+    let pb::VerifyRequest { max_cpu_percent } = request;
+    let max_cpu_percent =
+        if max_cpu_percent == 0 { MAX_CPU_PERCENT } else { max_cpu_percent.min(100) };
     let failed = |failure| status::of_store(&failure);
-    let to_look_at_count = verify::extent(&cx.store).map_err(failed)?;
+    let total_event_count = verify::extent(&cx.store).map_err(failed)?;
     let now = Instant::now();
     let mut reporter = Reporter {
         progress,
         stopping,
-        busy_percent,
-        next: pb::VerifyResponse { to_look_at_count, ..Default::default() },
+        max_cpu_percent,
+        next: pb::VerifyResponse { total_event_count, ..Default::default() },
         fault_bytes: 0,
         work_began: now,
         reported: now,
@@ -62,7 +63,7 @@ pub(super) fn verify(
 struct Reporter<'a> {
     progress: &'a Progress<pb::VerifyResponse>,
     stopping: CancellationToken,
-    busy_percent: u32,
+    max_cpu_percent: u32,
     /// The next message.
     next: pb::VerifyResponse,
     /// The bytes that the faults in the next message take.
@@ -77,8 +78,8 @@ impl Reporter<'_> {
     /// Sends what was found since the last message.
     fn report(&mut self) {
         let next = pb::VerifyResponse {
-            event_count: self.next.event_count,
-            to_look_at_count: self.next.to_look_at_count,
+            verified_event_count: self.next.verified_event_count,
+            total_event_count: self.next.total_event_count,
             ..pb::VerifyResponse::default()
         };
         let message = mem::replace(&mut self.next, next);
@@ -91,7 +92,7 @@ impl Reporter<'_> {
 
 impl Watch for Reporter<'_> {
     fn events(&mut self, count: u32) {
-        self.next.event_count += u64::from(count);
+        self.next.verified_event_count += u64::from(count);
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -108,7 +109,7 @@ impl Watch for Reporter<'_> {
         if !self.next.faults.is_empty() || self.reported.elapsed() >= REPORT_EVERY {
             self.report();
         }
-        let rest = self.work_began.elapsed() * (100 - self.busy_percent) / self.busy_percent;
+        let rest = self.work_began.elapsed() * (100 - self.max_cpu_percent) / self.max_cpu_percent;
         thread::sleep(rest.min(LONGEST_REST));
         self.work_began = Instant::now();
         if self.stopping.is_cancelled() || self.progress.is_closed() {
@@ -145,7 +146,7 @@ mod tests {
         let mut reporter = Reporter {
             progress: &progress,
             stopping: CancellationToken::new(),
-            busy_percent: 100,
+            max_cpu_percent: 100,
             next: pb::VerifyResponse::default(),
             fault_bytes: 0,
             work_began: now,

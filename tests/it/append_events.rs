@@ -5,10 +5,10 @@ use backscroll::{
     pdu::RoomVersion,
     proto::v1::{self as pb, RefusalReason as Reason, append_events_response::Outcome},
 };
+use backscroll_testkit::{Event, Room};
 use serde_json::{Value, json};
 
 use crate::support::{
-    builder::{Event, Room},
     clients::{Clients, request},
     process::Process,
     rooms,
@@ -40,7 +40,7 @@ impl Stage {
     }
 
     fn next(&self) -> Value {
-        self.room.message(ALICE, "the next").after([&self.message]).json()
+        Value::Object(self.room.message(ALICE, "the next").after([&self.message]).members())
     }
 }
 
@@ -100,7 +100,7 @@ fn rows(stage: &Stage) -> Vec<Row> {
         ),
         (
             pb::AppendEventsRequest {
-                verdict: Some(pb::Verdict { rejected: true, ..pb::Verdict::default() }),
+                verdict: pb::Verdict::Rejected.into(),
                 ..request(room, &stage.message.pdu)
             },
             Reason::Conflict,

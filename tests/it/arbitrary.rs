@@ -3,32 +3,12 @@
 //!
 //! 256 cases; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. The seeds are the bundled rooms.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use backscroll::ingest::{self, NewEvent, Verdict};
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::support::{faults, memory::Memory, rooms};
-
-#[path = "../../fuzz/targets/append_events/property.rs"]
-mod property;
-
-/// What `fuzz/run` starts from, and what it has found.
-#[test]
-fn any_seed_of_the_fuzz_target() {
-    let memory = Memory::new();
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/append_events");
-    let seeds = fs::read_dir(seeds).unwrap().map(|it| fs::read(it.unwrap().path()).unwrap());
-    let tried = seeds.map(|it| property::append_events(&memory.cx, &it)).count();
-    assert!(tried > 0);
-    memory.cx.store.flush().unwrap();
-    let found = faults::of(&memory.cx.store);
-    assert!(found.is_empty(), "{found:#?}");
-}
 
 /// A change of some bytes.
 #[derive(Clone, Debug)]

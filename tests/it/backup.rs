@@ -16,6 +16,7 @@ use backscroll::{
         ingest_service_client::IngestServiceClient,
     },
 };
+use backscroll_testkit::process::Ended;
 use tonic::transport::Channel;
 
 use crate::support::{
@@ -65,7 +66,7 @@ fn a_backup_under_load_restores_the_same_rooms() {
 
     let deleted = settled.iter().find(|it| it.name == "acl-v10").unwrap();
     process::stdout(service.command(&["delete-room", &deleted.header.room_id]));
-    erase(&service.url, "@nowhere:hs1.example");
+    erase(&service.url(), "@nowhere:hs1.example");
 
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -113,9 +114,9 @@ fn a_backup_under_load_restores_the_same_rooms() {
     assert!(export(&restored, purged) == export(&service, purged));
     let said = process::stdout(restored.command(&["import", &file(deleted)]));
     assert!(said.contains("0 events appended") && said.contains("stay away"), "{said}");
-    assert!(erased(&restored.url).contains(&"@nowhere:hs1.example".to_owned()));
+    assert!(erased(&restored.url()).contains(&"@nowhere:hs1.example".to_owned()));
     for service in [service, restored] {
-        let (code, log) = service.stop();
+        let Ended { code, log } = service.stop();
         assert_eq!(code, Some(0), "{log}");
     }
 }

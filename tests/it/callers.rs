@@ -19,6 +19,7 @@ use backscroll::{
     store::Options,
 };
 use backscroll_gateway::{history::HistoryFlags, server::Options as GatewayOptions};
+use backscroll_testkit::{Federation, FederationRequest};
 use backscroll_tls::{ClientFiles, Dialer, ServerConfig, ServerFiles, Token, Watched};
 use clap::Parser as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -157,16 +158,16 @@ async fn gateway(files: &Path, port: u16, scheme: &str, flags: &[&str]) -> (u16,
     };
     let serving =
         tokio::spawn(backscroll_gateway::server::serve(listener, options, std::future::pending()));
-    let federation = crate::support::federation::Federation::new(&keys.signing);
+    let federation = Federation::from_json(&keys.signing);
     let ask = async |uri: &str| {
-        let question = crate::support::federation::Question {
+        let question = FederationRequest {
             origin: "hs2.example:9102",
             destination: "hs1.example:9101",
             method: "GET",
             uri,
             content: None,
         };
-        federation.ask(address, question).await.status.as_u16()
+        federation.send(address, question).await.status.as_u16()
     };
     let ready = ask("/readyz").await;
     let asked = ask("/_matrix/federation/v1/backfill/!r:x?v=$a&limit=1").await;

@@ -35,7 +35,8 @@ fn whoever_stops_reading_is_not_shouted_at() {
         &["backup", &backup],
         &["purge", room_id, event_id],
     ];
-    let asking = asking.map(|args| [args, &["--server", &service.url]].concat());
+    let url = service.url();
+    let asking = asking.map(|args| [args, &["--server", &url]].concat());
     let offline: [&[&str]; 4] = [
         &["verify", "--backup", &backup],
         &["restore", &backup, "--data-dir", &restored],

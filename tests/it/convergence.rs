@@ -14,6 +14,7 @@ use backscroll::{
     pdu::RoomVersion,
     store::View as _,
 };
+use backscroll_testkit::Room;
 use proptest::{
     prelude::{Just, Strategy, prop, prop_assert_eq},
     test_runner::{Config, TestCaseError, TestRunner},
@@ -22,7 +23,7 @@ use serde_json::json;
 
 use crate::support::{
     answers::{self, Answer, Question, Served, State, Summary},
-    builder::Room,
+    events::RoomExt as _,
     memory::Memory,
     rooms::{self, RecordedRoom},
 };

@@ -1,5 +1,8 @@
-//! A backup, a restore and a repair that are killed on their way, again and again, and run once
-//! more: what comes of them is what comes of one that nobody disturbed.
+//! A backup, a restore and a repair, each killed several times and started again: the result is the
+//! same as without kills.
+//!
+//! A kill is due when the command has written a certain part of what it writes when it is not
+//! killed, so the speed of the machine does not matter.
 
 use std::{
     collections::BTreeMap,
@@ -7,39 +10,41 @@ use std::{
     io::{BufReader, BufWriter},
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use backscroll::{
-    pdu::RoomVersion,
     room_format::{Header, Line, Reader, write_header, write_line},
     store::{Options, Store, View as _},
     verify,
 };
+use backscroll_testkit::{Room, folder, within};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::support::{
-    builder::Room,
-    faults, folders,
-    numbers::Numbers,
+    faults,
     process::{self, Process},
 };
 
+/// Events of each room that the tests make.
 const EVENTS: u32 = 1_500;
 const RECORDED: [&str; 3] = ["redactions-v11", "forks-v2", "visibility-v10-seen-by-hs2"];
-/// How often each is killed, at most.
-const KILLS: u64 = 4;
+/// The parts of its work after which a command is killed, in percent.
+const KILLS: [u64; 4] = [15, 35, 60, 85];
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A room that takes a while, as a file.
+/// Writes a room with many events to a file.
 fn write_room(dir: &Path, name: &str) -> PathBuf {
     let user = "@alice:one.example";
-    let (room, create) = Room::named(RoomVersion::V10, user, name);
+    let (room, create) = Room::named("10", user, name);
     let path = dir.join(format!("{name}.ndjson"));
     let mut out = BufWriter::new(File::create(&path).unwrap());
-    let (room_id, room_version) = (room.room_id.clone(), "10".to_owned());
-    let erased_users = vec![format!("@{name}:one.example")];
-    write_header(&mut out, &Header { room_id, room_version, erased_users }).unwrap();
+    let header = Header {
+        room_id: room.room_id.clone(),
+        room_version: "10".to_owned(),
+        erased_users: vec![format!("@{name}:one.example")],
+    };
+    write_header(&mut out, &header).unwrap();
     let mut last = create;
     for number in 0..EVENTS {
         let line = Line {
@@ -65,123 +70,172 @@ fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms").join(name).join("room.ndjson")
 }
 
-fn begin(args: &[&str]) -> Child {
-    let mut command = process::backscroll(args);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+/// A command in a process of its own.
+struct Command {
+    child: Child,
 }
 
-/// Waits until it is time, or the command has ended, and a little longer; then kills it.
-fn kill(mut child: Child, is_time: impl Fn() -> bool, numbers: &mut Numbers) {
-    while !is_time() && child.try_wait().unwrap().is_none() {
-        thread::sleep(Duration::from_millis(1));
+impl Command {
+    fn start(args: &[&str]) -> Self {
+        let mut command = process::backscroll(args);
+        Self { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap() }
     }
-    thread::sleep(Duration::from_millis(numbers.next(8)));
-    drop(child.kill());
-    child.wait().unwrap();
-}
 
-/// The rooms of a backup by id, without the names of their files; and what stays away.
-fn manifest(path: &Path) -> Option<(BTreeMap<String, Value>, Value)> {
-    let (mut rooms, mut withheld) = (BTreeMap::new(), Value::Null);
-    for line in fs::read_to_string(path).ok()?.lines() {
-        // The last line may be half of one.
-        let Ok(mut entry) = serde_json::from_str::<Value>(line) else { continue };
-        if let Some(room) = entry.get_mut("room") {
-            room["file"].take();
-            if let Some(purged) = room.get_mut("purged") {
-                purged["file"].take();
-            }
-            rooms.insert(room["room_id"].as_str().unwrap().to_owned(), room.take());
-        } else if let Some(it) = entry.get_mut("withheld") {
-            withheld = it.take();
+    /// The bytes that the process has passed to write calls; `None` when it has ended.
+    fn written(&mut self) -> Option<u64> {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
+        if self.child.try_wait().unwrap().is_some() {
+            return None;
         }
+        let line = io.lines().find_map(|it| it.strip_prefix("wchar: "))?;
+        Some(line.parse().unwrap())
     }
-    Some((rooms, withheld))
+
+    /// Waits until the command has ended; returns the number of bytes that it has written.
+    fn measure(mut self) -> u64 {
+        let mut most = 0;
+        within(PATIENCE, "the command ends", || match self.written() {
+            Some(written) => {
+                most = written;
+                false
+            }
+            None => true,
+        });
+        assert!(self.child.wait().unwrap().success());
+        most
+    }
+
+    /// Kills the command when it has written a number of bytes, unless it has ended before.
+    fn kill_after(mut self, bytes: u64) {
+        within(PATIENCE, "the command writes or ends", || {
+            self.written().is_none_or(|written| written >= bytes)
+        });
+        // It fails for a process that has ended.
+        drop(self.child.kill());
+        self.child.wait().unwrap();
+    }
 }
 
-/// How many events a store holds that nobody has open.
-fn held(data_dir: &Path) -> u64 {
+/// What a backup contains.
+#[derive(Debug, PartialEq)]
+struct Manifest {
+    /// The rooms by id, without the names of their files.
+    rooms: BTreeMap<String, Value>,
+    /// Deleted rooms and erased users.
+    tombstones: Value,
+}
+
+impl Manifest {
+    fn read(path: &Path) -> Self {
+        let mut manifest = Self { rooms: BTreeMap::new(), tombstones: Value::Null };
+        for line in fs::read_to_string(path).unwrap().lines() {
+            let mut entry: Value = serde_json::from_str(line).unwrap();
+            if let Some(room) = entry.get_mut("room") {
+                room["file"].take();
+                if let Some(purged) = room.get_mut("purged") {
+                    purged["file"].take();
+                }
+                let room_id = room["room_id"].as_str().unwrap().to_owned();
+                manifest.rooms.insert(room_id, room.take());
+            } else if let Some(it) = entry.get_mut("withheld") {
+                manifest.tombstones = it.take();
+            }
+        }
+        manifest
+    }
+}
+
+/// The number of events in a store that no process has open.
+fn stored_events(data_dir: &Path) -> u64 {
     let dir = tempfile::tempdir().unwrap();
-    folders::copy(data_dir, dir.path());
+    folder::copy(data_dir, dir.path()).unwrap();
     verify::extent(&Store::open(&Options::small(dir.path())).unwrap()).unwrap()
 }
 
+/// The number of faults in a store that no process has open.
+fn faults_of(data_dir: &Path) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    folder::copy(data_dir, dir.path()).unwrap();
+    faults::of(&Store::open(&Options::small(dir.path())).unwrap()).len()
+}
+
+/// Every room as text, with its current state.
 fn all(service: &Process, room_ids: &[String]) -> Vec<String> {
-    let said = |args: &[&str]| process::stdout(service.command(args));
-    let of_room = |it: &String| [said(&["export", it]), said(&["state", it])];
+    let output = |args: &[&str]| process::stdout(service.command(args));
+    let of_room = |it: &String| [output(&["export", it]), output(&["state", it])];
     room_ids.iter().flat_map(of_room).collect()
 }
 
+/// Purges a part of a recorded room.
+fn purge(service: &Process, room: &Path) {
+    let text = fs::read_to_string(room).unwrap();
+    let line = |number| serde_json::from_str::<Value>(text.lines().nth(number).unwrap()).unwrap();
+    let room_id = line(0)["room"]["room_id"].as_str().unwrap().to_owned();
+    let event_id = line(20)["event_id"].as_str().unwrap().to_owned();
+    process::stdout(service.command(&["purge", &room_id, &event_id]));
+}
+
 #[test]
-fn killed_on_their_way_a_backup_and_a_restore_come_to_the_same() {
+fn a_backup_and_a_restore_that_were_killed_continue() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, mut numbers) = (|name: &str| dir.path().join(name), Numbers(1));
+    let path = |name: &str| dir.path().join(name);
     let text = |name: &str| path(name).to_str().unwrap().to_owned();
     let service = Process::start(&path("first"), &["--reserved-mib", "0"]);
+    let url = service.url();
     let mut files: Vec<PathBuf> =
         ["anna", "berta", "clara"].iter().map(|it| write_room(dir.path(), it)).collect();
     files.extend(RECORDED.iter().map(|it| recorded(it)));
     let files: Vec<&str> = files.iter().map(|it| it.to_str().unwrap()).collect();
     process::stdout(service.command(&[["import"].as_slice(), &files].concat()));
-    let purged = fs::read_to_string(recorded("forks-v2")).unwrap();
-    let line = |number| serde_json::from_str::<Value>(purged.lines().nth(number).unwrap()).unwrap();
-    let (room, event) = (line(0)["room"]["room_id"].clone(), line(20)["event_id"].clone());
-    let purge = ["purge", room.as_str().unwrap(), event.as_str().unwrap()];
-    process::stdout(service.command(&purge));
+    purge(&service, &recorded("forks-v2"));
     process::stdout(service.command(&["delete-room", "!clara:one.example"]));
-    process::stdout(service.command(&["backup", &text("whole")]));
-    let whole = manifest(&path("whole/manifest.ndjson")).unwrap();
-    let room_ids: Vec<String> = whole.0.keys().cloned().collect();
+    let bytes = Command::start(&["backup", &text("whole"), "--server", &url]).measure();
+    let whole = Manifest::read(&path("whole/manifest.ndjson"));
+    let room_ids: Vec<String> = whole.rooms.keys().cloned().collect();
 
-    // The backup: killed with some of its rooms written.
-    let mut halfway = 0;
-    for kills in 1..=KILLS {
-        let child = begin(&["backup", &text("cut"), "--server", &service.url]);
-        let written = || {
-            let partial = manifest(&path("cut/manifest.partial"));
-            partial.map_or(0, |(rooms, _)| u64::try_from(rooms.len()).unwrap())
-        };
-        kill(child, || written() >= kills, &mut numbers);
-        halfway += u64::from(written() > 0 && !path("cut/manifest.ndjson").exists());
+    let mut interrupted = 0;
+    for percent in KILLS {
+        let backup = Command::start(&["backup", &text("cut"), "--server", &url]);
+        // What an earlier attempt has written is not written again.
+        backup.kill_after(bytes * percent / 100 / 2);
+        interrupted += u64::from(!path("cut/manifest.ndjson").exists());
     }
-    assert!(halfway > 0, "it was always too fast");
+    assert!(interrupted > 0, "no kill interrupted the backup");
     if !path("cut/manifest.ndjson").exists() {
         process::stdout(service.command(&["backup", &text("cut")]));
     }
-    assert_eq!(manifest(&path("cut/manifest.ndjson")).unwrap(), whole);
+    assert_eq!(Manifest::read(&path("cut/manifest.ndjson")), whole);
     process::stdout(process::run(["verify", "--backup", &text("cut")]));
 
-    // The restore: killed with some of the events in the store.
-    let events: u64 = whole.0.values().map(|it| it["events"].as_u64().unwrap()).sum();
-    let begun = Instant::now();
-    process::stdout(process::run(["restore", &text("whole"), "--data-dir", &text("undisturbed")]));
-    let (takes, mut halfway) = (begun.elapsed(), 0);
-    for part in (2..).take(KILLS.try_into().unwrap()) {
-        let child = begin(&["restore", &text("cut"), "--data-dir", &text("disturbed")]);
-        let begun = Instant::now();
-        kill(child, || begun.elapsed() > takes * part / 6, &mut numbers);
+    let events: u64 = whole.rooms.values().map(|it| it["events"].as_u64().unwrap()).sum();
+    let undisturbed = ["restore", &text("whole"), "--data-dir", &text("undisturbed")];
+    let bytes = Command::start(&undisturbed).measure();
+    let disturbed = ["restore", &text("cut"), "--data-dir", &text("disturbed")];
+    let mut interrupted = 0;
+    for percent in KILLS {
+        Command::start(&disturbed).kill_after(bytes * percent / 100);
         let is_begun = path("disturbed/graph/db").exists();
-        let held = if is_begun { held(&path("disturbed")) } else { 0 };
-        halfway += u64::from(held > 0 && held < events);
-        println!("{held} of {events} events");
+        let stored = if is_begun { stored_events(&path("disturbed")) } else { 0 };
+        interrupted += u64::from(stored > 0 && stored < events);
+        println!("{stored} of {events} events");
     }
-    assert!(halfway > 0, "it was always too fast, or too slow");
-    process::stdout(process::run(["restore", &text("cut"), "--data-dir", &text("disturbed")]));
+    assert!(interrupted > 0, "no kill interrupted the restore");
+    process::stdout(process::run(disturbed));
     let restored = ["undisturbed", "disturbed"].map(|name| {
         let verified = process::stdout(process::run(["verify", "--data-dir", &text(name)]));
         assert!(verified.ends_with(" 0 faults\n"), "{verified}");
         let service = Process::start(&path(name), &["--reserved-mib", "0"]);
-        let said = all(&service, &room_ids);
-        // Neither an event that was purged nor a room that was deleted comes back.
+        let rooms = all(&service, &room_ids);
+        // Purged events and deleted rooms do not return.
         process::stdout(service.command(&[["import"].as_slice(), &files].concat()));
-        assert!(all(&service, &room_ids) == said, "{name}: something came back");
-        said
+        assert!(all(&service, &room_ids) == rooms, "{name}: an import changed the rooms");
+        rooms
     });
-    assert!(restored[0] == restored[1], "the restored stores are not the same");
-    assert!(restored[0] == all(&service, &room_ids), "they are not what was backed up");
+    assert!(restored[0] == restored[1], "the restored stores differ");
+    assert!(restored[0] == all(&service, &room_ids), "the restored store differs from the first");
 }
 
-/// Every event of a room at another depth, and without a state.
+/// Changes the depth of every event of a room, and removes every state.
 fn damage(data_dir: &Path, room: &Path) {
     let store = Store::open(&Options::small(data_dir)).unwrap();
     let (header, lines) = Reader::open(BufReader::new(File::open(room).unwrap())).unwrap();
@@ -189,7 +243,8 @@ fn damage(data_dir: &Path, room: &Path) {
     for line in lines {
         let event = edit.event_num(edit.room_num(), &line.unwrap().event_id).unwrap().unwrap();
         let mut node = edit.node(event).unwrap();
-        (node.depth, node.state_after) = (node.depth + 1, None);
+        node.depth += 1;
+        node.state_after = None;
         edit.put_node(event, node).unwrap();
     }
     edit.room.outliers = 7;
@@ -198,7 +253,7 @@ fn damage(data_dir: &Path, room: &Path) {
 }
 
 #[test]
-fn killed_on_its_way_a_repair_comes_to_the_same() {
+fn a_repair_that_was_killed_continues() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     let room = write_room(dir.path(), "anna");
@@ -206,31 +261,26 @@ fn killed_on_its_way_a_repair_comes_to_the_same() {
     let service = Process::start(&data_dir, &["--reserved-mib", "0"]);
     process::stdout(service.command(&["import", room.to_str().unwrap()]));
     let before = all(&service, &room_ids);
-    assert_eq!(service.stop().0, Some(0));
+    assert_eq!(service.stop().code, Some(0));
     damage(&data_dir, &room);
     let undisturbed = dir.path().join("undisturbed");
-    folders::copy(&data_dir, &undisturbed);
-    let begun = Instant::now();
-    process::run(["verify", "--repair", "--data-dir", undisturbed.to_str().unwrap()]);
-    let takes = begun.elapsed();
-    let args = ["verify", "--repair", "--data-dir", data_dir.to_str().unwrap()];
-    let (mut left, mut numbers) = (vec![faults_of(&data_dir)], Numbers(2));
-    for part in (1..).take(KILLS.try_into().unwrap()) {
-        let (child, begun) = (begin(&args), Instant::now());
-        kill(child, || begun.elapsed() > takes * part / 6, &mut numbers);
+    folder::copy(&data_dir, &undisturbed).unwrap();
+    let repair = |data_dir: &Path| {
+        let data_dir = data_dir.to_str().unwrap();
+        Command::start(&["verify", "--repair", "--data-dir", data_dir])
+    };
+    let bytes = repair(&undisturbed).measure();
+    let mut left = vec![faults_of(&data_dir)];
+    for percent in KILLS {
+        repair(&data_dir).kill_after(bytes * percent / 100);
         left.push(faults_of(&data_dir));
     }
-    println!("faults left: {left:?}");
-    assert!(left[0] > 1_000 && left[1] > 0, "it was too fast");
-    let said = process::stdout(process::run(args));
-    assert!(said.ends_with(" 0 left\n"), "{said}");
+    println!("faults left after each kill: {left:?}");
+    assert!(left[0] > 1_000, "the damage is noticed");
+    assert!(left[1] > 0, "the first kill interrupted the repair");
+    let args = ["verify", "--repair", "--data-dir", data_dir.to_str().unwrap()];
+    let repaired = process::stdout(process::run(args));
+    assert!(repaired.ends_with(" 0 left\n"), "{repaired}");
     let service = Process::start(&data_dir, &["--reserved-mib", "0"]);
-    assert!(all(&service, &room_ids) == before, "it is not what it was");
-}
-
-/// How many faults a store has that nobody has open.
-fn faults_of(data_dir: &Path) -> usize {
-    let dir = tempfile::tempdir().unwrap();
-    folders::copy(data_dir, dir.path());
-    faults::of(&Store::open(&Options::small(dir.path())).unwrap()).len()
+    assert!(all(&service, &room_ids) == before, "the repaired room differs");
 }

@@ -3,15 +3,11 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use backscroll::proto::v1::{AppendEventsRequest, ingest_service_client::IngestServiceClient};
+use backscroll_testkit::{Federation, FederationRequest};
 use prometheus_client::{encoding::prometheus_text, registry::Registry};
 use serde_json::Value;
 
-use crate::support::{
-    federation::{Federation, Question},
-    load::append_room,
-    rooms,
-    services::Services,
-};
+use crate::support::{load::append_room, rooms, services::Services};
 
 /// Of Kubernetes, not ours.
 const ELSEWHERE: [&str; 1] = ["kube_cronjob_status_last_successful_time"];
@@ -51,14 +47,14 @@ async fn every_metric_asked_for_is_there() {
     let requests = tokio_stream::iter([taken, AppendEventsRequest::default()]);
     let mut answers = ingest.append_events(requests).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
-    let federation = Federation::new(&keys.signing);
+    let federation = Federation::from_json(&keys.signing);
     let last = &room.lines.last().unwrap().event_id;
     for origin in ["hs2.example:9102", "outsider.example:9104"] {
         let room_id = &room.header.room_id;
         let uri = format!("/_matrix/federation/v1/backfill/{room_id}?v={last}&limit=9");
         let (destination, method) = ("hs1.example:9101", "GET");
-        let question = Question { origin, destination, method, uri: &uri, content: None };
-        federation.ask(services.gateway, question).await;
+        let request = FederationRequest { origin, destination, method, uri: &uri, content: None };
+        federation.send(services.gateway, request).await;
     }
     let mut shown_by_either = shown(&services.cx.metrics.registry());
     shown_by_either.extend(shown(&services.gateway_metrics.registry()));

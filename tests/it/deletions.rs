@@ -22,17 +22,18 @@ use backscroll::{
     },
     store::StoreError,
 };
+use backscroll_testkit::{Event, Room, random::Rounds};
 use serde_json::json;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::support::{
     answers,
-    builder::{Event, Room},
     clients::{Clients, request},
+    events::RoomExt as _,
     faults,
     memory::Memory,
     process::{self, Process},
-    rooms, rounds,
+    rooms,
 };
 
 const ALICE: &str = "@alice:one.example";
@@ -186,7 +187,7 @@ fn nobody_hears_of_damage_while_rooms_are_deleted() {
             });
         });
         let ends = Ends(&done);
-        for _ in 0..rounds::of("DELETION", ROUNDS).0 {
+        for _ in 0..Rounds::of("DELETION", ROUNDS).count {
             for room in &rooms {
                 delete(cx, &room.0.room_id);
                 feed(cx, room);
@@ -221,7 +222,7 @@ fn a_purge_and_a_deletion_meet() {
             });
         });
         let ends = Ends(&done);
-        for _ in 0..rounds::of("DELETION", 3 * ROUNDS).0 {
+        for _ in 0..Rounds::of("DELETION", 3 * ROUNDS).count {
             delete(cx, &room.0.room_id);
             feed(cx, &room);
         }
@@ -271,7 +272,7 @@ fn a_list_does_not_go_on_with_the_room_that_came_after_a_deletion() {
 }
 
 fn list_events(cx: &Context, room_id: &str, page: PageRequest) -> Result<EventList, QueryError> {
-    answers::ask(cx, &ListEvents { room_id: room_id.to_owned(), of_first: 0, page })
+    answers::ask(cx, &ListEvents { room_id: room_id.to_owned(), max_append_number: 0, page })
 }
 
 fn get_state(cx: &Context, room_id: &str, page: PageRequest) -> Result<StatePage, QueryError> {
@@ -299,7 +300,7 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
     let done = AtomicBool::new(false);
     let asking = async {
         let (mut history, mut ingest) = (clients.history.clone(), clients.ingest.clone());
-        let mut admin = AdminServiceClient::connect(service.url.clone()).await.unwrap();
+        let mut admin = AdminServiceClient::connect(service.url()).await.unwrap();
         let mut feeding = clients.clone();
         let mut heard: HashMap<(&str, Code), u32> = HashMap::new();
         let (room_id, event_id) = (|| id.to_owned(), || events[EVENTS / 2].event_id.clone());
@@ -318,10 +319,10 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
                 }),
                 event_ids: vec![event_id()],
                 limit: Some(100),
-                as_json: true,
+                omit_event_ids: true,
             };
             let purge = pb::PurgeHistoryRequest { room_id: room_id(), event_id: event_id() };
-            let verify = pb::VerifyRequest { busy_percent: 100 };
+            let verify = pb::VerifyRequest { max_cpu_percent: 100 };
             let asked = [
                 (
                     "get_room",
@@ -345,7 +346,7 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
     let deleting = async {
         let ends = Ends(&done);
         let (mut ingest, mut feeding) = (clients.ingest.clone(), clients.clone());
-        for _ in 0..rounds::of("DELETION", 3 * ROUNDS).0 {
+        for _ in 0..Rounds::of("DELETION", 3 * ROUNDS).count {
             let delete = pb::DeleteRoomRequest { room_id: id.to_owned(), may_return: true };
             let deleted = ended(ingest.delete_room(delete).await).await;
             assert!(matches!(deleted, Code::Ok | Code::NotFound), "{deleted:?}");
@@ -363,7 +364,7 @@ async fn every_rpc_says_what_it_says_of_unknown_rooms() {
         let has_room = !matches!(*asked, "stats" | "append_events" | "verify");
         assert!(has_room || *code == Ok, "{asked}: {code:?}, {times} times");
     }
-    let log = service.stop().1;
+    let log = service.stop().log;
     assert!(!log.contains("the store failed"), "{log}");
 }
 
@@ -413,7 +414,7 @@ fn backups_go_on_while_rooms_are_deleted() {
             deleted
         });
         let ends = Ends(&done);
-        for nth in 0..rounds::of("DELETION", 4).0 {
+        for nth in 0..Rounds::of("DELETION", 4).count {
             let backup = path(&format!("backup-{nth}"));
             process::stdout(service.command(&["backup", &backup]));
             process::stdout(process::run(["verify", "--backup", &backup]));
@@ -429,6 +430,6 @@ fn backups_go_on_while_rooms_are_deleted() {
         deleting.join().unwrap()
     });
     assert!(deleted > 0);
-    let log = service.stop().1;
+    let log = service.stop().log;
     assert!(!log.contains("damaged") && !log.contains("DATA_LOSS"), "{log}");
 }

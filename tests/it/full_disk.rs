@@ -10,12 +10,12 @@ use std::{
 };
 
 use backscroll::{pdu::RoomVersion, proto::v1::append_events_response::Outcome};
+use backscroll_testkit::{Event, Room, process::Ended};
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
-    builder::{Event, Room},
     clients::{Clients, reason, request},
     process::{self, Process},
 };
@@ -136,7 +136,7 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
 
     // Stopped and started again as it is, it opens, since space was kept for that.
-    let (code, log) = service.stop();
+    let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0), "{log}");
     let service = Process::start(&data_dir, &FLAGS);
     let mut clients = Clients::connect(&service).await;
@@ -159,7 +159,7 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
     println!("{} events of {EVENT_BYTES} bytes acknowledged, 0 lost", acknowledged.len());
 
-    let (code, log) = service.stop();
+    let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0), "{log}");
     let data_dir = data_dir.to_str().unwrap();
     let verified = process::stdout(process::run(["verify", "--data-dir", data_dir]));
@@ -194,7 +194,7 @@ async fn a_write_that_fails_all_the_same_stops_the_service() {
         last = next;
     };
     assert_eq!(reason(&failure), (Code::Internal, "STORE_FAILED".to_owned()));
-    let (code, log) = service.wait();
+    let Ended { code, log } = service.wait();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("a write to the store failed; stopping"), "{log}");
 

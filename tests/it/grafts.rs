@@ -13,6 +13,7 @@ use backscroll::{
         Asker, Backfill, BatchGetEvents, ExplainAccess, GetMissingEvents, GetState, PageRequest,
     },
 };
+use backscroll_testkit::{Event, Room};
 use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq},
     sample::Index,
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     answers::{self, Answer, Question, State, Summary},
-    builder::{Event, Room},
+    events::RoomExt as _,
     memory::Memory,
 };
 

@@ -10,6 +10,8 @@ use std::{
 const PLAN: &[(&str, &[&str])] = &[
     ("main", &[]),
     ("lib", &[]),
+    // Compiled for tests and fuzzing only.
+    ("properties", &["ingest", "context", "pdu"]),
     (
         "cli",
         &[

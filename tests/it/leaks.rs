@@ -21,6 +21,7 @@ use proptest::{
 
 use crate::support::{
     answers::{Question, Served},
+    events::RoomExt as _,
     memory::Memory,
     model::{HOME, Held, Model},
     worlds::{self, Delivery, SERVERS, Step, USERS, World},
@@ -42,7 +43,7 @@ fn config() -> Config {
 
 /// A model of what came so far.
 fn model(world: &World, deliveries: &[Delivery], erased: &[usize]) -> Model {
-    let mut model = Model::new(world.room.version, &world.room.room_id);
+    let mut model = Model::new(world.room.known_version(), &world.room.room_id);
     for delivery in deliveries {
         model.add(&delivery.coming());
     }

@@ -1,4 +1,5 @@
-//! The service as its users meet it, on rooms recorded from a real homeserver.
+//! The history service from outside: its RPCs over a socket, its commands, its store after crashes, and
+//! its use cases on recorded and on random rooms. Files with the name of an RPC test that RPC.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,31 +10,43 @@
 
 mod append_events;
 mod arbitrary;
+mod backfill;
 mod backup;
+mod batch_get_events;
 mod callers;
 mod command_line;
 mod convergence;
 mod cut_off;
 mod dashboards;
 mod deadlines;
+mod delete_room;
 mod deletions;
 mod docs;
+mod explain_access;
 mod formats;
 mod full_disk;
+mod get_missing_events;
+mod get_room;
+mod get_state;
 mod grafts;
 mod graph;
-mod history_service;
+mod health;
 mod layering;
 mod leaks;
+mod list_events;
+mod list_purged_events;
+mod list_rooms;
 mod odd_files;
 mod operations;
 mod pages;
 mod power;
 mod purge;
+mod purge_history;
 mod recorded;
 mod restart;
 mod rot;
 mod server_keys;
+mod set_user_erased;
 mod state_later;
 mod support;
 mod traces;

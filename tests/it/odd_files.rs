@@ -7,10 +7,11 @@ use backscroll::{
     pdu::RoomVersion,
     room_format::{Header, Line, write_header, write_line},
 };
+use backscroll_testkit::{Event, Room, process::Ended};
 use serde_json::{json, value::RawValue};
 
 use crate::support::{
-    builder::{Event, Room},
+    events::DraftExt as _,
     process::{self, Process},
 };
 
@@ -60,9 +61,9 @@ fn odd_events_are_named_taken_and_given_back() {
     let half = |it: String| it.replace("\"odd\"", "\"\\ud800\"");
     let content = room.message(ALICE, "odd").with("content", json!([]));
     for draft in [
-        room.message(BOB, "odd").after(events.last()).odd(deep),
-        room.message(BOB, "odd").after(events.last()).odd(half),
-        content.after(events.last()).odd(|it| it),
+        room.message(BOB, "odd").after(events.last()).unreadable(deep),
+        room.message(BOB, "odd").after(events.last()).unreadable(half),
+        content.after(events.last()).unreadable(|it| it),
     ] {
         events.push(draft);
     }
@@ -100,7 +101,7 @@ fn odd_events_are_named_taken_and_given_back() {
     assert!(stats.contains("unreadable events    3"), "{stats}");
 
     process::stdout(service.command(&["backup", &path("backup")]));
-    assert_eq!(service.stop().0, Some(0));
+    assert_eq!(service.stop().code, Some(0));
     process::stdout(process::run(["verify", "--data-dir", &path("first")]));
     process::stdout(process::run(["verify", "--repair", "--data-dir", &path("first")]));
     process::stdout(process::run(["verify", "--backup", &path("backup")]));
@@ -151,7 +152,7 @@ fn a_state_that_is_missing_comes_with_a_later_import() {
     assert!(said.contains("0 events appended, 4 held already, 0 refused"), "{said}");
     assert!(said.contains("1 were held already, and took the state"), "{said}");
     assert!(explain(&service, &tip, "two.example").starts_with("full: "));
-    let (code, log) = service.stop();
+    let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0));
     assert!(log.contains("known last") && log.contains("known again"), "{log}");
     assert!(log.contains(&tip.event_id), "the log names the event: {log}");

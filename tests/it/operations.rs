@@ -12,9 +12,9 @@ use backscroll::{
     context::Context,
     metrics::Metrics,
     proto::v1::{
-        AppendEventsRequest, BackfillRequest, GetRoomRequest, Requester, StatsRequest, Verdict,
-        admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
-        ingest_service_client::IngestServiceClient,
+        AppendEventsRequest, BackfillRequest, EventForm, GetRoomRequest, Requester, StatsRequest,
+        WalkKind, admin_service_client::AdminServiceClient,
+        history_service_client::HistoryServiceClient, ingest_service_client::IngestServiceClient,
     },
     server::{self, Callers, Front, Stopping},
     store::Options,
@@ -27,7 +27,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::support::rooms::{self, RecordedRoom};
+use crate::support::{
+    clients,
+    rooms::{self, RecordedRoom},
+};
 
 const HISTORY: &str = "backscroll.history.v1.HistoryService";
 const INGEST: &str = "backscroll.history.v1.IngestService";
@@ -131,7 +134,7 @@ async fn probes_from_opening_to_the_end() {
     service.wait_for_probes("++---").await;
     // Notice was given; until it is over, everything goes on.
     let mut admin = AdminServiceClient::new(service.channel().await);
-    assert_eq!(admin.stats(StatsRequest {}).await.unwrap().into_inner().rooms, 0);
+    assert_eq!(admin.stats(StatsRequest {}).await.unwrap().into_inner().room_count, 0);
     // Neither a minute of notice nor a minute of grace after the second signal.
     let hurried = Instant::now();
     service.signal();
@@ -167,11 +170,8 @@ async fn append(channel: &Channel, room: &RecordedRoom) {
             room_version: room.header.room_version.clone(),
             event_id: line.event_id.clone(),
             pdu: line.pdu.get().to_owned().into(),
-            verdict: Some(Verdict {
-                outlier: line.outlier,
-                rejected: line.rejected,
-                soft_failed: line.soft_failed,
-            }),
+            verdict: clients::verdict(line.rejected, line.soft_failed).into(),
+            outlier: line.outlier,
             state_after: line.state_after.clone(),
             arrival: None,
         })
@@ -193,7 +193,7 @@ fn backfill(room: &RecordedRoom, origin: &str) -> BackfillRequest {
         requester: Some(Requester { origin, destination }),
         event_ids: vec![room.lines.last().unwrap().event_id.clone()],
         limit: Some(40),
-        as_json: false,
+        omit_event_ids: false,
     }
 }
 
@@ -212,7 +212,7 @@ async fn metrics_after_a_known_load() {
 
     let mut history = HistoryServiceClient::new(channel.clone());
     let answer = history.backfill(backfill(&room, "hs2.example:9102")).await.unwrap().into_inner();
-    let redacted = answer.events.iter().filter(|it| it.form == 2).count();
+    let redacted = answer.forms().filter(|it| *it == EventForm::Redacted).count();
     assert!(redacted > 0 && redacted < 40, "{redacted}");
     let stranger = history.backfill(backfill(&room, "evil.example")).await.unwrap_err();
     assert_eq!(stranger.code(), Code::PermissionDenied);
@@ -226,10 +226,13 @@ async fn metrics_after_a_known_load() {
     let mut admin = AdminServiceClient::new(channel);
     let stats = admin.stats(StatsRequest {}).await.unwrap().into_inner();
     let events = room.lines.len();
-    assert_eq!((stats.rooms, stats.events), (1, u64::try_from(events).unwrap()));
+    assert_eq!((stats.room_count, stats.event_count), (1, u64::try_from(events).unwrap()));
     let [walk] = &stats.slowest_walks[..] else { panic!("{stats:?}") };
-    assert_eq!((&*walk.question, &*walk.origin), ("backfill", "hs2.example:9102"));
-    assert_eq!((walk.visited, &walk.room_id), (answer.visited, &room.header.room_id));
+    assert_eq!((walk.kind(), &*walk.origin), (WalkKind::Backfill, "hs2.example:9102"));
+    assert_eq!(
+        (walk.visited_event_count, &walk.room_id),
+        (answer.visited_event_count, &room.header.room_id)
+    );
 
     let shown = service.shown();
     let labels = |method: &str| format!("grpc_service=\"{HISTORY}\",grpc_method=\"{method}\"");
@@ -294,7 +297,7 @@ async fn one_line_a_question_with_its_trace_and_no_content() {
     assert_eq!(span["trace"], "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(span["origin"], "\"hs2.example:9102\"");
     assert_eq!(span["room"], format!("{:?}", room.header.room_id));
-    assert_eq!(span["visited"], answer.visited);
+    assert_eq!(span["visited"], answer.visited_event_count);
     assert_eq!(span["end"], "limit");
     assert_eq!(span["full"].as_u64().unwrap() + span["redacted"].as_u64().unwrap(), 40);
     let append = log.iter().find(|it| it.0["span"]["method"] == "AppendEvents").unwrap();

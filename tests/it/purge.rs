@@ -21,6 +21,7 @@ use proptest::{
 
 use crate::support::{
     answers::{self, Question, State, Summary},
+    events::RoomExt as _,
     faults,
     memory::Memory,
     model::HOME,
@@ -144,7 +145,7 @@ fn prev_events<'w>(world: &'w World, event_id: &str) -> Vec<&'w str> {
     let by_id: BTreeMap<&str, &str> =
         placed.map(|it| (it.event.event_id.as_str(), it.event.pdu.as_str())).collect();
     let Some(pdu) = by_id.get(event_id) else { return Vec::new() };
-    let version = world.room.version;
+    let version = world.room.known_version();
     let read = backscroll::pdu::Event::read(pdu.as_bytes(), version, event_id).unwrap();
     let prev = read.prev_events().iter().map(|it| it.as_str().to_owned());
     prev.filter_map(|it| by_id.get_key_value(it.as_str()).map(|it| *it.0)).collect()

@@ -10,12 +10,12 @@ use backscroll::{
     query::{GetState, PageRequest},
     store::{Options, Store},
 };
+use backscroll_testkit::{Federation, FederationRequest};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{
     answers,
-    federation::{Federation, Question},
     load::append_room,
     rooms::{self, RecordedRoom, Request},
     services::Services,
@@ -36,7 +36,7 @@ impl Tally {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_answered_as_expected() {
     let (rooms, keys) = (rooms::all(), rooms::keys());
-    let federation = Federation::new(&keys.signing);
+    let federation = Federation::from_json(&keys.signing);
     let mut tally = Tally::default();
     let mut wrong = Vec::new();
     // The same room as two servers have it cannot lie in one store: one store a server.
@@ -48,14 +48,14 @@ async fn every_request_is_answered_as_expected() {
         }
         for (room, request) in rooms.iter().flat_map(|it| it.requests.iter().map(move |r| (it, r)))
         {
-            let question = Question {
+            let sent = FederationRequest {
                 origin: &request.origin,
                 destination: &request.destination,
                 method: &request.method,
                 uri: &request.uri,
                 content: request.content.as_ref(),
             };
-            let answer = federation.ask(services.gateway, question).await;
+            let answer = federation.send(services.gateway, sent).await;
             let fault = fault(room, request, answer.status.as_u16(), &answer.body);
             tally.count("all requests", fault.is_none());
             for reason in &request.differs {

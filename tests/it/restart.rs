@@ -2,7 +2,7 @@
 //! through afterwards: every acknowledged event, byte for byte, and a walk through the whole store,
 //! which derives every edge and every state again.
 //!
-//! `BACKSCROLL_CRASH_ROUNDS` sets the number of rounds, `BACKSCROLL_CRASH_SEED` repeats those of a
+//! `BACKSCROLL_CRASH_ROUNDS` sets the number of `BACKSCROLL_CRASH_SEED` repeats those of a
 //! seed that was printed.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -13,6 +13,7 @@ use backscroll::{
     proto::v1::{self as pb, append_events_response::Outcome},
     store::{Options, Store},
 };
+use backscroll_testkit::{Random, random::Rounds};
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
@@ -21,11 +22,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::support::{
-    clients::Clients,
+    clients::{self, Clients},
     faults,
-    numbers::Numbers,
     process::Process,
-    rounds,
     worlds::{self, Delivery, World},
 };
 
@@ -39,17 +38,17 @@ const VERSIONS: [RoomVersion; 5] =
     [RoomVersion::V1, RoomVersion::V2, RoomVersion::V6, RoomVersion::V10, RoomVersion::V12];
 
 /// A random room, its events in a random order if `shuffled`.
-fn world(numbers: &mut Numbers, name: &str, shuffled: bool) -> World {
+fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
     let mut seed = [0; 32];
-    seed.iter_mut().for_each(|it| *it = u8::try_from(numbers.next(256)).unwrap());
+    seed.iter_mut().for_each(|it| *it = u8::try_from(random.below(256)).unwrap());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let (steps, _) = worlds::history(STEPS).new_tree(&mut runner).unwrap().current();
-    let version = VERSIONS[usize::try_from(numbers.next(5)).unwrap()];
+    let version = VERSIONS[usize::try_from(random.below(5)).unwrap()];
     let mut world = World::named(version, &steps, name);
     if shuffled {
         let mut order: Vec<(u64, Delivery)> =
-            world.deliveries.drain(..).map(|it| (numbers.next(1 << 32), it)).collect();
+            world.deliveries.drain(..).map(|it| (random.below(1 << 32), it)).collect();
         order.sort_by_key(|it| it.0);
         world.deliveries.extend(order.into_iter().map(|it| it.1));
     }
@@ -66,18 +65,19 @@ fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
         room_version: event.room_version.to_owned(),
         event_id: event.event_id.to_owned(),
         pdu: event.pdu.to_vec().into(),
-        verdict: Some(pb::Verdict {
-            outlier: event.outlier,
-            rejected: event.verdict == Verdict::Rejected,
-            soft_failed: event.verdict == Verdict::SoftFailed,
-        }),
+        verdict: clients::verdict(
+            event.verdict == Verdict::Rejected,
+            event.verdict == Verdict::SoftFailed,
+        )
+        .into(),
+        outlier: event.outlier,
         state_after: event.state_after.to_vec(),
         arrival: event.arrival,
     }
 }
 
 /// Appends rooms on one stream until the service is gone. What was acknowledged.
-async fn load(mut clients: Clients, name: String, mut numbers: Numbers) -> Acknowledged {
+async fn load(mut clients: Clients, name: String, mut random: Random) -> Acknowledged {
     let mut acknowledged = Acknowledged::new();
     let (to_service, requests) = mpsc::channel(64);
     let Ok(answers) = clients.ingest.append_events(ReceiverStream::new(requests)).await else {
@@ -87,8 +87,8 @@ async fn load(mut clients: Clients, name: String, mut numbers: Numbers) -> Ackno
     let (to_us, mut sent) = mpsc::unbounded_channel();
     let sending = tokio::spawn(async move {
         for room in 0.. {
-            let shuffled = numbers.next(2) == 0;
-            let world = world(&mut numbers, &format!("{name}-{room}"), shuffled);
+            let shuffled = random.below(2) == 0;
+            let world = world(&mut random, &format!("{name}-{room}"), shuffled);
             for delivery in &world.deliveries {
                 let request = request(&world, delivery);
                 let of = (request.room_id.clone(), request.event_id.clone());
@@ -157,22 +157,22 @@ async fn round(
     acknowledged: &mut Acknowledged,
     table: &mut Table,
 ) {
-    let mut numbers = Numbers(seed);
+    let mut random = Random::new(seed);
     let service = Process::start(data_dir, &FLAGS);
     let clients = Clients::connect(&service).await;
     let mut streams = JoinSet::new();
     for stream in 0..STREAMS {
         let name = format!("{round}-{stream}");
-        streams.spawn(load(clients.clone(), name, Numbers(numbers.next(u64::MAX))));
+        streams.spawn(load(clients.clone(), name, Random::new(random.below(u64::MAX))));
     }
-    tokio::time::sleep(Duration::from_millis(5 + numbers.next(400))).await;
+    tokio::time::sleep(Duration::from_millis(5 + random.below(400))).await;
     service.kill();
     table.killed_writing += 1;
     for of_stream in streams.join_all().await {
         acknowledged.extend(of_stream);
     }
-    for _ in 0..numbers.next(4) {
-        kill_while_opening(data_dir, Duration::from_millis(numbers.next(40)));
+    for _ in 0..random.below(4) {
+        kill_while_opening(data_dir, Duration::from_millis(random.below(40)));
         table.killed_opening += 1;
     }
 
@@ -190,14 +190,14 @@ async fn round(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_event_is_lost_when_the_service_is_killed() {
-    let (rounds, seed) = rounds::of("CRASH", ROUNDS);
-    let (mut numbers, mut table) = (Numbers(seed), Table::default());
+    let Rounds { count: rounds, seed } = Rounds::of("CRASH", ROUNDS);
+    let (mut random, mut table) = (Random::new(seed), Table::default());
     let mut done = 0;
     while done < rounds {
         let dir = tempfile::tempdir().unwrap();
         let mut acknowledged = Acknowledged::new();
         for _ in 0..ROUNDS_A_STORE.min(rounds - done) {
-            let seed = numbers.next(u64::MAX);
+            let seed = random.below(u64::MAX);
             round(&dir.path().join("data"), (done, seed), &mut acknowledged, &mut table).await;
             done += 1;
         }

@@ -14,13 +14,12 @@ use backscroll::{
     context::Context,
     store::{Options, Store},
 };
+use backscroll_testkit::{Random, folder, random::Rounds};
 
 use crate::support::{
     answers::{Answer, Question},
-    faults, folders, load,
-    numbers::Numbers,
+    faults, load,
     rooms::{self, RecordedRoom},
-    rounds,
 };
 
 const ROUNDS: u64 = 12;
@@ -40,14 +39,14 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Changes a file: some bits, a block of zeros, or its end.
-fn damage(dir: &Path, numbers: &mut Numbers) -> String {
+fn damage(dir: &Path, random: &mut Random) -> String {
     let mut found = Vec::new();
     files(dir, &mut found);
-    let path = &found[usize::try_from(numbers.next(found.len().try_into().unwrap())).unwrap()];
+    let path = &found[usize::try_from(random.below(found.len().try_into().unwrap())).unwrap()];
     let mut bytes = fs::read(path).unwrap();
     let length = bytes.len().try_into().unwrap();
-    let at = usize::try_from(numbers.next(length)).unwrap();
-    let what = match numbers.next(6) {
+    let at = usize::try_from(random.below(length)).unwrap();
+    let what = match random.below(6) {
         0 => {
             bytes.truncate(at);
             "cut off"
@@ -58,9 +57,9 @@ fn damage(dir: &Path, numbers: &mut Numbers) -> String {
             "zeros"
         }
         _ => {
-            for _ in 0..=numbers.next(8) {
-                let at = usize::try_from(numbers.next(length)).unwrap();
-                bytes[at] ^= 1 << numbers.next(8);
+            for _ in 0..=random.below(8) {
+                let at = usize::try_from(random.below(length)).unwrap();
+                bytes[at] ^= 1 << random.below(8);
             }
             "bits"
         }
@@ -99,17 +98,17 @@ fn changed_bytes_are_named_or_do_no_harm() {
     // sled reads its log when it opens, and only from the snapshot on that the last opening wrote:
     // what lies before is read when it is asked for. Both kinds are damaged in turn.
     let snapped = dir.path().join("snapped");
-    folders::copy(&whole, &snapped);
+    folder::copy(&whole, &snapped).unwrap();
     for _ in 0..2 {
         drop(Store::open(&Options::small(&snapped)).unwrap());
     }
 
-    let (rounds, seed) = rounds::of("ROT", ROUNDS);
-    let (mut numbers, mut table) = (Numbers(seed), Table::default());
+    let Rounds { count: rounds, seed } = Rounds::of("ROT", ROUNDS);
+    let (mut random, mut table) = (Random::new(seed), Table::default());
     for round in 0..rounds {
         let damaged = dir.path().join(round.to_string());
-        folders::copy(if round % 2 == 0 { &whole } else { &snapped }, &damaged);
-        let what = damage(&damaged, &mut numbers);
+        folder::copy(if round % 2 == 0 { &whole } else { &snapped }, &damaged).unwrap();
+        let what = damage(&damaged, &mut random);
         let open = || Store::open(&Options::small(&damaged));
         let opened = catch_unwind(AssertUnwindSafe(open));
         let opened = opened.unwrap_or_else(|_| panic!("round {round}: {what}: opening panics"));

@@ -12,9 +12,14 @@ use backscroll::proto::v1 as pb;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::{clients::Clients, process::Process};
+use crate::support::{
+    clients::Clients,
+    failures::{Row, assert_failures},
+    process::Process,
+};
 
 /// An answer that lists one key and is signed by it.
 fn answer(seed: u8, valid_until_ts: u64) -> String {
@@ -119,4 +124,17 @@ fn an_import_reports_signatures_that_do_not_fit() {
         let fault = format!("{room}:5: {event_id}: {server}: the signature by key {key_id}");
         assert!(stderr.contains(&fault), "{fault}: {stderr}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_their_code_and_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
+    let keys = Clients::connect(&service).await.keys;
+    let get = pb::GetServerKeysRequest { server_name: "none.example".to_owned() };
+    let get = Row::new(get, Code::NotFound, "KEYS_UNKNOWN");
+    assert_failures([get], async |request| keys.clone().get_server_keys(request).await).await;
+    let put = pb::PutServerKeysRequest { answer: "{}".into(), fetched_ts: 0 };
+    let put = Row::new(put, Code::InvalidArgument, "KEYS_INVALID");
+    assert_failures([put], async |request| keys.clone().put_server_keys(request).await).await;
 }

@@ -10,6 +10,7 @@ use backscroll::{
     query::{self, Asker, Backfill, ExplainAccess},
     visibility::Form,
 };
+use backscroll_testkit::{Event, Room};
 use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert_eq},
     test_runner::{Config, TestCaseError, TestRunner},
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use crate::support::{
     answers::{self, Answer, Question, State, Summary},
-    builder::{Event, Room},
+    events::RoomExt as _,
     faults,
     memory::Memory,
     model::HOME,

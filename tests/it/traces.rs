@@ -14,6 +14,8 @@ use tokio::{net::TcpListener, sync::mpsc, time};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
+use backscroll_testkit::process::Ended;
+
 use crate::support::process::Process;
 
 struct Collector(mpsc::UnboundedSender<Span>);
@@ -42,13 +44,13 @@ async fn a_question_is_a_span_of_its_trace() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--reserved-mib", "0", "--otlp-endpoint", &endpoint];
     let service = Process::start(&dir.path().join("data"), &flags);
-    let mut history = HistoryServiceClient::connect(service.url.clone()).await.unwrap();
+    let mut history = HistoryServiceClient::connect(service.url()).await.unwrap();
     let mut request = Request::new(ListRoomsRequest::default());
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     request.metadata_mut().insert("traceparent", parent.parse().unwrap());
     history.list_rooms(request).await.unwrap();
     // What is not sent yet is sent at the end.
-    let (code, log) = tokio::task::spawn_blocking(|| service.stop()).await.unwrap();
+    let Ended { code, log } = tokio::task::spawn_blocking(|| service.stop()).await.unwrap();
     assert_eq!(code, Some(0), "{log}");
 
     let is_ours = |span: &Span| span.trace_id.starts_with(&[0x0a, 0xf7, 0x65, 0x19]);

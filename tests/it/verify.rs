@@ -11,6 +11,7 @@ use backscroll::{
     context::Context,
     store::{Edit, EventNum, Options, Store, View as _},
 };
+use backscroll_testkit::process::Ended;
 
 use crate::support::{
     load,
@@ -57,7 +58,7 @@ fn what_changes_meanwhile_is_no_fault() {
             assert!(said.ends_with(" 0 faults\n"), "{said}");
         }
     });
-    let (code, log) = service.stop();
+    let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0), "{log}");
     let data_dir = dir.path().to_str().unwrap();
     let verified = process::stdout(process::run(["verify", "--data-dir", data_dir]));
@@ -129,7 +130,7 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
     let room_id = first.header.room_id.as_str();
     process::stdout(service.command(&["delete-room", room_id, "--may-return"]));
     process::stdout(service.command(&["import", &file(first)]));
-    assert_eq!(service.stop().0, Some(0));
+    assert_eq!(service.stop().code, Some(0));
     assert_eq!(verify(&[]).0, Some(0));
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{authenticate, requester, room_id};
 use crate::{
-    answer::{self, Pdus},
+    answer,
     context::Context,
     error::ApiError,
     observe,
@@ -36,8 +36,7 @@ pub(crate) async fn backfill(
     let place = cx.limits.servers.admit(&origin, deadline).await?;
     let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx.authenticator));
-    let as_json = true;
-    let question = BackfillRequest { room_id, requester, event_ids, limit, as_json };
+    let question = BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
     let answer = ask(&cx, &question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
 }
@@ -48,11 +47,11 @@ async fn ask(
     deadline: Instant,
 ) -> Result<Response, ApiError> {
     let answer = cx.history.backfill(question, deadline).await?;
-    let BackfillResponse { events, json, pdu_count, .. } = &*answer;
+    let BackfillResponse { pdus, forms, .. } = &*answer;
 
-    let (us, pdus) = (&cx.authenticator, Pdus::new(events, (json, *pdu_count)));
-    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), &pdus);
-    Ok(observe::answered(pdus.count(), answer))
+    let us = &cx.authenticator;
+    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), pdus.clone());
+    Ok(observe::answered(forms.len(), answer))
 }
 
 /// What the query says, faults included: the history service answers those, after it has decided

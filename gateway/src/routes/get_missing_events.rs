@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use super::{authenticate, requester, room_id};
 use crate::{
-    answer::{self, Pdus},
-    body,
+    answer, body,
     context::Context,
     error::ApiError,
     json, observe,
@@ -48,7 +47,7 @@ pub(crate) async fn get_missing_events(
         latest_events,
         limit,
         min_depth,
-        as_json: true,
+        omit_event_ids: true,
     };
     let answer = ask(&cx, &question, deadline).await;
     Ok(admitted.answer(origin, place, answer))
@@ -60,10 +59,9 @@ async fn ask(
     deadline: Instant,
 ) -> Result<Response, ApiError> {
     let answer = cx.history.get_missing_events(question, deadline).await?;
-    let GetMissingEventsResponse { events, json, pdu_count, .. } = &*answer;
+    let GetMissingEventsResponse { pdus, forms, .. } = &*answer;
 
-    let pdus = Pdus::new(events, (json, *pdu_count));
-    Ok(observe::answered(pdus.count(), answer::missing_events(&pdus)))
+    Ok(observe::answered(forms.len(), answer::get_missing_events(pdus.clone())))
 }
 
 /// What the body says. Members that are missing or null have their defaults.

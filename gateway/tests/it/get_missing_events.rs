@@ -24,7 +24,7 @@ fn question((earliest, latest): (&[&str], &[&str]), limit: Option<u32>, min_dept
         latest_events: owned(latest),
         limit,
         min_depth,
-        as_json: true,
+        omit_event_ids: true,
     })
 }
 

@@ -4,11 +4,11 @@
 use std::{fs, path::Path, time::Duration};
 
 use backscroll::{pdu::RoomVersion, proto::v1::append_events_response::Outcome};
+use backscroll_testkit::{Room, process::Ended};
 use tokio::time::timeout;
 
 use super::{FLAGS, record::library};
 use crate::support::{
-    builder::Room,
     clients::{Clients, request},
     process::Process,
 };
@@ -48,7 +48,7 @@ async fn append(fail: &Path, dir: &Path, call: &str, how: &str) -> (usize, Optio
     };
     timeout(PATIENCE, appending).await.unwrap_or_else(|_| panic!("{call} {how}: no end"));
     let ended = tokio::task::spawn_blocking(move || service.wait());
-    let (code, log) = timeout(PATIENCE, ended).await.unwrap().unwrap();
+    let Ended { code, log } = timeout(PATIENCE, ended).await.unwrap().unwrap();
     (acknowledged, code, log)
 }
 

@@ -7,16 +7,13 @@ use backscroll::{
     pdu::RoomVersion,
     proto::v1::{self as pb, append_events_response::Outcome},
 };
+use backscroll_testkit::{Event, Random, Room};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::record::Recording;
-use crate::support::{
-    builder::{Event, Room},
-    clients::{Clients, request},
-    numbers::Numbers,
-};
+use crate::support::clients::{Clients, request};
 
 const USER: &str = "@alice:one.example";
 /// Requests under way on a stream.
@@ -50,16 +47,16 @@ impl Growing {
     }
 
     /// The next so many events.
-    pub(crate) fn next(&mut self, count: u64, numbers: &mut Numbers) -> Vec<Event> {
+    pub(crate) fn next(&mut self, count: u64, random: &mut Random) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..count {
             if self.begun {
-                let bytes = match numbers.next(20) {
+                let bytes = match random.below(20) {
                     0 => 45_000,
                     1..=6 => 8_000,
-                    _ => 100 + numbers.next(3_000),
+                    _ => 100 + random.below(3_000),
                 };
-                let message = self.room.message(USER, &noise(bytes, numbers));
+                let message = self.room.message(USER, &noise(bytes, random));
                 self.last = message.after([&self.last]).finish();
             }
             self.begun = true;
@@ -70,9 +67,9 @@ impl Growing {
 }
 
 /// Text that does not compress.
-fn noise(bytes: u64, numbers: &mut Numbers) -> String {
+fn noise(bytes: u64, random: &mut Random) -> String {
     let bytes = usize::try_from(bytes).unwrap();
-    let mut hash = Sha256::digest(numbers.next(u64::MAX).to_be_bytes());
+    let mut hash = Sha256::digest(random.below(u64::MAX).to_be_bytes());
     let mut text = String::with_capacity(bytes + 32);
     while text.len() < bytes {
         text.extend(

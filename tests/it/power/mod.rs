@@ -23,13 +23,14 @@ use std::{
 };
 
 use backscroll::store::{Options, Store, StoreError, View as _, caught};
+use backscroll_testkit::{Random, folder, process::Ended};
 
 use self::{
     load::{Acknowledged, Growing, due},
     record::{Flags, Recorder, Recording, library},
     replay::{Replay, read_log},
 };
-use crate::support::{clients::Clients, faults, folders, numbers::Numbers, process::Process};
+use crate::support::{clients::Clients, faults, process::Process};
 
 /// Cuts of the usual test, and of one recording.
 const CUTS: u64 = 60;
@@ -81,7 +82,7 @@ struct Table {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_event_is_lost_when_the_power_is_cut() {
-    let (cuts, mut numbers, flags) = asked();
+    let (cuts, mut random, flags) = asked();
     let dir = memory();
     let Some(recorder) = library("record", dir.path()) else {
         println!("skipped: there is no C compiler here");
@@ -93,7 +94,7 @@ async fn no_acknowledged_event_is_lost_when_the_power_is_cut() {
         let phase = PHASES[usize::try_from(round % 5).unwrap()];
         round += 1;
         let work = Work { recorder: &recorder, dir: dir.path(), flags, phase, round };
-        base = work.round(base, &mut numbers, &mut table).await;
+        base = work.round(base, &mut random, &mut table).await;
     }
     println!("{} acknowledged; {:?}", table.acknowledged, table.ends);
     let failed = table.ends.iter().filter(|((_, end), _)| *end != End::Sound);
@@ -103,7 +104,7 @@ async fn no_acknowledged_event_is_lost_when_the_power_is_cut() {
 }
 
 /// How many cuts, from which seed, with which flags.
-fn asked() -> (u64, Numbers, Flags) {
+fn asked() -> (u64, Random, Flags) {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     let variable = |name: &str| env::var(format!("BACKSCROLL_POWER_{name}")).ok();
     let number = |name, usual| variable(name).map_or(usual, |it: String| it.parse().unwrap());
@@ -115,7 +116,7 @@ fn asked() -> (u64, Numbers, Flags) {
         Some(other) => panic!("BACKSCROLL_POWER_FLAGS={other}"),
     };
     println!("BACKSCROLL_POWER_CUTS={cuts} BACKSCROLL_POWER_SEED={seed} {flags:?}");
-    (cuts, Numbers(seed), flags)
+    (cuts, Random::new(seed), flags)
 }
 
 /// A folder in memory, where there is one.
@@ -138,7 +139,7 @@ impl Work<'_> {
     async fn round(
         &self,
         base: Option<Base>,
-        numbers: &mut Numbers,
+        random: &mut Random,
         table: &mut Table,
     ) -> Option<Base> {
         let (data_dir, before) = (self.dir.join("data"), self.dir.join("before"));
@@ -147,19 +148,19 @@ impl Work<'_> {
         }
         let mut acknowledged = Vec::new();
         if let Some(base) = base {
-            folders::copy(&base.dir, &data_dir);
-            folders::copy(&base.dir, &before);
+            folder::copy(&base.dir, &data_dir).unwrap();
+            folder::copy(&base.dir, &before).unwrap();
             acknowledged = base.acknowledged;
         }
         let log = self.dir.join("log");
-        let delay = [100, 700, 2_000][usize::try_from(numbers.next(3)).unwrap()];
+        let delay = [100, 700, 2_000][usize::try_from(random.below(3)).unwrap()];
         let recorder = Recorder { preloaded: self.recorder, flags: self.flags, delay_us: delay };
         let (recording, service) = recorder.start(&data_dir, &log);
-        self.load(&recording, service, &mut acknowledged, numbers).await;
+        self.load(&recording, service, &mut acknowledged, random).await;
         table.acknowledged += acknowledged.iter().filter(|it| it.after > 0).count();
         let log = read_log(&log);
         let mut places: Vec<usize> =
-            (0..CUTS_A_RECORDING).map(|_| self.place(log.len(), numbers)).collect();
+            (0..CUTS_A_RECORDING).map(|_| self.place(log.len(), random)).collect();
         places.sort_unstable();
         let mut replay = Replay::new(&log, &before);
         let mut next = None;
@@ -168,9 +169,9 @@ impl Work<'_> {
             for folder in [&left, &opened] {
                 drop(fs::remove_dir_all(folder));
             }
-            let how = replay.cut(at, &left, numbers);
-            folders::copy(&left, &opened);
-            let verified = numbers.next(VERIFIED) == 0;
+            let how = replay.cut(at, &left, random);
+            folder::copy(&left, &opened).unwrap();
+            let verified = random.below(VERIFIED) == 0;
             let (end, said) = check(&left, &opened, &due(&acknowledged, at), verified);
             *table.ends.entry((self.phase, end)).or_default() += 1;
             if end != End::Sound {
@@ -178,7 +179,7 @@ impl Work<'_> {
                 println!("{:?} {end:?}: {text}", self.phase);
                 table.examples.entry((self.phase, end)).or_insert(text);
                 keep(&left, self.round, at);
-            } else if next.is_none() && numbers.next(4) == 0 {
+            } else if next.is_none() && random.below(4) == 0 {
                 let dir = self.dir.join("base");
                 drop(fs::remove_dir_all(&dir));
                 fs::rename(&left, &dir).unwrap();
@@ -190,13 +191,13 @@ impl Work<'_> {
     }
 
     /// Where a cut is: anywhere, or near the beginning or the end.
-    fn place(&self, length: usize, numbers: &mut Numbers) -> usize {
+    fn place(&self, length: usize, random: &mut Random) -> usize {
         let length = u64::try_from(length).unwrap();
         let near = length.min(300);
-        let place = match (self.phase, numbers.next(4)) {
-            (Phase::Opening, _) | (_, 0) => numbers.next(near + 1),
-            (Phase::Shutdown, _) | (_, 1) => length - numbers.next(near.min(60) + 1),
-            _ => numbers.next(length + 1),
+        let place = match (self.phase, random.below(4)) {
+            (Phase::Opening, _) | (_, 0) => random.below(near + 1),
+            (Phase::Shutdown, _) | (_, 1) => length - random.below(near.min(60) + 1),
+            _ => random.below(length + 1),
         };
         usize::try_from(place).unwrap()
     }
@@ -206,7 +207,7 @@ impl Work<'_> {
         recording: &Recording,
         service: Process,
         acknowledged: &mut Vec<Acknowledged>,
-        numbers: &mut Numbers,
+        random: &mut Random,
     ) {
         if self.phase == Phase::Opening {
             service.kill();
@@ -215,16 +216,16 @@ impl Work<'_> {
         let clients = Clients::connect(&service).await;
         let mut rooms: Vec<Growing> =
             (0..4).map(|it| Growing::new(&format!("room-{}-{it}", self.round))).collect();
-        let rounds = 1 + numbers.next(3);
+        let rounds = 1 + random.below(3);
         for _ in 0..rounds {
             if self.phase == Phase::Single {
-                let events = rooms[0].next(20, numbers);
+                let events = rooms[0].next(20, random);
                 acknowledged
                     .extend(load::single(&clients, recording, &rooms[0].room, &events).await);
                 continue;
             }
-            let count = [3, 25, 90][usize::try_from(numbers.next(3)).unwrap()];
-            let of_rooms: Vec<_> = rooms.iter_mut().map(|it| it.next(count, numbers)).collect();
+            let count = [3, 25, 90][usize::try_from(random.below(3)).unwrap()];
+            let of_rooms: Vec<_> = rooms.iter_mut().map(|it| it.next(count, random)).collect();
             let of_rooms: Vec<_> = rooms.iter().map(|it| &it.room).zip(of_rooms).collect();
             acknowledged.extend(load::burst(&clients, recording, &of_rooms).await);
             if self.phase == Phase::Purge {
@@ -232,7 +233,7 @@ impl Work<'_> {
             }
         }
         if self.phase == Phase::Shutdown {
-            let (code, said) = service.stop();
+            let Ended { code, log: said } = service.stop();
             assert_eq!(code, Some(0), "{said}");
         } else {
             service.kill();
@@ -329,6 +330,6 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn keep(left: &Path, round: u64, at: usize) {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     if let Ok(folder) = env::var("BACKSCROLL_POWER_KEEP") {
-        folders::copy(left, &Path::new(&folder).join(format!("{round}-{at}")));
+        folder::copy(left, &Path::new(&folder).join(format!("{round}-{at}"))).unwrap();
     }
 }

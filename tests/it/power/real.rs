@@ -6,6 +6,7 @@
 //! BACKSCROLL_REAL_CUTS=50 cargo test --test it power::real -- --ignored --nocapture
 //! ```
 
+use backscroll_testkit::{Random, folder};
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use super::{
     load::{self, Acknowledged, Growing, due},
     record::Recording,
 };
-use crate::support::{clients::Clients, folders, numbers::Numbers, process::Process};
+use crate::support::{clients::Clients, process::Process};
 
 /// Cuts of each file system.
 const CUTS: u64 = 50;
@@ -96,7 +97,7 @@ async fn rounds(kind: &str) {
         println!("skipped: there is no C compiler here");
         return;
     }
-    let (mut numbers, mut total, mut failed) = (Numbers(1), 0, Vec::new());
+    let (mut random, mut total, mut failed) = (Random::new(1), 0, Vec::new());
     let mut done = 0;
     while done < cuts {
         let Some(volume) = Volume::make(kind, dir.path()) else {
@@ -106,11 +107,11 @@ async fn rounds(kind: &str) {
         let mut acknowledged = Vec::new();
         for _ in 0..CUTS_A_STORE.min(cuts - done) {
             let before = acknowledged.len();
-            load_and_cut(&volume, &cut, (done, &mut numbers), &mut acknowledged).await;
+            load_and_cut(&volume, &cut, (done, &mut random), &mut acknowledged).await;
             assert!(volume.unmount() && volume.mount(), "it cannot be mounted again");
             let (left, opened) = (volume.mounted.join("data"), dir.path().join("opened"));
             drop(fs::remove_dir_all(&opened));
-            folders::copy(&left, &opened);
+            folder::copy(&left, &opened).unwrap();
             let (end, said) = check(&left, &opened, &due(&acknowledged, 0), true);
             println!(
                 "{kind} cut {done}: {} acknowledged, {end:?} {said}",
@@ -131,16 +132,16 @@ async fn rounds(kind: &str) {
 async fn load_and_cut(
     volume: &Volume,
     cut: &Path,
-    (round, numbers): (u64, &mut Numbers),
+    (round, random): (u64, &mut Random),
     acknowledged: &mut Vec<Acknowledged>,
 ) {
     let service = Process::start(&volume.mounted.join("data"), &FLAGS);
     let clients = Clients::connect(&service).await;
     let mut rooms: Vec<Growing> =
         (0..4).map(|it| Growing::new(&format!("cut-{round}-{it}"))).collect();
-    let events: Vec<_> = rooms.iter_mut().map(|it| it.next(EVENTS, numbers)).collect();
+    let events: Vec<_> = rooms.iter_mut().map(|it| it.next(EVENTS, random)).collect();
     let rooms: Vec<_> = rooms.iter().map(|it| &it.room).zip(events).collect();
-    let after = Duration::from_millis(numbers.next(LONGEST_MS));
+    let after = Duration::from_millis(random.below(LONGEST_MS));
     let recording = Recording::none();
     let cutting = async {
         tokio::time::sleep(after).await;

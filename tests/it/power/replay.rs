@@ -8,13 +8,12 @@
 //! Names are a journal, as ext4, XFS and Btrfs have it: a prefix of all changes is there, at least
 //! up to what a sync of a folder, or of a file that was new, or the flags promise.
 
+use backscroll_testkit::Random;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
 };
-
-use crate::support::numbers::Numbers;
 
 const WRITE_BEGIN: u8 = 1;
 const WRITE_END: u8 = 2;
@@ -293,16 +292,16 @@ impl<'a> Replay<'a> {
     }
 
     /// Writes what a cut before a record may leave into a folder. Says how it was cut.
-    pub(crate) fn cut(&mut self, at: usize, out: &Path, numbers: &mut Numbers) -> String {
+    pub(crate) fn cut(&mut self, at: usize, out: &Path, random: &mut Random) -> String {
         self.advance(at);
-        let style = STYLES[below(numbers, STYLES.len())];
-        let sector = [512, 4_096][below(numbers, 2)];
+        let style = STYLES[below(random, STYLES.len())];
+        let sector = [512, 4_096][below(random, 2)];
         let names = match style {
             Style::Nothing => self.certain,
             Style::Everything => self.names.len(),
             _ => {
-                let between = self.certain + below(numbers, self.names.len() - self.certain + 1);
-                [self.certain, self.names.len(), between][below(numbers, 3)]
+                let between = self.certain + below(random, self.names.len() - self.certain + 1);
+                [self.certain, self.names.len(), between][below(random, 3)]
             }
         };
         let mut tree = self.tree.clone();
@@ -321,7 +320,7 @@ impl<'a> Replay<'a> {
                 Node::Folder => fs::create_dir_all(&path).unwrap(),
                 Node::Base(bytes) => fs::write(&path, bytes).unwrap(),
                 Node::Inode(inode) => {
-                    let bytes = left(&self.files[inode], style, sector, numbers);
+                    let bytes = left(&self.files[inode], style, sector, random);
                     fs::write(&path, bytes).unwrap();
                 }
             }
@@ -335,12 +334,12 @@ impl<'a> Replay<'a> {
     }
 }
 
-fn below(numbers: &mut Numbers, end: usize) -> usize {
-    usize::try_from(numbers.next(end.try_into().unwrap())).unwrap()
+fn below(random: &mut Random, end: usize) -> usize {
+    usize::try_from(random.below(end.try_into().unwrap())).unwrap()
 }
 
-fn chance(numbers: &mut Numbers, percent: u64) -> bool {
-    numbers.next(100) < percent
+fn chance(random: &mut Random, percent: u64) -> bool {
+    random.below(100) < percent
 }
 
 fn read_tree(folder: &Path, below: &str, tree: &mut BTreeMap<String, Node>) {
@@ -376,16 +375,15 @@ fn rename(tree: &mut BTreeMap<String, Node>, record: &Record) {
 }
 
 /// A file's bytes after a cut.
-fn left(file: &File<'_>, style: Style, sector: usize, numbers: &mut Numbers) -> Vec<u8> {
+fn left(file: &File<'_>, style: Style, sector: usize, random: &mut Random) -> Vec<u8> {
     let (mut bytes, pending) = (file.durable.clone(), &file.pending);
     if pending.is_empty() || style == Style::Nothing {
         return bytes;
     }
-    let (cut, one) = (below(numbers, pending.len() + 1), below(numbers, pending.len()));
-    let percent = [10, 50, 90][below(numbers, 3)];
-    let of_sectors =
-        if style == Style::Sectors { [10, 50, 90, 97][below(numbers, 4)] } else { 100 };
-    let tears = chance(numbers, 50);
+    let (cut, one) = (below(random, pending.len() + 1), below(random, pending.len()));
+    let percent = [10, 50, 90][below(random, 3)];
+    let of_sectors = if style == Style::Sectors { [10, 50, 90, 97][below(random, 4)] } else { 100 };
+    let tears = chance(random, 50);
     let old = bytes.len();
     let (mut full, mut kept) = (old, old);
     // Sectors of which a version was lost: later ones were as well.
@@ -398,7 +396,7 @@ fn left(file: &File<'_>, style: Style, sector: usize, numbers: &mut Numbers) -> 
             Style::Suffix => number >= cut,
             Style::One => number == one,
             Style::AllButOne => number != one,
-            Style::Some => chance(numbers, percent),
+            Style::Some => chance(random, percent),
         };
         full = if change.data.is_some() { full.max(change.end()) } else { change.offset };
         if !is_taken {
@@ -410,7 +408,7 @@ fn left(file: &File<'_>, style: Style, sector: usize, numbers: &mut Numbers) -> 
             continue;
         };
         let is_torn =
-            style == Style::Sectors || (style != Style::Everything && tears && chance(numbers, 30));
+            style == Style::Sectors || (style != Style::Everything && tears && chance(random, 30));
         if !is_torn {
             change.apply(&mut bytes);
             kept = kept.max(change.end());
@@ -418,7 +416,7 @@ fn left(file: &File<'_>, style: Style, sector: usize, numbers: &mut Numbers) -> 
         }
         for at in change.offset / sector..change.end().div_ceil(sector) {
             if lost.contains(&at)
-                || !chance(numbers, if style == Style::Sectors { of_sectors } else { 50 })
+                || !chance(random, if style == Style::Sectors { of_sectors } else { 50 })
             {
                 lost.insert(at);
                 continue;
@@ -432,7 +430,7 @@ fn left(file: &File<'_>, style: Style, sector: usize, numbers: &mut Numbers) -> 
     if style != Style::Everything {
         let has_cut = pending.iter().any(|it| it.data.is_none());
         let sizes = if has_cut { [bytes.len(), full, full, full] } else { [old, full, kept, kept] };
-        bytes.resize(sizes[below(numbers, 4)], 0);
+        bytes.resize(sizes[below(random, 4)], 0);
     }
     bytes
 }

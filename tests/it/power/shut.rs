@@ -4,6 +4,7 @@
 use std::{fs, path::Path, process::Output};
 
 use backscroll::store::{Options, Store};
+use backscroll_testkit::process::Ended;
 
 use super::{FLAGS, files};
 use crate::support::{
@@ -87,7 +88,7 @@ fn a_file_system_that_is_not_durable_is_warned_of_or_refused() {
     let service = Process::start(&data_dir, &FLAGS);
     let stats = process::stdout(service.command(&["stats"]));
     assert!(stats.contains("each acknowledgement, by a sync of this program"), "{stats}");
-    let (code, log) = service.stop();
+    let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("a power cut may leave a store that does not open"), "{log}");
     let args = ["serve", "--listen", "127.0.0.1:0", "--require-durable", "--data-dir"];

@@ -30,7 +30,7 @@ pub(crate) fn room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryErro
 /// The first thousand events of a room, in order of arrival.
 pub(crate) fn events(cx: &Context, room_id: &str) -> Vec<RoomEvent> {
     let page = PageRequest::first(1_000);
-    ask(cx, &ListEvents { room_id: room_id.to_owned(), of_first: 0, page }).unwrap().events
+    ask(cx, &ListEvents { room_id: room_id.to_owned(), max_append_number: 0, page }).unwrap().events
 }
 
 /// A question about a room's history.

@@ -4,13 +4,14 @@ use backscroll::proto::v1::{
     self as pb, history_service_client::HistoryServiceClient,
     ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
 };
+use backscroll_testkit::Room;
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
 
-use super::{builder::Room, process::Process};
+use super::process::Process;
 
 #[derive(Clone)]
 pub(crate) struct Clients {
@@ -22,7 +23,7 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) async fn connect(service: &Process) -> Self {
-        let channel = Channel::from_shared(service.url.clone()).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(service.url()).unwrap().connect().await.unwrap();
         Self {
             history: HistoryServiceClient::new(channel.clone()),
             ingest: IngestServiceClient::new(channel.clone()),
@@ -58,8 +59,8 @@ impl Clients {
                 event_ids: event_ids.to_vec(),
             };
             let answer = self.history.batch_get_events(request).await?.into_inner();
-            assert!(answer.looked_at_count > 0);
-            event_ids = &event_ids[usize::try_from(answer.looked_at_count).unwrap()..];
+            assert!(answer.processed_count > 0);
+            event_ids = &event_ids[usize::try_from(answer.processed_count).unwrap()..];
             events.extend(answer.events);
         }
         Ok(events)
@@ -84,8 +85,12 @@ impl Clients {
         let (mut events, mut page_token) = (Vec::new(), String::new());
         loop {
             let room_id = room_id.clone();
-            let request =
-                pb::ListEventsRequest { room_id, page_size: 1_000, page_token, of_first: 0 };
+            let request = pb::ListEventsRequest {
+                room_id,
+                page_size: 1_000,
+                page_token,
+                max_append_number: 0,
+            };
             let page = self.history.list_events(request).await?.into_inner();
             events.extend(page.events);
             if page.next_page_token.is_empty() {
@@ -103,6 +108,15 @@ pub(crate) fn request(room: &Room, pdu: &str) -> pb::AppendEventsRequest {
         room_version: room.version.as_str().to_owned(),
         pdu: pdu.to_owned().into(),
         ..pb::AppendEventsRequest::default()
+    }
+}
+
+/// The verdict with these two properties.
+pub(crate) fn verdict(rejected: bool, soft_failed: bool) -> pb::Verdict {
+    match (rejected, soft_failed) {
+        (true, _) => pb::Verdict::Rejected,
+        (false, true) => pb::Verdict::SoftFailed,
+        (false, false) => pb::Verdict::Accepted,
     }
 }
 

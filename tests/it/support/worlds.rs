@@ -5,11 +5,12 @@ use backscroll::{
     ingest::{NewEvent, Verdict},
     pdu::RoomVersion,
 };
+use backscroll_testkit::{Draft, Event, Room};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
 use serde_json::{Value, json};
 
 use super::{
-    builder::{Draft, Event, Room},
+    events::{DraftExt as _, RoomExt as _},
     model::{Coming, Model},
 };
 
@@ -151,7 +152,7 @@ impl Delivery {
         Coming {
             event_id: &self.event.event_id,
             pdu: &self.event.pdu,
-            odd: self.event.odd,
+            odd: self.event.unreadable,
             verdict: self.verdict,
             outlier: self.outlier,
             given: &self.given,
@@ -227,7 +228,7 @@ struct Maker<'r> {
 
 impl<'r> Maker<'r> {
     fn new(room: &'r Room, create: Event) -> Self {
-        let all = Model::new(room.version, &room.room_id);
+        let all = Model::new(room.known_version(), &room.room_id);
         let mut maker = Self { room, all, events: Vec::new() };
         maker.keep(create, Fate::Accepted);
         let [alice, _, bob, ..] = USERS;
@@ -246,7 +247,7 @@ impl<'r> Maker<'r> {
 
     fn levels(&self, user: &str) -> Value {
         // From room version 12 a creator has no number: it stands above all.
-        let first = (self.room.version != RoomVersion::V12).then_some((USERS[0], 100));
+        let first = (self.room.known_version() != RoomVersion::V12).then_some((USERS[0], 100));
         let users: serde_json::Map<String, Value> = first
             .into_iter()
             .chain([(user, 50)])
@@ -310,7 +311,7 @@ impl<'r> Maker<'r> {
             ("m.room.member", target.unwrap_or(sender)),
         ];
         let is_needed = |kind: &str, key: &str| {
-            let is_named = kind == "m.room.create" && self.room.version == RoomVersion::V12;
+            let is_named = kind == "m.room.create" && self.room.known_version() == RoomVersion::V12;
             needed.contains(&(kind, key)) && !is_named
         };
         let authority = state.iter().filter(|((kind, key), _)| is_needed(kind, key));
@@ -319,7 +320,7 @@ impl<'r> Maker<'r> {
             None => draft.finish(),
             Some(odd) => {
                 let (member, value) = ODDITIES[*odd];
-                draft.with(member, value()).odd(|it| it)
+                draft.with(member, value()).unreadable(|it| it)
             }
         };
         self.keep(event, *fate);
@@ -330,7 +331,7 @@ impl<'r> Maker<'r> {
         let coming = Coming {
             event_id: &event.event_id,
             pdu: &event.pdu,
-            odd: event.odd,
+            odd: event.unreadable,
             verdict: verdict(fate),
             outlier: false,
             given: &[],

@@ -2,17 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    mem,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use axum::body::Bytes;
 use backscroll_gateway::proto::v1::{
-    BackfillRequest, BackfillResponse, EndReason, Event, EventForm, GetMissingEventsRequest,
+    BackfillRequest, BackfillResponse, EndReason, EventForm, GetMissingEventsRequest,
     GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest,
     PutServerKeysResponse,
     history_service_server::{HistoryService, HistoryServiceServer},
@@ -49,8 +45,6 @@ struct Inner {
     respond: Mutex<Respond>,
     /// While set, every question waits here after it has arrived.
     hold: Mutex<Option<Arc<Hold>>>,
-    /// Whether it does not know yet that answers may be one text.
-    is_old: AtomicBool,
     /// By server name.
     keys: Mutex<BTreeMap<String, (Value, u64)>>,
 }
@@ -77,7 +71,6 @@ impl FakeHistory {
             asked: Mutex::default(),
             respond: Mutex::new(Box::new(|| Ok(Vec::new()))),
             hold: Mutex::default(),
-            is_old: AtomicBool::default(),
             keys: Mutex::default(),
         });
         let service = HistoryServiceServer::from_arc(Arc::clone(&inner));
@@ -111,11 +104,6 @@ impl FakeHistory {
         let hold = Arc::<Hold>::default();
         *self.inner.hold.lock().unwrap() = Some(Arc::clone(&hold));
         hold
-    }
-
-    /// From now on it answers with events one by one, whatever it is asked for.
-    pub(crate) fn grow_old(&self) {
-        self.inner.is_old.store(true, Ordering::Relaxed);
     }
 
     pub(crate) async fn set_serving(&self, serving: bool) {
@@ -153,7 +141,7 @@ impl Inner {
         &self,
         request: Request<Q>,
         asked: impl FnOnce(Q) -> Asked,
-    ) -> Result<Vec<Event>, Status> {
+    ) -> Result<Vec<Vec<u8>>, Status> {
         let metadata = request.metadata().clone();
         let asked = asked(request.into_inner());
         self.asked.lock().unwrap().push((asked.clone(), metadata));
@@ -175,21 +163,18 @@ impl Inner {
                 return Err(refusal(Code::InvalidArgument, reason));
             }
         }
-        let events = pdus.into_iter().enumerate().map(|(nth, pdu)| Event {
-            event_id: format!("${nth}"),
-            pdu: pdu.into(),
-            form: EventForm::Full.into(),
-        });
-        Ok(events.collect())
+        Ok(pdus)
     }
 }
 
-/// The end of the federation's answer, and how many PDUs are in it.
-fn json_end(member: &str, events: &[Event]) -> (Bytes, u32) {
-    let pdus: Vec<&[u8]> = events.iter().map(|it| &*it.pdu).collect();
-    let head = format!(r#""{member}":["#).into_bytes();
-    let text = [head, pdus.join(&b","[..]), b"]}".to_vec()].concat();
-    (text.into(), events.len().try_into().unwrap())
+/// A JSON array.
+fn array(pdus: &[Vec<u8>]) -> Bytes {
+    [b"[", &pdus.join(&b","[..])[..], b"]"].concat().into()
+}
+
+/// The form of each PDU: all are in full.
+fn forms(pdus: &[Vec<u8>]) -> Vec<i32> {
+    vec![EventForm::Full.into(); pdus.len()]
 }
 
 #[tonic::async_trait]
@@ -198,30 +183,26 @@ impl HistoryService for Inner {
         &self,
         request: Request<BackfillRequest>,
     ) -> Result<Response<BackfillResponse>, Status> {
-        let as_json = request.get_ref().as_json && !self.is_old.load(Ordering::Relaxed);
-        let events = self.answer(request, Asked::Backfill).await?;
-        let end_reason = EndReason::Exhausted.into();
-        let mut answer = BackfillResponse { events, end_reason, ..Default::default() };
-        if as_json {
-            let events = mem::take(&mut answer.events);
-            (answer.json, answer.pdu_count) = json_end("pdus", &events);
-        }
-        Ok(Response::new(answer))
+        let pdus = self.answer(request, Asked::Backfill).await?;
+        Ok(Response::new(BackfillResponse {
+            end_reason: EndReason::Exhausted.into(),
+            forms: forms(&pdus),
+            pdus: array(&pdus),
+            ..BackfillResponse::default()
+        }))
     }
 
     async fn get_missing_events(
         &self,
         request: Request<GetMissingEventsRequest>,
     ) -> Result<Response<GetMissingEventsResponse>, Status> {
-        let as_json = request.get_ref().as_json && !self.is_old.load(Ordering::Relaxed);
-        let events = self.answer(request, Asked::GetMissingEvents).await?;
-        let end_reason = EndReason::Exhausted.into();
-        let mut answer = GetMissingEventsResponse { events, end_reason, ..Default::default() };
-        if as_json {
-            let events = mem::take(&mut answer.events);
-            (answer.json, answer.pdu_count) = json_end("events", &events);
-        }
-        Ok(Response::new(answer))
+        let pdus = self.answer(request, Asked::GetMissingEvents).await?;
+        Ok(Response::new(GetMissingEventsResponse {
+            end_reason: EndReason::Exhausted.into(),
+            forms: forms(&pdus),
+            pdus: array(&pdus),
+            ..GetMissingEventsResponse::default()
+        }))
     }
 }
 

@@ -1,20 +1,28 @@
-//! Events that a homeserver holds and that break the format of their room version: each is kept in
-//! its place, never served, and silences nothing. What stands before and after it is answered whole.
+//! Unreadable events: events that a homeserver holds and that break the format of their room version.
+//! Each is stored in its place in the graph and never served. The events before and after it are served
+//! in full.
+
+mod rows;
+mod stage;
 
 use backscroll::{
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{RoomVersion, id_of_unreadable},
-    query::{Access, Asker, Backfill, ExplainAccess, Explanation, GetMissingEvents, RoomEvent},
+    query::{Access, Backfill, ExplainAccess, Explanation, RoomEvent},
     visibility::Form,
 };
+use backscroll_testkit::{Draft, Event, Federation, FederationRequest, Room};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
+use self::{
+    rows::{EVERYWHERE, Row, rows, without},
+    stage::{Stage, append, asker, backfill, missing_events},
+};
 use crate::support::{
     answers::{self, Question},
-    builder::{Draft, Event, Room},
+    events::{DraftExt as _, RoomExt as _},
     faults,
-    federation::{Federation, Question as FederationQuestion},
     memory::Memory,
     model::HOME,
     rooms,
@@ -33,185 +41,19 @@ const VERSIONS: [RoomVersion; 6] = [
     RoomVersion::V12,
 ];
 
-/// What is odd about an event, and how its text is made so.
-type Row = (&'static str, fn(RoomVersion, Value) -> String);
-
-fn set(mut pdu: Value, member: &str, value: Value) -> String {
-    pdu[member] = value;
-    pdu.to_string()
-}
-
-fn without(mut pdu: Value, member: &str) -> String {
-    pdu.as_object_mut().unwrap().remove(member);
-    pdu.to_string()
-}
-
-/// Puts JSON in place of a member's value that no [`Value`] holds.
-fn raw(pdu: Value, member: &str, json: &str) -> String {
-    set(pdu, member, json!("here")).replace("\"here\"", json)
-}
-
-/// With more predecessors, in the form of the room version.
-fn after_too(mut pdu: Value, more: Value) -> String {
-    pdu["prev_events"].as_array_mut().unwrap().push(more);
-    pdu.to_string()
-}
-
-/// Odd in every room version.
-const EVERYWHERE: [Row; 27] = [
-    ("a negative depth", |_, it| set(it, "depth", json!(-1))),
-    ("a depth beyond 64 bits", |_, it| raw(it, "depth", "9223372036854775808")),
-    ("a depth that is a text", |_, it| set(it, "depth", json!("7"))),
-    ("a depth that is a fraction", |_, it| raw(it, "depth", "7.5")),
-    ("no depth", |_, it| without(it, "depth")),
-    ("content that is a text", |_, it| set(it, "content", json!("hello"))),
-    ("content that is a list", |_, it| set(it, "content", json!([]))),
-    ("content that is null", |_, it| set(it, "content", Value::Null)),
-    ("no content", |_, it| without(it, "content")),
-    ("a predecessor that is no id", |_, it| after_too(it, json!("not an id"))),
-    ("a predecessor that is a number", |_, it| after_too(it, json!(7))),
-    ("a predecessor that is a list of a number", |_, it| after_too(it, json!([7, {}]))),
-    ("a state key that is a number", |_, it| set(it, "state_key", json!(7))),
-    ("a state key that is null", |_, it| set(it, "state_key", Value::Null)),
-    ("no type", |_, it| without(it, "type")),
-    ("a type that is a number", |_, it| set(it, "type", json!(7))),
-    ("a type of 300 characters", |_, it| set(it, "type", json!("x".repeat(300)))),
-    ("a sender that is no user", |_, it| set(it, "sender", json!("alice"))),
-    ("no sender", |_, it| without(it, "sender")),
-    ("no room id", |_, it| without(it, "room_id")),
-    ("no hashes", |_, it| without(it, "hashes")),
-    ("signatures that are a list", |_, it| set(it, "signatures", json!([]))),
-    ("authorised by what is no list", |_, it| set(it, "auth_events", json!("$x"))),
-    ("authorised by what is no id", |_, it| set(it, "auth_events", json!([["x", {}], "x"]))),
-    ("no timestamp", |_, it| without(it, "origin_server_ts")),
-    ("more than 64 KiB", |_, it| set(it, "content", json!({"body": "x".repeat(70_000)}))),
-    ("a number that overflows", |_, it| raw(it, "content", "{\"a\": 1e400}")),
-];
-
-/// Odd from room version 6 on, which holds JSON to its canonical form.
-const STRICT: [Row; 6] = [
-    ("a depth beyond 2^53 - 1", |_, it| raw(it, "depth", "9007199254740992")),
-    ("a fraction", |_, it| raw(it, "content", "{\"a\": 0.5}")),
-    ("a number beyond 2^53 - 1", |_, it| raw(it, "content", "{\"a\": 9007199254740992}")),
-    ("an exponent", |_, it| raw(it, "content", "{\"a\": 1e3}")),
-    ("a member that stands twice", |_, it| raw(it, "content", "{\"a\": 1, \"a\": 2}")),
-    ("half a surrogate pair", |_, it| raw(it, "content", "{\"a\": \"\\ud800\"}")),
-];
-
-fn rows(version: RoomVersion) -> Vec<Row> {
-    let deep: Row = ("nested 300 levels deep", |_, it| {
-        raw(it, "content", &format!("{}1{}", "{\"a\":".repeat(300), "}".repeat(300)))
-    });
-    let strict = STRICT.into_iter().filter(|_| version >= RoomVersion::V6);
-    EVERYWHERE.into_iter().chain([deep]).chain(strict).collect()
-}
-
-/// A room of two servers, with a few messages and one odd event in the middle.
-struct Stage {
-    memory: Memory,
-    room: Room,
-    before: Vec<Event>,
-    odd: Event,
-    after: Vec<Event>,
-}
-
-impl Stage {
-    fn begin(version: RoomVersion) -> (Memory, Room, Vec<Event>) {
-        let (room, create) = Room::new(version, ALICE);
-        let mut events = vec![create];
-        for draft in [
-            room.member(ALICE, ALICE, "join"),
-            room.state(
-                ALICE,
-                "m.room.history_visibility",
-                "",
-                json!({"history_visibility": "joined"}),
-            ),
-            room.member(BOB, BOB, "join"),
-            room.message(BOB, "before"),
-        ] {
-            let event = draft.after(events.last()).finish();
-            events.push(event);
-        }
-        let memory = Memory::new();
-        for event in &events {
-            append(&memory, &room.accepted(event));
-        }
-        (memory, room, events)
-    }
-
-    fn new(version: RoomVersion, (what, change): Row, verdict: Verdict) -> Self {
-        let (memory, room, before) = Self::begin(version);
-        let draft = room.message(ALICE, "odd").after(before.last());
-        let change = |text: String| change(version, serde_json::from_str(&text).unwrap());
-        let odd = draft.odd(|text| change(text).replacen(',', " ,", 1));
-        let outcome =
-            ingest::append_unflushed(&memory.cx, &NewEvent { verdict, ..room.accepted(&odd) });
-        let outcome = outcome.unwrap();
-        let Outcome::Appended {
-            duplicate: false, unreadable: Some(_), state_unknown: false, ..
-        } = outcome
-        else {
-            panic!("version {version}, {what}: {outcome:?}");
-        };
-        let mut after = Vec::new();
-        for body in ["after", "after that"] {
-            let event = room.message(BOB, body).after([after.last().unwrap_or(&odd)]).finish();
-            append(&memory, &room.accepted(&event));
-            after.push(event);
-        }
-        Self { memory, room, before, odd, after }
-    }
-
-    /// What is served, newest first.
-    fn served(&self) -> Vec<&str> {
-        let all = self.before.iter().chain(&self.after).rev();
-        all.map(|it| it.event_id.as_str()).collect()
-    }
-}
-
-fn append(memory: &Memory, event: &NewEvent<'_>) {
-    let outcome = ingest::append_unflushed(&memory.cx, event).unwrap();
-    assert!(matches!(outcome, Outcome::Appended { duplicate: false, .. }), "{outcome:?}");
-}
-
-fn asker(origin: &str) -> Asker {
-    Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() }
-}
-
-fn backfill(room: &Room, from: &Event, origin: &str) -> Question {
-    Question::Backfill(Backfill {
-        room_id: room.room_id.clone(),
-        asker: asker(origin),
-        event_ids: vec![from.event_id.clone()],
-        limit: Some(100),
-    })
-}
-
-fn missing_events(room: &Room, from: &Event, origin: &str) -> Question {
-    Question::MissingEvents(GetMissingEvents {
-        room_id: room.room_id.clone(),
-        asker: asker(origin),
-        earliest_events: vec![],
-        latest_events: vec![from.event_id.clone()],
-        limit: Some(20),
-        min_depth: 3,
-    })
-}
-
 #[test]
-fn everything_before_and_after_an_odd_event_is_served_whole() {
+fn events_before_and_after_an_unreadable_event_are_served_in_full() {
     for version in VERSIONS {
         for row in rows(version) {
-            let at = format!("version {version}, {}", row.0);
+            let at = format!("version {version}, {}", row.what);
             let stage = Stage::new(version, row, Verdict::Accepted);
-            let Stage { memory, room, odd, after, .. } = &stage;
+            let Stage { memory, room, unreadable, after, .. } = &stage;
             let last = after.last().unwrap();
             let served = backfill(room, last, TWO).ask(&memory.cx).unwrap();
             let ids: Vec<&str> = served.events.iter().map(|it| it.0.as_str()).collect();
             assert_eq!(ids, stage.served(), "{at}");
             assert!(served.events.iter().all(|it| it.1 == Form::Full), "{at}");
-            // No walk ends at what it claims of its depth.
+            // The depth that the unreadable event claims ends no walk.
             let served = missing_events(room, last, TWO).ask(&memory.cx).unwrap();
             let ids: Vec<&str> = served.events.iter().map(|it| it.0.as_str()).collect();
             let expected: Vec<&str> = stage
@@ -225,8 +67,8 @@ fn everything_before_and_after_an_odd_event_is_served_whole() {
 
             let state = |id: &str| answers::state(&memory.cx, &room.room_id, id);
             let before = &stage.before.last().unwrap().event_id;
-            assert_eq!(state(&odd.event_id), state(before), "{at}");
-            let explained = explain(memory, room, odd);
+            assert_eq!(state(&unreadable.event_id), state(before), "{at}");
+            let explained = explain(memory, room, unreadable);
             assert_eq!(explained.access, Access::NotServed, "{at}");
             assert_eq!(answers::summary(&memory.cx, &room.room_id).counts[4], 1, "{at}");
             assert_eq!(faults::of(&memory.cx.store), [], "{at}");
@@ -245,23 +87,25 @@ fn explain(memory: &Memory, room: &Room, event: &Event) -> Explanation {
     answers::ask(&memory.cx, &question).unwrap()
 }
 
-/// It is the same event however often it comes, also in one line, as a room's file has it.
+/// An unreadable event that is appended again is a duplicate, also with other white space, as in a
+/// room file.
 #[test]
-fn an_odd_event_comes_again_and_nothing_changes() {
+fn an_unreadable_event_appended_again_is_a_duplicate() {
     for row in rows(RoomVersion::V10) {
         let stage = Stage::new(RoomVersion::V10, row, Verdict::Accepted);
-        let Stage { memory, room, odd, .. } = &stage;
+        let Stage { memory, room, unreadable, .. } = &stage;
         let before = answers::events(&memory.cx, &room.room_id);
-        let in_lines = Event { pdu: odd.pdu.replacen(" ,", "\n,", 1), ..odd.clone() };
-        for again in [odd, &in_lines] {
+        let in_lines = Event { pdu: unreadable.pdu.replacen(" ,", "\n,", 1), ..unreadable.clone() };
+        for again in [unreadable, &in_lines] {
             let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(again)).unwrap();
             let Outcome::Appended { duplicate: true, unreadable: Some(_), .. } = outcome else {
-                panic!("{}: {outcome:?}", row.0);
+                panic!("{}: {outcome:?}", row.what);
             };
         }
-        let other = Event { pdu: odd.pdu.replacen('{', "{\"other\":1,", 1), ..odd.clone() };
+        let other =
+            Event { pdu: unreadable.pdu.replacen('{', "{\"other\":1,", 1), ..unreadable.clone() };
         let outcome = ingest::append_unflushed(&memory.cx, &room.accepted(&other)).unwrap();
-        assert!(matches!(outcome, Outcome::Refused { .. }), "{}: {outcome:?}", row.0);
+        assert!(matches!(outcome, Outcome::Refused { .. }), "{}: {outcome:?}", row.what);
         let after = answers::events(&memory.cx, &room.room_id);
         let bytes =
             |it: &[RoomEvent]| -> Vec<Vec<u8>> { it.iter().map(|it| it.pdu.to_vec()).collect() };
@@ -269,9 +113,9 @@ fn an_odd_event_comes_again_and_nothing_changes() {
     }
 }
 
-/// What the homeserver decided holds of odd events too.
+/// The homeserver's verdict holds for unreadable events too.
 #[test]
-fn a_verdict_on_an_odd_event_stands() {
+fn the_verdict_on_an_unreadable_event_holds() {
     for verdict in [Verdict::Rejected, Verdict::SoftFailed] {
         let stage = Stage::new(RoomVersion::V10, EVERYWHERE[0], verdict);
         let Stage { memory, room, after, .. } = &stage;
@@ -280,20 +124,24 @@ fn a_verdict_on_an_odd_event_stands() {
         assert_eq!(ids, stage.served(), "{verdict:?}");
         assert_eq!(faults::of(&memory.cx.store), [], "{verdict:?}");
     }
-    // An outlier first, then placed; and an extremity that nothing follows.
+    // First an outlier, then part of the graph; and a forward extremity.
     let (memory, room, before) = Stage::begin(RoomVersion::V10);
-    let odd = room.message(ALICE, "odd").after(before.last()).with("depth", json!(-1)).odd(|it| it);
-    append(&memory, &NewEvent { outlier: true, ..room.accepted(&odd) });
-    append(&memory, &room.accepted(&odd));
+    let unreadable = room
+        .message(ALICE, "odd")
+        .after(before.last())
+        .with("depth", json!(-1))
+        .unreadable(|it| it);
+    append(&memory, &NewEvent { outlier: true, ..room.accepted(&unreadable) });
+    append(&memory, &room.accepted(&unreadable));
     let summary = answers::summary(&memory.cx, &room.room_id);
-    assert_eq!(summary.forward_extremities, [odd.event_id.clone()].into());
+    assert_eq!(summary.forward_extremities, [unreadable.event_id.clone()].into());
     assert_eq!(summary.counts, [6, 0, 0, 0, 1]);
-    let served = backfill(&room, &odd, TWO).ask(&memory.cx).unwrap();
+    let served = backfill(&room, &unreadable, TWO).ask(&memory.cx).unwrap();
     assert_eq!(served.events.len(), before.len());
     assert_eq!(faults::of(&memory.cx.store), []);
 }
 
-/// In rooms of versions 1 to 5 a depth beyond 2^53 - 1 can be read, but not by all who would get it.
+/// In rooms of versions 1 to 5 a depth above 2^53 - 1 is allowed, but some servers cannot read it.
 #[test]
 fn too_great_a_depth_is_walked_through_and_left_out() {
     for version in VERSIONS.into_iter().filter(|it| *it <= RoomVersion::V5) {
@@ -319,12 +167,12 @@ fn too_great_a_depth_is_walked_through_and_left_out() {
 }
 
 #[test]
-fn what_no_event_can_be_made_of_is_refused() {
+fn bytes_that_cannot_be_an_event_are_refused() {
     let (memory, room, before) = Stage::begin(RoomVersion::V10);
     let draft = || room.message(ALICE, "odd").after(before.last()).with("depth", json!(-1));
-    let good = draft().odd(|it| it);
-    let in_other = draft().with("room_id", json!("!other:one.example")).odd(|it| it);
-    let large = draft().odd(|it| it.replacen("odd", &"x".repeat(393_216), 1));
+    let good = draft().unreadable(|it| it);
+    let in_other = draft().with("room_id", json!("!other:one.example")).unreadable(|it| it);
+    let large = draft().unreadable(|it| it.replacen("odd", &"x".repeat(393_216), 1));
     let of = |event_id: &str, pdu: &str| Event {
         event_id: event_id.to_owned(),
         pdu: pdu.to_owned(),
@@ -349,18 +197,18 @@ fn what_no_event_can_be_made_of_is_refused() {
     assert_eq!(answers::summary(&memory.cx, &room.room_id).counts, [5, 0, 0, 0, 0]);
 }
 
-/// A room whose first event cannot be read was never known: nobody may ask.
+/// The state of a room with an unreadable create event was never known: no server has access.
 #[test]
-fn a_create_event_that_cannot_be_read_opens_no_room() {
+fn an_unreadable_create_event_gives_no_access() {
     for version in VERSIONS {
         let memory = Memory::new();
         let (room, _) = Room::new(version, ALICE);
         let draft = room.state(ALICE, "m.room.create", "", json!({"creator": ALICE}));
-        let create = draft.with("depth", json!(-1)).odd(|it| match version {
+        let create = draft.with("depth", json!(-1)).unreadable(|it| match version {
             RoomVersion::V12 => without(serde_json::from_str(&it).unwrap(), "room_id"),
             _ => it,
         });
-        // From room version 12 its id names the room.
+        // From room version 12 on, the id of the create event is the id of the room.
         let room_id = match version {
             RoomVersion::V12 => create.event_id.replacen('$', "!", 1),
             _ => room.room_id.clone(),
@@ -384,21 +232,25 @@ fn a_create_event_that_cannot_be_read_opens_no_room() {
     }
 }
 
-/// The state that comes with an event may hold an odd one. It stands for what grants least.
+/// A given state may contain an unreadable event. It stands for the content that grants least.
 #[test]
-fn odd_events_of_a_given_state_grant_nothing() {
-    let odd = |draft: Draft<'_>| draft.with("depth", json!(-1)).odd(|it| it);
-    let acl =
-        |room: &Room| odd(room.state(ALICE, "m.room.server_acl", "", json!({"allow": ["*"]})));
+fn unreadable_events_of_a_given_state_grant_nothing() {
+    let unreadable = |draft: Draft<'_>| draft.with("depth", json!(-1)).unreadable(|it| it);
+    let acl = |room: &Room| {
+        unreadable(room.state(ALICE, "m.room.server_acl", "", json!({"allow": ["*"]})))
+    };
     let visibility = |room: &Room| {
         let content = json!({"history_visibility": "shared"});
-        odd(room.state(ALICE, "m.room.history_visibility", "", content))
+        unreadable(room.state(ALICE, "m.room.history_visibility", "", content))
     };
-    let topic =
-        |room: &Room| odd(room.state(ALICE, "m.room.topic", "", json!({"topic": "a topic"})));
-    let member = |room: &Room| odd(room.member(BOB, BOB, "join"));
+    let topic = |room: &Room| {
+        unreadable(room.state(ALICE, "m.room.topic", "", json!({"topic": "a topic"})))
+    };
+    let member = |room: &Room| unreadable(room.member(BOB, BOB, "join"));
     let nothing = |room: &Room| {
-        room.state(ALICE, "m.room.topic", "", json!({})).with("state_key", json!(7)).odd(|it| it)
+        room.state(ALICE, "m.room.topic", "", json!({}))
+            .with("state_key", json!(7))
+            .unreadable(|it| it)
     };
     type Make<'a> = &'a dyn Fn(&Room) -> Event;
     let table: [(Make<'_>, Option<Form>); 5] = [
@@ -410,10 +262,10 @@ fn odd_events_of_a_given_state_grant_nothing() {
     ];
     for (make, expected) in table {
         let (memory, room, events) = Stage::begin(RoomVersion::V10);
-        let odd = make(&room);
-        append(&memory, &NewEvent { outlier: true, ..room.accepted(&odd) });
-        // A state of its own, in which carol's server has no joined user until the next event.
-        let replaced: Value = serde_json::from_str(&odd.pdu).unwrap();
+        let unreadable = make(&room);
+        append(&memory, &NewEvent { outlier: true, ..room.accepted(&unreadable) });
+        // The state before carol joins: no user of her server is joined.
+        let replaced: Value = serde_json::from_str(&unreadable.pdu).unwrap();
         let is_replaced = |it: &&Event| {
             let held: Value = serde_json::from_str(&it.pdu).unwrap();
             held["type"] == replaced["type"] && held["state_key"] == replaced["state_key"]
@@ -422,10 +274,10 @@ fn odd_events_of_a_given_state_grant_nothing() {
         let visible = events[2].event_id.clone();
         let mut given: Vec<String> = kept.map(|it| it.event_id.clone()).collect();
         given.retain(|it| *it != visible);
-        given.push(odd.event_id.clone());
+        given.push(unreadable.event_id.clone());
         let tip = room.message(ALICE, "tip").after_id("$not-held").finish();
         append(&memory, &NewEvent { state_after: &given, ..room.accepted(&tip) });
-        // The other extremity is merged away.
+        // A merge leaves one forward extremity.
         let end = room.message(ALICE, "end").after([&tip]).finish();
         append(&memory, &room.accepted(&end));
         let carol = "@carol:three.example";
@@ -436,24 +288,24 @@ fn odd_events_of_a_given_state_grant_nothing() {
         let answer = backfill(&room, &end, asks).ask(&memory.cx).ok();
         let form =
             answer.and_then(|it| it.events.iter().find(|it| it.0 == end.event_id).map(|it| it.1));
-        assert_eq!(form, expected, "{}", odd.pdu);
-        assert_eq!(faults::of(&memory.cx.store), [], "{}", odd.pdu);
+        assert_eq!(form, expected, "{}", unreadable.pdu);
+        assert_eq!(faults::of(&memory.cx.store), [], "{}", unreadable.pdu);
     }
 }
 
-/// The same through both services, on real sockets: 200, with everything before and after it.
+/// The same through both services on real sockets: 200, with all events before and after.
 #[tokio::test(flavor = "multi_thread")]
-async fn other_servers_are_answered_around_an_odd_event() {
+async fn the_gateway_serves_the_events_around_an_unreadable_event() {
     let dir = tempfile::tempdir().unwrap();
     let keys = rooms::keys();
-    let federation = Federation::new(&keys.signing);
+    let federation = Federation::from_json(&keys.signing);
     let services = Services::start(dir.path(), "hs1.example:9101", &keys.server).await;
     let (alice, bob) = ("@alice:hs1.example:9101", "@bob:hs2.example:9102");
     for version in VERSIONS {
-        for (number, (what, change)) in rows(version).into_iter().enumerate() {
+        for (number, Row { what, change }) in rows(version).into_iter().enumerate() {
             let (room, create) = Room::named(version, alice, &format!("room{version}-{number}"));
             let mut served = vec![create];
-            let mut odd = None;
+            let mut unreadable = None;
             for draft in [
                 room.member(alice, alice, "join"),
                 room.member(bob, bob, "join"),
@@ -461,17 +313,17 @@ async fn other_servers_are_answered_around_an_odd_event() {
                 room.message(alice, "odd"),
                 room.message(bob, "after"),
             ] {
-                if served.len() < 4 || odd.is_some() {
-                    let before = odd.as_ref().or(served.last());
+                if served.len() < 4 || unreadable.is_some() {
+                    let before = unreadable.as_ref().or(served.last());
                     served.push(draft.after(before).finish());
                 } else {
                     let change =
                         |text: String| change(version, serde_json::from_str(&text).unwrap());
-                    odd = Some(draft.after(served.last()).odd(change));
+                    unreadable = Some(draft.after(served.last()).unreadable(change));
                 }
             }
-            let odd = odd.unwrap();
-            for event in served[..4].iter().chain([&odd, &served[4]]) {
+            let unreadable = unreadable.unwrap();
+            for event in served[..4].iter().chain([&unreadable, &served[4]]) {
                 let outcome =
                     ingest::append_unflushed(&services.cx, &room.accepted(event)).unwrap();
                 assert!(matches!(outcome, Outcome::Appended { .. }), "{what}: {outcome:?}");
@@ -481,8 +333,8 @@ async fn other_servers_are_answered_around_an_odd_event() {
             let uri = format!("/_matrix/federation/v1/backfill/{room_id}?v={last}&limit=100");
             let (origin, destination) = ("hs2.example:9102", "hs1.example:9101");
             let question =
-                FederationQuestion { origin, destination, method: "GET", uri: &uri, content: None };
-            let answer = federation.ask(services.gateway, question).await;
+                FederationRequest { origin, destination, method: "GET", uri: &uri, content: None };
+            let answer = federation.send(services.gateway, question).await;
             assert_eq!(answer.status, 200, "version {version}, {what}");
             let body: Value = serde_json::from_slice(&answer.body).unwrap();
             let pdus: Vec<String> =
@@ -494,9 +346,9 @@ async fn other_servers_are_answered_around_an_odd_event() {
     services.stop().await;
 }
 
-/// Whatever object it is: with an id it is kept, costs no more than an event may, and harms nothing.
+/// Any JSON object with an id is stored. It costs no more than another event.
 #[test]
-fn the_oddest_objects_are_kept() {
+fn any_json_object_is_stored() {
     let many = |each: &dyn Fn(usize) -> String, count: usize| -> String {
         (0..count).map(each).collect::<Vec<_>>().join(",")
     };
@@ -518,13 +370,15 @@ fn the_oddest_objects_are_kept() {
     for version in VERSIONS {
         let (memory, room, before) = Stage::begin(version);
         for (number, pdu) in objects.iter().enumerate() {
-            let event_id = if number == 5 { "$itself".to_owned() } else { format!("$odd{number}") };
-            let odd = Event { event_id, pdu: pdu.clone(), depth: 0, odd: true };
+            let event_id =
+                if number == 5 { "$itself".to_owned() } else { format!("$unreadable{number}") };
+            let unreadable = Event { event_id, pdu: pdu.clone(), depth: 0, unreadable: true };
             let own_id = id_of_unreadable(pdu.as_bytes(), version).map(|it| it.as_str().to_owned());
-            let odd = Event { event_id: own_id.unwrap_or(odd.event_id), ..odd };
+            let unreadable =
+                Event { event_id: own_id.unwrap_or(unreadable.event_id), ..unreadable };
             let soft_failed = Verdict::SoftFailed;
-            let event = NewEvent { verdict: soft_failed, ..room.accepted(&odd) };
-            // From room version 12 a create event makes a room of its own.
+            let event = NewEvent { verdict: soft_failed, ..room.accepted(&unreadable) };
+            // From room version 12 on, a create event belongs to a room of its own.
             if version == RoomVersion::V12 && number == 6 {
                 let outcome = ingest::append_unflushed(&memory.cx, &event).unwrap();
                 assert!(matches!(outcome, Outcome::Refused { .. }), "{outcome:?}");

@@ -1,0 +1,33 @@
+//! Bounded waits: a regression fails the test instead of hanging it.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The pause between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits on this thread until a condition holds.
+///
+/// # Panics
+/// When the condition does not hold after `bound`. The message names `what`.
+#[track_caller]
+pub fn within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < bound, "after {bound:?} still waiting until {what}");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Waits until a future is ready, and returns its output.
+///
+/// # Panics
+/// When the future is not ready after `bound`. The message names `what`.
+pub async fn within_async<F: Future>(bound: Duration, what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(bound, future).await {
+        Ok(output) => output,
+        Err(_elapsed) => panic!("after {bound:?} still waiting until {what}"),
+    }
+}

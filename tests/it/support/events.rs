@@ -1,0 +1,58 @@
+//! Made-up events for the write path, and events that break the format of their room version.
+
+use backscroll::{
+    ingest::{NewEvent, Verdict},
+    pdu::{Pdu, RoomVersion, id_of_unreadable},
+};
+use backscroll_testkit::{Draft, Event, Room};
+use serde_json::Value;
+
+/// What the tests of this service need of a made-up room.
+pub(crate) trait RoomExt {
+    /// The room's version, as this service knows it.
+    fn known_version(&self) -> RoomVersion;
+
+    /// An event of this room, accepted, to be appended.
+    fn accepted<'a>(&'a self, event: &'a Event) -> NewEvent<'a>;
+}
+
+/// What the tests of this service need of an event that is being made.
+pub(crate) trait DraftExt {
+    /// Changes the event's text and finishes it as an unreadable event.
+    ///
+    /// # Panics
+    /// When the changed text does not break the format of its room version.
+    fn unreadable(self, change: impl FnOnce(String) -> String) -> Event;
+}
+
+impl RoomExt for Room {
+    fn known_version(&self) -> RoomVersion {
+        RoomVersion::parse(self.version.as_str()).unwrap()
+    }
+
+    fn accepted<'a>(&'a self, event: &'a Event) -> NewEvent<'a> {
+        NewEvent {
+            room_id: &self.room_id,
+            room_version: self.version.as_str(),
+            event_id: &event.event_id,
+            pdu: event.pdu.as_bytes(),
+            verdict: Verdict::Accepted,
+            outlier: false,
+            state_after: &[],
+            arrival: None,
+        }
+    }
+}
+
+impl DraftExt for Draft<'_> {
+    fn unreadable(self, change: impl FnOnce(String) -> String) -> Event {
+        let version = self.room().known_version();
+        let depth = self.depth();
+        let number = self.room().made();
+        let pdu = change(Value::Object(self.members()).to_string());
+        assert!(Pdu::parse(pdu.as_bytes(), version).is_err(), "the event breaks no rule: {pdu}");
+        let own_id = id_of_unreadable(pdu.as_bytes(), version).map(|it| it.as_str().to_owned());
+        let event_id = own_id.unwrap_or_else(|| format!("$odd{number}:one.example"));
+        Event { event_id, pdu, depth, unreadable: true }
+    }
+}
