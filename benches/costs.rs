@@ -8,7 +8,7 @@ use std::time::Duration;
 use backscroll::{
     context::Context,
     deadline::Deadline,
-    ingest::{self, Left, NewEvent, Outcome, Verdict},
+    ingest::{self, NewEvent, NotesLeft, Outcome, Verdict},
     pdu::RoomVersion,
     query::{self, Asker, Backfill},
     store::{Options, Store},
@@ -126,7 +126,7 @@ fn main() {
         for size in SIZES {
             let held = Held::new();
             (0..size).for_each(|number| held.append(&make(&held, number)));
-            while ingest::work_off(&held.cx).expect("a working store") == Left::Some {}
+            while ingest::work_off(&held.cx).expect("a working store") == NotesLeft::Some {}
             let mut number = size;
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
                 let next = || {

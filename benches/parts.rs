@@ -76,7 +76,7 @@ impl Nodes for Map {
 fn state_step(criterion: &mut Criterion) {
     let mut nodes = Map::default();
     let value = |event| Value::Event { event, membership: Membership::Joined };
-    let mut first = map::Edit::new(&nodes, None);
+    let mut first = map::MapEdit::new(&nodes, None);
     for event in 0..100_000 {
         let key = Key::of_state("m.room.member", &format!("@user:server{event}.example"));
         first.set(key, Some(value(event))).expect("it cannot fail");
@@ -86,7 +86,7 @@ fn state_step(criterion: &mut Criterion) {
     let key = Key::of_state("m.room.member", "@another:server.example");
     criterion.bench_function("state step, 100,000 entries", |bencher| {
         bencher.iter(|| {
-            let mut edit = map::Edit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
+            let mut edit = map::MapEdit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
             edit.set(black_box(key), Some(value(1))).expect("it cannot fail");
             edit.finish(1)
         });

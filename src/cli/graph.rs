@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     pdu::{self, Pdu, RoomVersion},
-    picture::{self, Event, MAX_EVENTS, Marks, Picture},
+    picture::{self, DrawnEvent, MAX_EVENTS, Marks, Picture},
     proto::v1::{self as pb, history_service_client::HistoryServiceClient},
 };
 
@@ -64,7 +64,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let extremities: BTreeSet<String> = room.forward_extremities.into_iter().collect();
     let version = RoomVersion::parse(&room_version)?;
     let drawn = |it| event(it, version, &extremities);
-    let events = events.into_iter().map(drawn).collect::<anyhow::Result<Vec<Event>>>()?;
+    let events = events.into_iter().map(drawn).collect::<anyhow::Result<Vec<DrawnEvent>>>()?;
     let events = match (&around, depth) {
         (None, None) => events,
         (None, Some(depth)) => {
@@ -137,7 +137,7 @@ fn event(
     event: pb::RoomEvent,
     version: RoomVersion,
     extremities: &BTreeSet<String>,
-) -> anyhow::Result<Event> {
+) -> anyhow::Result<DrawnEvent> {
     let rejected = event.verdict() == pb::Verdict::Rejected;
     let soft_failed = event.verdict() == pb::Verdict::SoftFailed;
     let pb::RoomEvent { event_id, pdu, arrival, outlier, redacted, unreadable, .. } = event;
@@ -151,7 +151,7 @@ fn event(
         (None, Some((event_type, state_key))) => (event_type, Some(state_key)),
         (None, None) => ("", None),
     };
-    Ok(Event {
+    Ok(DrawnEvent {
         event_type: event_type.to_owned(),
         sender: read.pdu().map_or_else(String::new, |it| it.sender().to_string()),
         state_key: state_key.map(str::to_owned),

@@ -1,6 +1,8 @@
-//! Events that come together: what needs no room is checked on all cores, and events of one room
-//! that follow each other share one batch. What becomes of each is what would have become of it
-//! alone, in the same order.
+//! Appending events: the use case behind `AppendEvents`. [`append_one`] shows the six steps of the
+//! [module](super) in order; the functions above it share work between events.
+//!
+//! Events that are appended together get the outcomes that they would get one by one, in the same
+//! order.
 
 use std::{
     panic::resume_unwind,
@@ -12,39 +14,53 @@ use std::{
 
 use super::{
     NewEvent, Outcome,
-    backlog::{self, Left},
-    check::{self, Checked, Refused},
-    place::{self, Placed},
+    backlog::{self, NotesLeft},
+    check::{Checked, CheckedBeforeLock, known_version},
+    existing::{Existing, existing},
+    given_state, place,
+    refusal::NotTaken,
     settle,
 };
 use crate::{
     context::Context,
     pdu::Event,
-    store::{Edit, Store, StoreError, View},
+    store::{Decision, Edit, EventNum, StoreError, View},
 };
 
-/// Most events that share a batch: bounds what a writer holds in memory, and how long it keeps
-/// other writers from the room.
-const IN_A_BATCH: usize = 64;
-/// What waited for the events of a batch is settled in so many turns before they are acknowledged;
-/// what is left then is [worked off](super::work_off) after that.
-const TURNS_BEFORE_THE_ANSWER: usize = 4;
-/// Fewer are not worth waking another core for.
-const WORTH_A_CORE: usize = 8;
+/// The most events in one decision: bounds the memory of a decision, and the time for which other
+/// writers of the room wait.
+const MAX_EVENTS_PER_DECISION: usize = 64;
+/// Turns of the backlog that a caller waits for. [`work_off`](super::work_off) does the rest later.
+const TURNS_BEFORE_ACKNOWLEDGEMENT: usize = 4;
+/// Events for which it pays to start one more thread.
+const EVENTS_PER_THREAD: usize = 8;
 
 static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
 
 /// The result of appending several events.
 #[derive(Debug)]
 pub struct BatchOutcome {
-    /// The outcomes of the first events, in the order given. All of them are on disk.
+    /// The outcomes of the first events, in the order given.
     pub outcomes: Vec<Outcome>,
-    /// Why the other events were not appended; `None` if there are no others.
+    /// Why the events after those were not appended; `None` if there are none.
     pub failure: Option<StoreError>,
 }
 
-/// Appends an event without a flush, for bulk loads that flush now and then: the outcome is on disk
-/// only after [`Store::flush`].
+/// Appends events in the order given. All outcomes are on disk when this returns. The events share
+/// one flush, and callers that flush at the same time share it too.
+pub fn append_all(cx: &Context, events: &[NewEvent<'_>]) -> BatchOutcome {
+    let written = write_all(cx, events);
+    let start = Instant::now();
+    let flushed = cx.store.flush();
+    cx.metrics.flushed(start.elapsed());
+    match flushed {
+        Ok(()) => written,
+        Err(failure) => BatchOutcome { outcomes: Vec::new(), failure: Some(failure) },
+    }
+}
+
+/// Appends an event without a flush, for bulk loads that flush at intervals. The outcome is on disk
+/// only after [`Store::flush`](crate::store::Store::flush).
 ///
 /// # Errors
 /// When the store fails. A refusal is an outcome, not an error.
@@ -53,68 +69,51 @@ pub fn append_unflushed(cx: &Context, event: &NewEvent<'_>) -> Result<Outcome, S
     if let Some(failure) = failure {
         return Err(failure);
     }
-    Ok(outcomes.pop().expect("there is an outcome for each event unless the store failed"))
-}
-
-/// Appends events in the order given, with one flush for all of them; flushes that run at the same
-/// time are shared between callers.
-pub fn append_all(cx: &Context, events: &[NewEvent<'_>]) -> BatchOutcome {
-    let mut result = write_all(cx, events);
-    let written = Instant::now();
-    let flushed = cx.store.flush();
-    cx.metrics.flushed(written.elapsed());
-    if let Err(failure) = flushed {
-        result = BatchOutcome { outcomes: Vec::new(), failure: Some(failure) };
-    }
-    result
+    Ok(outcomes.pop().expect("each event has an outcome unless the store failed"))
 }
 
 fn write_all(cx: &Context, events: &[NewEvent<'_>]) -> BatchOutcome {
-    let mut batch = Batch::new(cx);
+    let mut outcomes = Vec::with_capacity(events.len());
+    let failure = write_decisions(cx, events, &mut outcomes).err();
+    // A decision reads under the lock of its room, so a missing record is damage.
+    BatchOutcome { outcomes, failure: failure.map(StoreError::at_rest) }
+}
+
+/// Appends events, one decision after another, and adds their outcomes to `outcomes`.
+fn write_decisions(
+    cx: &Context,
+    events: &[NewEvent<'_>],
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), StoreError> {
     let mut failure = None;
-    for (event, early) in events.iter().zip(check_all(cx, events)) {
-        let space = cx.store.check_space();
-        if let Err(error) = space.and(early).and_then(|early| batch.append(event, early)) {
-            failure = Some(error);
-            break;
+    let checked = check_all(cx, events).into_iter();
+    let checked: Vec<_> =
+        checked.map_while(|it| it.map_err(|error| failure = Some(error)).ok()).collect();
+    for of_one_room in checked.chunk_by(|one, next| one.event.room_id == next.event.room_id) {
+        let mut rest = of_one_room;
+        while !rest.is_empty() {
+            let before = outcomes.len();
+            write_decision(cx, rest, outcomes)?;
+            rest = rest.split_at(outcomes.len() - before).1;
         }
     }
-    if let Err(error) = batch.commit() {
-        failure.get_or_insert(error);
-    }
-    batch.outcomes.truncate(batch.committed);
-    // Of a room that is held still, nothing is removed meanwhile.
-    BatchOutcome { outcomes: batch.outcomes, failure: failure.map(StoreError::at_rest) }
+    failure.map_or(Ok(()), Err)
 }
 
-/// What was found out about an event before its turn, and the room version it was checked for.
-struct Early {
-    known_version: Option<String>,
-    checked: Result<Checked, Refused>,
-}
-
-impl Early {
-    fn check(cx: &Context, event: &NewEvent<'_>) -> Result<Self, StoreError> {
-        let known_version = known_version(&cx.store, event.room_id)?;
-        let checked = check::check(event, known_version.as_deref());
-        Ok(Self { known_version, checked })
-    }
-
-    /// Whether a check now could not come out otherwise.
-    fn holds(&self, known_version: Option<&str>) -> bool {
-        self.known_version.as_deref() == known_version
-            || matches!(&self.checked, Ok(it) if Some(it.version.as_str()) == known_version)
-    }
-}
-
-fn check_all(cx: &Context, events: &[NewEvent<'_>]) -> Vec<Result<Early, StoreError>> {
-    let cores = (events.len() / WORTH_A_CORE).clamp(1, *CORES);
-    let check = |part: &[NewEvent<'_>]| part.iter().map(|it| Early::check(cx, it)).collect();
-    let mut parts = events.chunks(events.len().div_ceil(cores).max(1));
+/// Takes steps 1 to 3 for all events, on several cores if there are many.
+fn check_all<'e>(
+    cx: &Context,
+    events: &'e [NewEvent<'e>],
+) -> Vec<Result<CheckedBeforeLock<'e>, StoreError>> {
+    let check = |part: &'e [NewEvent<'e>]| -> Vec<_> {
+        part.iter().map(|it| CheckedBeforeLock::new(&cx.store, it)).collect()
+    };
+    let threads = (events.len() / EVENTS_PER_THREAD).clamp(1, *CORES);
+    let mut parts = events.chunks(events.len().div_ceil(threads).max(1));
     let own = parts.next().unwrap_or_default();
     thread::scope(|scope| {
         let others: Vec<_> = parts.map(|part| scope.spawn(move || check(part))).collect();
-        let mut all: Vec<_> = check(own);
+        let mut all = check(own);
         for other in others {
             all.append(&mut other.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
@@ -122,145 +121,142 @@ fn check_all(cx: &Context, events: &[NewEvent<'_>]) -> Vec<Result<Early, StoreEr
     })
 }
 
-/// A batch being filled.
-struct Batch<'c> {
-    cx: &'c Context,
-    /// Holds the lock of its room. Only there while it holds an event.
-    edit: Option<Edit<'c>>,
-    placed: usize,
+/// The outcomes of the events that share a decision.
+struct Decided {
     outcomes: Vec<Outcome>,
-    /// How many of the outcomes are of events that are applied, or not to be.
-    committed: usize,
+    /// Whether the decision leaves notes of unsettled events.
+    has_unsettled: bool,
 }
 
-impl<'c> Batch<'c> {
-    fn new(cx: &'c Context) -> Self {
-        Self { cx, edit: None, placed: 0, outcomes: Vec::new(), committed: 0 }
+/// Appends the first of some events of one room, and with it as many behind it as can share its
+/// decision. Adds at least one outcome to `outcomes`.
+fn write_decision(
+    cx: &Context,
+    events: &[CheckedBeforeLock<'_>],
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), StoreError> {
+    let Some(first) = events.first() else { return Ok(()) };
+    let room_id = first.event.room_id;
+    cx.store.check_space()?;
+    if cx.store.is_deleted(room_id)? {
+        outcomes.push(Outcome::Purged { event_id: first.event.event_id.to_owned() });
+        return Ok(());
     }
-
-    fn append(&mut self, event: &NewEvent<'_>, early: Early) -> Result<(), StoreError> {
-        let other = |it: &Edit<'_>| it.room.room_id != event.room_id;
-        if self.placed >= IN_A_BATCH || self.edit.as_ref().is_some_and(other) {
-            self.commit()?;
+    // If the store does not hold the room, the first event makes it.
+    let checked = match first.for_version(known_version(&cx.store, room_id)?.as_deref()) {
+        Ok(checked) => checked,
+        Err(refused) => {
+            outcomes.push(refused.into());
+            return Ok(());
         }
-        match self.outcome(event, early) {
-            Ok(outcome) => self.outcomes.push(outcome),
-            Err(failure) => {
-                self.lose();
-                return Err(failure);
-            }
-        }
-        // What waits is settled before the next event comes, as if that had come alone.
-        if self.edit.as_ref().is_none_or(Edit::has_unsettled) { self.commit() } else { Ok(()) }
-    }
-
-    fn outcome(&mut self, event: &NewEvent<'_>, early: Early) -> Result<Outcome, StoreError> {
-        let purged = |event_id: &str| Ok(Outcome::Purged { event_id: event_id.to_owned() });
-        let store = &self.cx.store;
-        let known = match &self.edit {
-            Some(edit) => Some(edit.room.room_version.clone()),
-            None if store.is_deleted(event.room_id)? => return purged(event.event_id),
-            None => known_version(store, event.room_id)?,
-        };
-        let checked = if early.holds(known.as_deref()) {
-            early.checked
-        } else {
-            check::check(event, known.as_deref())
-        };
-        let checked = match checked {
-            Ok(checked) => checked,
-            Err((event_id, refusal)) => return Ok(Outcome::Refused { event_id, refusal }),
-        };
+    };
+    let make = Some(checked.version.as_str());
+    let decided = cx.store.decide(room_id, make, |edit| append_together(edit, events))?;
+    let Some(decided) = decided else {
+        // The room has been deleted since.
         let event_id = checked.event.event_id().as_str().to_owned();
-        let edit = match self.edit.take() {
-            Some(edit) => Some(edit),
-            None => store.edit(event.room_id, Some(checked.version.as_str()))?,
-        };
-        // Deleted a moment ago, if there is none.
-        let Some(mut edit) = edit else { return purged(&event_id) };
-        let placed = place::place(&mut edit, &checked, event)?;
-        match &placed {
-            Ok(Placed::Now { event, followed }) => {
-                settle::settle_read(&mut edit, *event, &checked.event)?;
-                settle::keep_deciding(&mut edit, *event, followed)?;
-            }
-            Ok(Placed::StateGiven(event)) => {
-                settle::settle_read(&mut edit, *event, &checked.event)?;
-            }
-            Ok(Placed::Before(_) | Placed::Never) | Err(_) => {}
-        }
-        if matches!(placed, Ok(Placed::Now { .. } | Placed::StateGiven(_))) {
-            settle::refresh_current_state(&mut edit)?;
-            self.placed += 1;
-        }
-        let outcome = match placed {
-            Ok(Placed::Never) => Outcome::Purged { event_id },
-            Ok(placed) => appended(&edit, &checked, &placed)?,
-            Err(refusal) => Outcome::Refused { event_id: Some(event_id), refusal },
-        };
-        // A room is not made by an event that was not taken.
-        self.edit = Some(edit).filter(|_| self.placed > 0);
-        Ok(outcome)
+        outcomes.push(Outcome::Purged { event_id });
+        return Ok(());
+    };
+    outcomes.extend(decided.outcomes);
+    if decided.has_unsettled
+        && backlog::turns(&cx.store, room_id, TURNS_BEFORE_ACKNOWLEDGEMENT)? == NotesLeft::Some
+    {
+        cx.backlog.add(room_id);
     }
-
-    /// What was placed comes to nothing.
-    fn lose(&mut self) {
-        self.edit = None;
-        self.placed = 0;
-        self.outcomes.truncate(self.committed);
-    }
-
-    /// Applies what was placed, and settles what waited for it.
-    fn commit(&mut self) -> Result<(), StoreError> {
-        self.placed = 0;
-        if let Some(edit) = self.edit.take() {
-            let room_id = edit.room.room_id.clone();
-            let has_unsettled = edit.has_unsettled();
-            if let Err(failure) = edit.commit() {
-                self.lose();
-                return Err(failure);
-            }
-            self.committed = self.outcomes.len();
-            if has_unsettled
-                && backlog::turns(&self.cx.store, &room_id, TURNS_BEFORE_THE_ANSWER)? == Left::Some
-            {
-                self.cx.backlog.add(&room_id);
-            }
-        }
-        self.committed = self.outcomes.len();
-        Ok(())
-    }
+    Ok(())
 }
 
-/// What is said of an event that is held.
-fn appended(edit: &Edit<'_>, checked: &Checked, placed: &Placed) -> Result<Outcome, StoreError> {
-    let (duplicate, state_given) = match placed {
-        Placed::Before(_) => (true, false),
-        Placed::StateGiven(_) => (false, true),
-        Placed::Never | Placed::Now { .. } => (false, false),
-    };
-    let state_unknown = match placed {
-        Placed::Never => false,
-        Placed::Before(event) | Placed::StateGiven(event) | Placed::Now { event, .. } => {
-            let node = edit.node(*event)?;
-            !node.flags.outlier && node.state_after.is_none()
+/// Appends events of one room until a decision must end: after an event that lets others be
+/// settled, since they are settled before the next event is appended; and as long as nothing is
+/// stored, since a room is not made by an event that is not stored.
+fn append_together(
+    edit: &mut Edit<'_>,
+    events: &[CheckedBeforeLock<'_>],
+) -> Result<Decision<Decided>, StoreError> {
+    let mut outcomes = Vec::new();
+    let mut is_changed = false;
+    for event in events.iter().take(MAX_EVENTS_PER_DECISION) {
+        let outcome = match append_one(edit, event) {
+            Ok(outcome) => outcome,
+            Err(NotTaken::Refused(refused)) => refused.into(),
+            Err(NotTaken::Store(failure)) => return Err(failure),
+        };
+        is_changed |= matches!(outcome, Outcome::Appended { duplicate: false, .. });
+        outcomes.push(outcome);
+        if !is_changed || edit.has_unsettled() {
+            break;
+        }
+    }
+    let decided = Decided { outcomes, has_unsettled: edit.has_unsettled() };
+    Ok(if is_changed { Decision::Commit(decided) } else { Decision::Discard(decided) })
+}
+
+/// Appends one event to its room, which is locked.
+fn append_one(edit: &mut Edit<'_>, event: &CheckedBeforeLock<'_>) -> Result<Outcome, NotTaken> {
+    // Steps 1 to 3: parse, compare, hash. Done before the lock, unless the room is another now.
+    let checked = event.for_version(Some(&edit.room.room_version))?;
+    let event = event.event;
+    let event_id = checked.event.event_id().as_str();
+
+    // Step 4: look up what the room holds under the event's id.
+    if edit.is_purged(edit.room_num(), event_id)? {
+        return Ok(Outcome::Purged { event_id: event_id.to_owned() });
+    }
+    let given_state = given_state::look_up(edit, event.state_after, &checked)?;
+    let number = match existing(edit, event, &checked)? {
+        Existing::None => place::add(edit, event_id, &checked),
+        Existing::Outlier(number) => {
+            edit.room.outliers = edit.room.outliers.saturating_sub(1);
+            number
+        }
+        Existing::Purged => return Ok(Outcome::Purged { event_id: event_id.to_owned() }),
+        Existing::Same(number) => return Ok(appended(edit, &checked, number, Change::None)?),
+        Existing::StateUnknown(number) => {
+            if !given_state::replace(edit, number, given_state)? {
+                return Ok(appended(edit, &checked, number, Change::None)?);
+            }
+            settle::settle_read(edit, number, &checked.event)?;
+            settle::refresh_current_state(edit)?;
+            return Ok(appended(edit, &checked, number, Change::StateGiven)?);
         }
     };
+
+    // Step 5: place the event in the graph.
+    let followed = place::place(edit, number, event, &checked, given_state)?;
+
+    // Step 6: settle the state after the event and the current state of the room.
+    settle::settle_read(edit, number, &checked.event)?;
+    settle::keep_last_known(edit, number, &followed)?;
+    settle::refresh_current_state(edit)?;
+    Ok(appended(edit, &checked, number, Change::Added)?)
+}
+
+/// How an event changed the room.
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    None,
+    StateGiven,
+    Added,
+}
+
+/// The outcome for an event that the room holds now.
+fn appended(
+    edit: &Edit<'_>,
+    checked: &Checked,
+    number: EventNum,
+    change: Change,
+) -> Result<Outcome, StoreError> {
+    let node = edit.node(number)?;
     Ok(Outcome::Appended {
         event_id: checked.event.event_id().as_str().to_owned(),
-        duplicate,
+        duplicate: change == Change::None,
         redacted: checked.redacted,
         unreadable: match &checked.event {
             Event::Readable(_) => None,
             Event::Unreadable(it) => Some(it.why().clone()),
         },
-        state_given,
-        state_unknown,
+        state_given: change == Change::StateGiven,
+        state_unknown: !node.flags.outlier && node.state_after.is_none(),
     })
-}
-
-fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {
-    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
-    // Deleted since, if there is none; the edit that follows says for good.
-    Ok(store.find_room(number)?.map(|it| it.room_version))
 }

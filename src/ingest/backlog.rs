@@ -1,86 +1,92 @@
-//! What an event lets become known of others, worked out bit by bit: each turn is one atomic batch
-//! of bounded work, after which the room is free for other writers. A note on disk stays until its
-//! work is done, so a crash between two turns loses nothing.
+//! Settling the events that waited for another event, in turns: each turn is one decision of
+//! bounded work, and other writers of the room go between two turns. A note on disk stays until its
+//! work is done, so a crash between two turns loses no work.
 
 use super::settle;
 use crate::{
     context::Context,
-    store::{Store, StoreError, View},
+    store::{Decision, Edit, Store, StoreError, View},
 };
 
-/// Notes that are worked off in one turn at most.
-const NOTES_A_TURN: usize = 64;
+/// The most notes that are worked off in one turn.
+const NOTES_PER_TURN: usize = 64;
 /// Turns that [`recover`] takes before it leaves the rest to the backlog.
-const TURNS_TO_RECOVER: usize = 64;
+const TURNS_OF_RECOVERY: usize = 64;
 
-/// Whether notes are left.
+/// Whether a room may have more notes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// The room has none.
+pub enum NotesLeft {
+    /// The room has no more notes.
     None,
-    /// The room may have some.
+    /// The room may have more notes.
     Some,
 }
 
-/// Works off notes of a room in so many turns at most.
-pub(super) fn turns(store: &Store, room_id: &str, at_most: usize) -> Result<Left, StoreError> {
-    for _ in 0..at_most {
-        if turn(store, room_id)? == Left::None {
-            return Ok(Left::None);
+/// Takes up to `limit` turns in a room.
+pub(super) fn turns(store: &Store, room_id: &str, limit: usize) -> Result<NotesLeft, StoreError> {
+    for _ in 0..limit {
+        if turn(store, room_id)? == NotesLeft::None {
+            return Ok(NotesLeft::None);
         }
     }
-    Ok(Left::Some)
+    Ok(NotesLeft::Some)
 }
 
-fn turn(store: &Store, room_id: &str) -> Result<Left, StoreError> {
-    let Some(mut edit) = store.edit(room_id, None)? else { return Ok(Left::None) };
+fn turn(store: &Store, room_id: &str) -> Result<NotesLeft, StoreError> {
+    // A room that has been deleted since has no notes.
+    Ok(store.decide(room_id, None, work_off_notes)?.unwrap_or(NotesLeft::None))
+}
+
+fn work_off_notes(edit: &mut Edit<'_>) -> Result<Decision<NotesLeft>, StoreError> {
     let mut worked_off = 0;
-    let left = loop {
-        let notes = edit.unsettled(edit.room_num(), NOTES_A_TURN.saturating_sub(worked_off))?;
+    while worked_off < NOTES_PER_TURN {
+        let notes = edit.unsettled(edit.room_num(), NOTES_PER_TURN - worked_off)?;
         if notes.is_empty() {
-            let is_done = worked_off < NOTES_A_TURN;
-            break if is_done { Left::None } else { Left::Some };
+            break;
         }
         for note in notes {
-            if worked_off >= NOTES_A_TURN {
+            if worked_off >= NOTES_PER_TURN {
                 break;
             }
-            // Those tell many others each.
-            worked_off += if note.is_unfinished { NOTES_A_TURN } else { 1 };
+            // An unfinished event notifies many others: that is the work of a whole turn.
+            worked_off += if note.is_unfinished { NOTES_PER_TURN } else { 1 };
             edit.remove_unsettled(note.event);
-            settle::work_off(&mut edit, note)?;
+            settle::work_off(edit, note)?;
         }
-    };
-    if worked_off > 0 {
-        settle::refresh_current_state(&mut edit)?;
-        edit.commit()?;
     }
-    Ok(left)
+    if worked_off == 0 {
+        return Ok(Decision::Discard(NotesLeft::None));
+    }
+    settle::refresh_current_state(edit)?;
+    let is_done = worked_off < NOTES_PER_TURN;
+    Ok(Decision::Commit(if is_done { NotesLeft::None } else { NotesLeft::Some }))
 }
 
-/// Works out all that can be known in a room.
+/// Works off all notes of a room.
 ///
 /// # Errors
 /// When the store fails.
 pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
-    while turn(store, room_id)? == Left::Some {}
+    while turn(store, room_id)? == NotesLeft::Some {}
     Ok(())
 }
 
-/// Works off notes of the room that has waited longest: one turn. Whether there is more to do.
+/// Takes one turn in the room that has waited longest. Returns whether any room may have more
+/// notes.
 ///
 /// # Errors
 /// When the store fails.
-pub fn work_off(cx: &Context) -> Result<Left, StoreError> {
-    let Some(room_id) = cx.backlog.take() else { return Ok(Left::None) };
-    if turn(&cx.store, &room_id)? == Left::Some {
+pub fn work_off(cx: &Context) -> Result<NotesLeft, StoreError> {
+    let Some(room_id) = cx.backlog.take() else { return Ok(NotesLeft::None) };
+    if turn(&cx.store, &room_id)? == NotesLeft::Some {
         cx.backlog.add(&room_id);
     }
-    Ok(if cx.backlog.is_empty() { Left::None } else { Left::Some })
+    Ok(if cx.backlog.is_empty() { NotesLeft::None } else { NotesLeft::Some })
 }
 
-/// Finishes, in all rooms, what a crash cut off. To be called once, after opening. The ids of rooms
-/// in which more is left than should be waited for: they belong into the backlog.
+/// Completes what a crash has interrupted, in all rooms: deletions, and turns up to a limit. To be
+/// called once, after the store is opened. Returns the ids of the rooms that may have more notes;
+/// the caller adds them to the backlog.
 ///
 /// # Errors
 /// When the store fails.
@@ -89,7 +95,7 @@ pub fn recover(store: &Store) -> Result<Vec<String>, StoreError> {
         while store.remove_deleted(room)? > 0 {}
     }
     let mut left = Vec::new();
-    let mut turns_left = TURNS_TO_RECOVER;
+    let mut turns_left = TURNS_OF_RECOVERY;
     for room in store.unsettled_rooms()? {
         loop {
             if turns_left == 0 {
@@ -97,7 +103,7 @@ pub fn recover(store: &Store) -> Result<Vec<String>, StoreError> {
                 break;
             }
             turns_left -= 1;
-            if turn(store, &room.room_id)? == Left::None {
+            if turn(store, &room.room_id)? == NotesLeft::None {
                 break;
             }
         }

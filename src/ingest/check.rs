@@ -1,44 +1,81 @@
-//! What can be checked of an event without looking at its room. Not its signatures: they are the
-//! homeserver's business, like the authorisation rules, and its verdict stands.
+//! Steps 1 to 3: everything that can be checked of an event without its room. Signatures are not
+//! checked: they are the homeserver's job, like the authorisation rules, and its verdict is taken.
 
-use super::{NewEvent, Refusal};
-use crate::pdu::{Event, Pdu, PduError, RoomVersion, Unreadable, id_of_unreadable};
+use std::sync::Arc;
 
-/// An event that passed, in the form in which it is to be kept.
+use super::{NewEvent, Refusal, refusal::Refused};
+use crate::{
+    pdu::{Event, Pdu, PduError, RoomVersion, Unreadable, id_of_unreadable},
+    store::{Store, StoreError, View},
+};
+
+/// An event that passed the checks.
 pub(super) struct Checked {
-    /// The event.
+    /// The event as it is stored.
     pub(super) event: Event,
-    /// The bytes to keep.
+    /// The bytes to store.
     pub(super) bytes: Vec<u8>,
-    /// The version of its room.
+    /// The version of the event's room.
     pub(super) version: RoomVersion,
-    /// Whether the redacted form is kept because the content hash did not match.
+    /// Whether the redacted form is stored, because the content hash did not match.
     pub(super) redacted: bool,
 }
 
-/// A refusal, with the event's id if that could be worked out.
-pub(super) type Refused = (Option<String>, Refusal);
+/// An event that was checked before its room was locked. The result depends on the version of the
+/// room, so the event is checked again if the room has another version under the lock: others may
+/// have made the room in between.
+pub(super) struct CheckedBeforeLock<'e> {
+    pub(super) event: &'e NewEvent<'e>,
+    /// The version that was known before the lock; `None` if the store did not hold the room.
+    known_version: Option<String>,
+    result: Result<Arc<Checked>, Refused>,
+}
 
-/// Checks an event for a room of a known version, or for a new one.
-pub(super) fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, Refused> {
-    let version = version(event, known_version).map_err(|refusal| (None, refusal))?;
+impl<'e> CheckedBeforeLock<'e> {
+    pub(super) fn new(store: &Store, event: &'e NewEvent<'e>) -> Result<Self, StoreError> {
+        let known_version = known_version(store, event.room_id)?;
+        let result = check(event, known_version.as_deref()).map(Arc::new);
+        Ok(Self { event, known_version, result })
+    }
+
+    /// The result for a room of a known version, or for a new room.
+    pub(super) fn for_version(&self, known_version: Option<&str>) -> Result<Arc<Checked>, Refused> {
+        let is_current = self.known_version.as_deref() == known_version
+            || matches!(&self.result, Ok(it) if Some(it.version.as_str()) == known_version);
+        if is_current {
+            return self.result.clone();
+        }
+        check(self.event, known_version).map(Arc::new)
+    }
+}
+
+/// The version of a room; `None` if the store does not hold the room.
+pub(super) fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {
+    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
+    // The record is gone if the room has been deleted since; the decision that follows finds out.
+    Ok(store.find_room(number)?.map(|it| it.room_version))
+}
+
+fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, Refused> {
+    let version = version(event, known_version).map_err(Refused::without_id)?;
     let pdu = match Pdu::parse(event.pdu, version) {
         Ok(pdu) => pdu,
         Err(why) => return unreadable(event, version, why),
     };
-    let event_id = pdu.event_id().as_str().to_owned();
-    let refused = |refusal| Err((Some(event_id.clone()), refusal));
-    if !event.event_id.is_empty() && *pdu.event_id() != *event.event_id {
-        return refused(Refusal::EventIdMismatch {
+    let event_id = pdu.event_id().as_str();
+    if !event.event_id.is_empty() && event_id != event.event_id {
+        let mismatch = Refusal::EventIdMismatch {
             expected: event.event_id.to_owned(),
-            found: event_id.clone(),
-        });
+            found: event_id.to_owned(),
+        };
+        return Err(Refused::of(event_id, mismatch));
     }
     if *pdu.room_id() != *event.room_id {
-        return refused(Refusal::RoomMismatch {
+        let mismatch = Refusal::RoomMismatch {
             expected: event.room_id.to_owned(),
             found: pdu.room_id().as_str().to_owned(),
-        });
+        };
+        return Err(Refused::of(event_id, mismatch));
     }
     if pdu.content_hash_matches() {
         return Ok(Checked::read(pdu, false));
@@ -51,40 +88,43 @@ pub(super) fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result
 
 impl Checked {
     fn read(pdu: Pdu, redacted: bool) -> Self {
-        let (bytes, version) = (pdu.bytes_as_received().to_vec(), pdu.room_version());
+        let bytes = pdu.bytes_as_received().to_vec();
+        let version = pdu.room_version();
         Self { event: Event::Readable(Box::new(pdu)), bytes, version, redacted }
     }
 }
 
-/// Checks an event that the homeserver holds and that cannot be read here. It is kept if it is a
-/// JSON object and its id is known, by the caller's word where the bytes do not say it.
+/// Checks an event that breaks the format of its room version. It is stored if it is a JSON object
+/// and its id is known; where the bytes do not contain the id, the caller has to give it.
 fn unreadable(
     event: &NewEvent<'_>,
     version: RoomVersion,
     why: PduError,
 ) -> Result<Checked, Refused> {
     let own_id = id_of_unreadable(event.pdu, version);
-    let says_its_id = version.rules().event_format.require_event_id;
+    let contains_id = version.rules().event_format.require_event_id;
     let event_id = match (event.event_id, own_id) {
-        ("", Some(own_id)) if says_its_id => own_id.as_str().to_owned(),
+        ("", Some(own_id)) if contains_id => own_id.as_str().to_owned(),
         ("", own_id) => {
             let event_id = own_id.map(|it| it.as_str().to_owned());
-            return Err((event_id, Refusal::Unreadable(why)));
+            return Err(Refused { event_id, refusal: Refusal::Unreadable(why) });
         }
         (given, Some(own_id)) if own_id != *given => {
-            let (expected, found) = (given.to_owned(), own_id.as_str().to_owned());
-            return Err((Some(found.clone()), Refusal::EventIdMismatch { expected, found }));
+            let expected = given.to_owned();
+            let found = own_id.as_str().to_owned();
+            let mismatch = Refusal::EventIdMismatch { expected, found };
+            return Err(Refused::of(own_id.as_str(), mismatch));
         }
         (given, _) => given.to_owned(),
     };
-    let held = Unreadable::read(event.pdu, &event_id, why);
-    let held = held.map_err(|why| (None, Refusal::Pdu(why)))?;
-    if let Some(found) = held.room_id(version).filter(|it| it != event.room_id) {
+    let stored = Unreadable::read(event.pdu, &event_id, why)
+        .map_err(|why| Refused::without_id(Refusal::Pdu(why)))?;
+    if let Some(found) = stored.room_id(version).filter(|it| it != event.room_id) {
         let expected = event.room_id.to_owned();
-        return Err((Some(event_id), Refusal::RoomMismatch { expected, found }));
+        return Err(Refused::of(&event_id, Refusal::RoomMismatch { expected, found }));
     }
-    let bytes = held.bytes_as_received().to_vec();
-    Ok(Checked { event: Event::Unreadable(held), bytes, version, redacted: false })
+    let bytes = stored.bytes_as_received().to_vec();
+    Ok(Checked { event: Event::Unreadable(stored), bytes, version, redacted: false })
 }
 
 fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Refusal> {
@@ -95,8 +135,10 @@ fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Ref
     let given = Some(event.room_version).filter(|it| !it.is_empty());
     let name = match (known, given) {
         (Some(held), Some(given)) if held != given => {
-            let (held, given) = (held.to_owned(), given.to_owned());
-            return Err(Refusal::RoomVersionMismatch { held, given });
+            return Err(Refusal::RoomVersionMismatch {
+                held: held.to_owned(),
+                given: given.to_owned(),
+            });
         }
         (Some(name), _) | (None, Some(name)) => name,
         (None, None) => return Err(Refusal::RoomVersionMissing),

@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{
-    Left, MAX_PREV_EVENTS, NewEvent, Outcome, Refusal, Verdict, append_unflushed, work_off,
+    MAX_PREV_EVENTS, NewEvent, NotesLeft, Outcome, Refusal, Verdict, append_unflushed, work_off,
 };
 use crate::{
     context::Context,
@@ -83,7 +83,7 @@ impl Held {
             let before = self.cx.store.touched.load(Ordering::Relaxed);
             let left = work_off(&self.cx).unwrap();
             most = most.max(self.cx.store.touched.load(Ordering::Relaxed) - before);
-            if left == Left::None {
+            if left == NotesLeft::None {
                 return (turns, most);
             }
             turns += 1;

@@ -1,16 +1,18 @@
-//! Forward extremities: accepted events that nothing accepted follows, neither directly nor
-//! through events that were not accepted. Which they are depends on the graph alone, not on the
-//! order in which it came.
+//! Forward extremities: accepted events that no accepted event follows, neither directly nor
+//! through events that were not accepted. They depend on the graph alone, not on the order in which
+//! events are received.
 //!
-//! An event is one by its flags; the store lists those that are whenever it writes a node.
+//! The flags of an event tell whether it is one; the store updates its list of them whenever it
+//! writes a node.
 
 use crate::store::{Edit, EventNum, PrevEvent, StoreError};
 
-/// Events that are marked as followed in one go. Strangers choose how long a line of events is that
-/// were not accepted; the rest of it is left to a note.
-const MARKED_AT_ONCE: usize = 256;
+/// The most events that are marked as followed in one decision. Other servers choose the length of
+/// a chain of events that were not accepted; a note on disk keeps the rest.
+const MAX_MARKED: usize = 256;
 
-/// Takes a newly placed event into account. Gives back what is no forward extremity any more.
+/// Marks the events that a newly placed event follows. Returns those that were forward extremities
+/// until now.
 pub(super) fn place(edit: &mut Edit<'_>, event: EventNum) -> Result<Vec<EventNum>, StoreError> {
     let node = edit.node(event)?;
     if node.flags.is_accepted() || node.flags.followed {
@@ -19,8 +21,8 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum) -> Result<Vec<EventNum
     Ok(Vec::new())
 }
 
-/// Takes into account that `follower`, which was here before, follows `event`, which has just
-/// come.
+/// Marks a newly placed event as followed by `follower`, which was placed before, if that follower
+/// counts.
 pub(super) fn followed_by(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -33,17 +35,17 @@ pub(super) fn followed_by(
     Ok(())
 }
 
-/// Marks events as followed, and through those that were not accepted their predecessors. Gives
-/// back those that were forward extremities until then.
+/// Marks events as followed, and the predecessors of those that were not accepted. Returns the
+/// events that were forward extremities until now.
 pub(super) fn follow(
     edit: &mut Edit<'_>,
     prev_events: &[PrevEvent],
 ) -> Result<Vec<EventNum>, StoreError> {
     let mut marked = Marked::default();
-    // Events whose predecessors are followed, too.
+    // Events that were not accepted: their predecessors are followed, too.
     let mut passed: Vec<EventNum> = mark(edit, prev_events, &mut marked)?;
     while let Some(event) = passed.pop() {
-        if marked.count >= MARKED_AT_ONCE {
+        if marked.count >= MAX_MARKED {
             edit.put_unfinished(event);
             continue;
         }
@@ -53,15 +55,15 @@ pub(super) fn follow(
     Ok(marked.extremities)
 }
 
-/// What was marked as followed.
+/// The events that were marked as followed.
 #[derive(Default)]
 struct Marked {
     count: usize,
-    /// The forward extremities among it.
+    /// Those that were forward extremities.
     extremities: Vec<EventNum>,
 }
 
-/// Marks events as followed. Those of them that were not accepted, and were not marked before.
+/// Marks events as followed. Returns those that were not accepted and were not marked before.
 fn mark(
     edit: &mut Edit<'_>,
     events: &[PrevEvent],

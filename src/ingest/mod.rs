@@ -1,27 +1,28 @@
-//! Writing: from the bytes of an event to a durable place in the graph.
+//! Writing: from the bytes of an event to a durable place in the graph of its room.
 //!
-//! What happens to an event, in order
+//! An event is appended in six steps
 //! (<https://spec.matrix.org/v1.16/server-server-api/#checks-performed-on-receipt-of-a-pdu>):
 //!
-//! 1. It is parsed and its format, size, id and room are checked: [`check`]. What is no event of
-//!    this room is refused. What breaks the format of the room version is kept as an unreadable
-//!    event: it has a place in the graph, is never served, and changes no state.
-//! 2. Its signatures are checked where the keys are known. A bad one refuses it.
-//! 3. Its content hash is checked. If it does not match, the redacted form is what is kept.
-//! 4. The room is locked. An event that is held already changes nothing; other bytes under its
-//!    id, or another verdict, are refused.
-//! 5. It is placed: edges, extremities, order of arrival, redactions: [`place`].
-//! 6. The state after it is worked out, if that of its predecessors is known, and then that of
-//!    everything that waited for it: [`settle`].
+//! 1. **Parse.** The event must have the format and size that its room version asks for. An event
+//!    that breaks the format is stored as an *unreadable event*: it has a place in the graph, is
+//!    never served, and changes no state.
+//! 2. **Compare.** Its id and its room must be those that the caller named.
+//! 3. **Hash.** If its content does not match its content hash, its redacted form is stored.
+//! 4. **Look up.** The room is locked. An event that is stored already changes nothing; other bytes
+//!    under its id, or another verdict, are refused.
+//! 5. **Place.** The event gets its order of arrival, its edges, and its effect on forward
+//!    extremities and redactions.
+//! 6. **Settle.** The state after it is worked out, if the states after its predecessors are known;
+//!    then the states after the events that waited for it.
 //!
-//! The authorisation rules are the caller's business: its verdict (outlier, rejected,
-//! soft-failed) is taken as it is.
+//! Signatures and authorisation rules are the homeserver's job: its verdict (accepted, soft-failed
+//! or rejected) is taken as it is.
 //!
-//! Steps 1 to 3 look at no room: of events that come together they are taken on all cores. Steps
-//! 4 to 6 are one atomic batch, which events of one room that come together share: [`mod@append`].
-//! What waited for an event is settled in batches of its own, of bounded size: a few before the
-//! event is acknowledged, the rest after that: [`backlog`]. A note on disk makes sure that nothing
-//! forgets it. [`append_all`] returns only what is on disk.
+//! `append_one` in `append.rs` shows the steps in code. Steps 1 to 3 need no lock: events that are
+//! appended together take them on all cores. Steps 4 to 6 are one decision about the room, which
+//! consecutive events of the room share. Events that waited for an event are settled in decisions of
+//! their own, of bounded size: a few before the event is acknowledged, the rest later (`backlog.rs`).
+//! A note on disk makes sure that none is forgotten. [`append_all`] returns only what is on disk.
 
 mod append;
 mod backlog;
@@ -30,8 +31,9 @@ mod check;
 mod costs;
 mod delete_room;
 mod erase_user;
+mod existing;
 mod extremities;
-mod held;
+mod given_state;
 mod place;
 mod purge;
 mod redaction;
@@ -40,16 +42,18 @@ mod refusal;
 mod resolve;
 mod settle;
 mod state;
+mod stored;
 
 pub use append::{BatchOutcome, append_all, append_unflushed};
-pub use backlog::{Left, recover, settle_waiting, work_off};
+pub use backlog::{NotesLeft, recover, settle_waiting, work_off};
 pub use delete_room::{DeleteError, DeleteProgress, delete_room};
 pub use erase_user::set_user_erased;
-pub use place::{MAX_PREV_EVENTS, MAX_STATE_AFTER};
+pub use given_state::MAX_STATE_AFTER;
+pub use place::MAX_PREV_EVENTS;
 pub use purge::{PurgeError, PurgeProgress, purge_history, sweep_states};
 pub use rederive::{
-    Derived, derive, derive_current_state, derive_redaction, link_again, note_redaction_again,
-    settle_again,
+    Derived, Redacted, derive, derive_current_state, derive_redaction, link_again,
+    note_redaction_again, settle_again,
 };
 pub use refusal::Refusal;
 
@@ -84,29 +88,31 @@ impl Verdict {
     }
 }
 
-/// An event to append, as the caller gives it.
+/// An event to append, as given by the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct NewEvent<'a> {
-    /// The room.
+    /// The id of the event's room.
     pub room_id: &'a str,
-    /// The room's version; may be empty when the room is known.
+    /// The room's version. It may be empty if the store holds the room.
     pub room_version: &'a str,
-    /// The event's id; may be empty.
+    /// The event's id. It may be empty if the bytes determine it.
     pub event_id: &'a str,
-    /// The PDU.
+    /// The PDU, as JSON.
     pub pdu: &'a [u8],
     /// The homeserver's verdict.
     pub verdict: Verdict,
     /// Whether the event is only stored, without a place in the graph.
     pub outlier: bool,
-    /// The ids of all state events after it, where its predecessors are not held.
+    /// The ids of all state events after the event, where its predecessors are not stored; empty
+    /// otherwise.
     pub state_after: &'a [String],
-    /// Its place in the caller's order of arrival.
+    /// Its position in the caller's order of arrival; `None` puts it behind all others. Events from
+    /// before the caller joined the room have negative positions.
     pub arrival: Option<i64>,
 }
 
 impl<'a> NewEvent<'a> {
-    /// The event of a line of a room's file, to be appended in the order of the file.
+    /// The event in a line of the room format. Lines are to be appended in the order of the file.
     #[must_use]
     pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
         let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
@@ -132,35 +138,35 @@ impl<'a> NewEvent<'a> {
     }
 }
 
-/// What became of an event.
+/// The result of appending an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is in the graph.
+    /// The room holds the event.
     Appended {
-        /// Its id.
+        /// The event's id.
         event_id: String,
-        /// It was held before, and nothing changed.
+        /// Whether the room held it before, and nothing changed.
         duplicate: bool,
-        /// Only its redacted form is held, since its content hash did not match.
+        /// Whether only its redacted form is stored, because its content hash did not match.
         redacted: bool,
-        /// It is held as an unreadable event, and why it cannot be read.
+        /// Why the event is an unreadable one; `None` if it can be read.
         unreadable: Option<PduError>,
-        /// It was held before, its state was not known, and the state that came with it now was
-        /// taken.
+        /// Whether the room held the event before, and the state given with it now was stored.
         state_given: bool,
-        /// The state after it is not known. It may still come: append the event again with it.
+        /// Whether the state after the event is not known. It may become known later; to give it,
+        /// append the event again with `state_after`.
         state_unknown: bool,
     },
-    /// It was purged, or its room deleted: it stays away, and nothing changed.
+    /// The event was purged, or its room deleted. It is not stored again, and nothing changed.
     Purged {
-        /// Its id; empty when it could not be worked out.
+        /// The event's id; empty if it could not be derived.
         event_id: String,
     },
-    /// It was not taken; nothing changed.
+    /// The event was not stored, and nothing changed.
     Refused {
-        /// Its id, if that could be worked out.
+        /// The event's id; `None` if it could not be derived.
         event_id: Option<String>,
-        /// Why.
+        /// Why the event was not stored.
         refusal: Refusal,
     },
 }

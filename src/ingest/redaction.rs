@@ -1,38 +1,38 @@
-//! Redactions, in whichever order they and their targets come.
+//! Redactions: which of them take effect, in whichever order redactions and targets are received.
 //!
-//! A redaction takes effect when it is of the same room, was not rejected, and its sender may
-//! redact the target: room versions 1 and 2 decide that by the authorisation rules, so it is part
-//! of the caller's verdict; later ones ask for the power to redact in the state before the
-//! redaction, or for a sender of the target sender's server
+//! A redaction takes effect if it is of the target's room, was not rejected, and its sender may
+//! redact the target. In room versions 1 and 2 the authorisation rules decide that, so it is part
+//! of the caller's verdict. In later ones the sender needs the power to redact in the state before
+//! the redaction, or must be on the server of the target's sender
 //! (<https://spec.matrix.org/v1.16/rooms/v3/#handling-redactions>). A create event is never
-//! redacted. While the power cannot be told, the target is hidden. What cannot be read redacts
+//! redacted. While the power is not known, the target is hidden. An unreadable event redacts
 //! nothing.
 //!
-//! A sender who had lost that power by the time its redaction came must not get it back by placing
-//! the redaction before the loss, as soft failure sees to for other events. So the power levels
-//! that were in force when the redaction arrived have to grant it, too: of those accepted power
-//! levels that arrived before it, the ones that no other of them has replaced. Where several are
-//! left, one that grants it is enough. This asks for the caller's order of arrival, not for the
-//! order in which we were told, so the answer is the same in whatever order events come here. What
-//! is filled in from before (with a negative arrival) is not held to it, and neither is a redaction
-//! before which we know no power levels: that can only hide more.
+//! A sender who had lost that power before its redaction arrived must not get it back by placing
+//! the redaction in the graph before the loss; soft failure prevents the same for other events. So
+//! the power levels that were in force when the redaction arrived must grant the power, too: the
+//! accepted power levels that arrived before it and that no other of these has replaced. If there
+//! are several, one that grants it is enough. The caller's order of arrival counts here, not the
+//! order in which the service receives events, so the result does not depend on the latter. The
+//! rule does not apply to history from before the caller joined (negative arrival), nor to a
+//! redaction before which no power levels are known; more could only be hidden by it.
 //!
-//! How each redaction was judged is kept beside it, since strangers choose how many redactions an
-//! event has: none of them is looked at again because another comes. They are looked at again in
-//! three cases, in bounded steps: when their target comes, when the state at them becomes known, and
-//! when power levels that arrived before them do.
+//! The judgement on each redaction is stored with it. Other servers choose how many redactions an
+//! event has, so a new redaction does not cause others to be judged again. They are judged again in
+//! three cases, in bounded steps: when their target is stored, when the state before them becomes
+//! known, and when power levels that arrived before them are settled.
 
 use std::collections::BTreeSet;
 
 use ruma::{
     UserId,
-    room_version_rules::{AuthorizationRules, RoomVersionRules},
+    room_version_rules::AuthorizationRules,
     state_res::events::{RoomCreateEvent, RoomPowerLevelsEvent, RoomPowerLevelsIntField},
 };
 
 use super::{
-    held::{parse_held, version_of},
     resolve::state_event,
+    stored::{parse_stored, version_of},
 };
 use crate::{
     pdu::{Event, Pdu, RoomVersion},
@@ -40,68 +40,72 @@ use crate::{
         map::{self, Key, Value},
         resolution::StateEvent,
     },
-    store::{Edit, EventNode, EventNum, Judged as _, Judgement, Power, StateNum, StoreError, View},
+    store::{
+        Edit, EventNode, EventNum, Flags, Judged as _, Judgement, Power, StateNum, StoreError, View,
+    },
 };
 
-/// Redactions that are judged in one go; the rest is left to a note.
-const JUDGED_AT_ONCE: usize = 64;
-/// Power levels that are looked at to find those in force.
-const POWERS_LOOKED_AT: usize = 64;
+/// The most redactions that are judged in one decision. A note on disk keeps the rest.
+const MAX_JUDGED: usize = 64;
+/// The most power levels that are read to find those in force.
+const MAX_POWERS_READ: usize = 64;
 
-/// Takes a newly placed event into account, as a redaction and as a target.
+/// Judges a newly placed event as a redaction, and the redactions of it.
 pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     note(edit, event, read)?;
-    let (Some(pdu), event_id) = (read.pdu(), read.event_id().as_str()) else { return Ok(()) };
+    let Some(pdu) = read.pdu() else { return Ok(()) };
+    let event_id = read.event_id().as_str();
     if !edit.has_redactions(edit.room_num(), event_id)? {
         return Ok(());
     }
     judge_unseen(edit, event, pdu)?;
-    // Some may have been judged while it was an outlier.
+    // Some may have been judged while the event was an outlier.
     mark(edit, event, event_id)
 }
 
-/// Notes an event as a redaction, if it is one that counts, and judges it.
+/// Lists and judges an event as a redaction, if it is one and was not rejected.
 pub(super) fn note(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
-    let (Some(pdu), Some(target_id)) = (read.pdu(), read.redacts()) else { return Ok(()) };
+    let Some(pdu) = read.pdu() else { return Ok(()) };
+    let Some(target_id) = pdu.redacts() else { return Ok(()) };
     let node = edit.node(event)?;
     if node.flags.rejected {
         return Ok(());
     }
     edit.put_redaction(target_id.as_str(), event, Judgement::Unseen);
-    if takes_power(version_of(edit)?) {
+    if needs_power(version_of(edit)?) {
         edit.list_redaction(node.arrival, event);
     }
     judge(edit, event, pdu)
 }
 
-/// Judges the redactions of an event that were not, some of them now.
+/// Judges redactions of an event that were not judged yet: at most [`MAX_JUDGED`] now.
 pub(super) fn judge_unseen(
     edit: &mut Edit<'_>,
     target: EventNum,
     target_pdu: &Pdu,
 ) -> Result<(), StoreError> {
-    let (room, target_id) = (edit.room_num(), target_pdu.event_id().as_str());
-    let unseen = edit.redactions_of(room, target_id, Judgement::Unseen, JUDGED_AT_ONCE)?;
+    let target_id = target_pdu.event_id().as_str();
+    let unseen = edit.redactions_of(edit.room_num(), target_id, Judgement::Unseen, MAX_JUDGED)?;
     if unseen.is_empty() {
         return Ok(());
     }
     let version = version_of(edit)?;
     for redaction in &unseen {
-        let judged = match parse_held(edit, *redaction, version)? {
+        let judged = match parse_stored(edit, *redaction, version)? {
             Some(pdu) => judgement(edit, *redaction, &pdu, target_pdu)?,
             None => Judgement::Waiting,
         };
         edit.remove_redaction(target_id, *redaction, Judgement::Unseen);
         edit.put_redaction(target_id, *redaction, judged);
     }
-    if unseen.len() == JUDGED_AT_ONCE {
+    if unseen.len() == MAX_JUDGED {
         edit.put_unfinished(target);
     }
     mark(edit, target, target_id)
 }
 
-/// The state at an event has become known. If it is a redaction, its power can be told now; if it
-/// is power levels, that of redactions which arrived after it.
+/// Judges redactions again after the state at an event has become known: the event itself if it is
+/// a redaction, and the redactions that arrived after it if it is power levels.
 pub(super) fn settled(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -118,35 +122,35 @@ pub(super) fn settled(
         Some(state) => edit.state_facts(edit.room_num(), state)?.before,
         None => None,
     };
-    let before = match before {
+    let replaced = match before {
         Some(before) => state_entry(edit, before, "m.room.power_levels")?,
         None => None,
     };
-    edit.put_power(node.arrival, event, Power { before, judged_up_to: None });
+    edit.put_power(node.arrival, event, Power { before: replaced, judged_up_to: None });
     judge_later(edit, event)
 }
 
-/// Judges redactions again that arrived after power levels, some of them now.
+/// Judges redactions again that arrived after power levels: at most [`MAX_JUDGED`] now.
 pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
     let arrival = edit.node(event)?.arrival;
     let Some(power) = edit.power(edit.room_num(), arrival, event)? else { return Ok(()) };
     let after = power.judged_up_to.unwrap_or((arrival, event));
-    let later = edit.redactions_after(edit.room_num(), after, JUDGED_AT_ONCE)?;
+    let later = edit.redactions_after(edit.room_num(), after, MAX_JUDGED)?;
     let version = version_of(edit)?;
     for (_, redaction) in &later {
-        if let Some(pdu) = parse_held(edit, *redaction, version)? {
+        if let Some(pdu) = parse_stored(edit, *redaction, version)? {
             judge(edit, *redaction, &pdu)?;
         }
     }
-    if later.len() == JUDGED_AT_ONCE {
+    if later.len() == MAX_JUDGED {
         edit.put_power(arrival, event, Power { judged_up_to: later.last().copied(), ..power });
         edit.put_unfinished(event);
     }
     Ok(())
 }
 
-/// A redaction is about to be purged. What it hides, or may hide, is kept in its redacted form
-/// only; what it would hide, when that came, never comes.
+/// Prepares the purge of a redaction. If its target is hidden by it, or may be, only the target's
+/// redacted form stays stored; a target that is not stored yet will never be.
 pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     let Some(target_id) = read.redacts() else { return Ok(()) };
     let target_id = target_id.as_str();
@@ -160,27 +164,28 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
         return Ok(());
     };
     let node = edit.node(target)?;
-    let is_hidden = node.flags.redacted || node.flags.redaction_pending;
+    let is_hidden = Redacted::of_flags(node.flags).is_hidden();
     if is_hidden {
-        let parsed = parse_held(edit, target, version_of(edit)?)?;
+        let parsed = parse_stored(edit, target, version_of(edit)?)?;
         if let Some(redacted) = parsed.and_then(|it| it.redacted().ok()) {
             edit.put_body(target, target_id, redacted.bytes_as_received());
         }
     }
     mark(edit, target, target_id)?;
-    // Whoever has just read the whole body is still to hide it.
+    // A reader may have read the whole body just now: the flag still hides it.
     let mut node = edit.node(target)?;
     node.flags.redacted |= is_hidden;
     edit.put_node(target, node)
 }
 
-/// Judges an event, if it is a redaction that is noted and its target is held.
+/// Judges an event again, if it is a listed redaction and its target is stored and readable.
 fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
-    let (room, Some(target_id)) = (edit.room_num(), pdu.redacts()) else { return Ok(()) };
+    let room = edit.room_num();
+    let Some(target_id) = pdu.redacts() else { return Ok(()) };
     let target_id = target_id.as_str();
     let Some(target) = edit.event_num(room, target_id)? else { return Ok(()) };
     let Some(before) = edit.judgement(room, target_id, redaction)? else { return Ok(()) };
-    let Some(target_pdu) = parse_held(edit, target, version_of(edit)?)? else { return Ok(()) };
+    let Some(target_pdu) = parse_stored(edit, target, version_of(edit)?)? else { return Ok(()) };
     let judged = judgement(edit, redaction, pdu, &target_pdu)?;
     if judged == before {
         return Ok(());
@@ -190,7 +195,7 @@ fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), Stor
     mark(edit, target, target_id)
 }
 
-/// Marks an event as its redactions were judged.
+/// Sets an event's redaction flags according to the judgements on its redactions.
 fn mark(edit: &mut Edit<'_>, target: EventNum, target_id: &str) -> Result<(), StoreError> {
     let has = |edit: &Edit<'_>, judgement| -> Result<bool, StoreError> {
         Ok(!edit.redactions_of(edit.room_num(), target_id, judgement, 1)?.is_empty())
@@ -198,42 +203,67 @@ fn mark(edit: &mut Edit<'_>, target: EventNum, target_id: &str) -> Result<(), St
     let redacted = has(edit, Judgement::Heeded)?;
     let pending = has(edit, Judgement::Unseen)? || has(edit, Judgement::Waiting)?;
     let mut node = edit.node(target)?;
-    if (node.flags.redacted, node.flags.redaction_pending) == (redacted, pending) {
+    if Redacted::of_flags(node.flags) == (Redacted { redacted, pending }) {
         return Ok(());
     }
-    (node.flags.redacted, node.flags.redaction_pending) = (redacted, pending);
+    node.flags.redacted = redacted;
+    node.flags.redaction_pending = pending;
     edit.put_node(target, node)
 }
 
-/// Whether an event is redacted, and whether that cannot be told of some redaction yet: worked out
-/// anew, but for redactions that were found to take no effect.
+/// Whether an event is hidden by redactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redacted {
+    /// Whether a redaction of it takes effect.
+    pub redacted: bool,
+    /// Whether the effect of some redaction of it is not known yet.
+    pub pending: bool,
+}
+
+impl Redacted {
+    /// The facts that an event's flags express.
+    #[must_use]
+    pub fn of_flags(flags: Flags) -> Self {
+        Self { redacted: flags.redacted, pending: flags.redaction_pending }
+    }
+
+    /// Whether the event is hidden, or may have to be.
+    #[must_use]
+    pub fn is_hidden(self) -> bool {
+        self.redacted || self.pending
+    }
+}
+
+/// Derives again whether an event is redacted. Redactions that were judged to take no effect are
+/// not judged again.
 pub(super) fn derive(
     edit: &Edit<'_>,
     target: EventNum,
     target_id: &str,
-) -> Result<(bool, bool), StoreError> {
-    let (version, room) = (version_of(edit)?, edit.room_num());
-    let (mut redacted, mut pending) = (false, false);
-    let Some(target_pdu) = parse_held(edit, target, version)? else { return Ok((false, false)) };
+) -> Result<Redacted, StoreError> {
+    let version = version_of(edit)?;
+    let room = edit.room_num();
+    let mut derived = Redacted::default();
+    let Some(target_pdu) = parse_stored(edit, target, version)? else { return Ok(derived) };
     for judged in [Judgement::Unseen, Judgement::Waiting, Judgement::Heeded] {
         for redaction in edit.redactions_of(room, target_id, judged, usize::MAX)? {
-            let judged = match parse_held(edit, redaction, version)? {
+            let judged = match parse_stored(edit, redaction, version)? {
                 Some(pdu) => judgement(edit, redaction, &pdu, &target_pdu)?,
                 None => Judgement::Waiting,
             };
-            redacted |= judged == Judgement::Heeded;
-            pending |= judged == Judgement::Waiting;
+            derived.redacted |= judged == Judgement::Heeded;
+            derived.pending |= judged == Judgement::Waiting;
         }
     }
-    Ok((redacted, pending))
+    Ok(derived)
 }
 
-/// Whether redactions take power, rather than being decided by the authorisation rules.
-fn takes_power(version: RoomVersion) -> bool {
+/// Whether redactions of a room version need power. Otherwise, the authorisation rules decide.
+fn needs_power(version: RoomVersion) -> bool {
     !version.rules().authorization.special_case_room_redaction
 }
 
-/// Whether a redaction takes effect.
+/// Judges whether a redaction takes effect.
 fn judgement(
     edit: &Edit<'_>,
     redaction: EventNum,
@@ -244,53 +274,53 @@ fn judgement(
         return Ok(Judgement::Unheeded);
     }
     let version = version_of(edit)?;
-    if !takes_power(version) || pdu.sender_server() == target.sender_server() {
+    if !needs_power(version) || pdu.sender_server() == target.sender_server() {
         return Ok(Judgement::Heeded);
     }
     let EventNode { state_after, arrival, .. } = edit.node(redaction)?;
-    // A redaction is no state event: the state after it is that before it.
+    // A redaction is no state event, so the state after it is the state before it.
     let Some(state) = state_after else { return Ok(Judgement::Waiting) };
-    Ok(match has_power(edit, state, (pdu, version.rules()))? {
+    let rules = &version.rules().authorization;
+    Ok(match has_power(edit, state, pdu, rules)? {
         None => Judgement::Waiting,
         Some(false) => Judgement::Unheeded,
-        Some(true) if has_lost_power(edit, arrival, state, (pdu, version.rules()))? => {
-            Judgement::Unheeded
-        }
+        Some(true) if has_lost_power(edit, arrival, state, pdu, rules)? => Judgement::Unheeded,
         Some(true) => Judgement::Heeded,
     })
 }
 
-/// Whether all power levels that were in force when a redaction arrived deny its sender the power.
+/// Whether all power levels in force at a redaction's arrival deny its sender the power to redact.
 fn has_lost_power(
     edit: &Edit<'_>,
     arrival: i64,
     state: StateNum,
-    (redaction, rules): (&Pdu, &RoomVersionRules),
+    redaction: &Pdu,
+    rules: &AuthorizationRules,
 ) -> Result<bool, StoreError> {
-    let auth = &rules.authorization;
     let Some(sender) = redaction.sender().as_ruma() else { return Ok(false) };
-    if arrival < 0 || is_creator_above_all(edit, state, sender, auth)? {
+    if arrival < 0 || is_creator_above_all(edit, state, sender, rules)? {
         return Ok(false);
     }
-    let (mut replaced, mut are_there) = (BTreeSet::new(), false);
-    for (event, power) in edit.powers_before(edit.room_num(), arrival, POWERS_LOOKED_AT)? {
+    let mut replaced = BTreeSet::new();
+    let mut is_denied = false;
+    for (event, power) in edit.powers_before(edit.room_num(), arrival, MAX_POWERS_READ)? {
         if !replaced.contains(&event) {
-            let pdu = parse_held(edit, event, version_of(edit)?)?;
+            let pdu = parse_stored(edit, event, version_of(edit)?)?;
             let Some(levels) = pdu.and_then(|it| state_event(&it, false)) else {
                 return Ok(false);
             };
-            let levels = RoomPowerLevelsEvent::new(levels.with_readable_power_levels(auth));
-            if compare(&levels, sender, auth) != Some(false) {
+            let levels = RoomPowerLevelsEvent::new(levels.with_readable_power_levels(rules));
+            if may_redact(&levels, sender, rules) != Some(false) {
                 return Ok(false);
             }
-            are_there = true;
+            is_denied = true;
         }
         replaced.extend(power.before);
     }
-    Ok(are_there)
+    Ok(is_denied)
 }
 
-/// Whether power levels do not bind a user, who has made the room.
+/// Whether a user made the room, in a room version that puts creators above all power levels.
 fn is_creator_above_all(
     edit: &Edit<'_>,
     state: StateNum,
@@ -306,33 +336,35 @@ fn is_creator_above_all(
     Ok(create.is_some_and(|it| it.creators(rules).is_ok_and(|it| it.contains(user))))
 }
 
-/// Whether the sender of a redaction has the power to redact, in a state.
+/// Whether the sender of a redaction has the power to redact in a state; `None` if the create event
+/// or the power levels of that state cannot be read.
 fn has_power(
     edit: &Edit<'_>,
     state: StateNum,
-    (redaction, rules): (&Pdu, &RoomVersionRules),
+    redaction: &Pdu,
+    rules: &AuthorizationRules,
 ) -> Result<Option<bool>, StoreError> {
-    let auth = &rules.authorization;
     let Some(sender) = redaction.sender().as_ruma() else { return Ok(None) };
     let create = state_entry(edit, state, "m.room.create")?;
     let Some(create) = create.map(|it| read_entry(edit, it)).transpose()?.flatten() else {
         return Ok(None);
     };
-    let Ok(creators) = RoomCreateEvent::new(create).creators(auth) else { return Ok(None) };
-    if auth.explicitly_privilege_room_creators && creators.contains(sender) {
+    let Ok(creators) = RoomCreateEvent::new(create).creators(rules) else { return Ok(None) };
+    if rules.explicitly_privilege_room_creators && creators.contains(sender) {
         return Ok(Some(true));
     }
     let Some(levels) = state_entry(edit, state, "m.room.power_levels")? else {
-        // Without power levels the creator has 100, everybody else 0, and redacting takes 50.
+        // Without power levels the creator has 100, all others have 0, and a redaction needs 50.
         return Ok(Some(creators.contains(sender)));
     };
     // Power levels that cannot be read grant nothing and deny nothing.
     let Some(levels) = read_entry(edit, levels)? else { return Ok(None) };
-    let levels = levels.with_readable_power_levels(auth);
-    Ok(compare(&RoomPowerLevelsEvent::new(levels), sender, auth))
+    let levels = levels.with_readable_power_levels(rules);
+    Ok(may_redact(&RoomPowerLevelsEvent::new(levels), sender, rules))
 }
 
-fn compare(
+/// Whether power levels give a user the power to redact; `None` if they cannot be read.
+fn may_redact(
     levels: &RoomPowerLevelsEvent<StateEvent>,
     sender: &UserId,
     rules: &AuthorizationRules,
@@ -341,6 +373,7 @@ fn compare(
     Some(levels.user_power_level(sender, rules).ok()? >= needed)
 }
 
+/// The event under a type and the empty state key in a state.
 fn state_entry(
     edit: &Edit<'_>,
     state: StateNum,
@@ -355,6 +388,6 @@ fn state_entry(
 }
 
 fn read_entry(edit: &Edit<'_>, event: EventNum) -> Result<Option<StateEvent>, StoreError> {
-    let pdu = parse_held(edit, event, version_of(edit)?)?;
+    let pdu = parse_stored(edit, event, version_of(edit)?)?;
     Ok(pdu.and_then(|it| state_event(&it, false)))
 }

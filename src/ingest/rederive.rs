@@ -1,6 +1,5 @@
-//! What follows from other records, worked out anew by what worked it out first: to be compared
-//! with what is held, and to take its place where it is wrong. Nothing is taken from what is to be
-//! compared, or replaced.
+//! Derives records again with the code that derived them first: to compare them with what is
+//! stored, and to replace what is wrong. What is to be compared or replaced is never read for it.
 
 use std::mem;
 
@@ -10,48 +9,47 @@ use crate::{
     store::{Edit, EventNum, Judged as _, PrevEvent, StateNum, StoreError, View},
 };
 
-/// What follows from the graph alone, worked out anew, for comparison with what is held.
+pub use super::redaction::Redacted;
+
+/// The facts about an event that follow from the graph alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Derived {
-    /// The state after the event, if it can be known. Written into the edit, under a number of
-    /// its own.
+    /// The state after the event, written into the edit under a new number; `None` if it cannot be
+    /// known.
     pub state_after: Option<StateNum>,
-    /// Whether a valid redaction is held.
-    pub redacted: bool,
-    /// Whether there is a redaction whose validity cannot be told.
-    pub redaction_pending: bool,
+    /// Whether the event is hidden by redactions.
+    pub redacted: Redacted,
 }
 
-/// Derives anew what is known of a placed event. The edit is not to be committed.
+/// Derives the facts about a placed event again. The edit must not be committed.
 ///
 /// # Errors
-/// When the store fails.
+/// When a record that the facts follow from cannot be read.
 pub fn derive(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<Derived, StoreError> {
     edit.room.resolved_from.clear();
     let node = edit.node(event)?;
-    let after = settle::state_after(edit, event, (&node, read))?;
-    let state_after = after.map(|it| it.state);
-    let (redacted, redaction_pending) = derive_redaction(edit, event, read.event_id().as_str())?;
-    Ok(Derived { state_after, redacted, redaction_pending })
+    let after = settle::state_after(edit, event, &node, read)?;
+    let redacted = derive_redaction(edit, event, read.event_id().as_str())?;
+    Ok(Derived { state_after: after.map(|it| it.state), redacted })
 }
 
-/// Derives anew whether an event is redacted, and whether that cannot be told of some redaction yet.
+/// Derives again whether an event is hidden by redactions.
 ///
 /// # Errors
-/// When the store fails.
+/// When a record that this follows from cannot be read.
 pub fn derive_redaction(
     edit: &Edit<'_>,
     event: EventNum,
     event_id: &str,
-) -> Result<(bool, bool), StoreError> {
+) -> Result<Redacted, StoreError> {
     redaction::derive(edit, event, event_id)
 }
 
-/// Notes again that an event redacts another, if it does and that is not noted; judges it, and marks
-/// its target. Whether that changed anything.
+/// Lists and judges an event as a redaction again, if it is one that is not listed. Returns whether
+/// that changed anything.
 ///
 /// # Errors
-/// When the store fails.
+/// When the event or its target cannot be read.
 pub fn note_redaction_again(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -66,10 +64,11 @@ pub fn note_redaction_again(
     Ok(true)
 }
 
-/// Derives the room's current state anew, and puts it into the edit.
+/// Derives the room's current state again and stores it in the edit. Returns it; `None` if it
+/// cannot be known.
 ///
 /// # Errors
-/// When the store fails.
+/// When a record that it follows from cannot be read.
 pub fn derive_current_state(edit: &mut Edit<'_>) -> Result<Option<StateNum>, StoreError> {
     edit.room.current_state = None;
     edit.room.resolved_from.clear();
@@ -77,35 +76,36 @@ pub fn derive_current_state(edit: &mut Edit<'_>) -> Result<Option<StateNum>, Sto
     Ok(edit.room.current_state)
 }
 
-/// Draws an event's edges and depth again from its body, and notes again what is missing. Whether
-/// that changed anything.
+/// Derives an event's edges and depth again from its body, and notes its missing predecessors
+/// again. Returns whether that changed anything.
 ///
 /// # Errors
-/// When the store fails.
+/// When the event's node or a predecessor cannot be read.
 pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<bool, StoreError> {
-    let held = edit.node(event)?;
-    let (mut node, mut all_noted) = (held.clone(), true);
+    let stored = edit.node(event)?;
+    let mut node = stored.clone();
+    let mut are_all_noted = true;
     node.depth = read.depth();
     if !node.flags.outlier {
-        // Of predecessors that no edge is drawn to, nothing is noted.
-        let drawn = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
-        for ((place, edge), prev) in (0u32..).zip(&held.prev_events).zip(drawn) {
+        // Predecessors beyond the limit have no edges and are not noted.
+        let linked = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
+        for ((position, edge), prev) in (0u32..).zip(&stored.prev_events).zip(linked) {
             let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
-            all_noted &= *edge != PrevEvent::Missing || noted()? == Some(place);
+            are_all_noted &= *edge != PrevEvent::Missing || noted()? == Some(position);
         }
         node.prev_events = place::link(edit, event, read)?;
     }
-    let changed = node != held || !all_noted;
+    let is_changed = node != stored || !are_all_noted;
     edit.put_node(event, node)?;
-    Ok(changed)
+    Ok(is_changed)
 }
 
-/// Forgets the state after an event and works it out again, if that is possible now.
+/// Removes the state after an event and works it out again, if that is possible now.
 ///
 /// # Errors
-/// When the store fails.
+/// When a record that the state follows from cannot be read.
 pub fn settle_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
-    // It may be the room's current state that is wrong.
+    // The stored current state may be wrong, so nothing is derived from it.
     let current = edit.room.current_state.take();
     let resolved_from = mem::take(&mut edit.room.resolved_from);
     let mut node = edit.node(event)?;

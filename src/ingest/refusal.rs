@@ -1,63 +1,113 @@
-//! Why an event is not taken.
+//! Why an event is not stored.
 
-use super::MAX_STATE_AFTER;
-use crate::pdu::PduError;
+use super::{MAX_STATE_AFTER, Outcome};
+use crate::{pdu::PduError, store::StoreError};
 
-/// Why an event is not taken. The text says what is wrong and with which part, never what an
-/// event says.
+/// Why an event is refused. The text names the fault and the part of the event that has it, but
+/// never quotes content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not a room id.
+    /// The room id is not valid.
     #[error("not a room id: it must begin with `!` and have at most 255 bytes")]
     RoomIdInvalid,
-    /// The first event of a room came without a room version.
+    /// The room is not held, and the event came without a room version.
     #[error("the room is not known yet, so its first event must come with the room version")]
     RoomVersionMissing,
-    /// Not a room version that we know.
+    /// The room version is not known to this build.
     #[error("room version `{0}` is not known; known are 1 to 12")]
     RoomVersionUnknown(String),
-    /// Not the room version of the room.
+    /// The room is held with another version.
     #[error("the room has version {held}, the event came with version {given}")]
     RoomVersionMismatch {
-        /// What the room has.
+        /// The version of the room.
         held: String,
-        /// What came.
+        /// The version that the caller gave.
         given: String,
     },
-    /// The PDU breaks a rule of its room version.
+    /// The PDU is not JSON, too large, or not an object.
     #[error(transparent)]
     Pdu(#[from] PduError),
-    /// The PDU breaks a rule of its room version, and came without its id.
+    /// The PDU breaks the format of its room version, and came without its id.
     #[error("{0}; sent again with its event id, it is held as an unreadable event")]
     Unreadable(PduError),
-    /// It belongs to another room.
+    /// The PDU belongs to another room.
     #[error("the PDU belongs to room {found}, not to {expected}")]
     RoomMismatch {
-        /// What the caller said.
+        /// The room that the caller named.
         expected: String,
-        /// What the PDU says.
+        /// The room that the PDU names.
         found: String,
     },
-    /// Its id is another.
+    /// The PDU has another id.
     #[error("the PDU's id is {found}, not {expected}")]
     EventIdMismatch {
-        /// What the caller said.
+        /// The id that the caller gave.
         expected: String,
-        /// What the PDU's id is.
+        /// The id of the PDU.
         found: String,
     },
-    /// Something else is held under its id.
+    /// The room holds something else under the event's id.
     #[error("{0}")]
     Conflict(&'static str),
-    /// `state_after` names more events than are taken.
+    /// `state_after` names too many events.
     #[error("state_after: {0} events, at most {MAX_STATE_AFTER} are taken")]
     StateTooLong(usize),
     /// `state_after` cannot be the state after the event.
     #[error("state_after: {event_id} {what}")]
     StateInvalid {
-        /// Which event.
+        /// The event that is wrong in it.
         event_id: String,
-        /// What is wrong with it.
+        /// The fault of that event.
         what: &'static str,
     },
+}
+
+/// A refused event.
+#[derive(Clone)]
+pub(super) struct Refused {
+    /// The event's id; `None` if it could not be derived.
+    pub(super) event_id: Option<String>,
+    pub(super) refusal: Refusal,
+}
+
+impl Refused {
+    pub(super) fn of(event_id: &str, refusal: Refusal) -> Self {
+        Self { event_id: Some(event_id.to_owned()), refusal }
+    }
+
+    pub(super) fn without_id(refusal: Refusal) -> Self {
+        Self { event_id: None, refusal }
+    }
+}
+
+impl From<Refused> for Outcome {
+    fn from(refused: Refused) -> Self {
+        let Refused { event_id, refusal } = refused;
+        Self::Refused { event_id, refusal }
+    }
+}
+
+/// Why an event is not stored: a refusal is the answer for this event, a failing store ends the
+/// whole call.
+pub(super) enum NotTaken {
+    Refused(Refused),
+    Store(StoreError),
+}
+
+impl NotTaken {
+    pub(super) fn refused(event_id: &str, refusal: Refusal) -> Self {
+        Self::Refused(Refused::of(event_id, refusal))
+    }
+}
+
+impl From<Refused> for NotTaken {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StoreError> for NotTaken {
+    fn from(failure: StoreError) -> Self {
+        Self::Store(failure)
+    }
 }

@@ -1,8 +1,8 @@
-//! Where branches meet: one state from several. Brings the stored states and the events to
-//! [`crate::state::resolution`], and its answer back.
+//! Makes one state of several where branches of the graph meet: converts stored states and events
+//! for [`crate::state::resolution`], and writes the resolved state.
 //!
-//! Only the entries in which the states differ are looked at; finding them costs no more than
-//! their number, since the states share what they have in common.
+//! Only the entries in which the states differ are read. Finding them costs no more than their
+//! number, because stored states share the nodes that they have in common.
 
 use std::{
     cell::Cell,
@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
-    held::{parse_held, read_held, version_of},
     state::{self, Base, Entry},
+    stored::{parse_stored, read_stored, version_of},
 };
 use crate::{
     pdu::{self, Event, Pdu, RoomVersion},
@@ -28,9 +28,10 @@ use crate::{
     store::{Edit, EventNum, StateNum, StoreError, View},
 };
 
-/// Resolves several distinct states, for `event` to wait if that takes an event that is not held:
-/// without it, the outcome could be another than everywhere else, and would stay so. Nothing if
-/// they cannot be resolved (yet): then what follows has no known state, which hides it.
+/// Resolves several distinct states and writes the result. `None` if they cannot be resolved, or not
+/// yet: the state after what follows is then not known, which hides it. If an event that is not
+/// stored is needed, `event` waits for it: without it, the result could differ from that of other
+/// servers, for good.
 pub(super) fn merge(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -39,14 +40,15 @@ pub(super) fn merge(
     let version = version_of(edit)?;
     let Some((first, _)) = states.split_first() else { return Ok(None) };
     let differing = differing(edit, states)?;
-    let events = Events { edit, version, failure: Cell::new(None) };
+    let events = EventSource { edit, version, failure: Cell::new(None) };
     let Some(conflict) = events.conflict(states, &differing)? else { return Ok(None) };
-    let resolved = events.resolve(*first, (&differing, &conflict))?;
+    let resolved = events.resolve(*first, &differing, &conflict)?;
     let Some(Resolution { state, missing }) = resolved else { return Ok(None) };
     if is_waiting(edit, event, &missing)? {
         return Ok(None);
     }
-    let (mut entries, mut removals) = (Vec::new(), Vec::new());
+    let mut entries = Vec::new();
+    let mut removals = Vec::new();
     let mut open = unreadable(edit, version, &differing)?;
     for (event_type, state_key) in conflict.iter().flat_map(StateMap::keys).collect::<BTreeSet<_>>()
     {
@@ -58,7 +60,7 @@ pub(super) fn merge(
                 let Some(event) = edit.event_num(edit.room_num(), event_id.as_str())? else {
                     return Ok(None);
                 };
-                let read = read_held(edit, event, version)?;
+                let read = read_stored(edit, event, version)?;
                 entries.extend(Entry::of(event, &read));
                 open.remove(&key);
             }
@@ -69,8 +71,8 @@ pub(super) fn merge(
     state::write(edit, base, &entries, &removals).map(Some)
 }
 
-/// Notes which of the events that were looked for in vain have to come first. Those that are held
-/// but cannot be read never will.
+/// Notes the missing events that `event` waits for, and returns whether there are any. An event
+/// that is stored but unreadable is not waited for: it will not become readable.
 fn is_waiting(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -86,7 +88,7 @@ fn is_waiting(
     Ok(waits)
 }
 
-/// For each key in which some of the states differ, the event that each state has there.
+/// For each key in which some of the states differ, the event that each state has under it.
 type Differing = BTreeMap<Key, Vec<Option<EventNum>>>;
 
 fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreError> {
@@ -97,15 +99,17 @@ fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreErr
     };
     let mut differing = Differing::new();
     let Some((first, others)) = states.split_first() else { return Ok(differing) };
-    for (place, other) in (1..).zip(others) {
-        for (key, in_first, in_other) in map::diff(&nodes, first.root(), other.root())? {
-            let (in_first, in_other) = (event(in_first), event(in_other));
+    for (position, other) in (1..).zip(others) {
+        for difference in map::diff(&nodes, first.root(), other.root())? {
+            let key = difference.key;
+            let in_first = event(difference.left);
+            let in_other = event(difference.right);
             if in_first.or(in_other).is_none() {
                 continue;
             }
-            // Where another does not differ from the first, it has what the first has.
+            // A state that does not differ from the first has the same event as the first.
             let values = differing.entry(key).or_insert_with(|| vec![in_first; states.len()]);
-            if let Some(value) = values.get_mut(place) {
+            if let Some(value) = values.get_mut(position) {
                 *value = in_other;
             }
         }
@@ -113,10 +117,10 @@ fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreErr
     Ok(differing)
 }
 
-/// For each key that differs, the unreadable event that some state has there, by the smallest id.
-/// Resolution does not know these: none stands where anything else does. But where nothing else is
-/// left it stays, since what would be there without it (no access control list, say) could grant
-/// more.
+/// For each key that differs, the unreadable event with the smallest id that some state has under
+/// it. Resolution does not know unreadable events, so any readable event replaces them. Where
+/// resolution leaves a key empty, the unreadable event stays, because its absence (no access control
+/// list, say) could grant more.
 fn unreadable(
     edit: &Edit<'_>,
     version: RoomVersion,
@@ -129,9 +133,10 @@ fn unreadable(
     for (key, values) in differing {
         let mut smallest: Option<(String, Entry)> = None;
         for event in values.iter().flatten() {
-            let read = read_held(edit, *event, version)?;
+            let read = read_stored(edit, *event, version)?;
             let event_id = read.event_id().as_str();
-            if read.pdu().is_none() && smallest.as_ref().is_none_or(|it| event_id < it.0.as_str()) {
+            let is_smallest = smallest.as_ref().is_none_or(|(it, _)| event_id < it.as_str());
+            if read.pdu().is_none() && is_smallest {
                 smallest = Entry::of(*event, &read).map(|it| (event_id.to_owned(), it));
             }
         }
@@ -140,17 +145,17 @@ fn unreadable(
     Ok(found)
 }
 
-/// The room's events, as resolution asks for them.
-struct Events<'e, 's> {
+/// Looks up events of the room for resolution.
+struct EventSource<'e, 's> {
     edit: &'e Edit<'s>,
     version: RoomVersion,
-    /// Resolution knows no failing look-ups: the first failure is kept here.
+    /// A look-up during resolution cannot return an error: the last one is kept here.
     failure: Cell<Option<StoreError>>,
 }
 
-impl Events<'_, '_> {
-    /// The conflicted entries of each state, in resolution's words, without those that cannot be
-    /// read. Nothing if an event is no state event of its room.
+impl EventSource<'_, '_> {
+    /// Converts the differing entries of each state for resolution, without unreadable events.
+    /// `None` if an event in a state is no state event.
     fn conflict(
         &self,
         states: &[StateNum],
@@ -158,41 +163,34 @@ impl Events<'_, '_> {
     ) -> Result<Option<Vec<StateMap>>, StoreError> {
         let mut maps = vec![StateMap::new(); states.len()];
         for values in differing.values() {
-            // Most states have the same event here.
+            // Several states mostly have the same event under a key: read it once.
             let mut entries = BTreeMap::new();
             for event in values.iter().flatten() {
                 if entries.contains_key(event) {
                     continue;
                 }
-                let Some(entry) = self.entry(*event)? else { return Ok(None) };
+                let entry = match read_stored(self.edit, *event, self.version)? {
+                    Event::Readable(pdu) => {
+                        let Some(entry) = state_entry(&pdu) else { return Ok(None) };
+                        Some(entry)
+                    }
+                    Event::Unreadable(_) => None,
+                };
                 entries.insert(*event, entry);
             }
             for (map, event) in maps.iter_mut().zip(values) {
-                let entry = event.and_then(|it| entries.get(&it).cloned());
-                map.extend(entry.flatten());
+                map.extend(event.and_then(|it| entries.get(&it).cloned().flatten()));
             }
         }
         Ok(Some(maps))
     }
 
-    /// What a state event stands for, and its id; for nothing if it is unreadable. Nothing if it is
-    /// no state event.
-    fn entry(
-        &self,
-        event: EventNum,
-    ) -> Result<Option<Option<(StateKey, OwnedEventId)>>, StoreError> {
-        let pdu = match read_held(self.edit, event, self.version)? {
-            Event::Readable(pdu) => pdu,
-            Event::Unreadable(_) => return Ok(Some(None)),
-        };
-        let key = pdu.state_key().map(|it| (pdu.event_type().to_owned(), it.to_owned()));
-        Ok(key.zip(EventId::parse(pdu.event_id().as_str()).ok()).map(Some))
-    }
-
+    /// Resolves the differing entries. `None` if they cannot be resolved.
     fn resolve(
         &self,
         first: StateNum,
-        (differing, conflict): (&Differing, &[StateMap]),
+        differing: &Differing,
+        conflict: &[StateMap],
     ) -> Result<Option<Resolution>, StoreError> {
         let nodes = self.edit.states(self.edit.room_num());
         let fetch = |event_id: &EventId| self.or_note(self.fetch(event_id));
@@ -228,12 +226,13 @@ impl Events<'_, '_> {
             Ok(resolution) => Ok(Some(resolution)),
             Err(error) => {
                 let room = &self.edit.room.room_id;
-                warn!(room.id = %room, %error, "states cannot be resolved; what follows is hidden");
+                warn!(room.id = %room, %error, "the states of a room cannot be resolved; later events are hidden");
                 Ok(None)
             }
         }
     }
 
+    /// The outcome of a look-up; `None`, with the failure kept, if it failed.
     fn or_note<T>(&self, outcome: Result<Option<T>, StoreError>) -> Option<T> {
         outcome.unwrap_or_else(|failure| {
             self.failure.set(Some(failure));
@@ -249,13 +248,20 @@ impl Events<'_, '_> {
     fn fetch(&self, event_id: &EventId) -> Result<Option<Arc<StateEvent>>, StoreError> {
         let held = self.edit.event_num(self.edit.room_num(), event_id.as_str())?;
         let Some(event) = held else { return Ok(None) };
-        let Some(pdu) = parse_held(self.edit, event, self.version)? else { return Ok(None) };
+        let Some(pdu) = parse_stored(self.edit, event, self.version)? else { return Ok(None) };
         let rejected = self.edit.node(event)?.flags.rejected;
         Ok(state_event(&pdu, rejected).map(Arc::new))
     }
 }
 
-/// An event in resolution's words. Nothing if its ids are none.
+/// The state entry that an event sets; `None` if it is no state event, or if its id is not valid.
+fn state_entry(pdu: &Pdu) -> Option<(StateKey, OwnedEventId)> {
+    let state_key = pdu.state_key()?;
+    let event_id = EventId::parse(pdu.event_id().as_str()).ok()?;
+    Some(((pdu.event_type().to_owned(), state_key.to_owned()), event_id))
+}
+
+/// Converts an event for state resolution; `None` if one of its ids is not a valid Matrix id.
 pub(super) fn state_event(pdu: &Pdu, rejected: bool) -> Option<StateEvent> {
     #[derive(Deserialize)]
     struct Content {

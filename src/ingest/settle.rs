@@ -1,37 +1,38 @@
-//! The state after an event, as soon as it can be known; and the room's current state.
+//! Step 6: the state after an event, as soon as it can be known, and the room's current state.
 //!
-//! A state is known when that of all predecessors is, or when it came with the event, then or later.
-//! Until then the event waits, and what is not known hides it. A state once known never changes. An
-//! event that cannot be read changes no state: the one after it is the one before it.
+//! The state after an event is known when the states after all predecessors are known, or when it
+//! is given with the event or later. Until then the event waits, and it is served in its redacted
+//! form only. A known state never changes. An unreadable event changes no state: the state after
+//! it is the state before it.
 //!
-//! While the current state is not known, those that were known last decide who may ask, together
-//! with those of the forward extremities whose state is known: [`Room::last_known`].
+//! While the current state of a room is not known, access is decided by the states that were known
+//! last, together with the states after the forward extremities that have one:
+//! [`Room::last_known`].
 
 use tracing::{info, warn};
 
 use super::{
-    extremities,
-    held::{read_held, version_of},
-    place, redaction, resolve,
+    extremities, place, redaction, resolve,
     state::{self, Base, Entry},
+    stored::{read_stored, version_of},
 };
 use crate::{
     pdu::Event,
     store::{Edit, EventNode, EventNum, PrevEvent, Room, StateNum, StoreError, Unsettled, View},
 };
 
-/// Forward extremities that the current state is made of: those that arrived last. Any server of the
-/// room can make more of them than can be looked at with each event.
-const EXTREMITIES_LOOKED_AT: usize = 256;
-/// Distinct states that the current state is resolved from: as many as an event may have
-/// predecessors, so that it is the state before an event that could be sent now.
-const STATES_RESOLVED: usize = 20;
+/// The most forward extremities that the current state is made of: those that arrived last. Any
+/// server of the room can make more than can be read with each event.
+const MAX_EXTREMITIES_READ: usize = 256;
+/// The most distinct states that the current state is resolved from: as many as an event may have
+/// predecessors, so the current state is the state before an event that could be sent now.
+const MAX_STATES_RESOLVED: usize = 20;
 
-/// Does what a note of an event asks for: works out the state after it, if that is possible now,
-/// and goes on telling other events of it. What is left then is noted again.
+/// Does the work that a note asks for: settles the event if that is possible now, and continues to
+/// notify other events of it. If work is left, the event is noted again.
 pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), StoreError> {
     let Unsettled { event, is_unfinished } = note;
-    // It may have been purged since it was noted.
+    // The event may have been purged since it was noted.
     let Some(node) = edit.find_node(event)? else { return Ok(()) };
     let EventNode { flags, state_after, prev_events, .. } = node;
     if is_unfinished {
@@ -40,7 +41,7 @@ pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), Store
             extremities::follow(edit, &prev_events)?;
         }
     }
-    let read = read_held(edit, event, version_of(edit)?)?;
+    let read = read_stored(edit, event, version_of(edit)?)?;
     if is_unfinished && let Some(pdu) = read.pdu() {
         redaction::judge_unseen(edit, event, pdu)?;
         redaction::judge_later(edit, event)?;
@@ -50,14 +51,14 @@ pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), Store
     }
     let is_given = || edit.given_state(edit.room_num(), event).map(|it| it.is_some());
     if state_after.is_some() && !is_given()? {
-        return tell_who_waits(edit, event);
+        return notify_waiting(edit, event);
     }
     settle_read(edit, event, &read)?;
-    if state_after.is_some() { tell_who_waits(edit, event) } else { Ok(()) }
+    if state_after.is_some() { notify_waiting(edit, event) } else { Ok(()) }
 }
 
-/// Works out the state after an event that is held, if that is possible now, and notes whose state
-/// may be known because of it.
+/// Works out the state after a stored event, if that is possible now, and notes the events whose
+/// state may be known because of it.
 pub(super) fn settle_read(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -67,36 +68,36 @@ pub(super) fn settle_read(
     if node.flags.outlier {
         return Ok(());
     }
-    if let Some(after) = node.state_after {
+    if node.state_after.is_some() {
         let is_given = edit.given_state(edit.room_num(), event)?.is_some();
-        return if is_given { settle_before(edit, event, (node, after), read) } else { Ok(()) };
+        return if is_given { settle_before(edit, event, node, read) } else { Ok(()) };
     }
-    let Some(After { state, before_unknown }) = state_after(edit, event, (&node, read))? else {
+    let Some(after) = state_after(edit, event, &node, read)? else {
         return wait(edit, event, &node);
     };
-    if before_unknown {
+    if after.is_before_unknown {
         wait(edit, event, &node)?;
     }
-    node.state_after = Some(state);
+    node.state_after = Some(after.state);
     edit.put_node(event, node)?;
-    tell_who_waits(edit, event)?;
+    notify_waiting(edit, event)?;
     redaction::settled(edit, event, read)
 }
 
-/// Notes the state before a state event whose state came with it, now that it may be known.
+/// Records the state before a state event whose state was given, if it is known now.
 fn settle_before(
     edit: &mut Edit<'_>,
     event: EventNum,
-    (mut node, after): (EventNode, StateNum),
+    mut node: EventNode,
     read: &Event,
 ) -> Result<(), StoreError> {
-    if read.state_entry().is_none() {
+    let Some(after) = node.state_after.filter(|_| read.state_entry().is_some()) else {
         return Ok(());
-    }
-    match state_before(edit, event, (&node, read))? {
-        Before::Nothing => Ok(()),
-        Before::Unknown => wait(edit, event, &node),
-        Before::State(before) => {
+    };
+    match state_before(edit, event, &node, read)? {
+        StateBefore::Empty => Ok(()),
+        StateBefore::Unknown => wait(edit, event, &node),
+        StateBefore::Known(before) => {
             let state = state::with_before(edit, after, Some(before))?;
             if state == after {
                 return Ok(());
@@ -108,21 +109,21 @@ fn settle_before(
     }
 }
 
-/// Notes of events which wait for the state after another that theirs may be known now.
-fn tell_who_waits(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
-    let followers = edit.waiting_for(edit.room_num(), event, place::TOLD_AT_ONCE)?;
+/// Notes that the states of events which wait for the state after `event` may be known now.
+fn notify_waiting(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
+    let followers = edit.waiting_for(edit.room_num(), event, place::MAX_NOTIFIED)?;
     for follower in &followers {
         edit.remove_waiting(event, *follower);
         edit.put_unsettled(*follower)?;
     }
-    if followers.len() == place::TOLD_AT_ONCE {
+    if followers.len() == place::MAX_NOTIFIED {
         edit.put_unfinished(event);
     }
     Ok(())
 }
 
-/// Notes for which predecessors' states an event waits. Those that are not placed are noted
-/// already, as missing.
+/// Notes the predecessors whose states an event waits for. Missing predecessors are noted
+/// elsewhere.
 fn wait(edit: &mut Edit<'_>, event: EventNum, node: &EventNode) -> Result<(), StoreError> {
     for edge in &node.prev_events {
         if let PrevEvent::Held(prev) = *edge
@@ -135,47 +136,48 @@ fn wait(edit: &mut Edit<'_>, event: EventNum, node: &EventNode) -> Result<(), St
 }
 
 /// The state after an event.
-pub(super) struct After {
+pub(super) struct StateAfter {
     pub(super) state: StateNum,
-    /// It came with a state event before which the state is not known yet.
-    before_unknown: bool,
+    /// Whether the event is a state event whose state was given, before the state before it is
+    /// known.
+    is_before_unknown: bool,
 }
 
 /// The state before an event.
-enum Before {
-    /// It makes the room.
-    Nothing,
-    /// That of a predecessor is not known, or they cannot be resolved yet.
+enum StateBefore {
+    /// The event makes the room: there is no state before it.
+    Empty,
+    /// The state after a predecessor is not known, or the states cannot be resolved yet.
     Unknown,
-    State(StateNum),
+    Known(StateNum),
 }
 
-/// The state after an event; nothing if it cannot be known yet.
+/// The state after an event; `None` if it cannot be known yet.
 pub(super) fn state_after(
     edit: &mut Edit<'_>,
     event: EventNum,
-    (node, read): (&EventNode, &Event),
-) -> Result<Option<After>, StoreError> {
+    node: &EventNode,
+    read: &Event,
+) -> Result<Option<StateAfter>, StoreError> {
     if let Some(given) = edit.given_state(edit.room_num(), event)? {
-        let state = state::adopt_given(edit, event, &given)?;
-        let Some(state) = state else { return Ok(None) };
-        // Only of a state event may the state before it be asked for.
+        let Some(state) = state::adopt_given(edit, event, &given)? else { return Ok(None) };
+        // The state before is needed for state events only.
         if read.state_entry().is_none() {
-            return Ok(Some(After { state, before_unknown: false }));
+            return Ok(Some(StateAfter { state, is_before_unknown: false }));
         }
-        let before = state_before(edit, event, (node, read))?;
-        let (before_unknown, before) = match before {
-            Before::Nothing => (false, None),
-            Before::Unknown => (true, None),
-            Before::State(before) => (false, Some(before)),
+        let before = state_before(edit, event, node, read)?;
+        let is_before_unknown = matches!(before, StateBefore::Unknown);
+        let before = match before {
+            StateBefore::Empty | StateBefore::Unknown => None,
+            StateBefore::Known(before) => Some(before),
         };
         let state = state::with_before(edit, state, before)?;
-        return Ok(Some(After { state, before_unknown }));
+        return Ok(Some(StateAfter { state, is_before_unknown }));
     }
-    let before = match state_before(edit, event, (node, read))? {
-        Before::Nothing => None,
-        Before::Unknown => return Ok(None),
-        Before::State(before) => Some(before),
+    let before = match state_before(edit, event, node, read)? {
+        StateBefore::Empty => None,
+        StateBefore::Unknown => return Ok(None),
+        StateBefore::Known(before) => Some(before),
     };
     let is_change = read.pdu().is_some() && !node.flags.rejected;
     let entry = Entry::of(event, read).filter(|_| is_change);
@@ -185,30 +187,32 @@ pub(super) fn state_after(
             state::write(edit, Base { share: before, before }, entry.as_slice(), &[])?
         }
     };
-    Ok(Some(After { state, before_unknown: false }))
+    Ok(Some(StateAfter { state, is_before_unknown: false }))
 }
 
 fn state_before(
     edit: &mut Edit<'_>,
     event: EventNum,
-    (node, read): (&EventNode, &Event),
-) -> Result<Before, StoreError> {
+    node: &EventNode,
+    read: &Event,
+) -> Result<StateBefore, StoreError> {
     if node.prev_events.is_empty() {
-        // Only a room's first event has nothing before it. One that cannot be read makes no room.
+        // Only the create event has no predecessors. An unreadable event does not make a room.
         let makes_room = read.pdu().is_some_and(|it| it.event_type() == "m.room.create");
-        return Ok(if makes_room { Before::Nothing } else { Before::Unknown });
+        return Ok(if makes_room { StateBefore::Empty } else { StateBefore::Unknown });
     }
     let mut states = Vec::new();
     for edge in &node.prev_events {
-        let PrevEvent::Held(prev) = *edge else { return Ok(Before::Unknown) };
-        let Some(state) = edit.node(prev)?.state_after else { return Ok(Before::Unknown) };
+        let PrevEvent::Held(prev) = *edge else { return Ok(StateBefore::Unknown) };
+        let Some(state) = edit.node(prev)?.state_after else { return Ok(StateBefore::Unknown) };
         states.push(state);
     }
-    Ok(one_of(edit, event, states)?.map_or(Before::Unknown, Before::State))
+    Ok(one_of(edit, event, states)?.map_or(StateBefore::Unknown, StateBefore::Known))
 }
 
-/// One state from several: the only one, or what they resolve to, for `event` to wait for what
-/// that takes.
+/// Makes one state of several: the only distinct one, or the state that they resolve to. `None` if
+/// there is no state, or if they cannot be resolved yet; `event` then waits for the events that are
+/// missing for it.
 fn one_of(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -226,10 +230,11 @@ fn one_of(
     }
 }
 
-/// Works out the state over the forward extremities, if they have changed. It is known only when
-/// the states of all of them are. Of a room with very many of them, over those that arrived last.
+/// Works out the current state again, if the states after the forward extremities have changed. It
+/// is known only if all of these are known. In a room with very many forward extremities, only
+/// those that arrived last are read.
 pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreError> {
-    let newest = edit.extremities(edit.room_num(), EXTREMITIES_LOOKED_AT)?;
+    let newest = edit.extremities(edit.room_num(), MAX_EXTREMITIES_READ)?;
     let mut states = Vec::new();
     for extremity in &newest {
         match extremity.state_after {
@@ -237,27 +242,27 @@ pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreErro
             Some(state) => states.push(state),
             None => return lose_current_state(edit, extremity.event),
         }
-        if states.len() >= STATES_RESOLVED {
+        if states.len() >= MAX_STATES_RESOLVED {
             break;
         }
     }
     states.sort_unstable();
-    // What could not be resolved is not tried again before an event comes that was looked for.
-    if states != edit.room.resolved_from {
-        let Some(newest) = newest.first() else {
-            (edit.room.current_state, edit.room.resolved_from) = (None, states);
-            return Ok(());
-        };
-        match one_of(edit, newest.event, states.clone())? {
+    // States that could not be resolved are not tried again before a missing event is stored.
+    if states == edit.room.resolved_from {
+        return Ok(());
+    }
+    match newest.first() {
+        None => edit.room.current_state = None,
+        Some(newest) => match one_of(edit, newest.event, states.clone())? {
             Some(state) => gain_current_state(&mut edit.room, state),
             None => lose_current_state(edit, newest.event)?,
-        }
-        edit.room.resolved_from = states;
+        },
     }
+    edit.room.resolved_from = states;
     Ok(())
 }
 
-/// The current state is known.
+/// Records a current state that is known.
 fn gain_current_state(room: &mut Room, state: StateNum) {
     if !room.last_known.is_empty() {
         info!(room.id = ?room.room_id, "the room's current state is known again");
@@ -267,8 +272,8 @@ fn gain_current_state(room: &mut Room, state: StateNum) {
     room.known_over.clear();
 }
 
-/// The current state is not known any more, since the state after `event` is not: who may ask is
-/// decided from now on by what was known last.
+/// Records that the current state is not known any more, because the state after `event` is not
+/// known. From now on, access is decided by the state that was known last.
 fn lose_current_state(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
     let over = std::mem::take(&mut edit.room.resolved_from);
     let Some(last) = edit.room.current_state.take() else { return Ok(()) };
@@ -278,15 +283,15 @@ fn lose_current_state(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreE
     warn!(
         room.id = ?edit.room.room_id,
         event.id = ?event_id,
-        "the room's current state is not known any more, as that after this event is not; who may \
-         ask is decided by what was known last; append the event again with `state_after`"
+        "the room's current state is unknown, because the state after this event is; access is \
+         decided by the state that was known last; append the event again with `state_after`"
     );
     Ok(())
 }
 
-/// While the current state is not known, an event of unknown state may follow forward extremities
-/// whose state is known: that they decided who may ask stays so.
-pub(super) fn keep_deciding(
+/// Keeps the states after forward extremities that an event of unknown state follows, while the
+/// current state is not known: they decided about access, and continue to.
+pub(super) fn keep_last_known(
     edit: &mut Edit<'_>,
     event: EventNum,
     followed: &[EventNum],

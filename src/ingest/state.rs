@@ -1,17 +1,18 @@
-//! Writing states: what of a state event the map keeps, and the facts and counts beside it.
+//! Writing states: the entry of a state event in the state map, and the facts and member counts that
+//! are stored with a state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::held::{read_held, version_of};
+use super::stored::{read_stored, version_of};
 use crate::{
     pdu::Event,
-    state::map::{self, Key, Membership, Value},
+    state::map::{self, Key, MapEdit, Membership, Value},
     store::{Edit, EventNum, GivenEvent, StateFacts, StateNum, StoreError, View},
     visibility::HistoryVisibility,
 };
 
-/// Makes a state of the events that came with `event` as such. Nothing while one of them is not
-/// held: `event` then waits for it; and nothing if they cannot be a state.
+/// Makes a state of the events that are given as the state after `event`. `None` while one of them
+/// is not stored (`event` then waits for it), and if they cannot be a state.
 pub(super) fn adopt_given(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -19,7 +20,7 @@ pub(super) fn adopt_given(
 ) -> Result<Option<StateNum>, StoreError> {
     let Some(events) = all_held(edit, event, given)? else { return Ok(None) };
     let version = version_of(edit)?;
-    // Most of it will be what the room's current state has: share that, and take out the rest.
+    // Most entries are likely to be in the room's current state: share it, remove what differs.
     let share = edit.room.current_state;
     let shared = match share {
         Some(share) => map::entries(&edit.states(edit.room_num()), share.root(), None, usize::MAX)?,
@@ -30,12 +31,13 @@ pub(super) fn adopt_given(
         Value::Server { .. } => None,
     });
     let mut shared: BTreeMap<EventNum, Key> = of_events.collect();
-    let (mut kept, mut entries) = (BTreeSet::new(), Vec::new());
+    let mut kept = BTreeSet::new();
+    let mut entries = Vec::new();
     for event in events {
         let key = match shared.remove(&event) {
             Some(key) => key,
             None => {
-                let read = read_held(edit, event, version)?;
+                let read = read_stored(edit, event, version)?;
                 match Entry::of(event, &read) {
                     Some(entry) => {
                         let key = entry.key();
@@ -43,7 +45,7 @@ pub(super) fn adopt_given(
                         key
                     }
                     None if read.pdu().is_some() => return Ok(None),
-                    // For what it stands cannot be read: then for nothing.
+                    // An unreadable event without a readable type and state key sets no entry.
                     None => continue,
                 }
             }
@@ -56,8 +58,8 @@ pub(super) fn adopt_given(
     write(edit, Base { share, before: None }, &entries, &removals).map(Some)
 }
 
-/// The numbers of a given state's events. Nothing while one of them is not held: `event` then waits
-/// for it.
+/// The numbers of a given state's events. `None` while one of them is not stored: `event` then
+/// waits for it.
 fn all_held(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -75,13 +77,13 @@ fn all_held(
         }
     }
     let Some((_, event_id)) = missing else { return Ok(Some(events)) };
-    // One is enough: when it comes, the others are looked for again. It is chosen by a hash, so that
-    // in whatever order they come, it seldom is one of the first.
+    // One is enough: when it is stored, the others are looked up again. It is chosen by a hash, so
+    // that it is seldom among the first to be stored, whatever their order.
     edit.put_wanted(event_id, event);
     Ok(None)
 }
 
-/// A state event, with what the state map keeps of it.
+/// A state event as an entry of the state map.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     event: EventNum,
@@ -92,7 +94,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Nothing if the event is no state event. Of an unreadable one, what grants least.
+    /// The entry of an event; `None` if it is no state event. An unreadable event grants the least:
+    /// no membership, and history for joined members only.
     pub(super) fn of(event: EventNum, read: &Event) -> Option<Self> {
         let (event_type, state_key) = read.state_entry()?;
         let content = |member: &str| read.pdu()?.content().get(member)?.as_str();
@@ -106,8 +109,13 @@ impl Entry {
             Event::Readable(_) => HistoryVisibility::parse(content("history_visibility")),
             Event::Unreadable(_) => HistoryVisibility::Joined,
         };
-        let (event_type, state_key) = (event_type.to_owned(), state_key.to_owned());
-        Some(Self { event, event_type, state_key, membership, history_visibility })
+        Some(Self {
+            event,
+            event_type: event_type.to_owned(),
+            state_key: state_key.to_owned(),
+            membership,
+            history_visibility,
+        })
     }
 
     fn key(&self) -> Key {
@@ -118,24 +126,24 @@ impl Entry {
         Value::Event { event: self.event.0, membership: self.membership }
     }
 
-    /// The server whose member counts the event changes.
+    /// The server whose member counts the event changes; `None` if it is no member event.
     fn server(&self) -> Option<&str> {
         let server = self.state_key.split_once(':').map(|(_, server)| server);
         server.filter(|_| self.membership != Membership::NotAMember)
     }
 }
 
-/// What a new state is made from.
+/// The states that a new state is made from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Base {
-    /// The state to change.
+    /// The state to change; `None` starts from the empty state.
     pub(super) share: Option<StateNum>,
-    /// The state before, to be kept beside the new one.
+    /// The state before the event, to be stored with the new one.
     pub(super) before: Option<StateNum>,
 }
 
-/// Writes a state: that of `base` with some entries set and some taken out. Nothing new is
-/// written when that changes nothing.
+/// Writes a state: that of `base` with some entries set and some removed. If that changes nothing,
+/// nothing is written and the number of the base is returned.
 pub(super) fn write(
     edit: &mut Edit<'_>,
     base: Base,
@@ -143,34 +151,36 @@ pub(super) fn write(
     removals: &[Key],
 ) -> Result<StateNum, StoreError> {
     let room = edit.room_num();
-    let (mut visibility, mut events) = (HistoryVisibility::Shared, 0);
-    if let Some(share) = base.share {
-        let facts = edit.state_facts(room, share)?;
-        (visibility, events) = (facts.history_visibility, facts.events);
-    }
+    let mut facts = match base.share {
+        Some(share) => edit.state_facts(room, share)?,
+        None => {
+            StateFacts { before: None, history_visibility: HistoryVisibility::Shared, events: 0 }
+        }
+    };
+    facts.before = base.before;
     let visibility_key = Key::of_state("m.room.history_visibility", "");
     let mut members = Members::default();
     let nodes = edit.states(room);
-    let mut changed = map::Edit::new(&nodes, base.share.map(StateNum::root));
+    let mut changed = MapEdit::new(&nodes, base.share.map(StateNum::root));
     for key in removals {
         if let Some(value) = changed.get(*key)? {
             members.leave(server_of(edit, value)?.as_deref(), value);
             changed.set(*key, None)?;
-            events -= 1;
+            facts.events -= 1;
             if *key == visibility_key {
-                visibility = HistoryVisibility::Shared;
+                facts.history_visibility = HistoryVisibility::Shared;
             }
         }
     }
     for entry in entries {
         match changed.get(entry.key())? {
             Some(old) => members.leave(entry.server(), old),
-            None => events += 1,
+            None => facts.events += 1,
         }
         members.enter(entry.server(), entry.value());
         changed.set(entry.key(), Some(entry.value()))?;
         if entry.key() == visibility_key {
-            visibility = entry.history_visibility;
+            facts.history_visibility = entry.history_visibility;
         }
     }
     members.apply(&mut changed)?;
@@ -180,21 +190,21 @@ pub(super) fn write(
         return Ok(share);
     }
     let written = changed.finish(edit.next_state().0)?;
-    let facts = StateFacts { before: base.before, history_visibility: visibility, events };
     Ok(edit.add_state(facts, &written))
 }
 
-/// The server whose member counts a held state event has changed.
+/// The server whose member counts a stored state event has changed; `None` if it is no member
+/// event.
 fn server_of(edit: &Edit<'_>, value: Value) -> Result<Option<String>, StoreError> {
     let Value::Event { event, membership } = value else { return Ok(None) };
     if membership == Membership::NotAMember {
         return Ok(None);
     }
-    let read = read_held(edit, EventNum(event), version_of(edit)?)?;
+    let read = read_stored(edit, EventNum(event), version_of(edit)?)?;
     Ok(Entry::of(EventNum(event), &read).and_then(|it| it.server().map(str::to_owned)))
 }
 
-/// The same state with another one noted as the state before it.
+/// Writes a state again with another state before it, unless it has that already.
 pub(super) fn with_before(
     edit: &mut Edit<'_>,
     state: StateNum,
@@ -209,9 +219,15 @@ pub(super) fn with_before(
     Ok(edit.add_state(StateFacts { before, ..facts }, &[(*root).clone()]))
 }
 
-/// How the member counts of servers change.
+/// Changes to the member counts of servers, by server name.
 #[derive(Default)]
-struct Members(BTreeMap<String, (i64, i64)>);
+struct Members(BTreeMap<String, CountChange>);
+
+#[derive(Default)]
+struct CountChange {
+    joined: i64,
+    invited: i64,
+}
 
 impl Members {
     fn enter(&mut self, server: Option<&str>, value: Value) {
@@ -226,23 +242,26 @@ impl Members {
         let (Some(server), Value::Event { membership, .. }) = (server, value) else { return };
         let change = self.0.entry(server.to_owned()).or_default();
         match membership {
-            Membership::Joined => change.0 += by,
-            Membership::Invited => change.1 += by,
+            Membership::Joined => change.joined += by,
+            Membership::Invited => change.invited += by,
             Membership::Outside | Membership::NotAMember => {}
         }
     }
 
-    fn apply<N: map::Nodes>(self, state: &mut map::Edit<'_, N>) -> Result<(), N::Error> {
-        for (server, (joined_by, invited_by)) in self.0 {
+    fn apply<N: map::Nodes>(self, state: &mut MapEdit<'_, N>) -> Result<(), N::Error> {
+        for (server, change) in self.0 {
             let key = Key::of_server(&server);
             let (joined, invited) = match state.get(key)? {
                 Some(Value::Server { joined, invited }) => (joined, invited),
                 Some(Value::Event { .. }) | None => (0, 0),
             };
-            let moved = |count: u32, by: i64| {
+            // Counts of a damaged store may be too small; they are compared with the members when
+            // the store is verified.
+            let changed = |count: u32, by: i64| {
                 u32::try_from(i64::from(count).saturating_add(by)).unwrap_or(0)
             };
-            let (joined, invited) = (moved(joined, joined_by), moved(invited, invited_by));
+            let joined = changed(joined, change.joined);
+            let invited = changed(invited, change.invited);
             let value = (joined > 0 || invited > 0).then_some(Value::Server { joined, invited });
             state.set(key, value)?;
         }

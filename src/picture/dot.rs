@@ -1,18 +1,18 @@
-//! The picture in Graphviz's language, for those who want to lay it out themselves:
+//! Describes the picture in the language of Graphviz, for a layout by other programs:
 //! `backscroll graph ROOM | dot -Tsvg`.
 
 use std::collections::BTreeSet;
 
-use super::{Event, MAX_GAPS, Picture, clipped, short};
+use super::{DrawnEvent, MAX_GAPS, Picture, clipped, short};
 
-/// Says it.
+/// Describes a picture in the language of Graphviz.
 #[must_use]
 pub fn dot(picture: &Picture) -> String {
     let mut out = format!(
         "digraph room {{\n  label={};\n  rankdir=BT;\n  node [fontname=monospace, fontsize=10];\n",
         quoted(&picture.room_id)
     );
-    let mut events: Vec<&Event> = picture.events.iter().collect();
+    let mut events: Vec<&DrawnEvent> = picture.events.iter().collect();
     events.sort_by_key(|it| (it.arrival, &it.event_id));
     let ids: BTreeSet<&str> = events.iter().map(|it| &*it.event_id).collect();
     for event in &events {
@@ -31,15 +31,16 @@ pub fn dot(picture: &Picture) -> String {
         }
     }
     for gap in gaps {
-        let (id, label) = (quoted(gap), quoted(&format!("{}\nmissing", short(gap))));
+        let id = quoted(gap);
+        let label = quoted(&format!("{}\nmissing", short(gap)));
         out.push_str(&format!("  {id} [label={label}, shape=circle, style=dashed];\n"));
     }
     out.push_str("}\n");
     out
 }
 
-fn node(event: &Event) -> String {
-    let Event { event_id, event_type, sender, state_key, marks, .. } = event;
+fn node(event: &DrawnEvent) -> String {
+    let DrawnEvent { event_id, event_type, sender, state_key, marks, .. } = event;
     let key = state_key.as_ref().filter(|it| !it.is_empty());
     let key = key.map_or_else(String::new, |it| format!(" {it}"));
     let words: Vec<&str> = marks.words().collect();
@@ -59,7 +60,7 @@ fn node(event: &Event) -> String {
     )
 }
 
-/// A quoted string of Graphviz: line breaks are its escapes, nothing else is.
+/// A quoted string of Graphviz. Line breaks become escapes; other backslashes stay literal.
 fn quoted(text: &str) -> String {
     let lines = text.split('\n').map(|line| {
         let line = clipped(line, usize::MAX);

@@ -1,19 +1,19 @@
-//! Where everything stands: a row for each event, newest first, every event above all that it
-//! references; lanes beside each other for branches that are open at the same time.
+//! The layout of a picture: a row for each event, newest first, every event above all that it
+//! references; beside each other, lanes for branches that are open at the same time.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use super::{Event, MAX_GAPS, Picture};
+use super::{DrawnEvent, MAX_GAPS, Picture};
 
-/// What stands in a row.
+/// The symbol in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Node<'p> {
-    Event(&'p Event),
-    /// A predecessor that is not placed in the graph.
+pub(super) enum Symbol<'p> {
+    Event(&'p DrawnEvent),
+    /// The id of a predecessor that is not placed in the graph.
     Gap(&'p str),
 }
 
-impl<'p> Node<'p> {
+impl<'p> Symbol<'p> {
     fn id(self) -> &'p str {
         match self {
             Self::Event(event) => &event.event_id,
@@ -22,36 +22,37 @@ impl<'p> Node<'p> {
     }
 }
 
+/// A row of the picture.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'p> {
-    pub(super) node: Node<'p>,
+    pub(super) symbol: Symbol<'p>,
     pub(super) lane: usize,
-    /// Number of the branch, for its colour.
+    /// The number of the branch, for its colour.
     pub(super) branch: usize,
-    /// Predecessors that lie beyond the picture's edge.
+    /// The number of predecessors that are not in the picture.
     pub(super) beyond: usize,
 }
 
-/// A line from an event to its predecessor: down from the row `from`, through the lane `via`, to
-/// the row `to`.
+/// A line from an event to its predecessor: down from row `from`, through lane `via`, to row `to`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Edge {
+pub(super) struct Line {
     pub(super) from: usize,
     pub(super) via: usize,
     pub(super) to: usize,
     pub(super) branch: usize,
 }
 
+/// The rows and lines of a picture.
 #[derive(Debug, Default)]
 pub(super) struct Layout<'p> {
     pub(super) rows: Vec<Row<'p>>,
-    pub(super) edges: Vec<Edge>,
+    pub(super) edges: Vec<Line>,
     pub(super) lanes: usize,
     /// Events that are not placed in the graph: they have no lines.
-    pub(super) loose: Vec<&'p Event>,
+    pub(super) loose: Vec<&'p DrawnEvent>,
 }
 
-/// A lane that is taken: the predecessor which it leads to, and the events that it comes from.
+/// A lane that is in use: the predecessor that it leads to, and the rows that it starts from.
 struct Lane<'p> {
     to: &'p str,
     branch: usize,
@@ -73,17 +74,17 @@ pub(super) fn layout(picture: &Picture) -> Layout<'_> {
         let branch = ended.as_ref().map_or(branches, |it| it.branch);
         branches += usize::from(found.is_none());
         for from in ended.into_iter().flat_map(|it| it.from) {
-            layout.edges.push(Edge { from, via: lane, to: row, branch });
+            layout.edges.push(Line { from, via: lane, to: row, branch });
         }
         let prevs = edges.get(node.id()).map(Vec::as_slice).unwrap_or_default();
-        for (place, prev) in prevs.iter().enumerate() {
+        for (position, prev) in prevs.iter().enumerate() {
             let open = lanes.iter_mut().flatten().find(|it| it.to == *prev);
             if let Some(open) = open {
                 open.from.push(row);
                 continue;
             }
-            // The first predecessor goes on in the event's own lane.
-            let own = place == 0 || lanes.get(lane).is_some_and(Option::is_none);
+            // The first predecessor continues the event's own lane.
+            let own = position == 0 || lanes.get(lane).is_some_and(Option::is_none);
             let at = if own { lane } else { free(&mut lanes) };
             let of = if own { branch } else { branches };
             branches += usize::from(!own);
@@ -93,20 +94,20 @@ pub(super) fn layout(picture: &Picture) -> Layout<'_> {
         }
         layout.lanes = layout.lanes.max(lanes.len());
         let beyond = match node {
-            Node::Event(event) => {
+            Symbol::Event(event) => {
                 let distinct: BTreeSet<&String> = event.prev_events.iter().collect();
                 distinct.len().saturating_sub(prevs.len())
             }
-            Node::Gap(_) => 0,
+            Symbol::Gap(_) => 0,
         };
-        layout.rows.push(Row { node, lane, branch, beyond });
+        layout.rows.push(Row { symbol: node, lane, branch, beyond });
     }
     layout.loose = picture.events.iter().filter(|it| it.marks.outlier).collect();
     layout.loose.sort_by_key(|it| (it.arrival, &it.event_id));
     layout
 }
 
-/// The leftmost lane that nobody uses.
+/// The leftmost lane that is not in use.
 fn free(lanes: &mut Vec<Option<Lane<'_>>>) -> usize {
     lanes.iter().position(Option::is_none).unwrap_or_else(|| {
         lanes.push(None);
@@ -114,21 +115,24 @@ fn free(lanes: &mut Vec<Option<Lane<'_>>>) -> usize {
     })
 }
 
+/// The predecessors of each event that are in the picture, by id.
 type Edges<'p> = BTreeMap<&'p str, Vec<&'p str>>;
 
-/// What has a place, and the edges between such.
-fn graph(picture: &Picture) -> (Vec<Node<'_>>, Edges<'_>) {
+/// The placed events and gaps of a picture, and the edges between them.
+fn graph(picture: &Picture) -> (Vec<Symbol<'_>>, Edges<'_>) {
     let placed = picture.events.iter().filter(|it| !it.marks.outlier);
     let ids: BTreeSet<&str> = placed.clone().map(|it| &*it.event_id).collect();
-    let (mut nodes, mut edges, mut gaps) = (Vec::new(), Edges::new(), BTreeSet::new());
+    let mut nodes = Vec::new();
+    let mut edges = Edges::new();
+    let mut gaps = BTreeSet::new();
     for event in placed {
-        nodes.push(Node::Event(event));
+        nodes.push(Symbol::Event(event));
         let mut prevs = Vec::new();
         for prev in event.prev_events.iter().map(|it| &**it) {
             let is_gap = picture.missing.contains(prev) && !ids.contains(prev);
             if is_gap && !gaps.contains(prev) && gaps.len() < MAX_GAPS {
                 gaps.insert(prev);
-                nodes.push(Node::Gap(prev));
+                nodes.push(Symbol::Gap(prev));
             }
             if (ids.contains(prev) || gaps.contains(prev)) && !prevs.contains(&prev) {
                 prevs.push(prev);
@@ -139,32 +143,32 @@ fn graph(picture: &Picture) -> (Vec<Node<'_>>, Edges<'_>) {
     (nodes, edges)
 }
 
-/// Every node above those that it references; of several that may come next, the one of the
-/// greatest depth, then of the latest arrival.
-fn in_order<'p>(nodes: &[Node<'p>], edges: &Edges<'p>) -> Vec<Node<'p>> {
+/// Sorts the nodes so that each is above those that it references. If several may be next, the one
+/// with the greatest depth is, then the one that arrived last.
+fn in_order<'p>(nodes: &[Symbol<'p>], edges: &Edges<'p>) -> Vec<Symbol<'p>> {
     let mut above: BTreeMap<&str, usize> = nodes.iter().map(|it| (it.id(), 0)).collect();
     let mut gap_depths: BTreeMap<&str, i64> = BTreeMap::new();
     for node in nodes {
         for prev in edges.get(node.id()).into_iter().flatten() {
             above.entry(prev).and_modify(|it| *it += 1);
-            if let Node::Event(event) = node {
+            if let Symbol::Event(event) = node {
                 let depth = gap_depths.entry(prev).or_insert(i64::MAX);
                 *depth = (*depth).min(event.depth.saturating_sub(1));
             }
         }
     }
-    let rank = |node: &Node<'p>| match node {
-        Node::Event(event) => (event.depth, event.arrival, &*event.event_id),
-        // Right below the last that references it.
-        Node::Gap(id) => (gap_depths.get(id).copied().unwrap_or_default(), i64::MAX, *id),
+    let rank = |node: &Symbol<'p>| match node {
+        Symbol::Event(event) => (event.depth, event.arrival, &*event.event_id),
+        // Directly below the lowest event that references it.
+        Symbol::Gap(id) => (gap_depths.get(id).copied().unwrap_or_default(), i64::MAX, *id),
     };
-    let by_id: BTreeMap<&str, Node<'p>> = nodes.iter().map(|it| (it.id(), *it)).collect();
-    let is_free = |it: &&Node<'p>| above.get(it.id()) == Some(&0);
+    let by_id: BTreeMap<&str, Symbol<'p>> = nodes.iter().map(|it| (it.id(), *it)).collect();
+    let is_free = |it: &&Symbol<'p>| above.get(it.id()) == Some(&0);
     let mut ready: BinaryHeap<_> = nodes.iter().filter(is_free).map(rank).collect();
     let mut waiting: BTreeSet<_> = nodes.iter().map(rank).collect();
     let mut order = Vec::with_capacity(nodes.len());
-    // Ids of the first room versions are free to choose, so events may reference each other in a
-    // circle: then one of them comes first all the same.
+    // In the first room versions senders choose ids, so events may reference each other in a circle.
+    // Then one of them is put first.
     while let Some(next) = ready.pop().or_else(|| waiting.last().copied()) {
         if !waiting.remove(&next) {
             continue;

@@ -1,5 +1,5 @@
-//! A room's event graph as a picture for people: [`svg()`] draws it, [`dot()`] says it in Graphviz's
-//! language. Pure, and the same events always give the same text.
+//! Pictures of a room's event graph: [`svg()`] draws one, [`dot()`] describes it in the language of
+//! Graphviz. This module is pure, and the same events always give the same text.
 
 mod dot;
 mod lanes;
@@ -10,69 +10,69 @@ use std::collections::BTreeSet;
 
 pub use self::{dot::dot, select::near, svg::svg};
 
-/// Most events of a picture; what is more cannot be read by people.
+/// The most events of a picture; larger ones are not readable.
 pub const MAX_EVENTS: usize = 500;
-/// Most missing predecessors that get a place of their own.
+/// The most missing predecessors that are drawn.
 const MAX_GAPS: usize = 200;
 
-/// What is to be drawn.
+/// The content of a picture.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
-    /// The room.
+    /// The room's id.
     pub room_id: String,
-    /// Its version.
+    /// The room's version.
     pub room_version: String,
-    /// How many events of it are held, in the picture or not.
+    /// The number of events that the store holds of the room.
     pub held: u64,
     /// The events of the picture, at most [`MAX_EVENTS`].
-    pub events: Vec<Event>,
-    /// Ids that are referenced but not placed in the graph. Other predecessors that are not in the
-    /// picture lie beyond its edge.
+    pub events: Vec<DrawnEvent>,
+    /// Ids of events that are referenced, but not placed in the graph. They are drawn as gaps; other
+    /// predecessors that are not in the picture are only hinted at.
     pub missing: BTreeSet<String>,
-    /// The event that the picture is about, if it is about one.
+    /// The id of the event that is highlighted; `None` for none.
     pub around: Option<String>,
 }
 
-/// An event, without its content.
+/// An event of a picture, without its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
-    /// Its id.
+pub struct DrawnEvent {
+    /// The event's id.
     pub event_id: String,
-    /// Its type.
+    /// The event's type.
     pub event_type: String,
-    /// Who sent it.
+    /// The user who sent it.
     pub sender: String,
-    /// Present when it is a state event.
+    /// The state key; `None` if it is no state event.
     pub state_key: Option<String>,
-    /// The depth that it claims.
+    /// The depth in the event.
     pub depth: i64,
-    /// Its place in the order of arrival.
+    /// Its position in the order of arrival.
     pub arrival: i64,
-    /// What it references.
+    /// The ids of its predecessors.
     pub prev_events: Vec<String>,
-    /// What is special about it.
+    /// The marks that the event is drawn with.
     pub marks: Marks,
 }
 
-/// What is special about an event.
+/// The facts about an event that a picture shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Nothing accepted follows it yet.
+    /// It is a forward extremity: no accepted event follows it.
     pub extremity: bool,
-    /// A valid redaction of it is held.
+    /// A redaction of it takes effect.
     pub redacted: bool,
     /// It failed the authorisation rules.
     pub rejected: bool,
-    /// It failed them against the current state only.
+    /// It failed the authorisation rules against the current state only.
     pub soft_failed: bool,
-    /// It is held, but not placed in the graph.
+    /// It is stored without a place in the graph.
     pub outlier: bool,
     /// It breaks the format of its room version.
     pub unreadable: bool,
 }
 
 impl Marks {
-    /// In words.
+    /// The words for the marks that are set.
     fn words(self) -> impl Iterator<Item = &'static str> {
         let Self { extremity, redacted, rejected, soft_failed, outlier, unreadable } = self;
         [
@@ -88,12 +88,13 @@ impl Marks {
     }
 }
 
-/// The beginning of an id, which tells it from its neighbours.
+/// The beginning of an id, which is enough to distinguish it from its neighbours.
 fn short(event_id: &str) -> String {
     clipped(event_id, 9)
 }
 
-/// At most so many characters. What could not be seen, or would turn the text around, is replaced.
+/// Cuts a text to `most` characters. Characters that are invisible, or that change the direction of
+/// the text, are replaced.
 fn clipped(text: &str, most: usize) -> String {
     let invisible = |it: char| {
         it.is_control()

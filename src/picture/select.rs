@@ -1,35 +1,35 @@
-//! Which events are near some others, in the graph's own measure.
+//! Selects the events that are near given events in the graph.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Event, MAX_EVENTS};
+use super::{DrawnEvent, MAX_EVENTS};
 
-/// The events that lie within so many edges of the seeds, in either direction; nearer ones first
-/// where there are more than [`MAX_EVENTS`]. In the order in which they were given.
+/// The events within `steps` edges of the seeds, in either direction, in the given order. If there
+/// are more than [`MAX_EVENTS`], the nearest ones.
 #[must_use]
-pub fn near(events: Vec<Event>, seeds: &[String], steps: usize) -> Vec<Event> {
-    let places: BTreeMap<&str, usize> =
-        events.iter().enumerate().map(|(place, it)| (&*it.event_id, place)).collect();
+pub fn near(events: Vec<DrawnEvent>, seeds: &[String], steps: usize) -> Vec<DrawnEvent> {
+    let positions: BTreeMap<&str, usize> =
+        events.iter().enumerate().map(|(position, it)| (&*it.event_id, position)).collect();
     let mut neighbours = vec![Vec::new(); events.len()];
-    for (place, event) in events.iter().enumerate() {
-        for prev in event.prev_events.iter().filter_map(|it| places.get(&**it)) {
-            for (of, other) in [(place, *prev), (*prev, place)] {
+    for (position, event) in events.iter().enumerate() {
+        for prev in event.prev_events.iter().filter_map(|it| positions.get(&**it)) {
+            for (of, other) in [(position, *prev), (*prev, position)] {
                 neighbours.get_mut(of).into_iter().for_each(|it: &mut Vec<usize>| it.push(other));
             }
         }
     }
     let mut queue: VecDeque<(usize, usize)> =
-        seeds.iter().filter_map(|it| Some((*places.get(&**it)?, 0))).collect();
+        seeds.iter().filter_map(|it| Some((*positions.get(&**it)?, 0))).collect();
     let mut chosen = BTreeSet::new();
-    while let Some((place, distance)) = queue.pop_front() {
-        if chosen.len() >= MAX_EVENTS || !chosen.insert(place) || distance >= steps {
+    while let Some((position, distance)) = queue.pop_front() {
+        if chosen.len() >= MAX_EVENTS || !chosen.insert(position) || distance >= steps {
             continue;
         }
-        let next = neighbours.get(place).into_iter().flatten();
+        let next = neighbours.get(position).into_iter().flatten();
         queue.extend(next.filter(|it| !chosen.contains(*it)).map(|it| (*it, distance + 1)));
     }
-    let mut place = 0..;
-    let is_chosen = |_: &Event| place.next().is_some_and(|it| chosen.contains(&it));
+    let mut position = 0..;
+    let is_chosen = |_: &DrawnEvent| position.next().is_some_and(|it| chosen.contains(&it));
     let mut events = events;
     events.retain(is_chosen);
     events

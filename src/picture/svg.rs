@@ -1,24 +1,29 @@
-//! The picture as SVG, without Graphviz. A light card that needs nothing from around it, so that
-//! it reads on light and dark pages alike; every mark is also said in words.
+//! Draws the picture as SVG, without Graphviz. It has a background of its own, so it is readable on
+//! light and dark pages; every mark is also written as a word.
 
 use super::{
-    Event, Marks, Picture, clipped,
-    lanes::{Edge, Layout, Node, Row, layout},
+    DrawnEvent, Marks, Picture, clipped,
+    lanes::{Layout, Line, Row, Symbol, layout},
     short,
 };
 
-/// Measures, in pixels.
+/// The margin around the picture, in pixels.
 const MARGIN: usize = 24;
+/// The height of a row, in pixels.
 const ROW: usize = 28;
+/// The width of a lane, in pixels.
 const LANE: usize = 20;
+/// The height of the head above the first row, in pixels.
 const HEAD: usize = 80;
-/// The advance of a monospaced character, in hundredths.
+/// The width of a monospaced character, in hundredths of a pixel.
 const CHARACTER: usize = 723;
-/// Most characters of a column.
+/// The most characters of an event type; longer ones are cut.
 const MAX_TYPE: usize = 30;
+/// The most characters of a state key.
 const MAX_STATE_KEY: usize = 26;
+/// The most characters of a sender.
 const MAX_SENDER: usize = 32;
-/// Lines of branches, told apart on white.
+/// The colours of branches, which are easy to distinguish on white.
 const BRANCHES: [&str; 7] =
     ["#0969da", "#1a7f37", "#8250df", "#bc4c00", "#bf3989", "#0e7c86", "#7d6608"];
 
@@ -28,16 +33,16 @@ text{font:12px ui-monospace,SFMono-Regular,Menlo,'DejaVu Sans Mono',Consolas,mon
 .gone{fill:#656d76;text-decoration:line-through}.edge{fill:none;stroke-width:2}\
 .chip{font-size:10.5px}";
 
-/// Draws it.
+/// Draws a picture as SVG.
 #[must_use]
 pub fn svg(picture: &Picture) -> String {
     let layout = layout(picture);
-    let page = Page::new(picture, &layout);
+    let columns = Columns::new(picture, &layout);
     let rows = layout.rows.len() + layout.loose.len() + usize::from(!layout.loose.is_empty());
     let legend = legend(picture, &layout);
     let bottom = HEAD + rows * ROW + 16;
-    let height = bottom + legend.len().div_ceil(page.legend_columns) * 24 + 20;
-    let width = page.width;
+    let height = bottom + legend.len().div_ceil(columns.legend_columns) * 24 + 20;
+    let width = columns.width;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\" role=\"img\">\n<style>{STYLE}</style>\n\
@@ -48,39 +53,46 @@ pub fn svg(picture: &Picture) -> String {
         width - 1,
         height - 1,
     );
-    page.head(&mut out, picture, &layout);
-    for (place, row) in layout.rows.iter().enumerate() {
-        page.stripe(&mut out, place, is_around(picture, row));
+    columns.head(&mut out, picture, &layout);
+    for (position, row) in layout.rows.iter().enumerate() {
+        columns.stripe(&mut out, position, is_around(picture, row));
     }
     for edge in &layout.edges {
-        page.edge(&mut out, *edge, &layout);
+        columns.edge(&mut out, *edge, &layout);
     }
-    for (place, row) in layout.rows.iter().enumerate() {
-        page.row(&mut out, place, row);
+    for (position, row) in layout.rows.iter().enumerate() {
+        columns.row(&mut out, position, row);
     }
-    let mut place = layout.rows.len();
+    let mut position = layout.rows.len();
     if !layout.loose.is_empty() {
-        let y = middle(place) + 4;
+        let y = middle(position) + 4;
         out.push_str(&format!(
             "<text class=\"quiet\" x=\"{MARGIN}\" y=\"{y}\">outliers: held, not placed in the graph</text>\n"
         ));
-        place += 1;
+        position += 1;
     }
-    for (nth, event) in layout.loose.iter().enumerate() {
-        page.stripe(&mut out, place + nth, false);
-        page.event(&mut out, (place + nth, 0, "#8c959f"), event);
+    for (position, event) in (position..).zip(&layout.loose) {
+        columns.stripe(&mut out, position, false);
+        columns.event(&mut out, Point { x: centre(0), y: middle(position) }, "#8c959f", event);
     }
-    page.legend(&mut out, bottom, &legend);
+    columns.legend(&mut out, bottom, &legend);
     out.push_str("</svg>\n");
     out
 }
 
 fn is_around(picture: &Picture, row: &Row<'_>) -> bool {
-    matches!(row.node, Node::Event(event) if picture.around.as_ref() == Some(&event.event_id))
+    matches!(row.symbol, Symbol::Event(event) if picture.around.as_ref() == Some(&event.event_id))
 }
 
-/// Where the columns begin.
-struct Page {
+/// A point in the picture, in pixels from the upper left corner.
+#[derive(Clone, Copy)]
+struct Point {
+    x: usize,
+    y: usize,
+}
+
+/// Where the columns of the picture begin, in pixels from the left.
+struct Columns {
     ids: usize,
     depths: usize,
     types: usize,
@@ -90,15 +102,15 @@ struct Page {
     legend_columns: usize,
 }
 
-impl Page {
+impl Columns {
     fn new(picture: &Picture, layout: &Layout<'_>) -> Self {
-        let widest = |of: &dyn Fn(&Event) -> usize| picture.events.iter().map(of).max();
-        let types = |it: &Event| {
+        let widest = |of: &dyn Fn(&DrawnEvent) -> usize| picture.events.iter().map(of).max();
+        let types = |it: &DrawnEvent| {
             let key = it.state_key.as_ref().filter(|it| !it.is_empty());
             let key = key.map_or(0, |it| clipped(it, MAX_STATE_KEY).chars().count() + 2);
             clipped(&it.event_type, MAX_TYPE).chars().count() + key
         };
-        let sender = |it: &Event| clipped(&it.sender, MAX_SENDER).chars().count();
+        let sender = |it: &DrawnEvent| clipped(&it.sender, MAX_SENDER).chars().count();
         let ids = MARGIN + layout.lanes.max(1) * LANE + 8;
         let depths = ids + wide(15);
         let after_depths = depths + wide(2);
@@ -112,7 +124,7 @@ impl Page {
 
     fn head(&self, out: &mut String, picture: &Picture, layout: &Layout<'_>) {
         let Picture { room_id, room_version, held, events, .. } = picture;
-        let gaps = layout.rows.iter().filter(|it| matches!(it.node, Node::Gap(_))).count();
+        let gaps = layout.rows.iter().filter(|it| matches!(it.symbol, Symbol::Gap(_))).count();
         let most = (self.width - 2 * MARGIN) * 100 / CHARACTER * 4 / 5;
         let room_id = escaped(&clipped(room_id, most));
         let version = escaped(&clipped(room_version, 20));
@@ -125,30 +137,32 @@ impl Page {
         ));
     }
 
-    /// What lies behind a row.
-    fn stripe(&self, out: &mut String, place: usize, chosen: bool) {
-        let fill = match (chosen, place % 2) {
+    /// Draws the background of a row.
+    fn stripe(&self, out: &mut String, position: usize, is_chosen: bool) {
+        let fill = match (is_chosen, position % 2) {
             (true, _) => "#fff8c5",
             (false, 0) => "#f6f8fa",
             _ => return,
         };
-        let (y, width) = (HEAD + place * ROW, self.width - 16);
+        let y = HEAD + position * ROW;
+        let width = self.width - 16;
         out.push_str(&format!(
             "<rect x=\"8\" y=\"{y}\" width=\"{width}\" height=\"{ROW}\" rx=\"5\" fill=\"{fill}\"/>\n"
         ));
     }
 
-    fn edge(&self, out: &mut String, edge: Edge, layout: &Layout<'_>) {
-        let Edge { from, via, to, branch } = edge;
+    fn edge(&self, out: &mut String, edge: Line, layout: &Layout<'_>) {
+        let Line { from, via, to, branch } = edge;
         let (Some(first), Some(last)) = (layout.rows.get(from), layout.rows.get(to)) else {
             return;
         };
         let dashed =
-            if matches!(last.node, Node::Gap(_)) { " stroke-dasharray=\"3 3\"" } else { "" };
-        let (colour, mut y) = (colour(branch), middle(from));
+            if matches!(last.symbol, Symbol::Gap(_)) { " stroke-dasharray=\"3 3\"" } else { "" };
+        let colour = colour(branch);
+        let mut y = middle(from);
         let mut path = format!("M{} {y}", centre(first.lane));
         let mut lane = first.lane;
-        // Down into the lane at once, along it, and out of it just before the end.
+        // Into the lane in the first row, along it, and out of it in the last row.
         let turns = if to == from + 1 {
             vec![(last.lane, to)]
         } else {
@@ -162,28 +176,32 @@ impl Page {
                 let half = usize::midpoint(y, below);
                 path.push_str(&format!("C{} {half} {x} {half} {x} {below}", centre(lane)));
             }
-            (lane, y) = (next, below);
+            lane = next;
+            y = below;
         }
         out.push_str(&format!("<path class=\"edge\" stroke=\"{colour}\"{dashed} d=\"{path}\"/>\n"));
     }
 
-    fn row(&self, out: &mut String, place: usize, row: &Row<'_>) {
-        let (x, y) = (centre(row.lane), middle(place));
+    fn row(&self, out: &mut String, position: usize, row: &Row<'_>) {
+        let at = Point { x: centre(row.lane), y: middle(position) };
+        let Point { x, y } = at;
         let colour = colour(row.branch);
         if row.beyond > 0 {
-            let (end_x, end_y) = (x + 9, y + 15);
+            let end_x = x + 9;
+            let end_y = y + 15;
             out.push_str(&format!(
                 "<path class=\"edge\" stroke=\"{colour}\" stroke-dasharray=\"1.5 3\" \
                  d=\"M{x} {y}L{end_x} {end_y}\"/>\n"
             ));
         }
-        match row.node {
-            Node::Event(event) => self.event(out, (place, row.lane, colour), event),
-            Node::Gap(event_id) => {
+        match row.symbol {
+            Symbol::Event(event) => self.event(out, at, colour, event),
+            Symbol::Gap(event_id) => {
                 out.push_str(&format!("<g><title>{}</title>\n", escaped(event_id)));
-                gap(out, (x, y));
-                let (id, y) = (escaped(&short(event_id)), y + 4);
-                let (ids, types) = (self.ids, self.types);
+                gap(out, at);
+                let Self { ids, types, .. } = self;
+                let id = escaped(&short(event_id));
+                let y = y + 4;
                 out.push_str(&format!(
                     "<text class=\"quiet\" x=\"{ids}\" y=\"{y}\">{id}</text>\
                      <text class=\"quiet\" x=\"{types}\" y=\"{y}\">referenced, not in the graph</text></g>\n"
@@ -192,13 +210,13 @@ impl Page {
         }
     }
 
-    fn event(&self, out: &mut String, at: (usize, usize, &str), event: &Event) {
-        let (place, lane, colour) = at;
-        let y = middle(place);
+    fn event(&self, out: &mut String, at: Point, colour: &str, event: &DrawnEvent) {
+        let y = at.y;
         out.push_str(&format!("<g><title>{}</title>\n", escaped(&event.event_id)));
-        node(out, (centre(lane), y), (colour, event.state_key.is_some()), event.marks);
+        node(out, at, colour, event.state_key.is_some(), event.marks);
         let Self { ids, depths, types, senders, chips, .. } = self;
-        let (id, depth) = (escaped(&short(&event.event_id)), event.depth);
+        let id = escaped(&short(&event.event_id));
+        let depth = event.depth;
         let class = if event.marks.redacted { "gone" } else { "type" };
         let kind = escaped(&clipped(&event.event_type, MAX_TYPE));
         let key = event.state_key.as_ref().filter(|it| !it.is_empty());
@@ -220,7 +238,8 @@ impl Page {
         for word in event.marks.words() {
             let (text, back) = chip_colours(word);
             let width = wide(word.len()) * 9 / 10 + 12;
-            let (top, text_x) = (y - 9, x + 6);
+            let top = y - 9;
+            let text_x = x + 6;
             out.push_str(&format!(
                 "<rect x=\"{x}\" y=\"{top}\" width=\"{width}\" height=\"18\" rx=\"9\" fill=\"{back}\"/>\
                  <text class=\"chip\" x=\"{text_x}\" y=\"{base}\" style=\"fill:{text}\">{word}</text>\n"
@@ -234,66 +253,51 @@ impl Page {
         for (nth, (sample, words)) in entries.iter().enumerate() {
             let x = MARGIN + nth % self.legend_columns * LEGEND + 8;
             let y = top + nth / self.legend_columns * 24 + 8;
+            let at = Point { x, y };
             match sample {
-                Sample::Node(state, marks) => node(out, (x, y), ("#57606a", *state), *marks),
-                Sample::Gap => gap(out, (x, y)),
+                Sample::Node { is_state, marks } => node(out, at, "#57606a", *is_state, *marks),
+                Sample::Gap => gap(out, at),
             }
-            let (x, y) = (x + 16, y + 4);
+            let x = x + 16;
+            let y = y + 4;
             out.push_str(&format!("<text class=\"quiet\" x=\"{x}\" y=\"{y}\">{words}</text>\n"));
         }
     }
 }
 
-/// How wide an entry of the legend is.
+/// The width of an entry of the legend, in pixels.
 const LEGEND: usize = 176;
 
+/// A symbol of the legend.
 enum Sample {
-    Node(bool, Marks),
+    Node { is_state: bool, marks: Marks },
     Gap,
 }
 
-/// What is in the picture and needs a word.
+/// The symbols that the picture contains, with their meanings.
 fn legend(picture: &Picture, layout: &Layout<'_>) -> Vec<(Sample, &'static str)> {
     let none = Marks::default();
     let marked = |is: fn(Marks) -> bool| picture.events.iter().any(|it| is(it.marks));
-    let is_gap = |it: &Row<'_>| matches!(it.node, Node::Gap(_));
+    let is_gap = |it: &Row<'_>| matches!(it.symbol, Symbol::Gap(_));
+    let event = |marks| Sample::Node { is_state: false, marks };
     let entries = [
-        (true, Sample::Node(false, none), "event"),
-        (true, Sample::Node(true, none), "state event"),
-        (
-            marked(|it| it.extremity),
-            Sample::Node(false, Marks { extremity: true, ..none }),
-            "forward extremity",
-        ),
-        (
-            marked(|it| it.redacted),
-            Sample::Node(false, Marks { redacted: true, ..none }),
-            "redacted",
-        ),
-        (
-            marked(|it| it.rejected),
-            Sample::Node(false, Marks { rejected: true, ..none }),
-            "rejected",
-        ),
-        (
-            marked(|it| it.soft_failed),
-            Sample::Node(false, Marks { soft_failed: true, ..none }),
-            "soft-failed",
-        ),
-        (
-            marked(|it| it.unreadable),
-            Sample::Node(false, Marks { unreadable: true, ..none }),
-            "unreadable",
-        ),
-        (!layout.loose.is_empty(), Sample::Node(false, Marks { outlier: true, ..none }), "outlier"),
+        (true, event(none), "event"),
+        (true, Sample::Node { is_state: true, marks: none }, "state event"),
+        (marked(|it| it.extremity), event(Marks { extremity: true, ..none }), "forward extremity"),
+        (marked(|it| it.redacted), event(Marks { redacted: true, ..none }), "redacted"),
+        (marked(|it| it.rejected), event(Marks { rejected: true, ..none }), "rejected"),
+        (marked(|it| it.soft_failed), event(Marks { soft_failed: true, ..none }), "soft-failed"),
+        (marked(|it| it.unreadable), event(Marks { unreadable: true, ..none }), "unreadable"),
+        (!layout.loose.is_empty(), event(Marks { outlier: true, ..none }), "outlier"),
         (layout.rows.iter().any(is_gap), Sample::Gap, "missing predecessor"),
     ];
     let there = entries.into_iter().filter(|(is, _, _)| *is);
     there.map(|(_, sample, words)| (sample, words)).collect()
 }
 
-/// A node: what it is by its shape, what is special about it by how it is filled.
-fn node(out: &mut String, (x, y): (usize, usize), (colour, state): (&str, bool), marks: Marks) {
+/// Draws a node. The shape shows whether it is a state event, the fill shows its marks.
+fn node(out: &mut String, at: Point, colour: &str, is_state: bool, marks: Marks) {
+    let Point { x, y } = at;
     if marks.extremity {
         out.push_str(&format!(
             "<circle cx=\"{x}\" cy=\"{y}\" r=\"10\" fill=\"#ffffff\" stroke=\"{colour}\" \
@@ -308,7 +312,7 @@ fn node(out: &mut String, (x, y): (usize, usize), (colour, state): (&str, bool),
         _ => (colour, colour, ""),
     };
     let paint = format!("fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"2\"{more}");
-    if state {
+    if is_state {
         let (left, right, top, bottom) = (x - 6, x + 6, y - 6, y + 6);
         out.push_str(&format!(
             "<path {paint} d=\"M{x} {top}L{right} {y}L{x} {bottom}L{left} {y}Z\"/>\n"
@@ -329,7 +333,8 @@ fn node(out: &mut String, (x, y): (usize, usize), (colour, state): (&str, bool),
     }
 }
 
-fn gap(out: &mut String, (x, y): (usize, usize)) {
+fn gap(out: &mut String, at: Point) {
+    let Point { x, y } = at;
     out.push_str(&format!(
         "<circle cx=\"{x}\" cy=\"{y}\" r=\"6\" fill=\"#ffffff\" stroke=\"#cf222e\" \
          stroke-width=\"1.5\" stroke-dasharray=\"2.5 2\"/>\n"
@@ -357,12 +362,12 @@ fn middle(row: usize) -> usize {
     HEAD + row * ROW + ROW / 2
 }
 
-/// So many characters, in pixels.
+/// The width of a number of characters, in pixels.
 fn wide(characters: usize) -> usize {
     characters * CHARACTER / 100
 }
 
-/// Text as XML has it.
+/// Escapes text for XML.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in clipped(text, usize::MAX).chars() {

@@ -3,19 +3,19 @@
 use proptest::prelude::*;
 
 use super::{
-    lanes::{Node, layout},
+    lanes::{Symbol, layout},
     *,
 };
 
-fn event(name: &str, depth: i64, prev_events: &[&str]) -> Event {
-    Event {
+fn event(name: &str, depth: i64, prev_events: &[&str]) -> DrawnEvent {
+    DrawnEvent {
         event_id: format!("${name}"),
         event_type: "m.room.message".to_owned(),
         sender: "@alice:a.example".to_owned(),
         depth,
         arrival: depth * 10 + i64::try_from(name.len()).unwrap(),
         prev_events: prev_events.iter().map(|it| format!("${it}")).collect(),
-        ..Event::default()
+        ..DrawnEvent::default()
     }
 }
 
@@ -25,12 +25,12 @@ fn event(name: &str, depth: i64, prev_events: &[&str]) -> Event {
 /// ```
 /// with everything that can be special, and texts that try to break out.
 fn drawn() -> Picture {
-    let state = |event: Event, event_type: &str, state_key: &str| Event {
+    let state = |event: DrawnEvent, event_type: &str, state_key: &str| DrawnEvent {
         event_type: event_type.to_owned(),
         state_key: Some(state_key.to_owned()),
         ..event
     };
-    let marked = |event: Event, marks: Marks| Event { marks, ..event };
+    let marked = |event: DrawnEvent, marks: Marks| DrawnEvent { marks, ..event };
     let none = Marks::default();
     let events = vec![
         state(event("create", 1, &["gone"]), "m.room.create", ""),
@@ -108,16 +108,16 @@ proptest! {
         circles in any::<bool>(),
     ) {
         let name = |it: &usize| format!("e{it}");
-        let events: Vec<Event> = prevs.iter().zip(&depths).enumerate().map(|(at, (prevs, depth))| {
+        let events: Vec<DrawnEvent> = prevs.iter().zip(&depths).enumerate().map(|(at, (prevs, depth))| {
             let prevs: Vec<String> = prevs.iter().filter(|it| circles || **it < at).map(name).collect();
             let prevs: Vec<&str> = prevs.iter().map(|it| &**it).collect();
-            Event { depth: *depth, ..event(&name(&at), 0, &prevs) }
+            DrawnEvent { depth: *depth, ..event(&name(&at), 0, &prevs) }
         }).collect();
         let picture = Picture { events, ..Picture::default() };
         let layout = layout(&picture);
-        let mut rows: Vec<&str> = layout.rows.iter().map(|it| match it.node {
-            Node::Event(event) => &*event.event_id,
-            Node::Gap(id) => id,
+        let mut rows: Vec<&str> = layout.rows.iter().map(|it| match it.symbol {
+            Symbol::Event(event) => &*event.event_id,
+            Symbol::Gap(id) => id,
         }).collect();
         if !circles {
             prop_assert!(layout.edges.iter().all(|it| it.from < it.to));

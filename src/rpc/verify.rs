@@ -124,7 +124,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::verify::What;
+    use crate::verify::FaultKind;
 
     /// More than a client accepts in one message, without a pause in between.
     #[test]
@@ -155,7 +155,7 @@ mod tests {
         for _ in 0..FAULTS {
             let room_id = "!".repeat(255);
             let event_id = "$".repeat(1_020);
-            reporter.fault(Fault { room_id, event_id, what: What::Extremities });
+            reporter.fault(Fault { room_id, event_id, kind: FaultKind::ExtremitiesWrong });
         }
         reporter.report();
         drop(progress);

@@ -1,6 +1,7 @@
-//! Room state: the persistent map that holds it, and how conflicting states become one.
+//! Room state: the persistent map that stores it, and the resolution of conflicting states.
 //!
-//! Pure: nothing here reads or writes; callers hand in how events and nodes are fetched.
+//! This module is pure: it does no input or output. Callers pass closures that look up events and
+//! nodes.
 
 pub mod map;
 pub mod resolution;

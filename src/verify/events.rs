@@ -1,10 +1,10 @@
-//! One event after another: what its body says against what is kept of it.
+//! Verifies each event: its body, and everything that follows from the body or the graph.
 
 use std::ops::ControlFlow;
 
-use super::{Walk, What};
+use super::{FaultKind, VerifiedRoom};
 use crate::{
-    ingest::{self, MAX_PREV_EVENTS},
+    ingest::{self, MAX_PREV_EVENTS, Redacted},
     pdu::{Event, Pdu, id_of_unreadable},
     state::map,
     store::{
@@ -12,24 +12,24 @@ use crate::{
     },
 };
 
-/// Events looked at between two moments in which others may write.
-const EVENTS_AT_ONCE: u32 = 2 * PAGE_EVENTS;
+/// Events that are verified under one lock of the room.
+const EVENTS_PER_LOCK: u32 = 2 * PAGE_EVENTS;
 
-impl Walk<'_> {
-    /// Every event: body, edges, what is derived.
+impl VerifiedRoom<'_> {
+    /// Verifies every event of the room.
     pub(super) fn events(&mut self) -> Result<ControlFlow<()>, StoreError> {
         let mut next = 0;
         loop {
-            let Some(mut edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
+            let Some(mut edit) = self.lock()? else { return Ok(ControlFlow::Continue(())) };
             let last = edit.room.next_event.0;
-            let end = last.min(next + EVENTS_AT_ONCE);
+            let end = last.min(next + EVENTS_PER_LOCK);
             for first in (next..end).step_by(usize::try_from(PAGE_EVENTS).unwrap_or(1)) {
-                let looked = self.block(&edit, EventNum(first));
-                self.tolerate(looked)?;
+                let verified = self.block(&edit, EventNum(first));
+                self.tolerate(verified)?;
             }
             for event in (next..end).map(EventNum) {
-                let looked = self.event(&mut edit, event);
-                self.tolerate(looked)?;
+                let verified = self.event(&mut edit, event);
+                self.tolerate(verified)?;
             }
             drop(edit);
             self.watch.events(end - next);
@@ -43,27 +43,28 @@ impl Walk<'_> {
         }
     }
 
-    /// The bodies that are sealed together: of events that there are, and nowhere else.
+    /// Verifies that the bodies in a block belong to events, and are not stored a second time.
     fn block(&mut self, edit: &Edit<'_>, first: EventNum) -> Result<(), StoreError> {
         let sealed = self.store.sealed_with(self.number, first)?;
         if !sealed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
-            self.fault("", What::SealedEarly(first.0))?;
+            self.fault("", FaultKind::BlockTooEarly(first.0))?;
         }
         for event in sealed {
             if edit.find_node(event)?.is_none() {
-                self.fault("", What::NoNode(event.0))?;
+                self.fault("", FaultKind::NodeMissing(event.0))?;
             }
             if self.store.is_alone(self.number, event)? {
-                self.fault("", What::TwoBodies(event.0))?;
+                self.fault("", FaultKind::TwoBodies(event.0))?;
             }
         }
         Ok(())
     }
 
+    /// Verifies one event.
     fn event(&mut self, edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
         let Some(node) = edit.find_node(event)? else {
             if self.store.is_alone(self.number, event)? {
-                self.fault("", What::NoNode(event.0))?;
+                self.fault("", FaultKind::NodeMissing(event.0))?;
             }
             return Ok(());
         };
@@ -71,15 +72,15 @@ impl Walk<'_> {
         let event_id = body.event_id.as_str();
         match self.store.event_num(self.number, event_id)? {
             Some(it) if it == event => {}
-            Some(other) if self.is_held(other, event_id)? => {
-                self.fault(event_id, What::HeldTwice(other.0, event.0))?;
+            Some(other) if self.is_event(other, event_id)? => {
+                self.fault(event_id, FaultKind::StoredTwice(other.0, event.0))?;
             }
-            Some(_) | None => self.fault(event_id, What::IdAstray)?,
+            Some(_) | None => self.fault(event_id, FaultKind::IdWrong)?,
         }
         let read = match Event::read(&body.pdu, self.version, event_id) {
             Ok(read) => read,
             Err(why) => {
-                self.fault(event_id, What::BodyMalformed(why.to_string()))?;
+                self.fault(event_id, FaultKind::BodyInvalid(why.to_string()))?;
                 return Ok(());
             }
         };
@@ -90,75 +91,76 @@ impl Walk<'_> {
         match &read {
             Event::Readable(pdu) => self.readable(&node, &body, pdu)?,
             Event::Unreadable(it) if !node.flags.unreadable => {
-                self.fault(event_id, What::BodyMalformed(it.why().to_string()))?;
+                self.fault(event_id, FaultKind::BodyInvalid(it.why().to_string()))?;
                 return Ok(());
             }
             Event::Unreadable(_) => {
                 let own_id = id_of_unreadable(&body.pdu, self.version);
                 if let Some(other) = own_id.filter(|it| *it != *event_id) {
-                    self.fault(event_id, What::BodyOfAnother(other.to_string()))?;
+                    self.fault(event_id, FaultKind::BodyOfAnother(other.to_string()))?;
                 }
             }
         }
         if room_id.is_some_and(|it| it != self.room_id) {
-            self.fault(event_id, What::BodyOfAnotherRoom)?;
+            self.fault(event_id, FaultKind::BodyOfAnotherRoom)?;
         }
         if node.depth != read.depth() {
-            self.fault(event_id, What::DepthWrong)?;
+            self.fault(event_id, FaultKind::DepthWrong)?;
         }
         if !edit.is_listed(event, node.arrival)? {
-            self.fault(event_id, What::NotListed)?;
+            self.fault(event_id, FaultKind::ArrivalNotListed)?;
         }
         if !node.flags.outlier {
-            self.edges(edit, (event, &node), &read)?;
-            self.derived(edit, (event, &node), &read)?;
+            self.edges(edit, event, &node, &read)?;
+            self.derived(edit, event, &node, &read)?;
         }
         Ok(())
     }
 
-    /// The body of an event that can be read.
+    /// Verifies the body of a readable event.
     fn readable(&mut self, node: &EventNode, body: &Body, pdu: &Pdu) -> Result<(), StoreError> {
         let event_id = body.event_id.as_str();
         if node.flags.unreadable {
-            self.fault(event_id, What::ReadableNow)?;
+            self.fault(event_id, FaultKind::ReadableNow)?;
         }
         if *pdu.event_id() != *event_id {
-            self.fault(event_id, What::BodyOfAnother(pdu.event_id().to_string()))?;
+            self.fault(event_id, FaultKind::BodyOfAnother(pdu.event_id().to_string()))?;
         }
         let redacted = || pdu.redacted().is_ok_and(|it| it.bytes_as_received() == body.pdu);
         if !pdu.content_hash_matches() && !redacted() {
-            self.fault(event_id, What::BodyUnhashed)?;
+            self.fault(event_id, FaultKind::BodyUnhashed)?;
         }
         Ok(())
     }
 
-    /// Whether this is the event under a number.
-    fn is_held(&self, event: EventNum, event_id: &str) -> Result<bool, StoreError> {
+    /// Whether a number belongs to an event id.
+    fn is_event(&self, event: EventNum, event_id: &str) -> Result<bool, StoreError> {
         match self.store.body(self.number, event) {
             Ok(body) => Ok(body.event_id == event_id),
-            // It is named where it stands.
+            // Reported with the other event.
             Err(failure) if failure.is_of_record() => Ok(false),
             Err(other) => Err(other),
         }
     }
 
-    /// Edges, against the body and against the notes of what is missing.
+    /// Verifies edges against the body, and gaps against the notes of missing events.
     fn edges(
         &mut self,
         edit: &Edit<'_>,
-        (event, node): (EventNum, &EventNode),
+        event: EventNum,
+        node: &EventNode,
         read: &Event,
     ) -> Result<(), StoreError> {
         let event_id = read.event_id().as_str();
-        // Older builds have drawn them all.
+        // Older builds have stored more edges than the limit.
         if node.prev_events.len() < read.prev_events().len().min(MAX_PREV_EVENTS + 1) {
-            self.fault(event_id, What::EdgesMissing)?;
+            self.fault(event_id, FaultKind::EdgesMissing)?;
         }
-        let drawn = read.prev_events().iter().take(MAX_PREV_EVENTS);
-        for (place, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(drawn)) {
+        let linked = read.prev_events().iter().take(MAX_PREV_EVENTS);
+        for (position, (edge, prev)) in (0u32..).zip(node.prev_events.iter().zip(linked)) {
             let held = edit.event_num(self.number, prev.as_str())?;
             let placed = match held {
-                // An id that leads to no event is named with all other records.
+                // An id that refers to no event is reported with all other records.
                 Some(held) => edit.find_node(held)?.is_some_and(|it| !it.flags.outlier),
                 None => false,
             };
@@ -167,17 +169,17 @@ impl Walk<'_> {
                 (PrevEvent::Missing, None) if prev == read.event_id() => {}
                 (PrevEvent::Missing, None) => {
                     let noted = edit.place_of_missing(self.number, prev.as_str(), event)?;
-                    if noted != Some(place) {
-                        self.fault(event_id, What::GapNotNoted(prev.to_string()))?;
+                    if noted != Some(position) {
+                        self.fault(event_id, FaultKind::GapNotNoted(prev.to_string()))?;
                     }
                 }
                 (PrevEvent::Held(_), _) => {
-                    self.fault(event_id, What::EdgeElsewhere(prev.to_string()))?;
+                    self.fault(event_id, FaultKind::EdgeWrong(prev.to_string()))?;
                 }
                 (PrevEvent::Missing, Some(held))
                     if prev != read.event_id() && !edit.is_unsettled(self.number, held)? =>
                 {
-                    self.fault(event_id, What::EdgeCut(prev.to_string()))?;
+                    self.fault(event_id, FaultKind::EdgeCut(prev.to_string()))?;
                 }
                 (PrevEvent::Missing, Some(_)) => {}
             }
@@ -185,43 +187,47 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What follows from the graph: extremities, redactions, the state.
+    /// Verifies what follows from the graph: redactions and the state after the event.
     fn derived(
         &mut self,
         edit: &mut Edit<'_>,
-        (event, node): (EventNum, &EventNode),
+        event: EventNum,
+        node: &EventNode,
         read: &Event,
     ) -> Result<(), StoreError> {
         let event_id = read.event_id().as_str();
         let derived = ingest::derive(edit, event, read)?;
         if let Some(target) = read.redacts()
             && !node.flags.rejected
-            && !is_noted(edit, event, target.as_str())?
+            && !is_listed(edit, event, target.as_str())?
         {
-            self.fault(event_id, What::RedactionNotNoted(target.to_string()))?;
+            self.fault(event_id, FaultKind::RedactionNotListed(target.to_string()))?;
         }
-        let held = (node.flags.redacted, node.flags.redaction_pending);
-        match hidden(node, read, (derived.redacted, derived.redaction_pending)) {
-            follows if follows == held => {}
-            (false, false) => self.fault(event_id, What::Hidden)?,
-            _ => self.fault(event_id, What::Redaction)?,
+        let expected = expected_redaction(node, read, derived.redacted);
+        if expected != Redacted::of_flags(node.flags) {
+            let what = if expected.is_hidden() {
+                FaultKind::RedactionWrong
+            } else {
+                FaultKind::HiddenByNone
+            };
+            self.fault(event_id, what)?;
         }
         match (node.state_after, derived.state_after) {
             (Some(held), Some(derived)) => {
                 let nodes = edit.states(self.number);
                 if held != derived && !map::diff(&nodes, held.root(), derived.root())?.is_empty() {
-                    self.fault(event_id, What::StateWrong)?;
+                    self.fault(event_id, FaultKind::StateWrong)?;
                 }
                 let facts = |state| edit.state_facts(self.number, state);
                 if facts(held)?.history_visibility != facts(derived)?.history_visibility {
-                    self.fault(event_id, What::VisibilityWrong)?;
+                    self.fault(event_id, FaultKind::VisibilityWrong)?;
                 }
             }
             (None, Some(_)) if !edit.is_unsettled(self.number, event)? => {
-                self.fault(event_id, What::StateNotHeld)?;
+                self.fault(event_id, FaultKind::StateMissing)?;
             }
             (Some(_), None) => {
-                self.fault(event_id, What::StateUnfounded)?;
+                self.fault(event_id, FaultKind::StateUnfounded)?;
             }
             (None, Some(_) | None) => {}
         }
@@ -229,22 +235,20 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a redaction is noted of its target.
-fn is_noted(edit: &Edit<'_>, redaction: EventNum, target_id: &str) -> Result<bool, StoreError> {
+/// Whether a redaction is listed as one of its target.
+fn is_listed(edit: &Edit<'_>, redaction: EventNum, target_id: &str) -> Result<bool, StoreError> {
     Ok(edit.judgement(edit.room_num(), target_id, redaction)?.is_some())
 }
 
-/// Whether an event is to be redacted, and whether that cannot be told yet.
-pub(super) fn hidden(
-    node: &EventNode,
-    read: &Event,
-    (redacted, pending): (bool, bool),
-) -> (bool, bool) {
-    // A redaction that was purged has left its target in the redacted form.
+/// The redaction flags that an event should have, given the flags derived from the redactions that
+/// are stored.
+pub(super) fn expected_redaction(node: &EventNode, read: &Event, derived: Redacted) -> Redacted {
+    // If a redaction was purged, its target is stored in the redacted form only.
     let is_stripped = || {
         let Some(pdu) = read.pdu() else { return false };
         let redacted = pdu.redacted();
         redacted.is_ok_and(|it| it.bytes_as_received() == pdu.bytes_as_received())
     };
-    (redacted || (node.flags.redacted && is_stripped()), pending)
+    let redacted = derived.redacted || (node.flags.redacted && is_stripped());
+    Redacted { redacted, ..derived }
 }

@@ -1,179 +1,179 @@
-//! Everything that can be wrong with a store, and what can be done about each: one table.
+//! Every fault that a store can have, and what can be done about each: one table.
 
 use std::fmt;
 
 use crate::store::{Astray, Part, Stray};
 
-/// Something that is not as it should be.
+/// A fault in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    /// The room; empty when no room can be named.
+    /// The room's id; empty if the fault belongs to no room.
     pub room_id: String,
-    /// The event, where one can be named.
+    /// The event's id; empty if the fault belongs to no event.
     pub event_id: String,
     /// What is wrong.
-    pub what: What,
+    pub kind: FaultKind,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { room_id, event_id, what } = self;
+        let Self { room_id, event_id, kind } = self;
         [room_id, event_id]
             .iter()
             .filter(|it| !it.is_empty())
             .try_for_each(|it| write!(f, "{it} "))?;
-        write!(f, "{what}")
+        write!(f, "{kind}")
     }
 }
 
-/// What is wrong.
+/// What is wrong. The texts are read behind the ids of the room and the event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum What {
+pub enum FaultKind {
     /// Another room, or none, is found under the room's id.
-    #[error("the room's id does not lead to its record")]
-    RoomNowhere,
-    /// No room can be of this version.
-    #[error("has the unknown version {0}")]
+    #[error("the room's id does not refer to its record")]
+    RoomIdWrong,
+    /// The room has a version that this build does not know.
+    #[error("the room has the unknown version {0}")]
     VersionUnknown(String),
-    /// A record that is needed is not there, or cannot be read.
+    /// A record that is needed is missing or cannot be read.
     #[error("damaged {what} (key {key})")]
     Damaged {
-        /// What was to be read.
+        /// The kind of the record.
         what: &'static str,
         /// Its key, in hexadecimal.
         key: String,
     },
-    /// What came is there, its place in the graph and the verdict on it are not.
+    /// The event's place in the graph and the verdict on it are lost.
     #[error("event {0} has a body but no node")]
-    NoNode(u32),
-    /// Which of them came cannot be told.
-    #[error("event {0} has a body in its block and one alone")]
+    NodeMissing(u32),
+    /// An event has two bodies, and it cannot be told which of them was received.
+    #[error("event {0} has two bodies: one in its block and one of its own")]
     TwoBodies(u32),
-    /// Bodies share a block once their page is full, not before.
-    #[error("the bodies from event {0} on are sealed too early")]
-    SealedEarly(u32),
+    /// Bodies share a block when their page is full, but not before.
+    #[error("the bodies from event {0} on share a block although their page is not full")]
+    BlockTooEarly(u32),
     /// The body cannot be parsed.
-    #[error("the body is no event of its room: {0}")]
-    BodyMalformed(String),
-    /// This build reads what the one that it came to could not.
+    #[error("the body is not a valid event: {0}")]
+    BodyInvalid(String),
+    /// The event is stored as unreadable, but this build reads it.
     #[error(
-        "is held as an unreadable event, and this build can read it: delete its room with \
+        "is stored as an unreadable event, but this build can read it: delete its room with \
          --may-return and import it again"
     )]
     ReadableNow,
-    /// The body's hash is another id.
-    #[error("the body is that of {0}")]
+    /// The hash of the body is another event's id.
+    #[error("the body belongs to event {0}")]
     BodyOfAnother(String),
     /// The body names another room.
-    #[error("the body is that of another room")]
+    #[error("the body belongs to another room")]
     BodyOfAnotherRoom,
-    /// What is not part of the id was changed.
+    /// A part of the body was changed that its id does not cover.
     #[error("the body matches neither its content hash nor its redacted form")]
     BodyUnhashed,
-    /// Another event's body has taken the place of its own.
-    #[error("is held twice, as event {0} and as event {1}")]
-    HeldTwice(u32, u32),
-    /// The event is not found, or another is, under its id.
-    #[error("the id does not lead to the event")]
-    IdAstray,
-    /// Not the body's depth.
-    #[error("the depth is not that of the body")]
+    /// The body of one event is stored in place of another's.
+    #[error("is stored twice, as event {0} and as event {1}")]
+    StoredTwice(u32, u32),
+    /// The event is not found under its id, or another one is.
+    #[error("the id does not refer to the event")]
+    IdWrong,
+    /// The node has another depth than the body.
+    #[error("the depth differs from the depth in the body")]
     DepthWrong,
-    /// Not the body's number of edges.
-    #[error("has another number of edges than the body")]
+    /// The node has fewer edges than the body has predecessors.
+    #[error("has fewer edges than the body has predecessors")]
     EdgesMissing,
-    /// An edge to another event than the body names.
-    #[error("the edge to {0} leads elsewhere")]
-    EdgeElsewhere(String),
-    /// An edge that leads nowhere, to an event that is placed.
-    #[error("{0} is held, but the edge says missing")]
+    /// An edge refers to another event than the body names.
+    #[error("the edge to {0} refers to another event")]
+    EdgeWrong(String),
+    /// A predecessor is marked as missing, but is in the graph.
+    #[error("{0} is in the graph, but the edge to it is marked as missing")]
     EdgeCut(String),
-    /// The edge would not be drawn when the event comes.
-    #[error("{0} is missing, but not noted as such")]
+    /// A predecessor is missing, and would get no edge when it is received.
+    #[error("{0} is missing, but not noted as missing")]
     GapNotNoted(String),
-    /// The order of arrival leaves the event out.
-    #[error("is not listed where it arrived")]
-    NotListed,
-    /// The event would hide nothing.
-    #[error("that it redacts {0} is not noted")]
-    RedactionNotNoted(String),
-    /// A redaction is held that hides the event, or may hide it.
-    #[error("whether it is redacted does not follow from the redactions held")]
-    Redaction,
-    /// It is hidden, and no redaction is held that hides it.
-    #[error("whether it is redacted does not follow from the redactions held: none hides it")]
-    Hidden,
-    /// Not the state that follows from its predecessors, or that came with it.
-    #[error("the state after it does not follow from the graph")]
+    /// The event is not found by its order of arrival.
+    #[error("is not in the list of arrivals")]
+    ArrivalNotListed,
+    /// The event is a redaction that would take no effect.
+    #[error("redacts {0}, but is not listed as a redaction of it")]
+    RedactionNotListed(String),
+    /// Stored redactions hide the event, or may hide it, and its flags say something else.
+    #[error("the redaction flags do not follow from the stored redactions")]
+    RedactionWrong,
+    /// The event is hidden, but by no stored redaction.
+    #[error("is hidden as redacted, but no stored redaction hides it")]
+    HiddenByNone,
+    /// The stored state is not the one that follows from predecessors or a given state.
+    #[error("the state after the event does not follow from the graph")]
     StateWrong,
-    /// Not the history visibility in its state.
-    #[error("the history visibility kept beside its state is wrong")]
+    /// The history visibility beside the state is not the one in the state.
+    #[error("the history visibility stored beside the state after the event is wrong")]
     VisibilityWrong,
-    /// All that it follows from is held.
-    #[error("the state after it could be known, but is not held")]
-    StateNotHeld,
-    /// What it followed from is not held.
-    #[error("has a state that does not follow from the graph")]
+    /// Everything that determines the state is stored, but the state is not.
+    #[error("the state after the event could be known, but is not stored")]
+    StateMissing,
+    /// A state is stored, but what determines it is not.
+    #[error("the state after the event is stored, but cannot be derived from the graph")]
     StateUnfounded,
-    /// A state of events whose numbers were never given.
-    #[error("state {0} names an event that is none")]
+    /// A state contains the number of an event that was never added.
+    #[error("state {0} refers to an event that does not exist")]
     StateOfNoEvent(u32),
-    /// The current state has it where another belongs.
-    #[error("stands in the state under another's key")]
-    StateKey,
-    /// The members of the current state, by server.
-    #[error("the members counted beside its current state do not add up")]
-    MemberCounts,
-    /// The current state is not that of the forward extremities.
-    #[error("its current state does not follow from its forward extremities")]
-    CurrentState,
-    /// They decide only while it is not known.
-    #[error("keeps states that were known last, though its current state is known")]
-    LastKnown,
-    /// While the current state is not known, they decide who may ask.
-    #[error("the states that were known last cannot be read: nobody may ask about it")]
+    /// The current state has the event under a key that is not its own.
+    #[error("is in the current state under the key of another event")]
+    StateKeyWrong,
+    /// The members of the current state are counted wrongly for some server.
+    #[error("the member counts of the current state are wrong")]
+    MemberCountsWrong,
+    /// The current state is not the one over the forward extremities.
+    #[error("the current state does not follow from the forward extremities")]
+    CurrentStateWrong,
+    /// The states that were known last count only while the current state is unknown.
+    #[error("the states that were known last are stored, although the current state is known")]
+    LastKnownUnneeded,
+    /// The states that decide about access while the current state is unknown are damaged.
+    #[error("the states that were known last cannot be read, so all access to the room is refused")]
     LastKnownLost,
-    /// More or fewer of something than the room's record says.
-    #[error("has {counted} {what}, its record says {held}")]
+    /// A counter in the room's record is wrong.
+    #[error("has {counted} {what}, but its record counts {recorded}")]
     Count {
-        /// Of what.
+        /// What is counted.
         what: Counted,
-        /// How many there are.
+        /// The correct number.
         counted: u64,
-        /// How many its record says.
-        held: u64,
+        /// The number in the record.
+        recorded: u64,
     },
-    /// Forward extremities.
-    #[error("its forward extremities do not follow from the graph")]
-    Extremities,
-    /// The next event would arrive with, or before, another.
-    #[error("its next arrival is one that has been")]
-    NextArrival,
-    /// Whether an accepted event follows it.
-    #[error("whether anything follows it is kept wrongly")]
-    Followed,
-    /// A cycle of edges.
-    #[error("precedes itself")]
+    /// The list of forward extremities is wrong.
+    #[error("the list of forward extremities does not follow from the graph")]
+    ExtremitiesWrong,
+    /// The next event would get the position of a stored one, or one before it.
+    #[error("the next position in the order of arrival is taken already")]
+    NextArrivalTaken,
+    /// The flag that an accepted event follows is wrong.
+    #[error("the flag for events that an accepted event follows is wrong")]
+    FollowedWrong,
+    /// The edges have a cycle.
+    #[error("is its own predecessor, through a cycle of edges")]
     Cycle,
-    /// A record that nothing leads to, or that cannot be read.
+    /// A record that nothing refers to, or that cannot be read.
     #[error("{0}")]
     Stray(Stray),
 }
 
-/// What a room's record counts.
+/// The things that a room's record counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counted {
-    /// Outliers.
+    /// Events that are stored without a place in the graph.
     Outliers,
-    /// Rejected events.
+    /// Placed events that were rejected.
     Rejected,
-    /// Soft-failed events.
+    /// Placed events that were soft-failed.
     SoftFailed,
-    /// Unreadable events.
+    /// Events that break the format of their room version.
     Unreadable,
-    /// Events purged without a trace but their ids.
+    /// Purged events of which only the ids are stored.
     Purged,
-    /// Events whose arrival is not their number.
+    /// Events whose order of arrival is not their number.
     ListedArrivals,
 }
 
@@ -193,67 +193,69 @@ impl fmt::Display for Counted {
 /// What can be done about a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Drawn again from the bodies: ids, depths, edges, what is noted of them.
-    Draw,
-    /// Derived again from the graph: states and redactions.
-    Derive,
-    /// Counted again: counters, extremities, marks.
-    Count,
-    /// The record goes: nothing needs it, or it is written again with what it follows from.
+    /// Derive ids, depths, edges and notes about them again from the bodies.
+    FromBodies,
+    /// Derive states and redactions again from the graph.
+    FromGraph,
+    /// Count again: counters, forward extremities, flags of followed events.
+    Recount,
+    /// Remove the record: it is not needed, or is written again with the records it belongs to.
     Remove,
-    /// Nothing: what could tell is what is wrong. The room is left alone.
+    /// Restore from a backup: the record cannot be derived. The whole room is left alone.
     Restore,
-    /// Nothing: showing an event whose redaction was lost would be worse than hiding one.
-    StayHidden,
+    /// Leave the event hidden: to show one whose redaction was lost would be worse.
+    KeepHidden,
 }
 
-impl What {
-    /// What can be done about it. Whatever is not sure to follow from what is sound is lost.
+impl FaultKind {
+    /// What can be done about the fault. A repair only uses records that do not depend on the
+    /// faulty one.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::IdAstray
+            Self::IdWrong
             | Self::DepthWrong
             | Self::EdgesMissing
-            | Self::EdgeElsewhere(_)
+            | Self::EdgeWrong(_)
             | Self::EdgeCut(_)
             | Self::GapNotNoted(_)
-            | Self::NotListed
-            | Self::Cycle => Remedy::Draw,
-            Self::RedactionNotNoted(_)
-            | Self::Redaction
+            | Self::ArrivalNotListed
+            | Self::Cycle => Remedy::FromBodies,
+            Self::RedactionNotListed(_)
+            | Self::RedactionWrong
             | Self::StateWrong
             | Self::VisibilityWrong
-            | Self::StateNotHeld
-            // By an edge or a state that was wrong. If it came with the event, it stays.
+            | Self::StateMissing
+            // The cause is a wrong edge or state. A state that was given with the event stays.
             | Self::StateUnfounded
             | Self::StateOfNoEvent(_)
-            | Self::StateKey
-            | Self::MemberCounts
-            | Self::CurrentState
-            // Without them nobody may ask until the current state is known.
-            | Self::LastKnown
-            | Self::LastKnownLost => Remedy::Derive,
-            // An empty place among the events that nobody purged was an event.
-            Self::Count { what: Counted::Purged, counted, held } if counted > held => {
+            | Self::StateKeyWrong
+            | Self::MemberCountsWrong
+            | Self::CurrentStateWrong
+            // Without them, all access is refused until the current state is known.
+            | Self::LastKnownUnneeded
+            | Self::LastKnownLost => Remedy::FromGraph,
+            // A number without an event that was not purged belonged to an event.
+            Self::Count { what: Counted::Purged, counted, recorded } if counted > recorded => {
                 Remedy::Restore
             }
-            Self::Count { .. } | Self::Extremities | Self::NextArrival | Self::Followed => {
-                Remedy::Count
-            }
-            Self::Hidden => Remedy::StayHidden,
+            Self::Count { .. }
+            | Self::ExtremitiesWrong
+            | Self::NextArrivalTaken
+            | Self::FollowedWrong => Remedy::Recount,
+            Self::HiddenByNone => Remedy::KeepHidden,
             Self::Damaged { what, .. } => match *what {
-                "state" => Remedy::Derive,
-                "event number" | "missing event" => Remedy::Draw,
+                "state" => Remedy::FromGraph,
+                "event number" | "missing event" => Remedy::FromBodies,
                 _ => Remedy::Restore,
             },
-            Self::RoomNowhere
+            Self::RoomIdWrong
             | Self::VersionUnknown(_)
-            | Self::NoNode(_)
+            | Self::NodeMissing(_)
             | Self::TwoBodies(_)
-            | Self::SealedEarly(_)
-            | Self::HeldTwice(..)
-            | Self::BodyMalformed(_)
+            | Self::BlockTooEarly(_)
+            | Self::StoredTwice(..)
+            | Self::BodyInvalid(_)
             | Self::ReadableNow
             | Self::BodyOfAnother(_)
             | Self::BodyOfAnotherRoom
@@ -265,8 +267,8 @@ impl What {
 
 fn of_stray(what: Astray) -> Remedy {
     match what {
-        Astray::Damaged(Some(Part::Id)) | Astray::EventNumberDamaged => Remedy::Draw,
-        Astray::Damaged(Some(Part::State)) | Astray::StateToCome => Remedy::Derive,
+        Astray::Damaged(Some(Part::Id)) | Astray::EventNumberDamaged => Remedy::FromBodies,
+        Astray::Damaged(Some(Part::State)) | Astray::StateToCome => Remedy::FromGraph,
         Astray::Damaged(Some(Part::Note))
         | Astray::OfNoEvent(Part::Note | Part::GivenState | Part::Redaction)
         | Astray::EventToCome
@@ -274,7 +276,7 @@ fn of_stray(what: Astray) -> Remedy {
         | Astray::NoArrival
         | Astray::NoExtremity
         | Astray::NothingMissing => Remedy::Remove,
-        // The number that tells it from what is to come may be what is wrong; so may a room's.
+        // The next number that is compared with may itself be wrong, and so may the room's.
         Astray::PageToCome
         | Astray::EventLost
         | Astray::NoRoom
@@ -290,15 +292,15 @@ fn of_stray(what: Astray) -> Remedy {
 }
 
 impl Remedy {
-    /// What was done, when it helped.
+    /// Describes a repair that helped.
     #[must_use]
     pub fn done(self) -> &'static str {
         match self {
-            Self::Draw => "drawn again from the bodies",
-            Self::Derive => "derived again from the graph",
-            Self::Count => "counted again",
+            Self::FromBodies => "derived again from the bodies",
+            Self::FromGraph => "derived again from the graph",
+            Self::Recount => "counted again",
             Self::Remove => "removed",
-            Self::Restore | Self::StayHidden => "gone with what else was repaired",
+            Self::Restore | Self::KeepHidden => "gone after other repairs",
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The room as a whole, held still: what its nodes add up to, no cycle, and every event that is
-//! followed is marked so. What a repair counts again is counted here.
+//! Verifies a room's graph as a whole, with the room locked: counters, cycles, forward extremities,
+//! and the flags of followed events. A repair counts with the same functions.
 
-use super::{Counted, Walk, What};
+use super::{Counted, FaultKind, VerifiedRoom};
 use crate::{
     ingest,
     state::map,
     store::{Edit, EventNode, EventNum, Extremity, PrevEvent, Room, StoreError, Topology, View},
 };
 
-/// What a room's nodes add up to.
+/// The counters of a room, added up from its nodes.
 #[derive(Default)]
 pub(super) struct Sums {
     pub(super) outliers: u64,
@@ -16,32 +16,34 @@ pub(super) struct Sums {
     pub(super) soft_failed: u64,
     pub(super) unreadable: u64,
     pub(super) listed_arrivals: u64,
+    /// The greatest order of arrival; `None` if there are no events.
     pub(super) last_arrival: Option<i64>,
-    /// By the numbers of the events.
+    /// Forward extremities, by event number.
     pub(super) extremities: Vec<Extremity>,
     pub(super) purged: u64,
 }
 
-impl Walk<'_> {
-    /// Takes six bytes an event.
-    pub(super) fn whole(&mut self) -> Result<(), StoreError> {
-        let Some(mut edit) = self.hold()? else { return Ok(()) };
-        let (room, topology) = (&edit.room, edit.topology(self.number));
-        let looked = self.sums(room, &topology);
-        self.tolerate(looked)?;
-        let looked = self.cycles(room, &topology);
-        self.tolerate(looked)?;
+impl VerifiedRoom<'_> {
+    /// Verifies the graph as a whole. Needs six bytes of memory for each event.
+    pub(super) fn graph(&mut self) -> Result<(), StoreError> {
+        let Some(mut edit) = self.lock()? else { return Ok(()) };
+        let room = &edit.room;
+        let topology = edit.topology(self.number);
+        let verified = self.sums(room, &topology);
+        self.tolerate(verified)?;
+        let verified = self.cycles(room, &topology);
+        self.tolerate(verified)?;
         if !edit.unsettled(self.number, 1)?.is_empty() {
-            // What follows from the graph as a whole is still being worked out.
+            // The records that follow from the whole graph are still being derived.
             return Ok(());
         }
-        let looked = self.followed(room, &topology);
-        self.tolerate(looked)?;
-        let looked = self.current_state(&mut edit);
-        self.tolerate(looked)
+        let verified = self.followed(room, &topology);
+        self.tolerate(verified)?;
+        let verified = self.current_state(&mut edit);
+        self.tolerate(verified)
     }
 
-    /// Counters and forward extremities.
+    /// Verifies counters and the list of forward extremities.
     fn sums(&mut self, room: &Room, topology: &Topology<'_, Edit<'_>>) -> Result<(), StoreError> {
         let sums = Sums::of(room, topology)?;
         let counters = [
@@ -52,23 +54,24 @@ impl Walk<'_> {
             (Counted::Purged, room.purged, sums.purged),
             (Counted::ListedArrivals, room.listed_arrivals, sums.listed_arrivals),
         ];
-        for (what, held, counted) in counters {
-            if held != counted {
-                self.fault("", What::Count { what, counted, held })?;
+        for (what, recorded, counted) in counters {
+            if recorded != counted {
+                self.fault("", FaultKind::Count { what, counted, recorded })?;
             }
         }
         let mut listed = self.store.extremities(self.number, usize::MAX)?;
         listed.sort_unstable();
-        let count = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+        let count = count(listed.len());
         if listed != sums.extremities || room.forward_extremities != count {
-            self.fault("", What::Extremities)?;
+            self.fault("", FaultKind::ExtremitiesWrong)?;
         }
         if sums.last_arrival.is_some_and(|it| room.next_arrival <= it) {
-            self.fault("", What::NextArrival)?;
+            self.fault("", FaultKind::NextArrivalTaken)?;
         }
         Ok(())
     }
 
+    /// Verifies the flags of events that an accepted event follows.
     fn followed(
         &mut self,
         room: &Room,
@@ -78,48 +81,57 @@ impl Walk<'_> {
             let Some(node) = topology.node(event)? else { continue };
             if !node.flags.outlier && node.flags.followed != followed {
                 let event_id = self.store.body(self.number, event)?.event_id;
-                self.fault(&event_id, What::Followed)?;
+                self.fault(&event_id, FaultKind::FollowedWrong)?;
             }
         }
         Ok(())
     }
 
+    /// Verifies that the edges have no cycle.
     fn cycles(&mut self, room: &Room, topology: &Topology<'_, Edit<'_>>) -> Result<(), StoreError> {
-        for event in oldest_first(room, topology)?.1 {
+        for event in oldest_first(room, topology)?.cyclic {
             let event_id = self.store.body(self.number, event)?.event_id;
-            self.fault(&event_id, What::Cycle)?;
+            self.fault(&event_id, FaultKind::Cycle)?;
         }
         Ok(())
     }
 
-    /// The current state, against the states of the forward extremities.
+    /// Verifies the current state against the states after the forward extremities.
     fn current_state(&mut self, edit: &mut Edit<'_>) -> Result<(), StoreError> {
         let Some(held) = edit.room.current_state else { return Ok(()) };
-        let is_it = match ingest::derive_current_state(edit)? {
+        let is_right = match ingest::derive_current_state(edit)? {
             Some(derived) => {
                 let nodes = edit.states(self.number);
                 held == derived || map::diff(&nodes, held.root(), derived.root())?.is_empty()
             }
             None => false,
         };
-        if is_it { Ok(()) } else { self.fault("", What::CurrentState) }
+        if is_right { Ok(()) } else { self.fault("", FaultKind::CurrentStateWrong) }
     }
 }
 
-/// A room's events, each behind all that it follows, and those that a walk met on its way from
-/// them: they precede themselves. Takes five bytes an event.
+/// A room's events in topological order.
+pub(super) struct OldestFirst {
+    /// Every event, behind all events that it follows.
+    pub(super) order: Vec<EventNum>,
+    /// Events that are reachable from themselves; empty in a sound room.
+    pub(super) cyclic: Vec<EventNum>,
+}
+
+/// Sorts a room's events by a depth-first walk. Needs five bytes of memory for each event.
 pub(super) fn oldest_first(
     room: &Room,
     topology: &Topology<'_, Edit<'_>>,
-) -> Result<(Vec<EventNum>, Vec<EventNum>), StoreError> {
-    /// How far a depth-first walk has come with an event.
+) -> Result<OldestFirst, StoreError> {
+    /// The progress of the walk with one event.
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         Unseen,
         OnPath,
         Done,
     }
-    let (mut order, mut cyclic) = (Vec::new(), Vec::new());
+    let mut order = Vec::new();
+    let mut cyclic = Vec::new();
     let mut marks = vec![Mark::Unseen; index(room.next_event)];
     for start in (0..room.next_event.0).map(EventNum) {
         let mut path = vec![(start, false)];
@@ -140,15 +152,15 @@ pub(super) fn oldest_first(
             }
             path.push((event, true));
             if let Some(node) = topology.node(event)? {
-                path.extend(held(&node).map(|prev| (prev, false)));
+                path.extend(stored_prev_events(&node).map(|prev| (prev, false)));
             }
         }
     }
-    Ok((order, cyclic))
+    Ok(OldestFirst { order, cyclic })
 }
 
-/// Which events are followed: those that an accepted event references, directly or through events
-/// that were not accepted.
+/// For each event, by number, whether an accepted event follows it, directly or through events that
+/// were not accepted.
 pub(super) fn followed(
     room: &Room,
     topology: &Topology<'_, Edit<'_>>,
@@ -158,7 +170,7 @@ pub(super) fn followed(
     for event in (0..room.next_event.0).map(EventNum) {
         let Some(node) = topology.node(event)? else { continue };
         if node.flags.is_accepted() {
-            stack.extend(held(&node));
+            stack.extend(stored_prev_events(&node));
         }
         while let Some(prev) = stack.pop() {
             let Some(mark) = followed.get_mut(index(prev)) else { continue };
@@ -166,7 +178,7 @@ pub(super) fn followed(
                 && let Some(node) = topology.node(prev)?
                 && !node.flags.is_accepted()
             {
-                stack.extend(held(&node));
+                stack.extend(stored_prev_events(&node));
             }
         }
     }
@@ -174,6 +186,7 @@ pub(super) fn followed(
 }
 
 impl Sums {
+    /// Adds up the nodes of a room.
     pub(super) fn of(room: &Room, topology: &Topology<'_, Edit<'_>>) -> Result<Self, StoreError> {
         let mut sums = Self::default();
         for event in (0..room.next_event.0).map(EventNum) {
@@ -183,6 +196,22 @@ impl Sums {
             }
         }
         Ok(sums)
+    }
+
+    /// Writes the counters into the room's record. The next position in the order of arrival is
+    /// never lowered.
+    pub(super) fn write_to(self, room: &mut Room) {
+        let Self { outliers, rejected, soft_failed, unreadable, .. } = self;
+        let Self { listed_arrivals, last_arrival, extremities, purged, .. } = self;
+        room.outliers = outliers;
+        room.rejected = rejected;
+        room.soft_failed = soft_failed;
+        room.unreadable = unreadable;
+        room.listed_arrivals = listed_arrivals;
+        room.purged = purged;
+        room.forward_extremities = count(extremities.len());
+        let next = last_arrival.map_or(0, |it| it.saturating_add(1));
+        room.next_arrival = room.next_arrival.max(next);
     }
 
     fn add(&mut self, event: EventNum, node: &EventNode) {
@@ -197,11 +226,16 @@ impl Sums {
     }
 }
 
-fn index(event: EventNum) -> usize {
-    usize::try_from(event.0).unwrap_or(usize::MAX)
+fn count(length: usize) -> u64 {
+    u64::try_from(length).expect("a count fits into 64 bits")
 }
 
-fn held(node: &EventNode) -> impl Iterator<Item = EventNum> {
+fn index(event: EventNum) -> usize {
+    usize::try_from(event.0).expect("a usize has at least 32 bits")
+}
+
+/// The stored predecessors of an event.
+fn stored_prev_events(node: &EventNode) -> impl Iterator<Item = EventNum> {
     node.prev_events.iter().filter_map(|edge| match edge {
         PrevEvent::Held(event) => Some(*event),
         PrevEvent::Missing => None,

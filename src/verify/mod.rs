@@ -1,17 +1,17 @@
-//! Walking a whole store and naming everything that is not as it should be.
+//! Verifies a whole store, and repairs it.
 //!
-//! What can be derived again is derived again and compared: ids and hashes from bodies, edges from
-//! bodies, extremities and counters from nodes, states and redactions from the graph. So a fault
-//! is found wherever it lies, and sled, whose checks end at its own pages, need not be believed.
+//! [`verify()`] derives again everything that can be derived, and compares it with what is stored:
+//! ids and hashes from bodies, edges from bodies, extremities and counters from nodes, states and
+//! redactions from the graph. A fault is found wherever it is, and the storage engine, whose
+//! checksums cover its own pages only, is not trusted. Then every record on disk is read: a record
+//! that nothing refers to is a fault as well.
 //!
-//! Then every record on disk is looked at: what nothing leads to is a fault as well.
+//! [`verify()`] changes nothing, and other threads may write meanwhile. It works room by room, a few
+//! events at a time; writers of the room wait only for that long. At the end of each room they wait
+//! once while all edges and flags of the room are read: a second or two for a million events.
 //!
-//! [`verify()`] changes nothing, and may be done while others write: it works room by room, a few
-//! events at a time, and nobody writes to the room meanwhile only for as long as that takes; then
-//! once for as long as the room's edges and flags take, a second or two for a million events.
-//!
-//! [`repair()`] puts right what can be derived again; what can be done about which fault is one
-//! table, [`What::remedy`].
+//! [`repair()`] replaces the faulty records that can be derived again. What can be done about which
+//! fault is one table: [`FaultKind::remedy`].
 
 mod events;
 mod fault;
@@ -26,37 +26,42 @@ use crate::{
     store::{Edit, Place, RoomNum, Store, StoreError, View},
 };
 
-pub use fault::{Counted, Fault, Remedy, What};
-pub use repair::{Left, Repaired, repair};
+pub use fault::{Counted, Fault, FaultKind, Remedy};
+pub use repair::{Repaired, Unrepaired, repair};
 
-/// Rooms listed at once.
-const ROOMS_AT_ONCE: usize = 1_000;
-/// Records looked at between two pauses.
-const RECORDS_AT_ONCE: usize = 512;
+/// Rooms that are listed at once.
+const ROOMS_PER_PAGE: usize = 1_000;
+/// Records that are read between two pauses.
+const RECORDS_PER_PAUSE: usize = 512;
 
-/// Who follows a walk: told of progress and of faults as they are found.
+/// Receives the progress and the faults of a verification.
 pub trait Watch {
-    /// So many more events have been looked at.
+    /// `count` more events have been verified.
     fn events(&mut self, count: u32);
-    /// Something is wrong.
+
+    /// A fault was found.
     fn fault(&mut self, fault: Fault);
-    /// So many of a room's state records are in nobody's way and nobody's use: what was resolved
-    /// over forward extremities that are none any more, and what a purge that was cut off has left.
+
+    /// Reports unused state records of a room: harmless leftovers of superseded forward extremities
+    /// or of an interrupted purge.
     fn unused_states(&mut self, _room_id: &str, _records: u64) {}
-    /// Between two pieces of work, while nobody waits for us: a moment to rest, or to end it.
+
+    /// Called between two pieces of work, while no writer waits: a chance to sleep, or to stop the
+    /// verification.
     fn pause(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
-/// How many events there are to look at.
+/// The number of events in the store, for a progress bar. Rooms with a damaged record are left out.
 ///
 /// # Errors
 /// When the disk fails.
 pub fn extent(store: &Store) -> Result<u64, StoreError> {
-    let (mut last, mut events) = (None, 0);
+    let mut last = None;
+    let mut events = 0;
     loop {
-        let rooms = store.room_nums(last, ROOMS_AT_ONCE)?;
+        let rooms = store.room_nums(last, ROOMS_PER_PAGE)?;
         let Some(end) = rooms.last() else { return Ok(events) };
         last = Some(*end);
         for number in rooms {
@@ -69,32 +74,36 @@ pub fn extent(store: &Store) -> Result<u64, StoreError> {
     }
 }
 
-/// Walks the whole store, until it is done or `watch` ends it. A record that cannot be read is a
-/// fault, not an error.
+/// Verifies the whole store. Returns `Break` if `watch` stopped it.
 ///
 /// # Errors
-/// When the disk fails.
+/// When the disk fails. A record that cannot be read is a fault, not an error.
 pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<ControlFlow<()>, StoreError> {
     let mut last = None;
     loop {
-        let rooms = store.room_nums(last, ROOMS_AT_ONCE)?;
+        let rooms = store.room_nums(last, ROOMS_PER_PAGE)?;
         let Some(end) = rooms.last() else { break };
         last = Some(*end);
         for number in rooms {
-            let walk =
-                Walk { store, number, version: RoomVersion::V1, room_id: String::new(), watch };
-            if walk.begin()?.is_break() {
+            let room = VerifiedRoom {
+                store,
+                number,
+                version: RoomVersion::V1,
+                room_id: String::new(),
+                watch,
+            };
+            if room.verify()?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
     }
     let mut from = Place::default();
     loop {
-        let (strays, next) = store.strays(&from, RECORDS_AT_ONCE)?;
+        let (strays, next) = store.strays(&from, RECORDS_PER_PAUSE)?;
         for stray in strays {
             let room_id = stray.room_id.clone().unwrap_or_default();
-            let what = What::Stray(stray);
-            watch.fault(Fault { room_id, event_id: String::new(), what });
+            let kind = FaultKind::Stray(stray);
+            watch.fault(Fault { room_id, event_id: String::new(), kind });
         }
         let Some(next) = next else { return Ok(ControlFlow::Continue(())) };
         from = next;
@@ -104,8 +113,8 @@ pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<ControlFlow<()>, S
     }
 }
 
-/// A walk through one room.
-struct Walk<'a> {
+/// The room that is being verified.
+struct VerifiedRoom<'a> {
     store: &'a Store,
     number: RoomNum,
     version: RoomVersion,
@@ -113,62 +122,63 @@ struct Walk<'a> {
     watch: &'a mut dyn Watch,
 }
 
-impl<'a> Walk<'a> {
-    fn begin(mut self) -> Result<ControlFlow<()>, StoreError> {
+impl<'a> VerifiedRoom<'a> {
+    fn verify(mut self) -> Result<ControlFlow<()>, StoreError> {
         let room = match self.store.find_room(self.number) {
             Ok(Some(room)) => room,
-            // Deleted since it was listed, or damaged and named with all other records.
+            // Deleted since it was listed; or damaged, which is reported with all other records.
             Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(ControlFlow::Continue(())),
             Err(other) => return Err(other),
         };
         self.room_id = room.room_id;
-        let found = self.store.room_num(&self.room_id);
-        let is_it = matches!(found, Ok(Some(number)) if number == self.number);
-        if let Err(failure @ (StoreError::Sled(_) | StoreError::File { .. })) = found {
-            return Err(failure);
-        }
-        if !is_it {
-            self.fault("", What::RoomNowhere)?;
+        let found = match self.store.room_num(&self.room_id) {
+            Ok(found) => found,
+            Err(failure) if failure.is_of_record() => None,
+            Err(other) => return Err(other),
+        };
+        if found != Some(self.number) {
+            self.fault("", FaultKind::RoomIdWrong)?;
             return Ok(ControlFlow::Continue(()));
         }
         match RoomVersion::parse(&room.room_version) {
             Ok(version) => self.version = version,
             Err(_) => {
-                self.fault("", What::VersionUnknown(room.room_version))?;
+                self.fault("", FaultKind::VersionUnknown(room.room_version))?;
                 return Ok(ControlFlow::Continue(()));
             }
         }
         if self.states()?.is_break() || self.events()?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        self.whole()?;
+        self.graph()?;
         Ok(self.watch.pause())
     }
 
-    /// Holds the room still; nothing if it is not there any more.
-    fn hold(&self) -> Result<Option<Edit<'a>>, StoreError> {
+    /// Locks the room; `None` if it does not exist any more, or its record is damaged.
+    fn lock(&self) -> Result<Option<Edit<'a>>, StoreError> {
         match self.store.edit(&self.room_id, None) {
             Ok(edit) => Ok(edit.filter(|it| it.room_num() == self.number)),
-            // Named with all other records.
+            // Reported with all other records.
             Err(failure) if failure.is_of_record() => Ok(None),
             Err(other) => Err(other),
         }
     }
 
-    /// Says what is wrong, unless the room was deleted meanwhile.
-    fn fault(&mut self, event_id: &str, what: What) -> Result<(), StoreError> {
+    /// Reports a fault, unless the room has been deleted meanwhile.
+    fn fault(&mut self, event_id: &str, kind: FaultKind) -> Result<(), StoreError> {
         if self.store.has_room(self.number)? {
-            let (room_id, event_id) = (self.room_id.clone(), event_id.to_owned());
-            self.watch.fault(Fault { room_id, event_id, what });
+            let room_id = self.room_id.clone();
+            let event_id = event_id.to_owned();
+            self.watch.fault(Fault { room_id, event_id, kind });
         }
         Ok(())
     }
 
-    /// Makes a damaged record a fault, and anything else that fails an error.
+    /// Reports a damaged or missing record as a fault; any other failure stays an error.
     fn tolerate(&mut self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
         match outcome {
             Err(StoreError::Corrupt { what, key } | StoreError::Missing { what, key }) => {
-                self.fault("", What::Damaged { what, key })
+                self.fault("", FaultKind::Damaged { what, key })
             }
             other => other,
         }

@@ -1,40 +1,41 @@
-//! States: every record of every state can be read, every node that an event's state is made of is
-//! there, and the current state's counts add up.
+//! Verifies states: every state record can be read, every node of a state in use is stored, and the
+//! member counts of the current state are right.
 //!
-//! A purge removes records of which no state in use has a node; what it leaves may have other nodes
-//! that lead to what is gone. So nodes are followed from the states of events, not from records.
+//! A purge removes the records that hold no node of a state in use. A record that stays may hold
+//! other nodes, whose children were removed. So nodes are followed from the states of events, not
+//! from records.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
 };
 
-use super::{Walk, What};
+use super::{FaultKind, VerifiedRoom};
 use crate::{
     pdu::Event,
     state::map::{self, Key, Membership, Node, Ptr, Value},
     store::{Edit, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
-/// State records looked at between two moments in which others may write.
-const AT_ONCE: usize = 64;
-/// Events whose states are looked at likewise.
-const EVENTS_AT_ONCE: u32 = 256;
+/// State records that are read under one lock of the room.
+const RECORDS_PER_LOCK: usize = 64;
+/// Events whose states are verified under one lock of the room.
+const EVENTS_PER_LOCK: u32 = 256;
 
-impl Walk<'_> {
-    /// Every state record, and every node in use.
+impl VerifiedRoom<'_> {
+    /// Verifies every state record, and every node of a state in use.
     pub(super) fn states(&mut self) -> Result<ControlFlow<()>, StoreError> {
-        // What has a number but no record was purged; that nothing needs it shows below.
+        // A number without a record was purged. Below, every record that is needed is read.
         let mut last = None;
         loop {
-            // Held still, so that no purge takes away what a record leads to.
-            let Some(edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
-            let states = edit.state_nums(self.number, last, AT_ONCE)?;
+            // The lock keeps a purge from removing nodes that a record refers to.
+            let Some(edit) = self.lock()? else { return Ok(ControlFlow::Continue(())) };
+            let states = edit.state_nums(self.number, last, RECORDS_PER_LOCK)?;
             let Some(end) = states.last() else { break };
             last = Some(*end);
             for state in states {
-                let looked = self.state(&edit, state);
-                self.tolerate(looked)?;
+                let verified = self.state(&edit, state);
+                self.tolerate(verified)?;
             }
             drop(edit);
             if self.watch.pause().is_break() {
@@ -44,16 +45,17 @@ impl Walk<'_> {
         if self.nodes_in_use()?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        // A state once written stays as it is; only a purge could remove it.
+        // A state that is written never changes; only a purge could remove it.
         let store = self.store;
         let _alone = store.purge_alone();
         if let Ok(Some(current)) = store.room(self.number).map(|it| it.current_state) {
-            let looked = self.member_counts(current);
-            self.tolerate(looked)?;
+            let verified = self.member_counts(current);
+            self.tolerate(verified)?;
         }
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Verifies that a state record refers to events that exist.
     fn state(&mut self, edit: &Edit<'_>, state: StateNum) -> Result<(), StoreError> {
         for node in self.store.state_record(self.number, state)? {
             match node {
@@ -63,7 +65,7 @@ impl Walk<'_> {
                         Value::Server { .. } => false,
                     };
                     if entries.iter().any(|(_, value)| beyond(value)) {
-                        self.fault("", What::StateOfNoEvent(state.0))?;
+                        self.fault("", FaultKind::StateOfNoEvent(state.0))?;
                     }
                 }
                 Node::Inner { .. } => {}
@@ -72,32 +74,35 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The nodes of the states after all events, and before them. Takes some twenty bytes a node.
+    /// Verifies the nodes of the states after all events, and before them. Needs some twenty bytes of
+    /// memory for each node.
     fn nodes_in_use(&mut self) -> Result<ControlFlow<()>, StoreError> {
-        let (mut seen, mut named, mut next) = (Used::default(), BTreeSet::new(), 0);
+        let mut seen = UsedNodes::default();
+        let mut reported = BTreeSet::new();
+        let mut next = 0;
         loop {
-            let Some(edit) = self.hold()? else { return Ok(ControlFlow::Continue(())) };
-            let end = edit.room.next_event.0.min(next + EVENTS_AT_ONCE);
+            let Some(edit) = self.lock()? else { return Ok(ControlFlow::Continue(())) };
+            let end = edit.room.next_event.0.min(next + EVENTS_PER_LOCK);
             let topology = edit.topology(self.number);
             for event in (next..end).map(EventNum) {
                 let node = topology.node(event);
-                let looked = node.and_then(|it| match it.and_then(|it| it.state_after) {
+                let verified = node.and_then(|it| match it.and_then(|it| it.state_after) {
                     Some(state) => seen.reach(self.store, self.number, state),
                     None => Ok(()),
                 });
-                match looked {
-                    // Many states share a node: it is named once.
+                match verified {
+                    // Many states share a node: it is reported once.
                     Err(
                         StoreError::Corrupt { ref key, .. } | StoreError::Missing { ref key, .. },
-                    ) if !named.insert(key.clone()) => {}
-                    looked => self.tolerate(looked)?,
+                    ) if !reported.insert(key.clone()) => {}
+                    verified => self.tolerate(verified)?,
                 }
             }
             let is_last = end >= edit.room.next_event.0;
             if is_last {
                 let current = edit.room.current_state;
                 for state in edit.room.resolved_from.iter().copied().chain(current) {
-                    // What cannot be read is named elsewhere.
+                    // A damaged record is reported elsewhere.
                     match seen.reach(self.store, self.number, state) {
                         Err(failure) if !failure.is_of_record() => return Err(failure),
                         Ok(()) | Err(_) => {}
@@ -117,38 +122,41 @@ impl Walk<'_> {
         }
     }
 
-    /// The states that decide while the current one is not known.
-    fn last_known(&mut self, room: &Room, seen: &mut Used) -> Result<(), StoreError> {
+    /// Verifies the states that decide about access while the current state is not known.
+    fn last_known(&mut self, room: &Room, seen: &mut UsedNodes) -> Result<(), StoreError> {
         if room.current_state.is_some() && !room.last_known.is_empty() {
-            self.fault("", What::LastKnown)?;
+            self.fault("", FaultKind::LastKnownUnneeded)?;
         }
         if !seen.reach_all(self.store, self.number, &room.last_known)? {
-            self.fault("", What::LastKnownLost)?;
+            self.fault("", FaultKind::LastKnownLost)?;
         }
         Ok(())
     }
 
-    /// Counts the records of which no state in use has a node. They are no fault: what was
-    /// resolved over forward extremities that have gone stays until a purge.
-    fn unused(&mut self, seen: &Used, next_state: StateNum) -> Result<(), StoreError> {
+    /// Reports the number of records that hold no node of a state in use. They are no fault: states
+    /// that were resolved over former forward extremities stay until a purge.
+    fn unused(&mut self, seen: &UsedNodes, next_state: StateNum) -> Result<(), StoreError> {
         let used: BTreeSet<u32> = seen.nodes.iter().map(|it| it.record).collect();
         let states = self.store.state_nums(self.number, None, usize::MAX)?;
         let unused = states.iter().filter(|it| **it < next_state && !used.contains(&it.0)).count();
         if unused > 0 {
-            self.watch.unused_states(&self.room_id, u64::try_from(unused).unwrap_or(u64::MAX));
+            self.watch.unused_states(
+                &self.room_id,
+                u64::try_from(unused).expect("a count fits into 64 bits"),
+            );
         }
         Ok(())
     }
 
-    /// The members that the current state counts for each server, counted.
+    /// Verifies the member counts in the current state by counting its members.
     fn member_counts(&mut self, current: StateNum) -> Result<(), StoreError> {
         let nodes = self.store.states(self.number);
-        let mut held = BTreeMap::new();
-        let mut counted: BTreeMap<Key, (u32, u32)> = held.clone();
+        let mut recorded: BTreeMap<Key, (u32, u32)> = BTreeMap::new();
+        let mut counted: BTreeMap<Key, (u32, u32)> = BTreeMap::new();
         for (key, value) in map::entries(&nodes, current.root(), None, usize::MAX)? {
             match value {
                 Value::Server { joined, invited } => {
-                    held.insert(key, (joined, invited));
+                    recorded.insert(key, (joined, invited));
                 }
                 Value::Event { event, membership } => {
                     let body = self.store.body(self.number, EventNum(event))?;
@@ -156,7 +164,7 @@ impl Walk<'_> {
                     let Ok(read) = read else { continue };
                     let (kind, state_key) = read.state_entry().unwrap_or_default();
                     if Key::of_state(kind, state_key) != key {
-                        self.fault(&body.event_id, What::StateKey)?;
+                        self.fault(&body.event_id, FaultKind::StateKeyWrong)?;
                     }
                     let server = state_key.split_once(':').map(|(_, server)| server);
                     let count = server.map(|it| counted.entry(Key::of_server(it)).or_default());
@@ -169,22 +177,23 @@ impl Walk<'_> {
             }
         }
         counted.retain(|_, count| *count != (0, 0));
-        if held != counted {
-            self.fault("", What::MemberCounts)?;
+        if recorded != counted {
+            self.fault("", FaultKind::MemberCountsWrong)?;
         }
         Ok(())
     }
 }
 
-/// The nodes that states in use are made of: all of them were there.
+/// The nodes of states in use that were read without a fault.
 #[derive(Default)]
-pub(super) struct Used {
+pub(super) struct UsedNodes {
     nodes: BTreeSet<Ptr>,
     states: BTreeSet<StateNum>,
 }
 
-impl Used {
-    /// As [`reach`](Self::reach), of several states: whether all of them can be read.
+impl UsedNodes {
+    /// Does the same as [`reach`](Self::reach) for several states. Returns whether all of them can be
+    /// read.
     pub(super) fn reach_all(
         &mut self,
         store: &Store,
@@ -201,8 +210,8 @@ impl Used {
         Ok(all)
     }
 
-    /// Looks at every node of a state and of the one before it, but for those that were seen. When
-    /// one of them cannot be read, nothing was seen.
+    /// Reads every node of a state and of the state before it, unless it was read before. If one of
+    /// them cannot be read, none of them counts as read.
     pub(super) fn reach(
         &mut self,
         store: &Store,

@@ -23,7 +23,7 @@ impl Watch for Found {
     }
 
     fn fault(&mut self, fault: Fault) {
-        self.faults.push(fault.what.to_string());
+        self.faults.push(fault.kind.to_string());
     }
 }
 
@@ -99,7 +99,7 @@ fn a_body_under_anothers_number_is_named() {
         let body = edit.body(edit.room_num(), EventNum(20)).unwrap();
         edit.put_body(EventNum(21), &body.event_id, &body.pdu);
     });
-    names(&found, "is held twice, as event 20 and as event 21");
+    names(&found, "is stored twice, as event 20 and as event 21");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn an_id_that_leads_elsewhere_is_named() {
         let event_id = edit.body(edit.room_num(), EventNum(20)).unwrap().event_id;
         edit.lead(&event_id, EventNum(21));
     });
-    names(&found, "the id does not lead to the event");
+    names(&found, "the id does not refer to the event");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_damaged_block_is_named() {
 #[test]
 fn a_body_in_two_places_or_in_none_is_named() {
     let twice = damaged_below(|store, room| store.double_body(room, EventNum(33)));
-    assert_eq!(twice, ["event 33 has a body in its block and one alone"]);
+    assert_eq!(twice, ["event 33 has two bodies: one in its block and one of its own"]);
     let never = damaged_below(|store, room| store.lose_block(room, EventNum(33)));
     for event in 32..64 {
         names(&never, &format!("damaged body (key 0500000000{event:08x})"));
@@ -147,25 +147,31 @@ fn a_body_in_two_places_or_in_none_is_named() {
 
 #[test]
 fn changed_nodes_are_named() {
-    names(&damaged_node(30, |it| it.depth += 1), "the depth is not that of the body");
+    names(&damaged_node(30, |it| it.depth += 1), "the depth differs from the depth in the body");
     let elsewhere = |it: &mut crate::store::EventNode| {
         it.prev_events = vec![PrevEvent::Held(EventNum(1)); it.prev_events.len()];
     };
-    names(&damaged_node(30, elsewhere), "leads elsewhere");
+    names(&damaged_node(30, elsewhere), "refers to another event");
     let missing = |it: &mut crate::store::EventNode| {
         it.prev_events = vec![PrevEvent::Missing; it.prev_events.len()];
     };
-    names(&damaged_node(30, missing), "is held, but the edge says missing");
+    names(&damaged_node(30, missing), "is in the graph, but the edge to it is marked as missing");
     let states = |it: &mut crate::store::EventNode| it.state_after = None;
-    names(&damaged_node(30, states), "the state after it could be known, but is not held");
+    names(&damaged_node(30, states), "the state after the event could be known, but is not stored");
     let first_state = |it: &mut crate::store::EventNode| {
         it.state_after = Some(crate::store::StateNum(0));
     };
-    names(&damaged_node(30, first_state), "the state after it does not follow from the graph");
+    names(
+        &damaged_node(30, first_state),
+        "the state after the event does not follow from the graph",
+    );
     let redacted = |it: &mut crate::store::EventNode| it.flags.redacted = !it.flags.redacted;
-    names(&damaged_node(30, redacted), "whether it is redacted does not follow");
+    names(&damaged_node(30, redacted), "is hidden as redacted, but no stored redaction hides it");
     let followed = |it: &mut crate::store::EventNode| it.flags.followed = !it.flags.followed;
-    names(&damaged_node(30, followed), "whether anything follows it is kept wrongly");
+    names(
+        &damaged_node(30, followed),
+        "the flag for events that an accepted event follows is wrong",
+    );
 }
 
 #[test]
@@ -177,36 +183,39 @@ fn a_cycle_is_named() {
             edit.put_node(EventNum(event), node).unwrap();
         }
     });
-    names(&found, "precedes itself");
+    names(&found, "is its own predecessor");
 }
 
 #[test]
 fn counters_and_extremities_that_do_not_add_up_are_named() {
-    names(&damaged(|edit| edit.room.rejected += 1), "rejected events, its record says");
-    names(&damaged(|edit| edit.room.outliers += 1), "outliers, its record says");
-    names(&damaged(|edit| edit.room.unreadable += 1), "unreadable events, its record says");
+    names(&damaged(|edit| edit.room.rejected += 1), "rejected events, but its record counts");
+    names(&damaged(|edit| edit.room.outliers += 1), "outliers, but its record counts");
+    names(&damaged(|edit| edit.room.unreadable += 1), "unreadable events, but its record counts");
     let kept = |edit: &mut Edit<'_>| edit.room.last_known.extend(edit.room.current_state);
-    names(&damaged(kept), "keeps states that were known last");
+    names(&damaged(kept), "the states that were known last are stored");
     let lost = |edit: &mut Edit<'_>| edit.room.last_known = vec![edit.next_state()];
     names(&damaged(lost), "the states that were known last cannot be read");
-    names(&damaged(|edit| edit.room.next_arrival = 3), "next arrival is one that has been");
+    names(
+        &damaged(|edit| edit.room.next_arrival = 3),
+        "the next position in the order of arrival is taken",
+    );
     let none = |edit: &mut Edit<'_>| edit.room.forward_extremities = 0;
-    names(&damaged(none), "its forward extremities do not follow from the graph");
+    names(&damaged(none), "the list of forward extremities does not follow from the graph");
     let none = |edit: &mut Edit<'_>| {
         let listed = edit.extremities(edit.room_num(), 9).unwrap();
         listed.into_iter().for_each(|it| edit.remove_extremity(it));
     };
-    names(&damaged(none), "its forward extremities do not follow from the graph");
+    names(&damaged(none), "the list of forward extremities does not follow from the graph");
     let current = |edit: &mut Edit<'_>| {
         edit.room.current_state = Some(crate::store::StateNum(0));
     };
-    names(&damaged(current), "its current state does not follow from its forward extremities");
+    names(&damaged(current), "the current state does not follow from the forward extremities");
     let arrival = |edit: &mut Edit<'_>| {
         let node = edit.node(EventNum(30)).unwrap();
         edit.put_node(EventNum(30), crate::store::EventNode { arrival: 1_000, ..node }).unwrap();
         edit.remove_arrival(EventNum(30), 1_000);
     };
-    names(&damaged(arrival), "is not listed where it arrived");
+    names(&damaged(arrival), "is not in the list of arrivals");
     let note = |edit: &mut Edit<'_>| edit.put_missing("$never", EventNum(3), 0);
     names(&damaged(note), "a missing predecessor is noted where none is missing");
 }

@@ -104,8 +104,8 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
     }
     assert_eq!(verify(&[]).0, Some(1));
     let (code, said) = verify(&["--repair"]);
-    assert!(said.contains("its record says 1: repaired, counted again\n"), "{said}");
-    assert!(said.contains("is not held: repaired, derived again from the graph\n"), "{said}");
+    assert!(said.contains("its record counts 1: repaired, counted again\n"), "{said}");
+    assert!(said.contains("is not stored: repaired, derived again from the graph\n"), "{said}");
     assert!(said.ends_with("\n6 faults repaired, 0 left\n"), "{said}");
     assert_eq!((code, verify(&[]).0), (Some(0), Some(0)), "{said}");
 
@@ -119,9 +119,9 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
     });
     let (code, said) = verify(&["--repair"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("its record says 1: repaired, counted again\n"), "{said}");
+    assert!(said.contains("its record counts 1: repaired, counted again\n"), "{said}");
     let left = said.lines().filter(|it| it.ends_with(": restore from a backup")).count();
-    assert!(left >= 2 && said.contains("the body is no event of its room"), "{said}");
+    assert!(left >= 2 && said.contains("the body is not a valid event"), "{said}");
     assert!(said.ends_with(&format!("\n1 faults repaired, {left} left\n")), "{said}");
     assert_eq!(verify(&[]).0, Some(1));
 

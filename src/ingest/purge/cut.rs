@@ -1,25 +1,31 @@
-//! One slice of a purge.
+//! One slice of a purge: takes events out of the graph.
 
 use std::collections::BTreeSet;
 
 use crate::{
-    ingest::{held::read_held, redaction, state::with_before},
+    ingest::{redaction, state::with_before, stored::read_stored},
     pdu::{Event, RoomVersion},
     state::map::{self, Value},
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
 };
 
-/// Takes events out of the graph, and away from those that follow them. Says how many were
-/// removed and how many made outliers.
+/// The number of events that a slice took out of the graph.
+#[derive(Default)]
+pub(super) struct Removed {
+    pub(super) events: u64,
+    pub(super) made_outliers: u64,
+}
+
+/// Takes events out of the graph, and cuts the edges of `followers` to them.
 pub(super) fn cut(
     edit: &mut Edit<'_>,
     version: RoomVersion,
     events: &[EventNum],
     followers: &BTreeSet<EventNum>,
-) -> Result<(u64, u64), StoreError> {
+) -> Result<Removed, StoreError> {
     let mut gone = BTreeSet::new();
     for event in events {
-        // Others may have been here since the purge was planned.
+        // Only events that are still placed in the graph are cut.
         if edit.find_node(*event)?.is_some_and(|it| !it.flags.outlier) {
             gone.insert(*event);
         }
@@ -27,29 +33,30 @@ pub(super) fn cut(
     for follower in followers.difference(&gone) {
         detach(edit, version, *follower, &gone)?;
     }
-    let (mut removed, mut made_outliers) = (0, 0);
+    let mut removed = Removed::default();
     for event in &gone {
         let node = edit.node(*event)?;
         let event_id = edit.body(edit.room_num(), *event)?.event_id;
-        let read = read_held(edit, *event, version)?;
-        forget_notes(edit, (*event, &node), &read)?;
+        let read = read_stored(edit, *event, version)?;
+        remove_notes(edit, *event, &node, &read)?;
         edit.room.rejected = edit.room.rejected.saturating_sub(node.flags.rejected.into());
         edit.room.soft_failed = edit.room.soft_failed.saturating_sub(node.flags.soft_failed.into());
         if read.state_entry().is_some() {
             edit.put_node(*event, outlier(&node))?;
             edit.remove_given_state(*event);
             edit.room.outliers += 1;
-            made_outliers += 1;
+            removed.made_outliers += 1;
         } else {
             edit.purge_event(*event, &event_id)?;
             let unreadable = u64::from(node.flags.unreadable);
             edit.room.unreadable = edit.room.unreadable.saturating_sub(unreadable);
-            removed += 1;
+            removed.events += 1;
         }
     }
-    Ok((removed, made_outliers))
+    Ok(removed)
 }
 
+/// The node of a purged state event.
 fn outlier(node: &EventNode) -> EventNode {
     EventNode {
         depth: node.depth,
@@ -60,8 +67,8 @@ fn outlier(node: &EventNode) -> EventNode {
     }
 }
 
-/// Takes an event away from what it follows: it has a gap there, and its state is one that came
-/// with it.
+/// Cuts the edges of an event to purged events. It gets gaps there, and keeps its state as one that
+/// was given with it.
 fn detach(
     edit: &mut Edit<'_>,
     version: RoomVersion,
@@ -73,11 +80,11 @@ fn detach(
     if !node.prev_events.iter().any(is_gone) {
         return Ok(());
     }
-    let read = read_held(edit, follower, version)?;
-    for ((place, edge), prev) in (0u32..).zip(&mut node.prev_events).zip(read.prev_events()) {
+    let read = read_stored(edit, follower, version)?;
+    for ((position, edge), prev) in (0u32..).zip(&mut node.prev_events).zip(read.prev_events()) {
         if is_gone(edge) {
             *edge = PrevEvent::Missing;
-            edit.put_missing(prev.as_str(), follower, place);
+            edit.put_missing(prev.as_str(), follower, position);
         }
     }
     if let Some(state) = node.state_after {
@@ -89,11 +96,11 @@ fn detach(
                 Value::Server { .. } => None,
             });
             let (own, others): (Vec<_>, Vec<_>) = events.partition(|it| *it == follower);
-            // The event itself stands last, as in a state that did come with it.
+            // The event itself is last, as in every given state.
             let given: Vec<_> = others.into_iter().chain(own).map(GivenEvent::Held).collect();
             edit.put_given_state(follower, &given);
         }
-        // Nothing is known of the state before it. So it is after a restore, too.
+        // The state before the event is not known any more, as after a restore.
         if read.state_entry().is_some() {
             node.state_after = Some(with_before(edit, state, None)?);
         }
@@ -101,10 +108,11 @@ fn detach(
     edit.put_node(follower, node)
 }
 
-/// Takes back what is noted of an event elsewhere.
-fn forget_notes(
+/// Removes the notes about an event that other records hold.
+fn remove_notes(
     edit: &mut Edit<'_>,
-    (event, node): (EventNum, &EventNode),
+    event: EventNum,
+    node: &EventNode,
     read: &Event,
 ) -> Result<(), StoreError> {
     edit.remove_unsettled(event);

@@ -1,15 +1,15 @@
-//! Forgetting what came before an event.
+//! The use case behind `PurgeHistory`: removes the history before an event.
 //!
-//! What [lies before it](crate::graph::Outline::before) leaves the graph. Its messages are removed
-//! and only their ids remain, so that none of them comes back; its state events stay as outliers
-//! (never served, never walked), since the states after it and the authorisation of what follows
-//! are made of them. Forward extremities stay. What followed something that is purged has a gap
-//! there, a backward extremity, and keeps its state as if that had come with it. What a purged
-//! redaction had hidden is kept in its redacted form only.
+//! The events [before it](crate::graph::Outline::before) leave the graph. Messages are removed; only
+//! their ids stay, so that they are not stored again. State events stay as outliers, which are never
+//! served nor walked through, because later states and the authorisation of later events consist of
+//! them. Forward extremities stay. An event that followed a purged one has a gap there, a backward
+//! extremity, and keeps its state as if that had been given with it. Of an event that a purged
+//! redaction had hidden, only the redacted form stays.
 //!
-//! It is done in slices, oldest first. Each is one atomic batch that leaves a sound graph, so a
-//! purge that is cut off has gone a part of the way, and asking again goes on. States that nothing
-//! needs any more are removed at the end.
+//! A purge is made in slices, oldest first. Each slice is one decision that leaves a consistent
+//! graph, so a purge that is interrupted is partly done, and the same request continues it. States
+//! that are not needed any more are removed at the end.
 
 mod cut;
 mod sweep;
@@ -19,22 +19,23 @@ use std::{
     ops::ControlFlow,
 };
 
-use super::{held::version_of, settle};
+use super::{settle, stored::version_of};
 use crate::{
     graph::Outline,
-    store::{Edit, EventNum, PrevEvent, RoomNum, Store, StoreError, View},
+    store::{Decision, Edit, EventNum, PrevEvent, RoomNum, Store, StoreError, View},
 };
 
-/// Events of a slice: bounds what is held in memory, and for how long writers of the room wait.
+/// Events of a slice: bounds the memory of a decision, and the time for which writers of the room
+/// wait.
 const SLICE: usize = 1_000;
 
-/// Why nothing was purged.
+/// Why no history was purged.
 #[derive(Debug, thiserror::Error)]
 pub enum PurgeError {
-    /// No such room.
+    /// The store does not hold the room.
     #[error("room {0} is not held")]
     RoomUnknown(String),
-    /// No such event in the room, or it is not placed in the graph.
+    /// The room does not hold the event, or holds it as an outlier.
     #[error("event {0} is not held in this room, or is an outlier")]
     EventUnknown(String),
     /// The store failed.
@@ -42,24 +43,25 @@ pub enum PurgeError {
     Store(#[from] StoreError),
 }
 
-/// How far a purge has come.
+/// The progress of a purge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgeProgress {
-    /// Events that leave the graph, all in all.
+    /// Events that leave the graph in total.
     pub to_purge: u64,
     /// Events removed so far.
     pub removed: u64,
     /// State events made outliers so far.
     pub made_outliers: u64,
-    /// Whether all is done.
+    /// Whether the purge is complete.
     pub done: bool,
 }
 
-/// Purges what lies before an event; the event stays. After each slice, `watch` is told how far it
-/// has come, and may end it.
+/// Purges the history before an event; the event itself stays. `watch` is called after each slice,
+/// which is then on disk, and may stop the purge: the result then has `done: false`.
 ///
 /// # Errors
-/// When there is no such event, or the store fails.
+/// [`PurgeError::RoomUnknown`] and [`PurgeError::EventUnknown`] if there is nothing to purge before;
+/// the former also if the room is deleted during the purge.
 pub fn purge_history(
     store: &Store,
     room_id: &str,
@@ -67,11 +69,12 @@ pub fn purge_history(
     watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
 ) -> Result<PurgeProgress, PurgeError> {
     let _alone = store.purge_alone();
-    let room = store.room_num(room_id)?;
-    let room = room.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
-    match purge(store, (room_id, room), event_id, watch) {
-        // Of all that may remove something meanwhile, only a deletion does not wait for us.
-        Err(_) if store.room_num(room_id)? != Some(room) => {
+    let number = store.room_num(room_id)?;
+    let number = number.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
+    let purge = Purge { store, room_id, number };
+    match purge.run(event_id, watch) {
+        // Other purges wait for this one, but a deletion does not.
+        Err(_) if store.room_num(room_id)? != Some(number) => {
             Err(PurgeError::RoomUnknown(room_id.to_owned()))
         }
         Err(PurgeError::Store(failure)) => Err(failure.at_rest().into()),
@@ -79,69 +82,87 @@ pub fn purge_history(
     }
 }
 
-/// Holds a room still; nothing if it was deleted since it had that number.
-fn hold<'s>(
-    store: &'s Store,
-    room_id: &str,
-    number: RoomNum,
-) -> Result<Option<Edit<'s>>, StoreError> {
-    Ok(store.edit(room_id, None)?.filter(|it| it.room_num() == number))
-}
-
-fn purge(
-    store: &Store,
-    (room_id, room): (&str, RoomNum),
-    event_id: &str,
-    watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
-) -> Result<PurgeProgress, PurgeError> {
-    let room_unknown = || PurgeError::RoomUnknown(room_id.to_owned());
-    let plan = Plan::make(store, room, event_id)?;
-    let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
-    let mut progress =
-        PurgeProgress { to_purge: count(plan.events.len()), ..PurgeProgress::default() };
-    for (number, events) in plan.events.chunks(SLICE).enumerate() {
-        let mut edit = hold(store, room_id, room)?.ok_or_else(room_unknown)?;
-        let version = version_of(&edit)?;
-        let mut followers = plan.followers.get(&number).cloned().unwrap_or_default();
-        followers.extend((plan.next_event.0..edit.room.next_event.0).map(EventNum));
-        let (removed, made_outliers) = cut::cut(&mut edit, version, events, &followers)?;
-        settle::refresh_current_state(&mut edit)?;
-        edit.commit()?;
-        store.flush()?;
-        progress.removed += removed;
-        progress.made_outliers += made_outliers;
-        if watch(progress).is_break() {
-            return Ok(progress);
-        }
-    }
-    if !sweep::sweep(store, room_id, room)? {
-        return Err(room_unknown());
-    }
-    progress.done = true;
-    Ok(progress)
-}
-
-/// Removes a room's states that nothing needs any more.
+/// Removes the state records of a room that no state in use needs.
 ///
 /// # Errors
-/// When the store fails.
+/// When a state in use cannot be read, or the store fails.
 pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
     let _alone = store.purge_alone();
-    let Some(room) = store.room_num(room_id)? else { return Ok(()) };
-    sweep::sweep(store, room_id, room).map(drop)
+    let Some(number) = store.room_num(room_id)? else { return Ok(()) };
+    let swept = Purge { store, room_id, number }.sweep();
+    match swept {
+        Ok(()) | Err(PurgeError::RoomUnknown(_) | PurgeError::EventUnknown(_)) => Ok(()),
+        Err(PurgeError::Store(failure)) => Err(failure),
+    }
 }
 
-/// What is to be purged, and who will notice.
+/// A purge of one room.
+struct Purge<'s> {
+    store: &'s Store,
+    room_id: &'s str,
+    number: RoomNum,
+}
+
+impl Purge<'_> {
+    fn run(
+        &self,
+        event_id: &str,
+        watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
+    ) -> Result<PurgeProgress, PurgeError> {
+        let plan = Plan::make(self.store, self.number, event_id)?;
+        let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
+        let mut progress =
+            PurgeProgress { to_purge: count(plan.events.len()), ..Default::default() };
+        for (slice, events) in plan.events.chunks(SLICE).enumerate() {
+            let removed = self.decide(|edit| {
+                let version = version_of(edit)?;
+                let mut followers = plan.followers.get(&slice).cloned().unwrap_or_default();
+                // Events that were stored since the plan was made.
+                followers.extend((plan.next_event.0..edit.room.next_event.0).map(EventNum));
+                let removed = cut::cut(edit, version, events, &followers)?;
+                settle::refresh_current_state(edit)?;
+                Ok(removed)
+            })?;
+            progress.removed += removed.events;
+            progress.made_outliers += removed.made_outliers;
+            if watch(progress).is_break() {
+                return Ok(progress);
+            }
+        }
+        self.sweep()?;
+        progress.done = true;
+        Ok(progress)
+    }
+
+    /// Makes one decision about the room; it is on disk when this returns.
+    fn decide<T>(
+        &self,
+        mut decide: impl FnMut(&mut Edit<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, PurgeError> {
+        let decided = self.store.decide(self.room_id, None, |edit| {
+            // The room may have been deleted and created again since it had this number.
+            if edit.room_num() != self.number {
+                return Ok(Decision::Discard(None));
+            }
+            decide(edit).map(|it| Decision::Commit(Some(it)))
+        })?;
+        self.store.flush()?;
+        decided.flatten().ok_or_else(|| PurgeError::RoomUnknown(self.room_id.to_owned()))
+    }
+}
+
+/// The events to purge, and the events that reference them.
 struct Plan {
-    /// Oldest first.
+    /// The events to purge, oldest first.
     events: Vec<EventNum>,
-    /// For each slice, the events outside it that reference one of it.
+    /// For each slice, the events outside it that reference an event in it.
     followers: BTreeMap<usize, BTreeSet<EventNum>>,
-    /// Events from here on came later.
+    /// Events with this number and greater ones were stored after the plan was made.
     next_event: EventNum,
 }
 
 impl Plan {
+    /// Plans the purge before an event; `None` if the event is not placed in the graph.
     fn make(store: &Store, room: RoomNum, event_id: &str) -> Result<Option<Self>, StoreError> {
         let Some(event) = store.event_num(room, event_id)? else { return Ok(None) };
         let record = store.room(room)?;
@@ -181,5 +202,5 @@ impl Plan {
 }
 
 fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
+    u64::try_from(number).expect("a count fits into 64 bits")
 }

@@ -1,33 +1,35 @@
-//! Removing the states that nothing needs any more.
+//! Removes the state records that no state in use needs.
 
 use std::collections::BTreeSet;
 
+use super::{Purge, PurgeError};
 use crate::{
     state::map::{Node, Ptr},
     store::{EventNum, RoomNum, StateNum, Store, StoreError, View},
 };
 
-/// State records looked at between two moments in which others may write.
-const AT_ONCE: usize = 1_000;
+/// State records that are read in one decision.
+const RECORDS_PER_DECISION: usize = 1_000;
 
-/// Removes from a room every state record of which no event's state and not the current state has
-/// a node. Records that are written meanwhile stay: they share nodes with states in use only. Whether
-/// the room was there to the end.
-pub(super) fn sweep(store: &Store, room_id: &str, room: RoomNum) -> Result<bool, StoreError> {
-    let record = store.room(room)?;
-    let used = used(store, room, record.next_event)?;
-    let mut after = None;
-    loop {
-        let Some(mut edit) = super::hold(store, room_id, room)? else { return Ok(false) };
-        let states = store.state_nums(room, after, AT_ONCE)?;
-        let Some(last) = states.last() else { return Ok(true) };
-        after = Some(*last);
-        let newer = |state: &StateNum| *state >= record.next_state;
-        for state in states.iter().filter(|it| !newer(it) && !used.contains(it)) {
-            edit.remove_state(*state);
+impl Purge<'_> {
+    /// Removes every state record of the room that holds no node of a state in use: a state after
+    /// an event or before it, or the current state. Records written meanwhile stay; they share
+    /// nodes with states in use only.
+    pub(super) fn sweep(&self) -> Result<(), PurgeError> {
+        let record = self.store.room(self.number)?;
+        let used = used(self.store, self.number, record.next_event)?;
+        let mut after = None;
+        loop {
+            after = self.decide(|edit| {
+                let states = edit.state_nums(self.number, after, RECORDS_PER_DECISION)?;
+                let old = states.iter().filter(|it| **it < record.next_state);
+                old.filter(|it| !used.contains(it)).for_each(|it| edit.remove_state(*it));
+                Ok(states.last().copied())
+            })?;
+            if after.is_none() {
+                return Ok(());
+            }
         }
-        edit.commit()?;
-        store.flush()?;
     }
 }
 

@@ -75,6 +75,6 @@ fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 pub(in crate::rpc) fn fault(fault: Fault) -> pb::Fault {
-    let Fault { room_id, event_id, what } = fault;
-    pb::Fault { room_id, event_id, description: brief(what.to_string()) }
+    let Fault { room_id, event_id, kind } = fault;
+    pb::Fault { room_id, event_id, description: brief(kind.to_string()) }
 }

@@ -1,25 +1,25 @@
-//! The room state as a persistent map: changing an entry makes a new root that shares every
-//! other node with the old one.
+//! The room state as a persistent map: a changed entry makes a new root that shares all other nodes
+//! with the old one.
 //!
-//! A hash trie of sixteen branches over 128-bit key hashes. Its shape depends only on what it
-//! holds, never on the order in which that came, so two states are equal exactly when no
-//! difference is found, and shared parts are skipped by comparing pointers. Beside the state
-//! events it holds, for each server, how many of its users are joined and invited: whether a
-//! server may see an event is then a lookup of a handful of nodes, whatever the room's size.
+//! The map is a hash trie with sixteen branches over 128-bit key hashes. Its shape depends only on
+//! its content, not on the order of changes, so two states are equal exactly if no difference is
+//! found, and shared parts are skipped by comparing pointers. Beside the state events, the map
+//! contains the numbers of joined and invited users of each server: whether a server may see an
+//! event is then a look-up of a few nodes, whatever the size of the room.
 //!
-//! Pure: nodes are fetched through [`Nodes`], new ones are handed back by [`Edit::finish`].
+//! Pure: nodes are fetched through [`Nodes`], new ones are returned by [`MapEdit::finish`].
 
-mod edit;
+mod map_edit;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use edit::Edit;
+pub use map_edit::MapEdit;
 use sha2::{Digest as _, Sha256};
 
-/// The greatest number of entries in a leaf. A node with more of them is an inner node, one with
-/// fewer is a leaf: the shape has no other freedom.
+/// The most entries of a leaf. A node with more entries is an inner node, so the content alone
+/// determines the shape.
 const LEAF_ENTRIES: usize = 8;
-/// Nibbles in a key hash, so the greatest depth of a node.
+/// The greatest depth of a node: the number of nibbles in a key hash.
 const MAX_DEPTH: usize = 32;
 
 /// A hashed key of the map.
@@ -27,8 +27,8 @@ const MAX_DEPTH: usize = 32;
 pub struct Key(pub [u8; 16]);
 
 impl Key {
-    /// The key of a state event. Neither part can hold NUL ambiguously: the length of the first
-    /// is part of what is hashed.
+    /// The key of a state event. The length of the first part is hashed too, so different parts never
+    /// give the same input.
     #[must_use]
     pub fn of_state(event_type: &str, state_key: &str) -> Self {
         Self::hashed(b"state", event_type, state_key)
@@ -43,7 +43,7 @@ impl Key {
     fn hashed(kind: &[u8], first: &str, second: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(kind);
-        hash.update(u64::try_from(first.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(u64::try_from(first.len()).expect("a length fits into 64 bits").to_be_bytes());
         hash.update(first.as_bytes());
         hash.update(second.as_bytes());
         let digest: [u8; 32] = hash.finalize().into();
@@ -58,74 +58,74 @@ impl Key {
     }
 }
 
-/// What a member event says, as far as serving needs to know.
+/// The membership in a member event, as far as access decisions need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
-    /// Not a member event.
+    /// The event is not a member event.
     NotAMember,
-    /// `join`.
+    /// The membership `join`.
     Joined,
-    /// `invite`.
+    /// The membership `invite`.
     Invited,
-    /// Anything else: `leave`, `ban`, `knock`, or not understood.
+    /// Any other membership: `leave`, `ban`, `knock`, or an invalid one.
     Outside,
 }
 
-/// What the map holds under a key.
+/// A value in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// The state event, by its number in the room.
+    /// A state event.
     Event {
-        /// Number of the event in its room.
+        /// The number of the event in its room.
         event: u32,
-        /// Its membership, if it is a member event.
+        /// The membership in the event.
         membership: Membership,
     },
-    /// How many users of a server are in the room. Never both zero.
+    /// The numbers of users of a server in the room; at least one is not zero.
     Server {
-        /// Joined users.
+        /// The number of joined users.
         joined: u32,
-        /// Invited users.
+        /// The number of invited users.
         invited: u32,
     },
 }
 
-/// Where a stored node lies: a record and a place in it.
+/// The position of a stored node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ptr {
-    /// Number of the record in its room.
+    /// The number of the record in its room.
     pub record: u32,
-    /// Place within the record; the root of a record's map is at place 0.
+    /// The position within the record; the root of the record's map is at 0.
     pub slot: u32,
 }
 
-/// A stored node.
+/// A node of the map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// Entries, ordered by key.
+    /// The entries of a leaf, in the order of their keys.
     Leaf(Vec<(Key, Value)>),
-    /// Branches, ordered, and the number of entries below.
+    /// An inner node.
     Inner {
-        /// Entries below this node.
+        /// The number of entries below this node.
         count: u32,
-        /// The next nibble of the keys, and the node below.
+        /// The next nibble of the keys, and the child for it, in the order of nibbles.
         children: Vec<(u8, Ptr)>,
     },
 }
 
-/// Where nodes come from.
+/// Reads stored nodes.
 pub trait Nodes {
-    /// What can go wrong when a node is fetched.
+    /// Why a node cannot be read.
     type Error;
 
-    /// Fetches a node that some root refers to.
+    /// Reads a node that a root or another node refers to.
     ///
     /// # Errors
     /// When the node cannot be read.
     fn node(&self, at: Ptr) -> Result<Arc<Node>, Self::Error>;
 }
 
-/// The value of a key.
+/// The value of a key; `None` if the map does not contain it.
 ///
 /// # Errors
 /// When a node cannot be read.
@@ -133,7 +133,7 @@ pub fn get<N: Nodes>(nodes: &N, root: Ptr, key: Key) -> Result<Option<Value>, N:
     get_below(nodes, root, key, 0)
 }
 
-/// The value of a key below a node that lies at a depth.
+/// The value of a key below a node at a given depth.
 fn get_below<N: Nodes>(
     nodes: &N,
     from: Ptr,
@@ -157,7 +157,7 @@ fn get_below<N: Nodes>(
     Ok(None)
 }
 
-/// All entries after a key (from the start if there is none), in order of their keys, at most
+/// The entries behind a key (from the start if it is `None`), in the order of their keys, at most
 /// `limit` of them.
 ///
 /// # Errors
@@ -169,8 +169,9 @@ pub fn entries<N: Nodes>(
     limit: usize,
 ) -> Result<Vec<(Key, Value)>, N::Error> {
     let mut found = Vec::new();
-    // Depth first, smallest branch on top. Along the path of `after`, smaller branches are left
-    // out: `depth` says how far the node's path agrees with it, `None` that it lies behind it.
+    // Depth first, with the smallest branch on top. Beside each node: the length of the path that it
+    // shares with `after`, or `None` if all its entries are behind `after`. Along the shared path,
+    // smaller branches are left out.
     let mut stack = vec![(root, after.map(|_| 0))];
     while let Some((at, on_path)) = stack.pop() {
         match &*nodes.node(at)? {
@@ -198,10 +199,19 @@ pub fn entries<N: Nodes>(
     Ok(found)
 }
 
-/// A key whose value differs between two maps, with its value on either side.
-pub type Difference = (Key, Option<Value>, Option<Value>);
+/// A key whose value differs between two maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key.
+    pub key: Key,
+    /// The value in the first map; `None` if it does not contain the key.
+    pub left: Option<Value>,
+    /// The value in the second map; `None` if it does not contain the key.
+    pub right: Option<Value>,
+}
 
-/// The keys whose values differ, in order. Costs no more than what differs.
+/// The keys whose values differ between two maps, in order. The cost depends only on the number of
+/// differences.
 ///
 /// # Errors
 /// When a node cannot be read.
@@ -222,30 +232,38 @@ pub fn diff<N: Nodes>(nodes: &N, left: Ptr, right: Ptr) -> Result<Vec<Difference
                         (Some(left), Some(right)) => stack.push((left, right)),
                         (Some(only), None) => {
                             let all = entries(nodes, only, None, usize::MAX)?;
-                            found.extend(all.into_iter().map(|(key, it)| (key, Some(it), None)));
+                            found.extend(all.into_iter().map(|(key, value)| Difference {
+                                key,
+                                left: Some(value),
+                                right: None,
+                            }));
                         }
                         (None, Some(only)) => {
                             let all = entries(nodes, only, None, usize::MAX)?;
-                            found.extend(all.into_iter().map(|(key, it)| (key, None, Some(it))));
+                            found.extend(all.into_iter().map(|(key, value)| Difference {
+                                key,
+                                left: None,
+                                right: Some(value),
+                            }));
                         }
                         (None, None) => {}
                     }
                 }
             }
             _ => {
-                let mut merged: BTreeMap<Key, (Option<Value>, Option<Value>)> = BTreeMap::new();
+                let mut merged: BTreeMap<Key, Difference> = BTreeMap::new();
+                let empty = |key| Difference { key, left: None, right: None };
                 for (key, value) in entries(nodes, left, None, usize::MAX)? {
-                    merged.entry(key).or_default().0 = Some(value);
+                    merged.entry(key).or_insert(empty(key)).left = Some(value);
                 }
                 for (key, value) in entries(nodes, right, None, usize::MAX)? {
-                    merged.entry(key).or_default().1 = Some(value);
+                    merged.entry(key).or_insert(empty(key)).right = Some(value);
                 }
-                let differing = merged.into_iter().filter(|(_, (left, right))| left != right);
-                found.extend(differing.map(|(key, (left, right))| (key, left, right)));
+                found.extend(merged.into_values().filter(|it| it.left != it.right));
             }
         }
     }
-    found.sort_by_key(|(key, ..)| *key);
+    found.sort_by_key(|it| it.key);
     Ok(found)
 }
 

@@ -25,7 +25,7 @@ impl Heap {
     }
 
     fn apply(&self, record: u32, base: Option<Ptr>, changes: &[(Key, Option<Value>)]) -> Ptr {
-        let mut edit = Edit::new(self, base);
+        let mut edit = MapEdit::new(self, base);
         for (key, value) in changes {
             edit.set(*key, *value).unwrap();
         }
@@ -136,8 +136,12 @@ proptest! {
         let (on_left, on_right) = (all(left), all(right));
         let expected: Vec<_> = on_left.keys().chain(on_right.keys())
             .collect::<std::collections::BTreeSet<_>>().into_iter()
-            .map(|key| (*key, on_left.get(key).copied(), on_right.get(key).copied()))
-            .filter(|(_, left, right)| left != right)
+            .map(|key| Difference {
+                key: *key,
+                left: on_left.get(key).copied(),
+                right: on_right.get(key).copied(),
+            })
+            .filter(|it| it.left != it.right)
             .collect();
         prop_assert_eq!(diff(&heap, left, right).unwrap(), expected);
     }
@@ -154,7 +158,7 @@ fn a_change_writes_one_path() {
         })
         .collect();
     let root = heap.apply(0, None, &many);
-    let mut edit = Edit::new(&heap, Some(root));
+    let mut edit = MapEdit::new(&heap, Some(root));
     edit.set(
         Key::of_state("m.room.topic", ""),
         Some(Value::Event { event: 20_000, membership: Membership::NotAMember }),

@@ -1,22 +1,20 @@
-//! What the state sets agree on: looked up when needed, never listed.
+//! The entries that the state sets agree on: looked up when needed, never listed.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use ruma::OwnedEventId;
 
-use super::{Conflict, Split, StateEvent, StateKey, StateMap, chains::found_behind, held::Held};
+use super::{
+    Conflict, EventIds, Split, StateEvent, StateKey, StateMap, chains::found_behind,
+    event_cache::EventCache,
+};
 
-type Ids = BTreeSet<OwnedEventId>;
-
-/// The entries that all state sets share, whoever holds them. Each is looked up once.
+/// The entries that all state sets share. Each is looked up once.
 pub(super) struct Agreed<'a> {
     conflict: &'a Conflict<'a>,
-    /// What the sets differ in; no such entry is ever looked up.
+    /// The entries in which the sets differ; these are never looked up.
     conflicted: &'a [StateMap],
-    /// Entries that were given as conflicted and are not.
+    /// Entries that the caller passed as conflicted, but that all sets share.
     shared: &'a StateMap,
     known: RefCell<BTreeMap<StateKey, Option<OwnedEventId>>>,
 }
@@ -27,6 +25,7 @@ impl<'a> Agreed<'a> {
         Self { conflict, conflicted, shared, known: RefCell::default() }
     }
 
+    /// The event of a shared entry; `None` if the entry is not shared, or empty.
     pub(super) fn get(&self, key: &StateKey) -> Option<OwnedEventId> {
         if let Some(known) = self.known.borrow().get(key) {
             return known.clone();
@@ -41,17 +40,18 @@ impl<'a> Agreed<'a> {
         self.known.borrow_mut().insert(key.clone(), found.clone());
         found
     }
+
     /// Whether the event is itself a shared entry.
     pub(super) fn holds(&self, event: &StateEvent) -> bool {
         event.key().and_then(|key| self.get(&key)).as_ref() == Some(&event.event_id)
     }
 
-    /// Drops the events that stand in, or authorise, any shared entry.
-    pub(super) fn retain_beyond_all_chains(&self, held: &Held<'_>, ids: &mut Ids) {
+    /// Drops the events that are a shared entry or authorise one.
+    pub(super) fn retain_beyond_all_chains(&self, cache: &EventCache<'_>, ids: &mut EventIds) {
         let found = (self.conflict.in_unconflicted_chain)(ids);
         ids.retain(|id| !found.contains(id));
-        // Entries that were passed as conflicted, but are shared, are ours to look through.
-        let found = found_behind(held, ids, self.shared.values().cloned());
+        // The caller does not know the entries that it passed as conflicted although they are shared.
+        let found = found_behind(cache, ids, self.shared.values().cloned());
         ids.retain(|id| !found.contains(id));
     }
 }

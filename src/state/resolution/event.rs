@@ -1,8 +1,8 @@
-//! What state resolution needs of one event, and nothing more.
+//! The parts of an event that state resolution needs.
 //!
 //! Built once from the event's JSON and then shared behind an [`Arc`](std::sync::Arc). The content
-//! stays as the text that was received: room versions 1 to 5 allow numbers that no integer type of
-//! ours holds.
+//! stays as the text that was received, because room versions 1 to 5 allow numbers that no integer
+//! type holds.
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
@@ -15,45 +15,45 @@ use serde_json::value::RawValue;
 
 use super::{StateKey, power_levels::readable_power_levels};
 
-/// One event, as state resolution sees it.
+/// An event for state resolution.
 ///
-/// The content is the one the event was sent with: a redaction does not change how state resolves.
+/// The content is the original one: a redaction does not change how states are resolved.
 #[derive(Debug, Clone)]
 pub struct StateEvent {
     /// The id of the event.
     pub event_id: OwnedEventId,
-    /// The room of the event. The create event of room version 12 does not name its room: say it
-    /// here all the same.
+    /// The id of the event's room. The create event of room version 12 does not contain it, but it is
+    /// needed here all the same.
     pub room_id: OwnedRoomId,
-    /// Who sent it.
+    /// The user who sent the event.
     pub sender: OwnedUserId,
-    /// Its `type`; `"m.room.topic".into()` makes one.
+    /// The `type` of the event.
     pub event_type: TimelineEventType,
-    /// Its `state_key`; an event without one is no state and takes no part in resolution.
+    /// The `state_key`; `None` for an event that is no state event. Such events are ignored.
     pub state_key: Option<String>,
-    /// Its `origin_server_ts`; see [`timestamp`].
+    /// The `origin_server_ts`; see [`timestamp`].
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
-    /// Its `depth`, which only room version 1 resolves by.
+    /// The `depth`, which only room version 1 uses.
     pub depth: i64,
-    /// Its `content`, as received.
+    /// The `content`, as received.
     pub content: Box<RawValue>,
     /// The ids in its `prev_events`.
     pub prev_events: Vec<OwnedEventId>,
     /// The ids in its `auth_events`.
     pub auth_events: Vec<OwnedEventId>,
-    /// The event that a redaction redacts.
+    /// The id of the event that a redaction redacts.
     pub redacts: Option<OwnedEventId>,
-    /// Whether the event was rejected: such an event lends nobody any rights.
+    /// Whether the event was rejected. A rejected event authorises no other event.
     pub rejected: bool,
 }
 
 impl StateEvent {
-    /// The entry of the room state that this event sets, if it is a state event.
+    /// The key of the entry that this event sets; `None` if it is no state event.
     pub fn key(&self) -> Option<StateKey> {
         Some((self.event_type.to_string(), self.state_key.clone()?))
     }
 
-    /// Power levels with every level in a form that ruma reads; any other event as it is.
+    /// Converts power levels to a form that ruma reads; any other event stays as it is.
     #[must_use]
     pub fn with_readable_power_levels(mut self, rules: &AuthorizationRules) -> Self {
         if self.event_type == TimelineEventType::RoomPowerLevels
@@ -64,9 +64,8 @@ impl StateEvent {
         self
     }
 
-    /// The state entries that the authorisation rules look at to judge this event.
-    ///
-    /// Empty when the content is too malformed to tell; the rules refuse such an event anyway.
+    /// The state entries that the authorisation rules need to check this event. Empty if the content
+    /// is malformed; the rules refuse such an event anyway.
     pub(super) fn auth_keys(&self, rules: &AuthorizationRules) -> Vec<StateKey> {
         state_res::auth_types_for_event(
             &self.event_type,
@@ -82,9 +81,8 @@ impl StateEvent {
     }
 }
 
-/// An `origin_server_ts` as it stands in the JSON, forced into the range that Matrix has now.
-///
-/// Old room versions let a timestamp be anything; only the order of two timestamps matters here.
+/// Converts an `origin_server_ts` from JSON into the range that Matrix allows today, to the nearest
+/// value. Old room versions allow any number; only the order of two timestamps matters here.
 pub fn timestamp(milliseconds: i64) -> MilliSecondsSinceUnixEpoch {
     let milliseconds = u64::try_from(milliseconds).unwrap_or(0);
     MilliSecondsSinceUnixEpoch(UInt::try_from(milliseconds).unwrap_or(UInt::MAX))
@@ -138,7 +136,8 @@ impl Event for StateEvent {
     }
 }
 
-/// The id of the create event of a room whose version names the room after it (12 and later).
+/// The id of the create event of a room, from room version 12 on, where the room id is made from it.
+/// `None` if the room id is of an older form.
 pub(super) fn create_event_id(room_id: &RoomId) -> Option<OwnedEventId> {
     EventId::parse(format!("${}", room_id.strip_sigil())).ok()
 }

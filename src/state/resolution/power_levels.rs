@@ -9,11 +9,10 @@ use serde_json::{
 /// The greatest power level that ruma reads, and the greatest integer that Matrix JSON allows.
 const MAX_LEVEL: i64 = (1 << 53) - 1;
 
-/// The content with every power level an integer, or `None` if that changes nothing.
+/// The content with every power level as an integer; `None` if it needs no change or is not JSON.
 ///
-/// As Synapse reads them: where levels need not be integers, a fraction is cut off and `null`
-/// counts as absent. Levels of users whose id is none (to ruma, which knows better than the
-/// homeserver that accepted the event) are nobody's.
+/// Levels are read as Synapse reads them: where they need not be integers, fractions are cut off and
+/// `null` counts as absent. Levels of user ids that ruma does not accept are removed.
 pub(super) fn readable_power_levels(
     content: &RawValue,
     integers_only: bool,

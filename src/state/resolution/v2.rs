@@ -1,6 +1,6 @@
 //! State resolution version 2 (rooms 2 to 11) and 2.1 (room 12), by ruma, on the conflict alone.
 //!
-//! ruma takes whole states and whole auth chains. It is given less, with the same result:
+//! ruma expects whole states and whole auth chains. It is given less, with the same result:
 //!
 //! 1. **Entries.** The algorithm reads the state in two places: the iterative auth checks look at
 //!    the entries that the authorisation rules need for the event at hand, and the mainline starts
@@ -18,16 +18,17 @@
 //!    ```
 //!
 //!    The walks for the first bracket stop at every shared entry that they meet. What is behind it
-//!    is in `c(U)`, so it is to be left out anyway; and an event that is not in `c(U)` is behind no
-//!    shared entry, so it is found or not found as before. As events mostly cite what is still in
-//!    force, most walks end after one step, rather than at the creation of the room.
+//!    is in `c(U)`, so it is left out anyway; and an event that is not in `c(U)` is behind no shared
+//!    entry, so it is found or not found as before. Most events cite events that are still in force,
+//!    so most walks end after one step instead of at the creation of the room.
 //!
-//!    What remains is to ask, of the events found, which are in `c(U)`. Conflicted events need not
-//!    be asked about, as they are in the full conflicted set anyway. First come the answers that
-//!    cost little: the chains of the shared entries that replaced or sent the candidates, and of
-//!    those that authorise everybody. A topic set long ago, under older power levels by somebody
-//!    who has a new display name since, goes no further. Only what is left, such as an invite
-//!    answered within one branch, is put to [`Conflict::in_unconflicted_chain`](super::Conflict).
+//!    Then the events found must be searched for in `c(U)`. Conflicted events are in the full
+//!    conflicted set anyway and are left out. The cheap searches are done first: the chains of the
+//!    shared entries that replaced the candidates, of the memberships of their senders, and of the
+//!    entries that authorise every event. A topic that was set long ago, under older power levels,
+//!    by a user who has changed the display name since, is found there. Only what is left, such as
+//!    an invite that was answered within one branch, is passed to
+//!    [`Conflict::in_unconflicted_chain`](super::Conflict).
 //! 3. **Conflicted subgraph** (2.1). A path from one conflicted event to another lies in `⋃c(Kᵢ)`,
 //!    and may lead through shared entries: here the chains are walked to their ends.
 
@@ -44,46 +45,45 @@ use ruma::{
 };
 
 use super::{
-    ResolveError, StateEvent, StateKey, StateMap,
+    EventIds, ResolveError, StateEvent, StateKey, StateMap,
     agreed::Agreed,
     chains::{conflicted_subgraph, difference, found_behind},
-    held::Held,
+    event_cache::EventCache,
 };
 
-type Ids = BTreeSet<OwnedEventId>;
-
 pub(super) fn resolve(
-    held: &Held<'_>,
+    cache: &EventCache<'_>,
     algorithm: &StateResolutionV2Rules,
     conflicted: &[StateMap],
     agreed: &Agreed<'_>,
 ) -> Result<StateMap, ResolveError> {
-    let sets: Vec<Ids> = conflicted.iter().map(|it| it.values().cloned().collect()).collect();
-    let conflicted_ids: Ids = sets.iter().flatten().cloned().collect();
+    let sets: Vec<EventIds> = conflicted.iter().map(|it| it.values().cloned().collect()).collect();
+    let conflicted_ids: EventIds = sets.iter().flatten().cloned().collect();
     if conflicted_ids.is_empty() {
         return Ok(StateMap::new());
     }
-    let difference = auth_difference(held, &sets, &conflicted_ids, agreed);
+    let difference = auth_difference(cache, &sets, &conflicted_ids, agreed);
     let subgraph = if algorithm.consider_conflicted_state_subgraph {
-        conflicted_subgraph(held, &conflicted_ids)
+        conflicted_subgraph(cache, &conflicted_ids)
     } else {
-        Ids::new()
+        EventIds::new()
     };
     let full_conflicted_set = conflicted_ids.iter().chain(&difference).chain(&subgraph);
     let base = if algorithm.begin_iterative_auth_checks_with_empty_state_map {
         StateMap::new()
     } else {
-        needed_entries(held, full_conflicted_set, agreed)
+        needed_entries(cache, full_conflicted_set, agreed)
     };
 
     let maps: Vec<_> = conflicted.iter().map(|state| ruma_map(state.iter().chain(&base))).collect();
     let resolved = state_res::resolve(
-        held.rules,
+        cache.rules,
         algorithm,
         &maps,
-        // ruma takes what is not in all chains: beside an empty one, the difference itself.
+        // ruma takes the events that are not in all chains. With an empty chain beside it, that is
+        // the difference itself.
         vec![difference.into_iter().collect(), EventIdSet::new()],
-        |id| held.get_for_ruma(id),
+        |id| cache.get_for_ruma(id),
         |_| Some(subgraph.iter().cloned().collect()),
     )
     .map_err(ResolveError::Unreadable)?;
@@ -96,32 +96,38 @@ pub(super) fn resolve(
     Ok(resolved.collect())
 }
 
-/// The events, beside the conflicted ones, that are in the auth chains of some states only.
-fn auth_difference(held: &Held<'_>, sets: &[Ids], conflicted: &Ids, agreed: &Agreed<'_>) -> Ids {
-    // An event that is not held is never honoured: no need to ask where it stands.
-    let candidates: Vec<Arc<StateEvent>> = difference(held, sets, &|event| agreed.holds(event))
+/// The events that are in the auth chains of some states but not of all, without the conflicted
+/// events.
+fn auth_difference(
+    cache: &EventCache<'_>,
+    sets: &[EventIds],
+    conflicted: &EventIds,
+    agreed: &Agreed<'_>,
+) -> EventIds {
+    // Events that are not stored are never honoured, so they need not be searched for.
+    let candidates: Vec<Arc<StateEvent>> = difference(cache, sets, &|event| agreed.holds(event))
         .iter()
         .filter(|id| !conflicted.contains(*id))
-        .filter_map(|id| held.get(id))
+        .filter_map(|id| cache.get(id))
         .collect();
-    let mut open: Ids = candidates.iter().map(|event| event.event_id.clone()).collect();
+    let mut open: EventIds = candidates.iter().map(|event| event.event_id.clone()).collect();
     if !open.is_empty() {
         let near = near_keys(&candidates).into_iter().filter_map(|key| agreed.get(&key));
-        let found = found_behind(held, &open, near);
+        let found = found_behind(cache, &open, near);
         open.retain(|id| !found.contains(id));
     }
     if !open.is_empty() {
-        agreed.retain_beyond_all_chains(held, &mut open);
+        agreed.retain_beyond_all_chains(cache, &mut open);
     }
     open
 }
 
-/// The entries whose chains are likely to hold the candidates: their own, their senders', and
-/// those that authorise everybody.
+/// The entries whose chains are likely to contain the candidates: their own, their senders', and
+/// those that authorise every event.
 fn near_keys(candidates: &[Arc<StateEvent>]) -> BTreeSet<StateKey> {
-    let everybody = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
+    let of_all = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
     let mut keys: BTreeSet<StateKey> =
-        everybody.into_iter().map(|it| (it.to_owned(), String::new())).collect();
+        of_all.into_iter().map(|it| (it.to_owned(), String::new())).collect();
     for event in candidates {
         keys.insert(("m.room.member".to_owned(), event.sender.to_string()));
         keys.extend(event.key());
@@ -129,15 +135,15 @@ fn near_keys(candidates: &[Arc<StateEvent>]) -> BTreeSet<StateKey> {
     keys
 }
 
-/// The shared entries that the algorithm reads.
+/// The shared entries that the algorithm reads: those that authorise the full conflicted set.
 fn needed_entries<'e>(
-    held: &Held<'_>,
+    cache: &EventCache<'_>,
     full_conflicted_set: impl Iterator<Item = &'e OwnedEventId>,
     agreed: &Agreed<'_>,
 ) -> StateMap {
     let mut keys = BTreeSet::from([("m.room.power_levels".to_owned(), String::new())]);
-    for event in full_conflicted_set.filter_map(|id| held.get_for_ruma(id)) {
-        keys.extend(event.auth_keys(held.rules));
+    for event in full_conflicted_set.filter_map(|id| cache.get_for_ruma(id)) {
+        keys.extend(event.auth_keys(cache.rules));
     }
     keys.into_iter().filter_map(|key| agreed.get(&key).map(|id| (key, id))).collect()
 }

@@ -1,14 +1,14 @@
-//! Putting right what can be derived again from what is sound, and nothing else.
+//! Repairs what can be derived again from sound records, and nothing else.
 //!
-//! The store is looked through; rooms with faults are derived again, from the bodies up, by the
-//! code that derived them first; then the store is looked through once more, and what is not named
-//! any more is repaired. So the outcome is seen, not believed.
+//! The store is verified. Rooms with faults are derived again, from the bodies up, by the code that
+//! derived them first. Then the store is verified once more: the faults that are not found again
+//! were repaired.
 //!
-//! A room of which something is lost (a body, a node, a state that came with an event) is left
-//! alone as a whole: what is derived from the rest would hide that something is missing.
+//! If a record of a room is lost (a body, a node, a given state), the whole room is left alone:
+//! records that are derived from the rest would conceal the loss.
 //!
-//! Each decision is one atomic batch, and none of them leaves the store worse than it was, so a
-//! repair that is cut off can be run again. Nobody else may use the store meanwhile.
+//! Each decision is one atomic batch that leaves the store no worse than it was, so a repair that is
+//! interrupted can be run again. Nothing else may use the store meanwhile.
 
 mod room;
 
@@ -18,153 +18,167 @@ use std::{
     ops::ControlFlow,
 };
 
-use super::{Fault, Remedy, Watch, What, verify};
+use super::{Fault, FaultKind, Remedy, Watch, verify};
 use crate::{
     ingest,
     store::{Store, StoreError},
 };
 
-/// What is repaired may bring to light what is behind it; not more often than this.
-const ROUNDS: usize = 3;
+/// The most rounds of a repair: repaired records may uncover faults in records that follow from
+/// them.
+const MAX_ROUNDS: usize = 3;
 
-/// What a repair came to.
+/// The result of a repair.
 #[derive(Debug, Default)]
 pub struct Repaired {
-    /// What is right now, and how that came.
+    /// Faults that were repaired, and how.
     pub mended: Vec<(Fault, Remedy)>,
-    /// What is not, and why.
-    pub left: Vec<(Fault, Left)>,
-    /// State records of no use that were removed.
+    /// Faults that are left, and why.
+    pub left: Vec<(Fault, Unrepaired)>,
+    /// The number of unused state records that were removed.
     pub unused_states: u64,
 }
 
 /// Why a fault was not repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// What could tell how it was is what is wrong.
+pub enum Unrepaired {
+    /// The record cannot be derived from others.
     Lost,
-    /// Something of the room is lost.
+    /// Another record of the room is lost.
     WithTheRoom,
-    /// Whether a redaction was lost cannot be told.
+    /// A redaction may be lost.
     StaysHidden,
-    /// It was tried.
+    /// The repair did not help.
     InVain,
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for Unrepaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Lost => "nothing that is held says how it was: restore from a backup",
+            Self::Lost => "it cannot be derived from other records: restore from a backup",
             Self::WithTheRoom => {
-                "its room has faults that cannot be repaired, so nothing of it is derived again: \
+                "its room has faults that cannot be repaired, so the whole room is left alone: \
                  restore from a backup"
             }
             Self::StaysHidden => {
-                "it stays hidden, since a redaction may have been lost: restore from a backup"
+                "it stays hidden, because a redaction may have been lost: restore from a backup"
             }
-            Self::InVain => "what it follows from is not sound either: restore from a backup",
+            Self::InVain => {
+                "the records that it follows from are wrong, too: restore from a backup"
+            }
         })
     }
 }
 
-/// Repairs what can be repaired, and looks whether it is. `looked_at` is told how many more events
-/// were looked at.
+/// Repairs the store, and verifies the result. `verified` is called with the number of events that
+/// were verified since the last call.
 ///
 /// # Errors
-/// When the store fails. What was repaired until then is.
-pub fn repair(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Repaired, StoreError> {
+/// When the disk fails. Repairs up to then are kept.
+pub fn repair(store: &Store, verified: &mut dyn FnMut(u32)) -> Result<Repaired, StoreError> {
     match ingest::recover(store) {
-        // Named below.
         Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
-        Err(failure) if !is_named(&failure) => return Err(failure),
+        Err(failure) if !is_reported(&failure) => return Err(failure),
+        // The verification reports it.
         Err(_) => {}
     }
-    let mut found = Found::look(store, looked_at)?;
+    let mut found = Found::verify(store, verified)?;
     let mut outcome = Repaired { unused_states: found.unused.values().sum(), ..Default::default() };
     let mut ever: BTreeSet<Fault> = BTreeSet::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         ever.extend(found.faults.iter().cloned());
-        let lost = found.lost();
-        let mut rooms: BTreeMap<&str, Vec<&What>> =
-            found.unused.keys().map(|it| (it.as_str(), Vec::new())).collect();
-        for fault in found.faults.iter().filter(|it| !it.room_id.is_empty()) {
-            rooms.entry(&fault.room_id).or_default().push(&fault.what);
-        }
-        rooms.retain(|room_id, _| !lost.contains(*room_id));
+        let rooms = found.repairable_rooms();
         if rooms.is_empty() {
             break;
         }
         for (room_id, faults) in rooms {
             match room::mend(store, room_id, &faults) {
-                // What could not be read is named again.
-                Err(failure) if !is_named(&failure) => return Err(failure),
+                Err(failure) if !is_reported(&failure) => return Err(failure),
+                // The next verification reports a record that could not be read.
                 Ok(()) | Err(_) => {}
             }
         }
         store.flush()?;
         let before = found;
-        found = Found::look(store, looked_at)?;
+        found = Found::verify(store, verified)?;
         if found.faults.is_empty() || found.faults == before.faults {
             break;
         }
     }
-    let lost = found.lost();
     outcome.unused_states -= found.unused.values().sum::<u64>().min(outcome.unused_states);
     for fault in ever.into_iter().filter(|it| !found.faults.contains(it)) {
-        let remedy = fault.what.remedy();
+        let remedy = fault.kind.remedy();
         outcome.mended.push((fault, remedy));
     }
-    for fault in found.faults {
-        let left = match fault.what.remedy() {
-            Remedy::Restore => Left::Lost,
-            Remedy::StayHidden => Left::StaysHidden,
-            _ if fault.room_id.is_empty() => Left::Lost,
-            _ if lost.contains(&fault.room_id) => Left::WithTheRoom,
-            Remedy::Draw | Remedy::Derive | Remedy::Count | Remedy::Remove => Left::InVain,
-        };
-        outcome.left.push((fault, left));
-    }
+    outcome.left = found.into_left();
     Ok(outcome)
 }
 
-/// Whether a look through the store names what has failed here.
-fn is_named(failure: &StoreError) -> bool {
+/// Whether a verification reports the record that a failure is about.
+fn is_reported(failure: &StoreError) -> bool {
     failure.is_of_record() || matches!(failure, StoreError::RoomVersionUnknown { .. })
 }
 
-/// What a look through the store found.
+/// The result of a verification.
 #[derive(Default)]
 struct Found {
     faults: BTreeSet<Fault>,
-    /// State records of no use, by room.
+    /// The number of unused state records, by room id.
     unused: BTreeMap<String, u64>,
 }
 
-/// Who looks, and tells how far it has come.
-struct Looking<'w> {
-    found: Found,
-    looked_at: &'w mut dyn FnMut(u32),
-}
-
 impl Found {
-    fn look(store: &Store, looked_at: &mut dyn FnMut(u32)) -> Result<Self, StoreError> {
-        let mut looking = Looking { found: Self::default(), looked_at };
-        match verify(store, &mut looking)? {
-            // It is never told to end.
-            ControlFlow::Continue(()) | ControlFlow::Break(()) => Ok(looking.found),
+    fn verify(store: &Store, verified: &mut dyn FnMut(u32)) -> Result<Self, StoreError> {
+        let mut collector = Collector { found: Self::default(), verified };
+        match verify(store, &mut collector)? {
+            // The collector never stops the verification.
+            ControlFlow::Continue(()) | ControlFlow::Break(()) => Ok(collector.found),
         }
     }
 
-    /// The rooms of which something is lost.
-    fn lost(&self) -> BTreeSet<String> {
-        let lost = self.faults.iter().filter(|it| it.what.remedy() == Remedy::Restore);
+    /// The ids of rooms of which a record is lost; an empty id for faults outside all rooms.
+    fn lost_rooms(&self) -> BTreeSet<String> {
+        let lost = self.faults.iter().filter(|it| it.kind.remedy() == Remedy::Restore);
         lost.map(|it| it.room_id.clone()).collect()
+    }
+
+    /// The rooms with faults or unused records of which no record is lost, with their faults.
+    fn repairable_rooms(&self) -> BTreeMap<&str, Vec<&FaultKind>> {
+        let mut rooms: BTreeMap<&str, Vec<&FaultKind>> =
+            self.unused.keys().map(|it| (it.as_str(), Vec::new())).collect();
+        for fault in self.faults.iter().filter(|it| !it.room_id.is_empty()) {
+            rooms.entry(&fault.room_id).or_default().push(&fault.kind);
+        }
+        let lost = self.lost_rooms();
+        rooms.retain(|room_id, _| !lost.contains(*room_id));
+        rooms
+    }
+
+    /// The faults, with the reasons why they are left.
+    fn into_left(self) -> Vec<(Fault, Unrepaired)> {
+        let lost = self.lost_rooms();
+        let why = |fault: &Fault| match fault.kind.remedy() {
+            Remedy::Restore => Unrepaired::Lost,
+            Remedy::KeepHidden => Unrepaired::StaysHidden,
+            _ if fault.room_id.is_empty() => Unrepaired::Lost,
+            _ if lost.contains(&fault.room_id) => Unrepaired::WithTheRoom,
+            Remedy::FromBodies | Remedy::FromGraph | Remedy::Recount | Remedy::Remove => {
+                Unrepaired::InVain
+            }
+        };
+        self.faults.into_iter().map(|fault| (fault.clone(), why(&fault))).collect()
     }
 }
 
-impl Watch for Looking<'_> {
+/// Collects the faults of a verification, and passes its progress on.
+struct Collector<'w> {
+    found: Found,
+    verified: &'w mut dyn FnMut(u32),
+}
+
+impl Watch for Collector<'_> {
     fn events(&mut self, count: u32) {
-        (self.looked_at)(count);
+        (self.verified)(count);
     }
 
     fn fault(&mut self, fault: Fault) {

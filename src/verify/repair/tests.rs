@@ -219,7 +219,11 @@ fn redactions_are_heeded_again_and_nothing_hidden_is_shown() {
     edit.put_node(EventNum(shown), node).unwrap();
     edit.commit().unwrap();
     let left = mended(&cx).left;
-    assert_eq!(left.iter().map(|it| it.1).collect::<Vec<_>>(), [Left::StaysHidden], "{left:?}");
+    assert_eq!(
+        left.iter().map(|it| it.1).collect::<Vec<_>>(),
+        [Unrepaired::StaysHidden],
+        "{left:?}"
+    );
     assert!(cx.store.topology(number).node(EventNum(shown)).unwrap().unwrap().flags.redacted);
 }
 
@@ -310,15 +314,15 @@ fn what_is_lost_is_left_alone_with_its_room() {
         let (before, found) = (cx.store.room(room).unwrap(), faults(&cx));
         let Repaired { mended, left, .. } = mended(&cx);
         assert_eq!(mended, [], "{number}");
-        assert!(left.iter().any(|(_, why)| *why == Left::Lost), "{number}: {left:?}");
-        assert!(left.iter().any(|(_, why)| *why == Left::WithTheRoom), "{number}: {left:?}");
+        assert!(left.iter().any(|(_, why)| *why == Unrepaired::Lost), "{number}: {left:?}");
+        assert!(left.iter().any(|(_, why)| *why == Unrepaired::WithTheRoom), "{number}: {left:?}");
         let cx = opened_again(&dir, cx);
         assert_eq!((cx.store.room(room).unwrap(), faults(&cx)), (before, found), "{number}");
     }
 }
 
 fn named(cx: &Context) -> BTreeSet<Fault> {
-    Found::look(&cx.store, &mut |_| {}).unwrap().faults
+    Found::verify(&cx.store, &mut |_| {}).unwrap().faults
 }
 
 /// Whatever is lost or changed of the records: what a repair leaves nothing of is as it was before,

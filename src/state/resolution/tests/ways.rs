@@ -14,7 +14,7 @@ use ruma::{
 };
 
 use crate::state::resolution::{
-    Conflict, StateEvent, StateMap, chains, found_by_citers, found_in_chains, held::Held, resolve,
+    Conflict, StateEvent, StateMap, chains, event_cache::EventCache, found_in_chains, resolve,
     resolve_conflict, split,
 };
 
@@ -90,7 +90,7 @@ fn citers(world: &World<'_>, id: &EventId) -> Vec<OwnedEventId> {
 fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap> {
     let StateResolutionVersion::V2(algorithm) = world.rules.state_res else { return None };
     let fetch = |id: &EventId| world.events.get(id).cloned();
-    let held = Held::new(world.rules, &fetch);
+    let cache = EventCache::new(world.rules, &fetch);
     let ruma_map = |state: &StateMap| -> state_res::StateMap<OwnedEventId> {
         let entry = |((event_type, state_key), id): (&(String, String), &OwnedEventId)| {
             ((StateEventType::from(event_type.as_str()), state_key.clone()), id.clone())
@@ -99,7 +99,7 @@ fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap>
     };
     let maps: Vec<_> = states.iter().map(ruma_map).collect();
     let chain = |state: &StateMap| -> EventIdSet<OwnedEventId> {
-        let chain = chains::auth_chain(&held, state.values().cloned(), &|_| false);
+        let chain = chains::auth_chain(&cache, state.values().cloned(), &|_| false);
         chain.into_iter().collect()
     };
     let resolved = state_res::resolve(
@@ -110,9 +110,33 @@ fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap>
         fetch,
         |conflicted| {
             let ids = conflicted.values().flatten().cloned().collect();
-            Some(chains::conflicted_subgraph(&held, &ids).into_iter().collect())
+            Some(chains::conflicted_subgraph(&cache, &ids).into_iter().collect())
         },
     );
     let resolved = resolved.unwrap().into_iter();
     Some(resolved.map(|((event_type, key), id)| ((event_type.to_string(), key), id)).collect())
+}
+
+/// A second way to answer `in_unconflicted_chain`: walks from the candidates forward to the shared
+/// entries, along the state events that have them in their `auth_events` (`cited_by`).
+fn found_by_citers(
+    candidates: &BTreeSet<OwnedEventId>,
+    cited_by: &dyn Fn(&EventId) -> Vec<OwnedEventId>,
+    is_shared: &dyn Fn(&EventId) -> bool,
+) -> BTreeSet<OwnedEventId> {
+    let leads_to_shared = |candidate: &&OwnedEventId| {
+        let mut seen = BTreeSet::new();
+        let mut ahead = vec![(*candidate).clone()];
+        while let Some(id) = ahead.pop() {
+            if is_shared(&id) {
+                return true;
+            }
+            if !seen.contains(&id) {
+                ahead.extend(cited_by(&id));
+                seen.insert(id);
+            }
+        }
+        false
+    };
+    candidates.iter().filter(leads_to_shared).cloned().collect()
 }

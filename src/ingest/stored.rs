@@ -1,12 +1,12 @@
-//! Events that are held, read again.
+//! Reading events back that are stored.
 
 use crate::{
     pdu::{Event, Pdu, RoomVersion},
     store::{Edit, EventNum, StoreError, View},
 };
 
-/// Reads an event that is held, one that is unreadable too.
-pub(super) fn read_held(
+/// Reads a stored event, readable or not.
+pub(super) fn read_stored(
     edit: &Edit<'_>,
     event: EventNum,
     version: RoomVersion,
@@ -16,8 +16,8 @@ pub(super) fn read_held(
         .map_err(|_| StoreError::corrupt("body", body.event_id.as_bytes()))
 }
 
-/// Reads an event that is held. Nothing if it is unreadable.
-pub(super) fn parse_held(
+/// Reads a stored event; `None` if it is an unreadable one.
+pub(super) fn parse_stored(
     edit: &Edit<'_>,
     event: EventNum,
     version: RoomVersion,
@@ -26,7 +26,7 @@ pub(super) fn parse_held(
     Ok(Pdu::parse(&body.pdu, version).ok())
 }
 
-/// The version of the room, parsed. A room is only made with a version that is known.
+/// The parsed version of a room. Fails only if a build that knew more versions made the room.
 pub(super) fn version_of(edit: &Edit<'_>) -> Result<RoomVersion, StoreError> {
     RoomVersion::parse(&edit.room.room_version).map_err(|_| StoreError::version_unknown(&edit.room))
 }

@@ -1,10 +1,10 @@
-//! The events at hand during one resolution: each is asked for once, gaps are remembered.
+//! The events of one resolution: each is looked up once, and missing ones are remembered.
 //!
-//! ruma gives up on a whole room when one authorising event is missing or one old power level is
-//! written as `50.0`, and never ends where power levels authorise each other in a circle. A history
-//! service cannot: rooms have gaps, rooms of versions 1 to 9 hold such numbers, and in versions 1
-//! and 2 anyone may choose event ids that close a circle. So ruma is shown events that name only
-//! what is held, with power levels it can read and follow to an end.
+//! ruma fails for the whole room if one authorising event is missing or one old power level is
+//! written as `50.0`, and does not end if power levels authorise each other in a circle. Real rooms
+//! have all of these: gaps; such numbers in versions 1 to 9; and in versions 1 and 2, where senders
+//! choose event ids, possibly circles. So ruma gets events that name stored events only, with power
+//! levels that it can read and follow to an end.
 
 use std::{
     cell::RefCell,
@@ -22,19 +22,20 @@ use super::{Fetch, StateEvent, event::create_event_id, power_levels::readable_po
 
 type Memo = RefCell<BTreeMap<OwnedEventId, Option<Arc<StateEvent>>>>;
 
-/// What one resolution knows of the room.
-pub(super) struct Held<'a> {
+/// Looks up and remembers the events of one resolution.
+pub(super) struct EventCache<'a> {
     pub(super) rules: &'a AuthorizationRules,
     fetch: &'a Fetch<'a>,
     as_sent: Memo,
     for_ruma: Memo,
-    /// Ids are chosen, and the algorithm follows power levels (room version 2 only).
+    /// Whether circles of power levels are possible and matter: senders choose ids, and the algorithm
+    /// follows power levels (room version 2 only).
     circles_hurt: bool,
-    /// Power levels known to lead back to the first of the room.
+    /// Power levels that are known to lead back to the first of the room.
     straight: RefCell<BTreeSet<OwnedEventId>>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> EventCache<'a> {
     pub(super) fn new(rules: &'a RoomVersionRules, fetch: &'a Fetch<'a>) -> Self {
         Self {
             rules: &rules.authorization,
@@ -47,18 +48,18 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// The state event with this id. Anything else, and anything not held, is `None`.
+    /// The state event with an id; `None` if it is not stored, or no state event.
     pub(super) fn get(&self, id: &EventId) -> Option<Arc<StateEvent>> {
         remember(&self.as_sent, id, || (self.fetch)(id)).filter(|event| event.state_key.is_some())
     }
 
-    /// The same event in a form that ruma can always work with.
+    /// The same event in a form that ruma can always process.
     pub(super) fn get_for_ruma(&self, id: &EventId) -> Option<Arc<StateEvent>> {
         remember(&self.for_ruma, id, || self.get(id).map(|event| self.made_fit(event)))
     }
 
-    /// The events that authorise this one, the create event of room version 12 included: it is
-    /// named by the room id there, never by `auth_events`.
+    /// The ids of the events that authorise an event. From room version 12, they include the create
+    /// event, which is named by the room id and not by `auth_events`.
     pub(super) fn authorised_by(&self, event: &StateEvent) -> Vec<OwnedEventId> {
         let mut ids = event.auth_events.clone();
         if self.rules.room_create_event_id_as_room_id
@@ -69,7 +70,7 @@ impl<'a> Held<'a> {
         ids
     }
 
-    /// Every event that was asked for and is not held.
+    /// The ids of all events that were looked up and are not stored.
     pub(super) fn missing(&self) -> BTreeSet<OwnedEventId> {
         let asked = self.as_sent.borrow();
         asked.iter().filter(|(_, event)| event.is_none()).map(|(id, _)| id.clone()).collect()
@@ -93,7 +94,8 @@ impl<'a> Held<'a> {
         Arc::new(fit)
     }
 
-    /// Whether these are power levels from which the mainline never ends.
+    /// Whether an event is power levels that lead into a circle of power levels, so that the mainline
+    /// from it never ends.
     fn leads_in_a_circle(&self, event: &Arc<StateEvent>) -> bool {
         let mut passed = BTreeSet::new();
         let mut next = Some(Arc::clone(event)).filter(|event| is_power_levels(event));
@@ -124,7 +126,7 @@ fn remember(
     if let Some(known) = memo.borrow().get(id) {
         return known.clone();
     }
-    // The memo is not borrowed while `find` runs: it may ask for other events.
+    // The memo is not borrowed while `find` runs, because `find` may look up other events.
     let found = find();
     memo.borrow_mut().insert(id.to_owned(), found.clone());
     found

@@ -1,31 +1,31 @@
-//! Changing a map: a tree of changed nodes over the stored ones, until it is finished.
+//! Changes to a map: a tree of changed nodes over the stored ones, until they are written.
 
 use super::{Key, LEAF_ENTRIES, MAX_DEPTH, Node, Nodes, Ptr, Value, get_below};
 
-/// A map being changed. Nothing is stored before [`finish`](Edit::finish).
-pub struct Edit<'n, N: Nodes> {
+/// A map that is being changed. No node is stored before [`finish`](MapEdit::finish).
+pub struct MapEdit<'n, N: Nodes> {
     nodes: &'n N,
     root: Tree,
     changed: bool,
 }
 
-/// A node of a map being changed.
+/// A node of a map that is being changed.
 enum Tree {
     Stored(Ptr),
     Leaf(Vec<(Key, Value)>),
     Inner(Vec<(u8, Tree)>),
 }
 
-impl<'n, N: Nodes> Edit<'n, N> {
-    /// Starts from a stored map, or from the empty one.
+impl<'n, N: Nodes> MapEdit<'n, N> {
+    /// Starts from a stored map, or from the empty map if `base` is `None`.
     pub fn new(nodes: &'n N, base: Option<Ptr>) -> Self {
         Self { nodes, root: base.map_or(Tree::Leaf(Vec::new()), Tree::Stored), changed: false }
     }
 
-    /// The value of a key as it stands now.
+    /// The value of a key, with all changes so far; `None` if the map does not contain it.
     ///
     /// # Errors
-    /// When a node cannot be read.
+    /// When a stored node cannot be read.
     pub fn get(&self, key: Key) -> Result<Option<Value>, N::Error> {
         let mut at = &self.root;
         for depth in 0..=MAX_DEPTH {
@@ -45,32 +45,32 @@ impl<'n, N: Nodes> Edit<'n, N> {
         Ok(None)
     }
 
-    /// Sets a key, or removes it.
+    /// Sets the value of a key; `None` removes the key.
     ///
     /// # Errors
-    /// When a node cannot be read.
+    /// When a stored node cannot be read.
     pub fn set(&mut self, key: Key, value: Option<Value>) -> Result<(), N::Error> {
         if self.get(key)? == value {
             return Ok(());
         }
         self.changed = true;
-        set_below(self.nodes, &mut self.root, 0, (key, value))
+        set_below(self.nodes, &mut self.root, 0, key, value)
     }
 
-    /// Whether anything differs from where it started.
+    /// Whether a change was made. Later changes may have undone it.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.changed
     }
 
-    /// The new nodes, to be stored as record number `record`; the root is the first of them.
+    /// The new nodes, to be stored as the record with number `record`; the first is the root.
     ///
     /// # Errors
-    /// When a node cannot be read.
+    /// When a stored node cannot be read.
     pub fn finish(self, record: u32) -> Result<Vec<Node>, N::Error> {
         let mut out = Vec::new();
         let root = match self.root {
-            // A record always has a root of its own, so that it can be named by its number.
+            // A record always has a root of its own, so that its number identifies the map.
             Tree::Stored(ptr) => {
                 out.push(Node::clone(&*self.nodes.node(ptr)?));
                 return Ok(out);
@@ -86,7 +86,8 @@ fn set_below<N: Nodes>(
     nodes: &N,
     tree: &mut Tree,
     depth: usize,
-    (key, value): (Key, Option<Value>),
+    key: Key,
+    value: Option<Value>,
 ) -> Result<(), N::Error> {
     load(nodes, tree)?;
     match tree {
@@ -106,7 +107,7 @@ fn set_below<N: Nodes>(
             let at = children.partition_point(|(it, _)| *it < branch);
             match children.get_mut(at) {
                 Some((it, child)) if *it == branch => {
-                    set_below(nodes, child, depth + 1, (key, value))?;
+                    set_below(nodes, child, depth + 1, key, value)?;
                     if matches!(child, Tree::Leaf(entries) if entries.is_empty()) {
                         children.remove(at);
                     }
@@ -128,7 +129,7 @@ fn set_below<N: Nodes>(
     Ok(())
 }
 
-/// Replaces a stored node by its content.
+/// Replaces a pointer to a stored node by the content of the node.
 fn load<N: Nodes>(nodes: &N, tree: &mut Tree) -> Result<(), N::Error> {
     if let Tree::Stored(ptr) = tree {
         *tree = match &*nodes.node(*ptr)? {
@@ -162,7 +163,7 @@ fn split(entries: Vec<(Key, Value)>, depth: usize) -> Tree {
     Tree::Inner(children)
 }
 
-/// The entries below, if they are few enough for a leaf.
+/// All entries below some children; `None` if they are too many for a leaf.
 fn collect<N: Nodes>(
     nodes: &N,
     children: &[(u8, Tree)],
@@ -184,14 +185,21 @@ fn collect<N: Nodes>(
     Ok(Some(all))
 }
 
-/// Writes a changed tree, parents before children; gives back how many entries it holds.
+/// A subtree that is stored, or will be.
+struct Subtree {
+    /// The number of entries in it.
+    count: u32,
+    root: Ptr,
+}
+
+/// Appends the changed nodes of a tree to `out`, parents before children.
 fn store<N: Nodes>(
     nodes: &N,
     tree: Tree,
     record: u32,
     out: &mut Vec<Node>,
-) -> Result<(u32, Ptr), N::Error> {
-    let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+) -> Result<Subtree, N::Error> {
+    let number = |length: usize| u32::try_from(length).expect("a map has less than 2^32 entries");
     let ptr = Ptr { record, slot: number(out.len()) };
     match tree {
         Tree::Stored(ptr) => {
@@ -199,12 +207,12 @@ fn store<N: Nodes>(
                 Node::Leaf(entries) => number(entries.len()),
                 Node::Inner { count, .. } => *count,
             };
-            Ok((count, ptr))
+            Ok(Subtree { count, root: ptr })
         }
         Tree::Leaf(entries) => {
             let count = number(entries.len());
             out.push(Node::Leaf(entries));
-            Ok((count, ptr))
+            Ok(Subtree { count, root: ptr })
         }
         Tree::Inner(children) => {
             let at = out.len();
@@ -212,14 +220,14 @@ fn store<N: Nodes>(
             let mut count = 0u32;
             let mut stored = Vec::with_capacity(children.len());
             for (branch, child) in children {
-                let (below, ptr) = store(nodes, child, record, out)?;
-                count = count.saturating_add(below);
-                stored.push((branch, ptr));
+                let below = store(nodes, child, record, out)?;
+                count += below.count;
+                stored.push((branch, below.root));
             }
-            if let Some(place) = out.get_mut(at) {
-                *place = Node::Inner { count, children: stored };
+            if let Some(node) = out.get_mut(at) {
+                *node = Node::Inner { count, children: stored };
             }
-            Ok((count, ptr))
+            Ok(Subtree { count, root: ptr })
         }
     }
 }
