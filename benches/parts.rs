@@ -47,7 +47,7 @@ fn walk(criterion: &mut Criterion) {
     let node = |id: u32| {
         let prev_events = id.checked_sub(1).into_iter().collect();
         let position = Position { depth: id.into(), arrival: id.into() };
-        Ok::<_, Infallible>(Some(graph::Node {
+        Ok::<_, Infallible>(Some(graph::WalkNode {
             position,
             servable: true,
             prev_events,

@@ -93,8 +93,8 @@ impl Service {
         let serving = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
             let front = Front { listener, callers, metrics: cx.metrics.clone() };
-            let signals = (stopped, std::future::pending());
-            server::run(front, async { Ok(cx) }, stopping, signals).await.unwrap();
+            let hurry = std::future::pending();
+            server::run(front, async { Ok(cx) }, stopping, stopped, hurry).await.unwrap();
         });
         Self { port, _dir: dir, stop, serving }
     }

@@ -55,9 +55,10 @@ impl Service {
         let (second, hurry) = oneshot::channel::<()>();
         let counted = metrics.clone();
         let running = tokio::spawn(async move {
-            let signals = (async { drop(shutdown.await) }, async { drop(hurry.await) });
+            let shutdown = async { drop(shutdown.await) };
+            let hurry = async { drop(hurry.await) };
             let front = Front { listener, callers: Callers::default(), metrics: counted };
-            server::run(front, opening, stopping, signals).await
+            server::run(front, opening, stopping, shutdown, hurry).await
         });
         // The signals are taken from the end of the list.
         Self { address, metrics, open: Some(open), signals: vec![second, first], running }

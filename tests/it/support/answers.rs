@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use backscroll::{
     context::Context,
     deadline::Deadline,
-    graph::End,
+    graph::WalkEnd,
     query::{
         self, Asker, Backfill, GetMissingEvents, GetRoom, GetState, ListErasedMembers, ListEvents,
         PageRequest, QueryError, RoomEvent, RoomSummary, ServedEvent, ServedPage, StateEntry,
@@ -47,7 +47,7 @@ pub(crate) type Answer = Result<Served, String>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Served {
     pub(crate) events: Vec<(String, Form, Vec<u8>)>,
-    pub(crate) end: End,
+    pub(crate) end: WalkEnd,
     pub(crate) missing_event_ids: Vec<String>,
     pub(crate) visited: u32,
 }
