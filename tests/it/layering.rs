@@ -1,6 +1,6 @@
-//! Holds the import plan of both programs: which module may import which, how long a file may be, and
-//! that every file begins with a `//!` header. The sources are read as text. Tests inside them may
-//! import anything.
+//! Checks the allowed imports between the modules of both programs, the length of files, and that every
+//! file begins with a `//!` header. It reads the sources as text. Unit tests inside a file may import
+//! anything.
 
 use std::{
     fs,
@@ -55,7 +55,7 @@ const HISTORY_PLAN: Plan = &[
         ],
     ),
     ("verify", &["ingest", "store", "state", "pdu"]),
-    // Of `ingest`, the words for what was decided about an event.
+    // From `ingest` it takes the types that describe decisions about events.
     (
         "query",
         &[
@@ -240,7 +240,8 @@ fn one_file_calls_sled() {
 fn only_handlers_and_clients_know_proto() {
     let root = root("src");
     for file in sources(&root) {
-        let (module, text) = (module_of(&file, &root), without_tests(&file));
+        let module = module_of(&file, &root);
+        let text = without_tests(&file);
         let is_a_handler = matches!(module.as_str(), "rpc" | "server" | "cli" | "proto");
         assert!(is_a_handler || !text.contains("tonic::"), "{}: knows tonic", file.display());
     }
