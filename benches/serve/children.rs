@@ -48,7 +48,7 @@ impl Server {
             .args(["--server-name", rooms::OURS, "--listen", "127.0.0.1:0"])
             // One server sends all requests: its limits must not bound the measurement.
             .args(["--fetch-keys", "false", "--server-concurrency", "1000"])
-            .args(["--server-rate", "1000000", "--server-burst", "1000000"])
+            .args(["--server-rate", "1000000"])
             .args(["--history", &history.url(), "--pinned-keys"])
             .arg(keys);
         Ok(Self(Program::start_with_log_file(command, &folder.join("gateway.log"))))

@@ -7,7 +7,7 @@
 //! Exit code 1 if a goal is missed.
 //!
 //! `cargo run --release --example overload` (`-- SECONDS CONNECTIONS RATE` for
-//! others than 5 a part, 3,000, and the gateway's own `--refusal-rate`)
+//! others than 5 a part, 3,000, and the gateway's own limit)
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
-//! Reading a request's body: bounded in size and in time, and only as it is. Nobody is known before
-//! it has come whole, so what has come of it counts as a stranger's.
+//! Reads the body of a request, which is limited in size and time and must not be encoded. The request
+//! cannot be authenticated before the whole body is received, so the received bytes count as those of
+//! an unauthenticated request.
 
 use std::time::Duration;
 
@@ -15,38 +16,40 @@ use http_body_util::BodyExt as _;
 use ruma::CanonicalJsonValue;
 use tokio::time;
 
-use crate::{error::ApiError, limits::Stranger};
+use crate::{admission::PendingRequest, error::ApiError};
 
-/// How much, and for how long, is read and thrown away after a refusal, so that a caller who
-/// sends its whole body before it reads gets to see the answer instead of a reset connection.
+/// How many bytes are read and dropped after a refusal. A client that sends its whole body before it
+/// reads then gets the response instead of a reset connection.
 const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
+/// How long they are read.
 const MAX_DISCARDING: Duration = Duration::from_secs(5);
 
-/// The body of a request, whole: at most so many bytes, in so much time.
+/// Reads the whole body of a request: at most `max_bytes`, within `timeout`.
 pub(crate) async fn read(
     request: &Parts,
     body: Body,
-    (max_bytes, deadline): (usize, Duration),
+    max_bytes: usize,
+    timeout: Duration,
 ) -> Result<Bytes, ApiError> {
-    let stranger = request.extensions.get();
+    let pending = request.extensions.get();
     let encodings = request.headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
     let mut encodings = encodings.filter(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
     let refusal = if encodings.next().is_some() {
         Some(ApiError::body_encoded())
     } else if usize::try_from(body.size_hint().lower()).map_or(true, |size| size > max_bytes) {
-        // Content-Length says so; nothing has been read.
+        // By Content-Length: nothing has been read.
         Some(ApiError::body_too_large(max_bytes))
     } else {
         None
     };
     if let Some(refusal) = refusal {
-        // Reading would invite a caller who waits for `100 Continue` to send.
+        // Reading would ask a client that waits for `100 Continue` to send.
         if !request.headers.contains_key(EXPECT) {
-            discard(body, stranger);
+            discard(body, pending);
         }
         return Err(refusal);
     }
-    match time::timeout(deadline, collect(body, max_bytes, stranger)).await {
+    match time::timeout(timeout, collect(body, max_bytes, pending)).await {
         Ok(read) => read,
         Err(_elapsed) => Err(ApiError::body_too_slow()),
     }
@@ -55,38 +58,38 @@ pub(crate) async fn read(
 async fn collect(
     mut body: Body,
     max_bytes: usize,
-    stranger: Option<&Stranger>,
+    pending: Option<&PendingRequest>,
 ) -> Result<Bytes, ApiError> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Err(ApiError::body_broken()) };
-        // Trailers are nothing to us.
+        // Trailers are ignored.
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > max_bytes {
             drop(whole);
-            discard(body, stranger);
+            discard(body, pending);
             return Err(ApiError::body_too_large(max_bytes));
         }
-        if let Some(stranger) = stranger {
-            stranger.read(data.len())?;
+        if let Some(pending) = pending {
+            pending.received(data.len())?;
         }
         whole.extend_from_slice(&data);
     }
-    if let Some(stranger) = stranger {
-        stranger.read(parsed_bytes(&whole))?;
+    if let Some(pending) = pending {
+        pending.received(parsed_bytes(&whole))?;
     }
     Ok(whole.into())
 }
 
-/// The most memory that a text takes once it is parsed, beyond its own length.
+/// The most memory that JSON takes once it is parsed, beyond its own length.
 fn parsed_bytes(json: &[u8]) -> usize {
     let begins_value = |byte: &&u8| matches!(byte, b'[' | b'{' | b',' | b':');
     json.iter().filter(begins_value).count().saturating_mul(size_of::<CanonicalJsonValue>())
 }
 
-/// Goes on until the stranger has to give way to another.
-fn discard(mut body: Body, stranger: Option<&Stranger>) {
-    let Some(stranger) = stranger.cloned() else { return };
+/// Reads and drops the rest of a body in the background, until the request is evicted.
+fn discard(mut body: Body, pending: Option<&PendingRequest>) {
+    let Some(pending) = pending.cloned() else { return };
     tokio::spawn(time::timeout(MAX_DISCARDING, async move {
         let discarding = async {
             let mut discarded = 0;
@@ -99,7 +102,7 @@ fn discard(mut body: Body, stranger: Option<&Stranger>) {
         };
         tokio::select! {
             () = discarding => {}
-            () = stranger.gave_way() => {}
+            () = pending.evicted() => {}
         }
     }));
 }

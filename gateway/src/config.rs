@@ -1,9 +1,8 @@
-//! Flags and environment, read once. The whole surface is here; nothing below re-checks it.
+//! Flags and environment variables. Everything is validated here.
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use axum::http::Uri;
 use backscroll_telemetry::LogFormat;
 use backscroll_tls::ServerFiles;
 use clap::Parser;
@@ -12,54 +11,56 @@ use crate::{
     clock::Clock,
     history::HistoryFlags,
     keys::{FetchFlags, PinnedKeys},
-    limits::LimitOptions,
+    limits::LimitFlags,
     server::Options,
     server_name::ServerName,
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  Answer for example.org, from a history service on the same machine:
+  Answer for example.org, with a history service on the same machine:
     backscroll-gateway --server-name example.org --history http://127.0.0.1:8470
 
-  The same, configured by the environment, reachable from other machines:
+  The same, configured by environment variables, reachable from other machines:
     export BACKSCROLL_GATEWAY_SERVER_NAME=example.org
     export BACKSCROLL_GATEWAY_HISTORY=http://history:8470
     export BACKSCROLL_GATEWAY_NOTARY=matrix.org
     backscroll-gateway --listen 0.0.0.0:8448
 
-  Pin the keys of a server, and fetch none:
+  Pin the keys of one server, and fetch no others:
     curl -s https://matrix.example.net/_matrix/key/v2/server \\
       | jq '{(.server_name): .}' > keys.json
     backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
         --pinned-keys keys.json --fetch-keys false
 
-  Is it alive, and does it get answers from the history service?
+  Check that it runs, and that it reaches the history service:
     curl -i http://127.0.0.1:8448/healthz
     curl -i http://127.0.0.1:8448/readyz
 
-Route these paths here, everything else to the homeserver. The request target must arrive exactly
-as the peer sent it, or signatures do not fit (nginx: proxy_pass without a path; Apache: nocanon):
+Route these paths to the gateway, and everything else to the homeserver. The request target must be
+passed on unchanged, or signatures become invalid (nginx: proxy_pass without a path; Apache:
+nocanon):
     /_matrix/federation/v1/backfill/
     /_matrix/federation/v1/get_missing_events/
 
-SIGTERM and SIGINT finish the requests under way; a second one does not wait for them.";
+SIGTERM and SIGINT stop the gateway after the requests under way are finished. A second signal stops
+it at once.";
 
 /// Answers the Matrix federation's /backfill and /get_missing_events for a homeserver.
 ///
-/// Authenticates who asks and passes the question on to a Backscroll history service.
+/// The gateway authenticates requests and passes them on to a Backscroll history service.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "backscroll-gateway", version, after_help = EXAMPLES)]
 pub struct Config {
-    /// The homeserver's name, as in its users' ids
+    /// The name of the homeserver, as in its users' ids.
     #[arg(long, env = "BACKSCROLL_GATEWAY_SERVER_NAME", value_name = "NAME")]
     pub server_name: ServerName,
 
-    /// Where the history services are, and how we show them who we are
+    /// The history services, and how to authenticate to them.
     #[command(flatten)]
     pub history: HistoryFlags,
 
-    /// Where to listen: HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given
+    /// The address to listen on. Serves HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_LISTEN",
@@ -68,72 +69,72 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
 
-    /// Our certificate for those who connect, and those between it and the authority, PEM; read
-    /// again when it changes
+    /// The certificate to serve TLS with, and its chain, as PEM. Read again when it changes.
     #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
-    /// Its key, PEM
+    /// The private key of --tls-cert, as PEM.
     #[arg(long, env = "BACKSCROLL_GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Keys of other servers that are never fetched: a JSON object, server name to that server's
-    /// /_matrix/key/v2/server answer
+    /// Keys of other servers that are never fetched: a JSON object from server name to that server's
+    /// /_matrix/key/v2/server response.
     #[arg(long, env = "BACKSCROLL_GATEWAY_PINNED_KEYS", value_name = "FILE")]
     pub pinned_keys: Option<PathBuf>,
 
-    /// How the keys of others are got
+    /// How the keys of other servers are fetched.
     #[command(flatten)]
     pub fetching: FetchFlags,
 
-    /// How long an answer may take once the request has come whole, waiting included; peers give up
-    /// after 60
+    /// Longest time for an answer, in seconds, from when the request is received completely. Other
+    /// servers give up after 60.
     #[arg(
         long,
-        env = "BACKSCROLL_GATEWAY_REQUEST_TIMEOUT",
+        env = "BACKSCROLL_GATEWAY_REQUEST_TIMEOUT_SECONDS",
         value_name = "SECONDS",
-        default_value = "30",
-        value_parser = seconds
+        default_value_t = Options::REQUEST_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS)
     )]
-    pub request_timeout: Duration,
+    pub request_timeout_seconds: u64,
 
-    /// How much at once, and for whom
+    /// Limits on clients and servers.
     #[command(flatten)]
-    pub limits: LimitOptions,
+    pub limits: LimitFlags,
 
-    /// How long to go on accepting after a signal, while /readyz says 503
+    /// How long to accept requests after a stop signal while /readyz responds with 503, in seconds.
     #[arg(
         long,
-        env = "BACKSCROLL_GATEWAY_SHUTDOWN_NOTICE",
+        env = "BACKSCROLL_GATEWAY_SHUTDOWN_NOTICE_SECONDS",
         value_name = "SECONDS",
-        default_value = "0",
-        value_parser = seconds
+        default_value_t = Options::SHUTDOWN_NOTICE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS)
     )]
-    pub shutdown_notice: Duration,
+    pub shutdown_notice_seconds: u64,
 
-    /// How long requests under way may take to finish after that
+    /// Longest time for requests under way to finish when stopping, in seconds.
     #[arg(
         long,
-        env = "BACKSCROLL_GATEWAY_DRAIN_TIMEOUT",
+        env = "BACKSCROLL_GATEWAY_DRAIN_SECONDS",
         value_name = "SECONDS",
-        default_value = "30",
-        value_parser = seconds
+        default_value_t = Options::DRAIN_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS)
     )]
-    pub drain_timeout: Duration,
+    pub drain_seconds: u64,
 
-    /// Where to serve metrics, as /metrics over HTTP; left out, none are
+    /// The address to serve metrics on, as /metrics over HTTP. Without it, none are served.
     #[arg(long, env = "BACKSCROLL_GATEWAY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// Send traces to this collector, OTLP over gRPC: http://HOST:4317
+    /// The collector to send traces to, by OTLP over gRPC: http://HOST:4317. Without it, none are
+    /// sent.
     #[arg(long, env = "BACKSCROLL_GATEWAY_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
-    /// What to log: a level, or a filter such as "info,backscroll_gateway=debug"
+    /// What to log: a level, or a filter such as "info,backscroll_gateway=debug".
     #[arg(long, env = "BACKSCROLL_GATEWAY_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 
-    /// How to log
+    /// The format of log lines.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_LOG_FORMAT",
@@ -143,19 +144,22 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Longer times are mistakes.
+const MAX_SECONDS: u64 = 24 * 60 * 60;
+
 impl Config {
-    /// Reads the files that are named, and says what cannot work with them.
+    /// Reads the files that the flags name. Logs a warning about settings with which no request can
+    /// be authenticated.
     ///
     /// # Errors
-    ///
-    /// A file cannot be read, or holds something that should not be there.
+    /// When a file cannot be read, or is not valid.
     pub fn into_options(self) -> anyhow::Result<Options> {
         let clock = Clock::system();
         let keys = match &self.pinned_keys {
             Some(path) => fs::read(path)
                 .map_err(anyhow::Error::from)
                 .and_then(|bytes| Ok(PinnedKeys::from_json(&bytes)?))
-                .with_context(|| format!("cannot take the pinned keys from {}", path.display()))?,
+                .with_context(|| format!("cannot use --pinned-keys {}", path.display()))?,
             None => PinnedKeys::default(),
         };
         for left_out in keys.left_out() {
@@ -164,8 +168,8 @@ impl Config {
         let fetching = self.fetching.into_fetching()?;
         if keys.is_empty() && fetching.is_none() {
             tracing::warn!(
-                "no keys are pinned and none are fetched: nobody can be authenticated, every \
-                 request will hear 401 (see --pinned-keys and --fetch-keys)"
+                "no keys are pinned and none are fetched: no request can be authenticated, and \
+                 each is answered with 401 (see --pinned-keys and --fetch-keys)"
             );
         }
         for server in keys.expired(clock.now_ms()) {
@@ -181,21 +185,12 @@ impl Config {
             keys,
             fetching,
             clock,
-            request_timeout: self.request_timeout,
-            limits: self.limits,
-            shutdown_notice: self.shutdown_notice,
-            drain_timeout: self.drain_timeout,
-            history: self.history.into_options()?,
-            ..Options::new(self.server_name, Uri::default())
+            request_timeout: Duration::from_secs(self.request_timeout_seconds),
+            limits: self.limits.into(),
+            shutdown_notice: Duration::from_secs(self.shutdown_notice_seconds),
+            drain_timeout: Duration::from_secs(self.drain_seconds),
+            ..Options::with_history(self.server_name, self.history.into_options()?)
         })
-    }
-}
-
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>().map(Duration::try_from_secs_f64) {
-        // Longer than a day is a mistake, and may not fit a timer.
-        Ok(Ok(duration)) if duration <= Duration::from_hours(24) => Ok(duration),
-        _ => Err("expected a number of seconds, at most 86400".to_owned()),
     }
 }
 
@@ -211,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound_and_every_flag_has_a_variable() {
+    fn the_command_line_is_valid_and_every_flag_has_a_variable() {
         Config::command().debug_assert();
         for flag in Config::command().get_arguments() {
             let Some(long) = flag.get_long() else { panic!("{flag} is positional") };
@@ -221,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_service_is_a_plain_address() {
+    fn history_urls_have_no_path() {
         for good in [
             "http://127.0.0.1:8470",
             "http://history:8470/",
@@ -238,12 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_seconds() {
-        let read = |text| seconds(text).ok();
-        assert_eq!(read("0"), Some(Duration::ZERO));
-        assert_eq!(read("1.5"), Some(Duration::from_millis(1_500)));
-        for bad in ["", "-1", "NaN", "inf", "1e300", "86401", "10s"] {
-            assert_eq!(read(bad), None, "{bad}");
+    fn times_are_whole_seconds_of_at_most_a_day() {
+        for good in ["1", "86400"] {
+            assert!(read(&["--history", "http://h", "--drain-seconds", good]).is_ok(), "{good}");
+        }
+        for bad in ["", "-1", "1.5", "NaN", "86401", "10s"] {
+            assert!(read(&["--history", "http://h", "--drain-seconds", bad]).is_err(), "{bad}");
         }
     }
 }

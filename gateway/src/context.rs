@@ -1,26 +1,33 @@
-//! What every request is given. Plain data.
+//! What every request needs: our name, the clock, limits, keys and the history service.
 
 use std::{sync::atomic::AtomicBool, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{history::History, limits::Limits, metrics::Metrics, x_matrix::Authenticator};
+use crate::{
+    clock::Clock, history::History, keys::Keys, limits::Limits, metrics::Metrics,
+    server_name::ServerName,
+};
 
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) authenticator: Authenticator,
+    /// The name of our homeserver.
+    pub(crate) server_name: ServerName,
+    pub(crate) clock: Clock,
+    /// The keys of other servers.
+    pub(crate) keys: Keys,
     pub(crate) history: History,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) request_timeout: Duration,
-    /// Set once, when we are asked to stop.
+    /// Set once, when the gateway is asked to stop.
     pub(crate) stopping: AtomicBool,
 }
 
 impl Context {
-    /// When a request that has come whole must be answered.
+    /// When a request that has just been received completely must be answered.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.request_timeout
     }

@@ -77,8 +77,8 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "The body did not arrive in time")
     }
 
-    /// A request that nobody has been authenticated for, and that others needed the room of.
-    pub(crate) fn gave_way() -> Self {
+    /// The request was not authenticated yet, and was evicted for others.
+    pub(crate) fn evicted() -> Self {
         let message = "The request did not arrive in time: too many others are arriving";
         Self::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", message)
     }

@@ -1,6 +1,6 @@
 //! TLS handshakes, on a thread of their own with a low priority: any client can begin one, and each
 //! costs as much processor time as several answers. Their number is limited. Beyond the limit, the
-//! oldest handshake of the address with the most handshakes is cut.
+//! oldest handshake of the address with the most handshakes is evicted.
 
 use std::{
     io,
@@ -25,7 +25,7 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 
-use crate::limits::{Cut, Full, Limits};
+use crate::limits::{EvictionHandle, Full, Limits};
 
 /// Priority of the thread, on the scheduler's scale from -20 to 19. With 10 it gets about a tenth of
 /// the processor time of any other thread, while all threads are busy.
@@ -60,8 +60,8 @@ impl Handshakes {
         stream: TcpStream,
         peer: IpAddr,
     ) -> io::Result<TlsStream<MovableStream>> {
-        let cut = CancellationToken::new();
-        let share = limits.handshake(peer, Cut::of(cut.clone()));
+        let evicted = CancellationToken::new();
+        let share = limits.handshake(peer, EvictionHandle::new(evicted.clone()));
         let share = share.map_err(|Full| io::Error::other("too many TLS handshakes"))?;
         let acceptor = TlsAcceptor::from(self.config.get());
         let timeout = self.timeout;
@@ -71,7 +71,7 @@ impl Handshakes {
             stream.move_here()?;
             tokio::select! {
                 accepted = time::timeout(timeout, acceptor.accept(stream)) => accepted?,
-                () = cut.cancelled() => Err(io::Error::other("cut for another TLS handshake")),
+                () = evicted.cancelled() => Err(io::Error::other("evicted for another TLS handshake")),
             }
         });
         let mut stream = AbortOnDropHandle::new(handshake).await??;

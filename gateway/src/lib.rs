@@ -27,6 +27,7 @@
 pub mod config;
 pub mod server;
 
+mod admission;
 mod connection;
 mod context;
 mod framing;
@@ -44,16 +45,19 @@ pub mod history;
 pub mod limits;
 mod x_matrix;
 
+mod client_address;
 pub mod clock;
 pub mod discovery;
 mod json;
 pub mod keys;
+mod limiter;
+mod log_sampler;
 pub mod metrics;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod proto;
+pub mod random;
 mod single_flight;
-mod sparing;
 mod wire;
 
 pub use backscroll_matrix::server_name;

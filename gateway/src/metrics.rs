@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::StatusCode;
 use backscroll_telemetry::register_process;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -16,50 +17,50 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-use crate::limits;
+use crate::limiter;
 
 /// All that is counted. Cheap to clone: clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    requests: Family<Request, Counter>,
-    durations: Family<Endpoint, Histogram>,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<EndpointLabel, Histogram>,
     in_flight: Gauge,
-    events: Family<Endpoint, Counter>,
-    limited: Family<Limiter, Counter>,
-    shares: Family<Limiter, Gauge>,
-    share_bytes: Family<Limiter, Gauge>,
-    calls: Family<Call, Counter>,
-    call_durations: Family<Method, Histogram>,
+    events: Family<EndpointLabel, Counter>,
+    limited: Family<LimiterLabel, Counter>,
+    shares: Family<LimiterLabel, Gauge>,
+    share_bytes: Family<LimiterLabel, Gauge>,
+    calls: Family<CallLabels, Counter>,
+    call_durations: Family<MethodLabels, Histogram>,
     panics: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
+struct RequestLabels {
     endpoint: &'static str,
     status: u16,
     errcode: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Endpoint {
+struct EndpointLabel {
     endpoint: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Limiter {
+struct LimiterLabel {
     limiter: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
+struct CallLabels {
     grpc_service: &'static str,
     grpc_method: &'static str,
     grpc_code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Method {
+struct MethodLabels {
     grpc_service: &'static str,
     grpc_method: &'static str,
 }
@@ -93,10 +94,8 @@ impl Metrics {
             panics: Counter::default(),
         };
         // There from the start, so that the first refusal is seen as a change.
-        for limiter in
-            limits::Limiter::ALL.map(limits::Limiter::name).into_iter().chain(limits::ENDINGS)
-        {
-            drop(all.limited.get_or_create(&Limiter { limiter }));
+        for limiter in limiter::NAMES {
+            drop(all.limited.get_or_create(&LimiterLabel { limiter }));
         }
         let mut registry = Registry::default();
         all.register(&mut registry);
@@ -136,40 +135,44 @@ impl Metrics {
         Arc::clone(&self.registry)
     }
 
-    /// A request came. It is in flight until the guard is dropped.
-    pub(crate) fn came(&self) -> InFlight {
+    /// Counts a request that has been received, until the result is dropped.
+    pub(crate) fn request_started(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
     }
 
-    /// A request was answered; without an errcode, well.
-    pub(crate) fn answered(
+    /// Counts a response. `errcode` is `None` if it is not an error.
+    pub(crate) fn request_answered(
         &self,
         endpoint: &'static str,
-        (status, errcode): (u16, Option<&'static str>),
+        status: StatusCode,
+        errcode: Option<&'static str>,
         after: Duration,
     ) {
+        let status = status.as_u16();
         let errcode = errcode.unwrap_or_default();
-        self.requests.get_or_create(&Request { endpoint, status, errcode }).inc();
-        self.durations.get_or_create(&Endpoint { endpoint }).observe(after.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { endpoint, status, errcode }).inc();
+        self.durations.get_or_create(&EndpointLabel { endpoint }).observe(after.as_secs_f64());
     }
 
     /// Events were answered.
     pub(crate) fn events(&self, endpoint: &'static str, events: usize) {
         let events = u64::try_from(events).unwrap_or(u64::MAX);
-        self.events.get_or_create(&Endpoint { endpoint }).inc_by(events);
+        self.events.get_or_create(&EndpointLabel { endpoint }).inc_by(events);
     }
 
     /// A request, or a connection, met a bound.
     pub(crate) fn limited(&self, limiter: &'static str) {
-        self.limited.get_or_create(&Limiter { limiter }).inc();
+        self.limited.get_or_create(&LimiterLabel { limiter }).inc();
     }
 
-    /// How many there are of what a bound is for, and how many bytes.
-    pub(crate) fn shares(&self, limiter: &'static str) -> (Gauge, Gauge) {
-        let limiter = Limiter { limiter };
-        let (count, bytes) = (&self.shares, &self.share_bytes);
-        (count.get_or_create(&limiter).clone(), bytes.get_or_create(&limiter).clone())
+    /// The gauges of a limited resource.
+    pub(crate) fn share_gauges(&self, limiter: &'static str) -> ShareGauges {
+        let label = LimiterLabel { limiter };
+        ShareGauges {
+            count: self.shares.get_or_create(&label).clone(),
+            bytes: self.share_bytes.get_or_create(&label).clone(),
+        }
     }
 
     /// A call to the history service ended.
@@ -181,8 +184,8 @@ impl Metrics {
         after: Duration,
     ) {
         let grpc_code = backscroll_telemetry::code_name(code.into());
-        self.calls.get_or_create(&Call { grpc_service, grpc_method, grpc_code }).inc();
-        let method = Method { grpc_service, grpc_method };
+        self.calls.get_or_create(&CallLabels { grpc_service, grpc_method, grpc_code }).inc();
+        let method = MethodLabels { grpc_service, grpc_method };
         self.call_durations.get_or_create(&method).observe(after.as_secs_f64());
     }
 
@@ -192,7 +195,14 @@ impl Metrics {
     }
 }
 
-/// A request that is being answered.
+/// How many shares of a limited resource there are, and how many bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct ShareGauges {
+    pub(crate) count: Gauge,
+    pub(crate) bytes: Gauge,
+}
+
+/// Counts a request as in flight until this is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight(Gauge);
 

@@ -16,19 +16,33 @@ use tracing::{Instrument as _, Span, field, info_span};
 
 use crate::{
     error::{ApiError, Refusal},
+    log_sampler::LogSampler,
     metrics::Metrics,
     server_name::ServerName,
-    sparing::Sparing,
 };
 
-/// The middleware.
+/// The state of the middleware.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observer {
+    metrics: Metrics,
+    /// Limits the log lines about requests that were refused with 429.
+    refusals: Arc<LogSampler>,
+}
+
+impl From<Metrics> for Observer {
+    fn from(metrics: Metrics) -> Self {
+        Self { metrics, refusals: Arc::default() }
+    }
+}
+
+/// The middleware: logs, counts and traces every request.
 pub(crate) async fn observe(
-    State((metrics, refusals)): State<(Metrics, Arc<Sparing>)>,
+    State(Observer { metrics, refusals }): State<Observer>,
     request: Request,
     next: Next,
 ) -> Response {
     let started = Instant::now();
-    let in_flight = metrics.came();
+    let in_flight = metrics.request_started();
     let endpoint = endpoint_of(&request);
     let trace = Trace::of(request.headers());
     let span = trace.scope(|| {
@@ -57,7 +71,7 @@ pub(crate) async fn observe(
         metrics.limited(limiter);
     }
     let errcode = refusal.map(|it| it.errcode);
-    metrics.answered(endpoint, (response.status().as_u16(), errcode), started.elapsed());
+    metrics.request_answered(endpoint, response.status(), errcode, started.elapsed());
     if let Some(Events(events)) = response.extensions().get() {
         metrics.events(endpoint, *events);
     }
@@ -74,7 +88,7 @@ fn endpoint_of(request: &Request) -> &'static str {
         .unwrap_or("other")
 }
 
-fn log(response: &Response, refusals: &Sparing, started: Instant) {
+fn log(response: &Response, refusals: &LogSampler, started: Instant) {
     let status = response.status().as_u16();
     // As a number: wider ones are logged as text.
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -94,7 +108,7 @@ fn log(response: &Response, refusals: &Sparing, started: Instant) {
         tracing::warn!(status, ms, errcode, limiter, detail, "{message}");
     } else if limiter.is_none() {
         tracing::info!(status, ms, errcode, detail, "{message}");
-    } else if let Some(left_out) = refusals.line() {
+    } else if let Some(left_out) = refusals.sample() {
         tracing::info!(status, ms, errcode, limiter, left_out, detail, "{message}");
     }
 }
@@ -140,7 +154,7 @@ mod tests {
         }
         let router = Router::new()
             .route("/", get(faulty))
-            .layer(middleware::from_fn_with_state((Metrics::new(), Arc::default()), observe));
+            .layer(middleware::from_fn_with_state(Observer::default(), observe));
         let request = Request::new(Body::empty());
 
         let response = TowerToHyperService::new(router).call(request).await.unwrap();

@@ -1,6 +1,6 @@
-//! An answer on its way out. What it holds, a share of the answers that wait and its server's place,
-//! is held by its bytes: it is given back when the last of them has been written to the connection,
-//! or the answer is dropped.
+//! Sends a response. Its bytes hold what the response occupies: a share of the answers that are being
+//! sent, and the server's permit. Both are free again when the last byte has been written to the
+//! connection, or the response is dropped.
 
 use std::{
     fmt::Debug,
@@ -16,88 +16,96 @@ use axum::{
 };
 use hyper::body::{Frame, SizeHint};
 
-use crate::limits::{Caller, Held, Holds, Limits, Owner, Share};
+use crate::{
+    admission::{AnswerHold, Caller, take_hold},
+    limits::{AnswerOwner, Limits, Share},
+};
 
-/// An answer goes out in pieces of this size, so that it is seen whether it is taken.
+/// A response is written in pieces of this size, so that its progress can be seen.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// The body of an answer. In HTTP/2 its last byte goes by itself: it is asked for when the other end
-/// has made room for all before it, so that until then the stream can be reset by itself. Were all
-/// handed over at once, only the end of the whole connection could take it back.
+/// The body of a response. In HTTP/2 its last byte is a piece of its own: hyper asks for it only when
+/// the client has allowed everything before it, and until then the stream can be reset by itself. If
+/// hyper had the whole body, only the connection could be closed.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutgoingBody {
     body: Body,
-    /// What has come of it and has not gone out.
-    left: Bytes,
-    splits: bool,
-    cover: Arc<dyn Holding>,
+    /// Bytes of `body` that were not handed to hyper yet.
+    rest: Bytes,
+    splits_last_byte: bool,
+    occupied: Arc<dyn Occupied>,
 }
 
-/// What can be held.
-trait Holding: Debug + Send + Sync {
-    /// A piece is asked for, since those before it are on their way.
-    fn moved(&self);
+/// What a response occupies while it is being written.
+trait Occupied: Debug + Send + Sync {
+    /// Notes that hyper has asked for another piece, so that earlier ones are being written.
+    fn progressed(&self);
 }
 
-/// What is given back when the answer has been taken.
+/// The usual [`Occupied`].
 #[derive(Debug)]
-struct Cover<T> {
-    share: Option<Share<Owner>>,
-    held: Option<Held>,
-    _under_way: T,
+struct AnswerResources<T> {
+    /// `None` if there was no share left.
+    share: Option<Share<AnswerOwner>>,
+    /// `None` if the request was not authenticated.
+    hold: Option<AnswerHold>,
+    _request: T,
 }
 
-/// Bytes that hold something.
-struct Covered {
+/// Bytes of a response, which keep occupied what it occupies.
+struct OccupyingBytes {
     bytes: Bytes,
-    _cover: Arc<dyn Holding>,
+    _occupied: Arc<dyn Occupied>,
 }
 
-/// Sends an answer, or nothing where there is no room for it. Holds `under_way` likewise.
+/// Prepares a response for sending, or evicts the request if there are too many answers. `request` is
+/// held until the response has been written.
 pub(crate) fn send(
     mut response: Response,
-    (limits, caller, version): (&Limits, &Caller, Version),
-    under_way: impl Debug + Send + Sync + 'static,
-) -> Response<Outgoing> {
-    let held = response.extensions_mut().remove().and_then(|it: Holds| it.take());
-    let owner = match &held {
-        Some(held) => Owner::Server(held.origin.clone()),
-        None => Owner::Address(caller.address),
+    limits: &Limits,
+    caller: &Caller,
+    version: Version,
+    request: impl Debug + Send + Sync + 'static,
+) -> Response<OutgoingBody> {
+    let hold = take_hold(&mut response);
+    let owner = match &hold {
+        Some(hold) => AnswerOwner::Server(hold.origin.clone()),
+        None => AnswerOwner::Address(caller.address),
     };
     let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
-    let share = limits.answer(owner, bytes, caller.cut.clone());
+    let share = limits.answer(owner, bytes, caller.eviction.clone());
     if share.is_err() {
-        caller.cut.cut();
+        caller.eviction.evict();
     }
-    let cover = Arc::new(Cover { share: share.ok(), held, _under_way: under_way });
-    let splits = version == Version::HTTP_2;
-    response.map(|body| Outgoing { body, left: Bytes::new(), splits, cover })
+    let occupied = Arc::new(AnswerResources { share: share.ok(), hold, _request: request });
+    let splits_last_byte = version == Version::HTTP_2;
+    response.map(|body| OutgoingBody { body, rest: Bytes::new(), splits_last_byte, occupied })
 }
 
-impl<T: Debug + Send + Sync> Holding for Cover<T> {
-    fn moved(&self) {
+impl<T: Debug + Send + Sync> Occupied for AnswerResources<T> {
+    fn progressed(&self) {
         if let Some(share) = &self.share {
-            share.moved();
+            share.progressed();
         }
     }
 }
 
-impl<T> Drop for Cover<T> {
+impl<T> Drop for AnswerResources<T> {
     fn drop(&mut self) {
-        let was_taken = self.share.as_ref().is_some_and(Share::end);
-        if !was_taken && let Some(held) = self.held.take() {
-            held.was_not_taken();
+        let was_read = self.share.as_ref().is_some_and(Share::end);
+        if !was_read && let Some(hold) = self.hold.take() {
+            hold.was_not_read();
         }
     }
 }
 
-impl AsRef<[u8]> for Covered {
+impl AsRef<[u8]> for OccupyingBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl HttpBody for Outgoing {
+impl HttpBody for OutgoingBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -105,36 +113,38 @@ impl HttpBody for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.left.is_empty() {
+        if self.rest.is_empty() {
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
                 return Poll::Ready(None);
             };
             match frame.into_data() {
-                Ok(bytes) => self.left = bytes,
+                Ok(bytes) => self.rest = bytes,
                 Err(frame) => return Poll::Ready(Some(Ok(frame))),
             }
         } else {
-            self.cover.moved();
+            self.occupied.progressed();
         }
-        let mut length = self.left.len().min(PIECE_BYTES);
-        if self.splits && length > 1 && length == self.left.len() && self.body.is_end_stream() {
+        let mut length = self.rest.len().min(PIECE_BYTES);
+        let is_last = length == self.rest.len() && self.body.is_end_stream();
+        if self.splits_last_byte && is_last && length > 1 {
             length -= 1;
         }
-        let covered = Covered { bytes: self.left.split_to(length), _cover: self.cover.clone() };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(covered)))))
+        let bytes = self.rest.split_to(length);
+        let bytes = OccupyingBytes { bytes, _occupied: Arc::clone(&self.occupied) };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty() && self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = u64::try_from(self.left.len()).unwrap_or(u64::MAX);
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
         let mut hint = self.body.size_hint();
         if let Some(upper) = hint.upper() {
-            hint.set_upper(upper.saturating_add(left));
+            hint.set_upper(upper.saturating_add(rest));
         }
-        hint.set_lower(hint.lower().saturating_add(left));
+        hint.set_lower(hint.lower().saturating_add(rest));
         hint
     }
 }
@@ -147,19 +157,23 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Nothing;
+    struct Unlimited;
 
-    impl Holding for Nothing {
-        fn moved(&self) {}
+    impl Occupied for Unlimited {
+        fn progressed(&self) {}
     }
 
-    fn outgoing(bytes: usize, splits: bool) -> Outgoing {
-        let (body, left, cover) = (vec![7; bytes].into(), Bytes::new(), Arc::new(Nothing));
-        Outgoing { body, left, splits, cover }
+    fn outgoing(bytes: usize, splits: bool) -> OutgoingBody {
+        OutgoingBody {
+            body: vec![7; bytes].into(),
+            rest: Bytes::new(),
+            splits_last_byte: splits,
+            occupied: Arc::new(Unlimited),
+        }
     }
 
     #[test]
-    fn pieces() {
+    fn a_body_is_sent_in_pieces() {
         let pieces = |bytes, splits| {
             let mut body = outgoing(bytes, splits);
             let mut pieces = Vec::new();
@@ -181,17 +195,17 @@ mod tests {
         assert_eq!(pieces(2 * PIECE_BYTES + 1, false), [PIECE_BYTES, PIECE_BYTES, 1]);
     }
 
-    /// What hyper still has to write counts, whatever has become of the body.
+    /// Bytes that hyper still has to write count, even if the body is dropped.
     #[test]
-    fn bytes_hold_what_the_answer_holds() {
+    fn bytes_keep_occupied_what_the_answer_occupies() {
         let mut body = outgoing(9, true);
-        let cover = Arc::downgrade(&body.cover);
+        let occupied = Arc::downgrade(&body.occupied);
         let piece = body.frame().now_or_never().unwrap().unwrap().unwrap().into_data().unwrap();
         drop(body);
         let part = piece.slice(3..4);
         drop(piece);
-        assert!(cover.upgrade().is_some());
+        assert!(occupied.upgrade().is_some());
         drop(part);
-        assert!(cover.upgrade().is_none());
+        assert!(occupied.upgrade().is_none());
     }
 }

@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use crate::{
     json,
-    routes::{backfill::Query, get_missing_events::Body},
+    routes::{backfill::BackfillQuery, get_missing_events::MissingEventsBody},
     server_name::ServerName,
     x_matrix::{Content, header},
 };
@@ -35,7 +35,7 @@ pub fn x_matrix_header(bytes: &[u8]) {
 /// The query of `/backfill`. What is read is the same when it is written anew.
 pub fn query_string(bytes: &[u8]) {
     let Ok(query) = std::str::from_utf8(bytes) else { return };
-    let read = Query::read(query);
+    let read = BackfillQuery::read(query);
     assert!(read.event_ids.iter().all(|it| !it.is_empty()), "{read:?}");
     let mut written = String::new();
     for id in &read.event_ids {
@@ -45,7 +45,7 @@ pub fn query_string(bytes: &[u8]) {
     if let Some(limit) = read.limit {
         written += &format!("&limit={limit}");
     }
-    assert_eq!(Query::read(&written), read, "{written}");
+    assert_eq!(BackfillQuery::read(&written), read, "{written}");
 }
 
 /// The body of `/get_missing_events`. What is taken has one canonical form, which is its own, and
@@ -57,7 +57,7 @@ pub fn body(bytes: &[u8]) {
     assert_eq!(again, read);
     assert_eq!(serde_json::to_vec(&again).ok(), Some(written));
     assert!(serde_json::from_slice::<serde_json::Value>(bytes).is_ok());
-    drop(Body::read(Content::Json(read)));
+    drop(MissingEventsBody::read(Content::Json(read)));
 }
 
 /// A server's answer about its keys, and any other object that servers sign. What they have signed

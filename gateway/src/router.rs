@@ -8,11 +8,11 @@ use axum::{
 };
 
 use crate::{
+    admission::admit,
     context::Context,
     error::ApiError,
     framing,
-    limits::admit,
-    observe,
+    observe::{Observer, observe},
     routes::{
         backfill::backfill,
         get_missing_events::get_missing_events,
@@ -32,8 +32,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let [backfill_path, backfill_slash] = BACKFILL;
     let [missing_path, missing_slash] = GET_MISSING_EVENTS;
     let admit = middleware::from_fn_with_state(Arc::clone(&context), admit);
-    let observe =
-        middleware::from_fn_with_state((context.metrics.clone(), Arc::default()), observe::observe);
+    let observe = middleware::from_fn_with_state(Observer::from(context.metrics.clone()), observe);
     Router::new()
         .route(backfill_path, get(backfill))
         .route(backfill_slash, get(backfill))

@@ -30,12 +30,12 @@ use crate::{
     context::Context,
     handshakes::Handshakes,
     history::{History, HistoryOptions},
-    keys::{Fetching, Keys, PinnedKeys},
-    limits::{Cut, LimitOptions, Limits},
+    keys::{FetchOptions, Keys, PinnedKeys},
+    limits::{EvictionHandle, LimitOptions, Limits},
     metrics::Metrics,
+    random::Random,
     router::router,
     server_name::ServerName,
-    x_matrix::Authenticator,
 };
 
 /// How long to wait when the system has no socket left for us.
@@ -54,10 +54,12 @@ pub struct Options {
     /// Whose keys are known beforehand.
     pub keys: PinnedKeys,
     /// How the keys of others are got. `None`: nobody else can be authenticated.
-    pub fetching: Option<Fetching>,
+    pub fetching: Option<FetchOptions>,
     /// The time.
     pub clock: Clock,
-    /// What is counted.
+    /// Random numbers, for waits and choices.
+    pub random: Random,
+    /// Where requests are counted and measured.
     pub metrics: Metrics,
     /// How long an answer may take once the request has come whole.
     pub request_timeout: Duration,
@@ -70,21 +72,35 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, with nobody to authenticate yet.
+    /// The default of [`Self::request_timeout`].
+    pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+    /// The default of [`Self::shutdown_notice`].
+    pub const SHUTDOWN_NOTICE: Duration = Duration::ZERO;
+    /// The default of [`Self::drain_timeout`].
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// The defaults, without any keys: no request can be authenticated.
     #[must_use]
     pub fn new(server_name: ServerName, history: Uri) -> Self {
+        Self::with_history(server_name, history.into())
+    }
+
+    /// The same, for history services that need more than a URL.
+    #[must_use]
+    pub fn with_history(server_name: ServerName, history: HistoryOptions) -> Self {
         Self {
             server_name,
-            history: history.into(),
+            history,
             tls: None,
             keys: PinnedKeys::default(),
             fetching: None,
             clock: Clock::system(),
+            random: Random::system(),
             metrics: Metrics::new(),
-            request_timeout: Duration::from_secs(30),
+            request_timeout: Self::REQUEST_TIMEOUT,
             limits: LimitOptions::default(),
-            shutdown_notice: Duration::ZERO,
-            drain_timeout: Duration::from_secs(30),
+            shutdown_notice: Self::SHUTDOWN_NOTICE,
+            drain_timeout: Self::DRAIN_TIMEOUT,
         }
     }
 }
@@ -101,13 +117,15 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Options { server_name, history, keys, fetching, clock, .. } = options;
+    let Options { server_name, history, keys, fetching, clock, random, .. } = options;
     let Options { request_timeout, limits, metrics, tls, .. } = options;
     let bounds = Limits::new(limits.clone(), &metrics);
-    let history = History::new(history, metrics.clone(), bounds.memory());
-    let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone());
+    let history = History::new(history, metrics.clone(), bounds.answer_memory());
+    let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone(), random);
     let cx = Arc::new(Context {
-        authenticator: Authenticator { server_name, keys, clock },
+        server_name,
+        clock,
+        keys,
         history,
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
@@ -120,15 +138,15 @@ pub async fn serve(
         tls.watch();
         Handshakes::start(tls, limits.head_timeout)
     });
-    let serving = (Arc::clone(&cx), router(Arc::clone(&cx)));
+    let router = router(Arc::clone(&cx));
     let mut server = Server {
         listener,
         cx: Arc::clone(&cx),
-        protocols: Protocols::new(tls.transpose()?, &limits, serving),
+        protocols: Protocols::new(tls.transpose()?, &limits, Arc::clone(&cx), router),
         connections: JoinSet::new(),
     };
     let late = Arc::clone(&cx);
-    let late = tokio::spawn(async move { late.limits.cut_late_answers().await });
+    let late = tokio::spawn(async move { late.limits.evict_late_answers().await });
     let _late = AbortOnDropHandle::new(late);
 
     server.accept_until(shutdown).await;
@@ -166,13 +184,14 @@ impl Server {
     }
 
     fn spawn(&mut self, stream: TcpStream, peer: IpAddr) {
-        let cut = CancellationToken::new();
-        let Some(share) = self.cx.limits.connection(peer, Cut::of(cut.clone())) else { return };
+        let close = CancellationToken::new();
+        let eviction = EvictionHandle::new(close.clone());
+        let Some(share) = self.cx.limits.connection(peer, eviction) else { return };
         // Answers are written whole; waiting for more to send would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let accepted = Accepted { stream, peer, share, cut };
+        let accepted = Accepted { stream, peer, share, close };
         self.connections.spawn(self.protocols.clone().serve(accepted));
     }
 

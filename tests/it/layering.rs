@@ -1,13 +1,18 @@
-//! Holds the floor plan: who may import whom, how long a file may be, and that every file
-//! introduces itself. Reads the sources as text; tests inside them may reach wherever they like.
+//! Holds the import plan of both programs: which module may import which, how long a file may be, and
+//! that every file begins with a `//!` header. The sources are read as text. Tests inside them may
+//! import anything.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Top floor first. A room may import the rooms named here, all of them below it.
-const PLAN: &[(&str, &[&str])] = &[
+/// The modules of a program, top layer first. A module may import those named beside it, all of which
+/// are below it.
+type Plan = &'static [(&'static str, &'static [&'static str])];
+
+/// The history service.
+const HISTORY_PLAN: Plan = &[
     ("main", &[]),
     ("lib", &[]),
     // Compiled for tests and fuzzing only.
@@ -85,50 +90,144 @@ const PLAN: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("proto", &[]),
 ];
+/// The gateway.
+const GATEWAY_PLAN: Plan = &[
+    ("main", &[]),
+    ("lib", &[]),
+    ("config", &["server", "history", "keys", "limits", "clock"]),
+    (
+        "server",
+        &[
+            "connection",
+            "handshakes",
+            "router",
+            "context",
+            "history",
+            "keys",
+            "limits",
+            "metrics",
+            "clock",
+            "random",
+        ],
+    ),
+    (
+        "connection",
+        &[
+            "handshakes",
+            "outgoing",
+            "observe",
+            "admission",
+            "context",
+            "wire",
+            "limits",
+            "client_address",
+        ],
+    ),
+    ("handshakes", &["limits"]),
+    ("router", &["routes", "framing", "observe", "admission", "context", "error"]),
+    // Only tests and fuzzing compile it.
+    ("properties", &["routes", "x_matrix", "json"]),
+    (
+        "routes",
+        &[
+            "body",
+            "observe",
+            "admission",
+            "context",
+            "error",
+            "answer",
+            "x_matrix",
+            "json",
+            "proto",
+            "client_address",
+        ],
+    ),
+    ("outgoing", &["admission", "limits"]),
+    ("body", &["admission", "error"]),
+    ("framing", &["error"]),
+    ("observe", &["error", "metrics", "log_sampler"]),
+    ("admission", &["context", "error", "x_matrix", "limits", "limiter", "client_address"]),
+    ("context", &["keys", "history", "limits", "metrics", "clock"]),
+    ("error", &["answer", "x_matrix", "limits", "json"]),
+    ("answer", &[]),
+    ("x_matrix", &["keys", "client_address"]),
+    (
+        "keys",
+        &["discovery", "history", "single_flight", "back_off", "client_address", "clock", "random"],
+    ),
+    ("discovery", &["back_off", "clock", "random"]),
+    ("history", &["limits", "metrics", "single_flight", "proto"]),
+    ("wire", &["limits", "metrics", "limiter", "client_address"]),
+    ("limits", &["metrics", "limiter", "log_sampler", "client_address"]),
+    ("metrics", &["limiter"]),
+    ("limiter", &[]),
+    ("log_sampler", &[]),
+    ("single_flight", &[]),
+    ("client_address", &[]),
+    ("back_off", &["random"]),
+    ("json", &[]),
+    ("clock", &[]),
+    ("random", &[]),
+    ("proto", &[]),
+];
+
 const MAX_LINES: usize = 450;
 
 #[test]
-fn imports_point_down() {
-    for (floor, (room, may_import)) in PLAN.iter().enumerate() {
+fn imports_of_the_history_service_point_down() {
+    check_imports(HISTORY_PLAN, &root("src"));
+}
+
+#[test]
+fn imports_of_the_gateway_point_down() {
+    check_imports(GATEWAY_PLAN, &root("gateway/src"));
+}
+
+fn check_imports(plan: Plan, root: &Path) {
+    for (layer, (module, may_import)) in plan.iter().enumerate() {
         for target in *may_import {
-            let below = PLAN.iter().position(|(name, _)| name == target);
-            assert!(below > Some(floor), "the plan lets `{room}` import `{target}` above it");
+            let below = plan.iter().position(|(name, _)| name == target);
+            assert!(below > Some(layer), "the plan lets `{module}` import `{target}` above it");
         }
     }
     let mut seen = 0;
-    for file in sources() {
-        let room = room_of(&file);
-        let (_, may_import) = PLAN
+    for file in sources(root) {
+        let module = module_of(&file, root);
+        let (_, may_import) = plan
             .iter()
-            .find(|(name, _)| *name == room)
-            .unwrap_or_else(|| panic!("`{room}` has no floor in the plan"));
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("`{module}` has no layer in the plan"));
         for target in imports(&without_tests(&file)) {
-            let known = PLAN.iter().any(|(name, _)| *name == target);
-            let allowed = target == room || may_import.contains(&target.as_str());
-            assert!(!known || allowed, "{}: `{room}` must not import `{target}`", file.display());
-            seen += usize::from(known);
+            let is_known = plan.iter().any(|(name, _)| *name == target);
+            let is_allowed = target == module || may_import.contains(&target.as_str());
+            let file = file.display();
+            assert!(!is_known || is_allowed, "{file}: `{module}` must not import `{target}`");
+            seen += usize::from(is_known);
         }
     }
-    assert!(seen > 50, "only {seen} imports were found: is the text read as it should be?");
+    assert!(seen > 50, "only {seen} imports were found: are the sources read correctly?");
 }
 
 #[test]
-fn files_are_short_and_introduce_themselves() {
-    for file in sources() {
-        let text = fs::read_to_string(&file).unwrap();
-        let lines = text.lines().count();
-        assert!(lines <= MAX_LINES, "{}: {lines} lines, at most {MAX_LINES}", file.display());
-        assert!(text.starts_with("//!"), "{}: begins with no `//!`", file.display());
+fn files_are_short_and_have_a_header() {
+    for folder in ["src", "gateway/src", "grpc-client/src"] {
+        for file in sources(&root(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let lines = text.lines().count();
+            assert!(lines <= MAX_LINES, "{}: {lines} lines, at most {MAX_LINES}", file.display());
+            assert!(text.starts_with("//!"), "{}: begins with no `//!`", file.display());
+        }
     }
 }
 
 #[test]
-fn only_the_store_knows_sled_and_only_doors_know_proto() {
-    for file in sources() {
-        let (room, text) = (room_of(&file), without_tests(&file));
-        assert!(room == "store" || !text.contains("sled::"), "{}: knows sled", file.display());
-        let is_a_door = matches!(room.as_str(), "rpc" | "server" | "cli" | "proto");
-        assert!(is_a_door || !text.contains("tonic::"), "{}: knows tonic", file.display());
+fn only_the_store_knows_sled_and_only_handlers_know_proto() {
+    let root = root("src");
+    for file in sources(&root) {
+        let (module, text) = (module_of(&file, &root), without_tests(&file));
+        assert!(module == "store" || !text.contains("sled::"), "{}: knows sled", file.display());
+        let is_a_handler = matches!(module.as_str(), "rpc" | "server" | "cli" | "proto");
+        assert!(is_a_handler || !text.contains("tonic::"), "{}: knows tonic", file.display());
     }
 }
 
@@ -145,17 +244,17 @@ fn without_tests(file: &Path) -> String {
     code.join("\n")
 }
 
-/// The rooms that a text reaches through `crate::name` or `crate::{name, ...}`.
+/// The modules that a text imports through `crate::name` or `crate::{name, ...}`.
 fn imports(code: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
+    let mut modules = Vec::new();
     for (start, path) in code.match_indices("crate::") {
         let rest = &code[start + path.len()..];
         match rest.strip_prefix('{') {
-            Some(list) => rooms.extend(first_names(list)),
-            None => rooms.push(leading_name(rest)),
+            Some(list) => modules.extend(first_names(list)),
+            None => modules.push(leading_name(rest)),
         }
     }
-    rooms
+    modules
 }
 
 /// The first name of each item in a list, up to the brace that closes it.
@@ -181,19 +280,20 @@ fn leading_name(text: &str) -> String {
     text.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect()
 }
 
-/// The room that a file is in: its first folder, or its own name.
-fn room_of(file: &Path) -> String {
-    let inside = file.strip_prefix(root()).unwrap();
+/// The module that a file belongs to: its first folder, or its own name.
+fn module_of(file: &Path, root: &Path) -> String {
+    let inside = file.strip_prefix(root).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+fn root(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
 }
 
-fn sources() -> Vec<PathBuf> {
-    let (mut files, mut folders) = (Vec::new(), vec![root()]);
+fn sources(root: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -24,7 +24,7 @@ use self::{
     network::Connector,
     steps::{Facts, Route, Step},
 };
-use crate::{back_off::back_off, clock::Clock, server_name::ServerName};
+use crate::{back_off::back_off, clock::Clock, random::Random, server_name::ServerName};
 
 /// How many hosts' delegations are remembered.
 const REMEMBERED_HOSTS: usize = 10_000;
@@ -35,6 +35,7 @@ pub(crate) struct Discovery {
     connector: Connector,
     delegations: Cache<String, Delegation>,
     clock: Clock,
+    random: Random,
 }
 
 #[derive(Clone, Debug)]
@@ -47,9 +48,9 @@ struct Delegation {
 }
 
 impl Discovery {
-    pub(crate) fn new(network: Network, clock: Clock) -> Self {
+    pub(crate) fn new(network: Network, clock: Clock, random: Random) -> Self {
         let delegations = Cache::new(REMEMBERED_HOSTS);
-        Self { connector: network.connector(), delegations, clock }
+        Self { connector: network.connector(), delegations, clock, random }
     }
 
     /// The body of a server's answer with status 200.
@@ -114,7 +115,7 @@ impl Discovery {
             Err(error) => {
                 tracing::debug!(%error, host, "no delegation");
                 let failures = known.map_or(0, |known| known.failures).saturating_add(1);
-                (None, back_off(failures), failures)
+                (None, back_off(failures, &self.random), failures)
             }
         };
         let until = now.saturating_add(lifetime);

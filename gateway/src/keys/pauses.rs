@@ -1,76 +1,81 @@
-//! When a server may be asked for its keys again.
+//! When the keys of a server may be fetched again.
 //!
-//! Nobody is asked twice within a few seconds, whoever wants it. Beyond that, whoever asked in
-//! vain waits longer and longer, and nobody else with him: a stranger who names a server while it
-//! is away, or a key that it does not have, keeps nobody but himself from its keys.
+//! No server is asked twice within a few seconds. Beyond that, a client whose fetches fail waits longer
+//! and longer, and no other client with it. So a client that names a server while it is away, or a key
+//! that it does not have, delays nobody else.
 
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use super::Asker;
-use crate::{back_off::back_off, clock::Clock, server_name::ServerName};
+use crate::{
+    back_off::back_off, client_address::ClientAddress, clock::Clock, random::Random,
+    server_name::ServerName,
+};
 
-/// How many are remembered; with more, pauses of some end early.
+/// Most servers that are kept. Beyond it, some pauses end early.
 const MAX_SERVERS: usize = 10_000;
+/// Most failures that are kept. Beyond it, some pauses end early.
 const MAX_FAILURES: usize = 20_000;
-/// Between two questions to the same server.
-const LEAST_PAUSE: Duration = Duration::from_secs(5);
+/// Shortest time between two fetches from the same server.
+const MIN_PAUSE: Duration = Duration::from_secs(5);
 
-/// All of them.
+/// The recent fetches of all servers, and the recent failures of all clients.
 #[derive(Debug)]
 pub(super) struct Pauses {
-    asked: Cache<ServerName, Duration>,
-    failures: Cache<(ServerName, Asker), Failure>,
+    /// When the last fetch from each server was started, by the steady clock.
+    started: Cache<ServerName, Duration>,
+    failures: Cache<(ServerName, ClientAddress), FailedFetches>,
     clock: Clock,
+    random: Random,
 }
 
+/// The failures of one client with one server.
 #[derive(Clone, Copy, Debug)]
-struct Failure {
+struct FailedFetches {
     in_a_row: u32,
-    /// By the steady clock.
+    /// When the client may try again, by the steady clock.
     until: Duration,
 }
 
 impl Pauses {
-    pub(super) fn new(clock: Clock) -> Self {
-        let (asked, failures) = (Cache::new(MAX_SERVERS), Cache::new(MAX_FAILURES));
-        Self { asked, failures, clock }
+    pub(super) fn new(clock: Clock, random: Random) -> Self {
+        Self { started: Cache::new(MAX_SERVERS), failures: Cache::new(MAX_FAILURES), clock, random }
     }
 
-    /// Whether a server may be asked for this asker.
-    pub(super) fn may_ask(&self, server: &ServerName, asker: Asker) -> bool {
+    /// Whether keys of a server may be fetched for this client now.
+    pub(super) fn may_fetch(&self, server: &ServerName, client: ClientAddress) -> bool {
         let now = self.clock.steady();
-        let asked = self.asked.get(server);
-        let is_rested = asked.is_none_or(|then| now >= then.saturating_add(LEAST_PAUSE));
-        is_rested && self.failure(server, asker).is_none_or(|failure| now >= failure.until)
+        let started = self.started.get(server);
+        let is_due = started.is_none_or(|then| now >= then.saturating_add(MIN_PAUSE));
+        is_due && self.failures_of(server, client).is_none_or(|it| now >= it.until)
     }
 
-    /// A server is being asked.
-    pub(super) fn asked(&self, server: &ServerName) {
-        self.asked.insert(server.clone(), self.clock.steady());
+    /// Notes that keys are being fetched from a server.
+    pub(super) fn started(&self, server: &ServerName) {
+        self.started.insert(server.clone(), self.clock.steady());
     }
 
-    /// It was asked, and this asker did not get the key.
-    pub(super) fn in_vain(&self, server: &ServerName, asker: Asker) {
+    /// Notes that a fetch did not bring the key that this client's request needs.
+    pub(super) fn failed(&self, server: &ServerName, client: ClientAddress) {
         let now = self.clock.steady();
-        let failure = self.failure(server, asker);
-        // Many may have waited for the same answer.
-        if failure.is_some_and(|failure| now < failure.until) {
+        let failures = self.failures_of(server, client);
+        // Several requests may have waited for the same fetch: it counts once.
+        if failures.is_some_and(|it| now < it.until) {
             return;
         }
-        let in_a_row = failure.map_or(0, |failure| failure.in_a_row).saturating_add(1);
-        let until = now.saturating_add(back_off(in_a_row));
-        self.failures.insert((server.clone(), asker), Failure { in_a_row, until });
+        let in_a_row = failures.map_or(0, |it| it.in_a_row).saturating_add(1);
+        let until = now.saturating_add(back_off(in_a_row, &self.random));
+        self.failures.insert((server.clone(), client), FailedFetches { in_a_row, until });
     }
 
-    /// This asker got the key.
-    pub(super) fn found(&self, server: &ServerName, asker: Asker) {
-        self.failures.remove(&(server.clone(), asker));
+    /// Notes that a fetch brought the key that this client's request needs.
+    pub(super) fn succeeded(&self, server: &ServerName, client: ClientAddress) {
+        self.failures.remove(&(server.clone(), client));
     }
 
-    fn failure(&self, server: &ServerName, asker: Asker) -> Option<Failure> {
-        self.failures.get(&(server.clone(), asker))
+    fn failures_of(&self, server: &ServerName, client: ClientAddress) -> Option<FailedFetches> {
+        self.failures.get(&(server.clone(), client))
     }
 }
 
@@ -87,35 +92,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_in_vain_waits_alone_and_no_clock_that_is_set_changes_it() {
+    fn a_failure_delays_one_client_only_whatever_the_system_time() {
         let seconds = Arc::new(AtomicU64::new(0));
         let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
         let (steady, set) = (Arc::clone(&seconds), Arc::clone(&wall));
         let clock = Clock::new(move || set.load(Ordering::Relaxed))
             .with_steady(move || Duration::from_secs(steady.load(Ordering::Relaxed)));
-        let pauses = Pauses::new(clock);
+        let pauses = Pauses::new(clock, Random::new(|| 0.0));
         let server: ServerName = "h.example".parse().unwrap();
-        let stranger = Asker::from(IpAddr::from([192, 0, 2, 1]));
-        let honest = Asker::from(IpAddr::from([192, 0, 2, 2]));
-        assert!(pauses.may_ask(&server, stranger));
+        let stranger = ClientAddress::from(IpAddr::from([192, 0, 2, 1]));
+        let honest = ClientAddress::from(IpAddr::from([192, 0, 2, 2]));
+        assert!(pauses.may_fetch(&server, stranger));
         for wait in [5, 10, 20, 40, 60, 60] {
-            pauses.asked(&server);
-            assert!(!pauses.may_ask(&server, honest));
-            pauses.in_vain(&server, stranger);
-            // Another who waited for the same.
-            pauses.in_vain(&server, stranger);
+            pauses.started(&server);
+            assert!(!pauses.may_fetch(&server, honest));
+            pauses.failed(&server, stranger);
+            // Another request of the client that has waited for the same fetch.
+            pauses.failed(&server, stranger);
             seconds.fetch_add(5, Ordering::Relaxed);
-            assert!(pauses.may_ask(&server, honest), "{wait}");
+            assert!(pauses.may_fetch(&server, honest), "{wait}");
             for jump in [0, u64::MAX / 2, 1_700_000_000_000] {
                 wall.store(jump, Ordering::Relaxed);
-                assert_eq!(pauses.may_ask(&server, stranger), wait == 5, "{wait} {jump}");
+                assert_eq!(pauses.may_fetch(&server, stranger), wait == 5, "{wait} {jump}");
             }
             seconds.fetch_add(wait - 5, Ordering::Relaxed);
-            assert!(pauses.may_ask(&server, stranger), "{wait}");
+            assert!(pauses.may_fetch(&server, stranger), "{wait}");
         }
-        pauses.found(&server, stranger);
-        pauses.in_vain(&server, stranger);
+        pauses.succeeded(&server, stranger);
+        pauses.failed(&server, stranger);
         seconds.fetch_add(5, Ordering::Relaxed);
-        assert!(pauses.may_ask(&server, stranger));
+        assert!(pauses.may_fetch(&server, stranger));
     }
 }

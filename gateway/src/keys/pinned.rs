@@ -1,4 +1,4 @@
-//! Keys that an operator has pinned: read once from a file, checked then. Never fetched.
+//! Keys that the operator has pinned. They are read and checked once, and never fetched.
 
 use std::collections::BTreeMap;
 
@@ -8,29 +8,28 @@ use super::NoKey;
 use crate::server_name::ServerName;
 
 /// Keys from a file: a JSON object from server name to that server's `/_matrix/key/v2/server`
-/// answer. What cannot be used is left out, and named.
+/// response. Entries that cannot be used are left out, and reported.
 #[derive(Clone, Debug, Default)]
 pub struct PinnedKeys {
-    /// `None`: the answer of this server cannot be used. Nothing is fetched in its place, for the
-    /// operator has said that nothing be.
+    /// `None`: the entry of this server cannot be used. Its keys are not fetched either, because the
+    /// operator has pinned them.
     servers: BTreeMap<ServerName, Option<KeyAnswer>>,
     left_out: Vec<String>,
 }
 
-/// Why a file of keys was not taken.
+/// Why a file of pinned keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// Not a JSON object.
+    /// The file is not a JSON object.
     #[error(transparent)]
     Json(#[from] SignedObjectError),
 }
 
 impl PinnedKeys {
-    /// Reads a file's content.
+    /// Reads the content of a file.
     ///
     /// # Errors
-    ///
-    /// It is no JSON object. Whatever is wrong with a part of it is [left out](Self::left_out).
+    /// When it is not a JSON object. Invalid entries are no error, but [left out](Self::left_out).
     pub fn from_json(bytes: &[u8]) -> Result<Self, KeysError> {
         let file = SignedObject::parse(bytes)?;
         let mut read = Self::default();
@@ -38,7 +37,7 @@ impl PinnedKeys {
             let server = match name.parse::<ServerName>() {
                 Ok(server) => server,
                 Err(fault) => {
-                    read.left_out.push(format!("{name:?} is no server name: {fault}"));
+                    read.left_out.push(format!("{name:?} is not a server name: {fault}"));
                     continue;
                 }
             };
@@ -59,31 +58,31 @@ impl PinnedKeys {
         Ok(read)
     }
 
-    /// What stands in the file and is not used, with the reasons, for people.
+    /// What was left out, with the reasons, as texts for the operator.
     pub fn left_out(&self) -> impl Iterator<Item = &str> {
         self.left_out.iter().map(String::as_str)
     }
 
-    /// How many servers' keys are held.
+    /// The number of servers with pinned keys that can be used.
     #[must_use]
     pub fn len(&self) -> usize {
         self.servers.values().flatten().count()
     }
 
-    /// Whether there are none.
+    /// Whether there are no pinned keys that can be used.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The servers whose keys are no longer valid.
+    /// The servers whose pinned keys have expired.
     pub fn expired(&self, now_ms: u64) -> impl Iterator<Item = &ServerName> {
         self.servers.iter().filter_map(move |(name, keys)| {
             keys.as_ref().is_some_and(|keys| keys.valid_until_ts < now_ms).then_some(name)
         })
     }
 
-    /// The keys to verify with what a server signs now. `None`: its keys are not pinned.
+    /// The pinned keys of a server. `None` if its keys are not pinned.
     pub(super) fn of(&self, server: &ServerName, now_ms: u64) -> Option<Result<&KeyAnswer, NoKey>> {
         let keys = self.servers.get(server)?;
         Some(match keys {

@@ -1,4 +1,5 @@
-//! Where keys come from when they are not in memory. Checks every answer; remembers none.
+//! Where keys are fetched from: the history service, the server itself, notaries. Checks every answer,
+//! and stores none.
 
 use std::time::Duration;
 
@@ -12,20 +13,20 @@ use crate::{
     server_name::ServerName,
 };
 
-/// Nobody is believed for longer than this after he was asked.
+/// Keys are used for this long after they were fetched at most, whatever the server says.
 pub(super) const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
 
-/// How far the history service's clock may be ahead of ours.
+/// How far the clock of the gateway that fetched keys may be ahead of ours, in milliseconds.
 const MAX_SKEW_MS: u64 = 3_600_000;
 
 const KEY_TARGET: &str = "/_matrix/key/v2/server";
 const QUERY_TARGET: &str = "/_matrix/key/v2/query";
-/// Of one server's answer. A real one has some 500.
+/// Largest answer of a server about its own keys. A usual one has 500 bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// Of a notary's, which is a list.
+/// Largest answer of a notary, which is a list.
 const MAX_NOTARY_BYTES: usize = 256 * 1024;
 
-/// Asks for keys.
+/// Fetches keys.
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) discovery: Discovery,
@@ -33,28 +34,28 @@ pub(super) struct Sources {
     pub(super) clock: Clock,
 }
 
-/// Keys that are valid now.
+/// An answer about keys that are valid now.
 #[derive(Debug)]
-pub(super) struct Obtained {
+pub(super) struct FetchedAnswer {
     pub(super) keys: KeyAnswer,
-    /// The answer that they stand in, as it came.
-    pub(super) answer: String,
+    /// The answer, unchanged.
+    pub(super) text: String,
 }
 
-/// What the history service remembers of a server's keys.
+/// The keys of a server that the history service stores.
 #[derive(Debug)]
-pub(super) enum Remembered {
-    /// Nothing, or it does not say.
+pub(super) enum HistoryKeys {
+    /// It stores none, or the call failed.
     Unknown,
-    /// There were some, and they are not valid any more.
-    Ended,
-    /// These, fetched so long ago.
+    /// It has stored keys that are not valid any more.
+    Expired,
+    /// Valid keys, which were fetched `age` ago.
     Valid { keys: KeyAnswer, age: Duration },
 }
 
-/// Why an answer is not taken.
+/// Why no keys could be fetched.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotObtained {
+pub(super) enum FetchError {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     #[error(transparent)]
@@ -65,62 +66,65 @@ pub(super) enum NotObtained {
     Expired,
     #[error("the notary has not signed the answer")]
     NotSigned,
-    #[error("the notary knows nothing")]
-    NothingKnown,
+    #[error("the notary has no keys of the server")]
+    NotKnown,
 }
 
 impl Sources {
-    /// The keys that the history service remembers.
-    pub(super) async fn history_keys(&self, server: &ServerName) -> Remembered {
+    /// The keys that the history service stores.
+    pub(super) async fn history_keys(&self, server: &ServerName) -> HistoryKeys {
         let StoredKeys { answer, fetched_ts } = match self.history.get(server.to_string()).await {
-            Ok(remembered) => remembered,
-            Err(NoStoredKeys::Expired) => return Remembered::Ended,
-            Err(NoStoredKeys::Unknown) => return Remembered::Unknown,
+            Ok(stored) => stored,
+            Err(NoStoredKeys::Expired) => return HistoryKeys::Expired,
+            Err(NoStoredKeys::Unknown) => return HistoryKeys::Unknown,
             Err(NoStoredKeys::Failed(status)) => {
-                tracing::debug!(%status, "the history service does not give keys");
-                return Remembered::Unknown;
+                tracing::debug!(%status, "cannot read keys from the history service");
+                return HistoryKeys::Unknown;
             }
         };
         let keys = SignedObject::parse(&answer).map_err(AnswerFault::from);
         let keys = keys.and_then(|answer| KeyAnswer::read_of(server.as_str(), &answer));
-        let Ok(mut keys) = keys else { return Remembered::Ended };
-        // The two clocks may differ a little: what seems to have been fetched in time to come was
-        // now. If by more, one was set, and nobody knows when it was.
+        let Ok(mut keys) = keys else { return HistoryKeys::Expired };
+        // The two clocks may differ a little: a time in the near future counts as now. With a
+        // larger difference one clock is wrong, and the age of the keys is not known.
         let now_ms = self.clock.now_ms();
         if fetched_ts > now_ms.saturating_add(MAX_SKEW_MS) {
-            return Remembered::Ended;
+            return HistoryKeys::Expired;
         }
         let fetched_ms = fetched_ts.min(now_ms);
-        keys.valid_until_ts = keys.valid_until_ts.min(latest(fetched_ms));
+        keys.valid_until_ts = keys.valid_until_ts.min(latest_use(fetched_ms));
         if keys.valid_until_ts < now_ms {
-            return Remembered::Ended;
+            return HistoryKeys::Expired;
         }
-        Remembered::Valid { keys, age: Duration::from_millis(now_ms - fetched_ms) }
+        HistoryKeys::Valid { keys, age: Duration::from_millis(now_ms - fetched_ms) }
     }
 
-    /// Gives the history service what it may remember. Nothing depends on it.
-    pub(super) async fn to_history(&self, answer: String) {
+    /// Stores keys in the history service, for other gateways. A failure has no consequences.
+    pub(super) async fn put_into_history(&self, answer: String) {
         let keys = StoredKeys { answer: answer.into(), fetched_ts: self.clock.now_ms() };
         if let Err(status) = self.history.put(keys).await {
-            tracing::debug!(%status, "the history service takes no keys");
+            tracing::debug!(%status, "cannot store keys in the history service");
         }
     }
 
-    /// What a server says of itself.
-    pub(super) async fn server_keys(&self, server: &ServerName) -> Result<Obtained, NotObtained> {
+    /// The keys of a server, from the server itself.
+    pub(super) async fn server_keys(
+        &self,
+        server: &ServerName,
+    ) -> Result<FetchedAnswer, FetchError> {
         let answer = self.discovery.get(server, KEY_TARGET, MAX_ANSWER_BYTES).await?;
         self.check(server, &SignedObject::parse(&answer)?)
     }
 
-    /// What a notary says of a server: of what it has signed, what has this key, and of that what
-    /// is valid longest.
+    /// The keys of a server, from a notary. Of the answers that the notary has signed, one with the
+    /// wanted key is preferred, and of those the one that is valid longest.
     pub(super) async fn notary_keys(
         &self,
         notary: &ServerName,
         notary_keys: &KeyAnswer,
         server: &ServerName,
         key_id: &str,
-    ) -> Result<Obtained, NotObtained> {
+    ) -> Result<FetchedAnswer, FetchError> {
         let criteria = json!({ "minimum_valid_until_ts": self.clock.now_ms() });
         let question = json!({ "server_keys": { server.as_str(): { key_id: criteria } } });
         let answer = self
@@ -131,46 +135,48 @@ impl Sources {
         let answers = answer.member("server_keys");
         let answers: Option<Vec<&RawValue>> =
             answers.and_then(|answers| serde_json::from_str(answers.get()).ok());
-        let mut best: Option<Obtained> = None;
-        let mut refused = NotObtained::NothingKnown;
+        let mut best: Option<FetchedAnswer> = None;
+        let mut last_fault = FetchError::NotKnown;
         let rank =
-            |it: &Obtained| (it.keys.verify_keys.contains_key(key_id), it.keys.valid_until_ts);
+            |it: &FetchedAnswer| (it.keys.verify_keys.contains_key(key_id), it.keys.valid_until_ts);
         for answer in answers.ok_or(AnswerFault::Member("server_keys"))? {
             let Ok(object) = SignedObject::from_text(answer.get()) else { continue };
             if object.string("server_name").as_deref() != Some(server.as_str()) {
                 continue;
             }
             if !notary_keys.have_signed(&object) {
-                refused = NotObtained::NotSigned;
+                last_fault = FetchError::NotSigned;
                 continue;
             }
             match self.check(server, &object) {
-                Ok(obtained) if best.as_ref().is_none_or(|best| rank(best) < rank(&obtained)) => {
-                    best = Some(obtained);
+                Ok(fetched) if best.as_ref().is_none_or(|best| rank(best) < rank(&fetched)) => {
+                    best = Some(fetched);
                 }
                 Ok(_not_better) => {}
-                Err(fault) => refused = fault,
+                Err(fault) => last_fault = fault,
             }
         }
-        best.ok_or(refused)
+        best.ok_or(last_fault)
     }
 
+    /// Checks an answer that must be about the keys of `server`.
     fn check(
         &self,
         server: &ServerName,
         answer: &SignedObject<'_>,
-    ) -> Result<Obtained, NotObtained> {
+    ) -> Result<FetchedAnswer, FetchError> {
         let mut keys = KeyAnswer::read_of(server.as_str(), answer)?;
         let now_ms = self.clock.now_ms();
         if keys.valid_until_ts < now_ms {
-            return Err(NotObtained::Expired);
+            return Err(FetchError::Expired);
         }
-        keys.valid_until_ts = keys.valid_until_ts.min(latest(now_ms));
-        Ok(Obtained { keys, answer: answer.text().to_owned() })
+        keys.valid_until_ts = keys.valid_until_ts.min(latest_use(now_ms));
+        Ok(FetchedAnswer { keys, text: answer.text().to_owned() })
     }
 }
 
-fn latest(fetched_ms: u64) -> u64 {
+/// The last moment at which keys fetched at this time may be used, in milliseconds since 1970.
+fn latest_use(fetched_ms: u64) -> u64 {
     let validity = u64::try_from(MAX_VALIDITY.as_millis()).unwrap_or(u64::MAX);
     fetched_ms.saturating_add(validity)
 }

@@ -1,8 +1,8 @@
 //! Memory for answers: reserved before a response is received from the history service, and free
 //! when the answer has been written to its client.
 //!
-//! A response that does not fit waits. Meanwhile answers that make no progress are cut, those of
-//! the owner with the most bytes first.
+//! A response that does not fit waits. Meanwhile answers that make no progress are evicted,
+//! those of the owner with the most bytes first.
 
 use std::{
     pin::pin,
@@ -16,14 +16,14 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Owner, Shares};
+use super::{AnswerOwner, Shares};
 
 const KIB: usize = 1024;
-/// How often a waiting response looks for an answer to cut.
+/// How often a waiting response looks for an answer to evict.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Shortest time between two cuts, however many responses wait.
-const CUT_INTERVAL: Duration = Duration::from_millis(10);
-/// Time without progress after which an answer may be cut.
+/// Shortest time between two evictions, however many responses wait.
+const EVICTION_INTERVAL: Duration = Duration::from_millis(10);
+/// Time without progress after which an answer may be evicted.
 const STALLED_AFTER: Duration = Duration::from_millis(300);
 /// Longest wait for memory.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,30 +33,30 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct AnswerMemory {
     free: Arc<Semaphore>,
     total_kib: u32,
-    answers: Shares<Owner>,
-    last_cut: Mutex<Instant>,
+    answers: Shares<AnswerOwner>,
+    last_eviction: Mutex<Instant>,
 }
 
 impl AnswerMemory {
-    /// `answers` are the answers that are being sent: those of them that stall are cut when memory
+    /// `answers` are the answers that are being sent: those of them that stall are evicted when memory
     /// is needed.
-    pub(super) fn new(bytes: usize, answers: Shares<Owner>) -> Self {
+    pub(super) fn new(bytes: usize, answers: Shares<AnswerOwner>) -> Self {
         let total_kib = u32::try_from((bytes / KIB).max(1)).unwrap_or(u32::MAX);
         let permits = usize::try_from(total_kib).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
             free: Arc::new(Semaphore::new(permits)),
             total_kib,
             answers,
-            last_cut: Mutex::new(Instant::now()),
+            last_eviction: Mutex::new(Instant::now()),
         }
     }
 
-    fn cut_stalled(&self) {
-        let mut last_cut = self.last_cut.lock().unwrap_or_else(PoisonError::into_inner);
-        if last_cut.elapsed() >= CUT_INTERVAL {
-            *last_cut = Instant::now();
-            drop(last_cut);
-            self.answers.cut_stalled(STALLED_AFTER);
+    fn evict_stalled(&self) {
+        let mut last_eviction = self.last_eviction.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_eviction.elapsed() >= EVICTION_INTERVAL {
+            *last_eviction = Instant::now();
+            drop(last_eviction);
+            self.answers.evict_stalled(STALLED_AFTER);
         }
     }
 }
@@ -73,7 +73,7 @@ impl ReserveMemory for AnswerMemory {
             match time::timeout(LOOK_INTERVAL, &mut taking).await {
                 Ok(taken) => return taken.ok(),
                 Err(_elapsed) if Instant::now() >= until => return None,
-                Err(_elapsed) => self.cut_stalled(),
+                Err(_elapsed) => self.evict_stalled(),
             }
         }
     }
@@ -87,22 +87,26 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::{
-        super::{Amount, Bounds, Cut},
+        super::{
+            EvictionHandle,
+            shares::{Amount, ShareBounds},
+        },
         *,
     };
     use crate::metrics::Metrics;
 
     #[tokio::test(start_paused = true)]
-    async fn stalled_answers_are_cut_for_a_response_that_waits() {
+    async fn stalled_answers_are_evicted_for_a_response_that_waits() {
         let most = Amount { count: 9, bytes: usize::MAX };
-        let answers = Shares::new("answers", Metrics::new(), Bounds { all: most, each: most });
+        let answers = Shares::new("answers", Metrics::new(), ShareBounds { all: most, each: most });
         let memory = AnswerMemory::new(10 * KIB, answers.clone());
-        let owner = |text: &str| Some(Owner::Address(text.parse::<IpAddr>().unwrap()));
+        let owner = |text: &str| Some(AnswerOwner::Address(text.parse::<IpAddr>().unwrap().into()));
         let mut held = Vec::new();
         for (address, kib) in [("10.0.0.1", 2), ("10.0.0.2", 4), ("10.0.0.2", 4)] {
             let cut = CancellationToken::new();
             let permit = memory.reserve(kib * KIB).now_or_never().unwrap().unwrap();
-            let share = answers.add(owner(address), kib * KIB, Cut::of(cut.clone())).unwrap();
+            let share =
+                answers.add(owner(address), kib * KIB, EvictionHandle::new(cut.clone())).unwrap();
             held.push((cut, permit, share));
         }
         let start = Instant::now();
@@ -125,7 +129,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_memory_is_limited() {
         let most = Amount { count: 9, bytes: usize::MAX };
-        let answers = Shares::new("answers", Metrics::new(), Bounds { all: most, each: most });
+        let answers = Shares::new("answers", Metrics::new(), ShareBounds { all: most, each: most });
         let memory = AnswerMemory::new(KIB, answers);
         let _all = memory.reserve(KIB).await.unwrap();
         let start = Instant::now();

@@ -1,121 +1,120 @@
-//! Counting what is there at the same time: all of it, and what is of one address. An address is
-//! remembered only while something of it is there.
+//! Counts what exists at the same time: in total, and per address. An address takes memory only
+//! while something of it is counted.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The counts, and their bounds.
+use crate::client_address::ClientAddress;
+
+/// The current counts, and their limits.
 #[derive(Clone, Debug)]
 pub(super) struct Counts {
     max: usize,
     max_per_address: usize,
-    now: Arc<Mutex<Now>>,
+    current: Arc<Mutex<CurrentCounts>>,
 }
 
 #[derive(Debug, Default)]
-struct Now {
-    all: usize,
-    of: HashMap<IpAddr, usize>,
+struct CurrentCounts {
+    total: usize,
+    per_address: HashMap<ClientAddress, usize>,
 }
 
-/// Which bound was reached.
+/// The limit that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
-    All,
-    Address,
+pub(crate) enum Exceeded {
+    /// The limit for all addresses together.
+    Total,
+    /// The limit for one address.
+    PerAddress,
 }
 
-/// Counts while it is held.
+/// Counts as one until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted {
+pub(crate) struct CountGuard {
     counts: Counts,
-    address: Option<IpAddr>,
+    address: Option<ClientAddress>,
 }
 
 impl Counts {
     pub(super) fn new(max: usize, max_per_address: usize) -> Self {
-        Self { max, max_per_address, now: Arc::default() }
+        Self { max, max_per_address, current: Arc::default() }
     }
 
-    /// Counts one more, of an address if it is given.
-    pub(super) fn count(&self, address: Option<IpAddr>) -> Result<Counted, Full> {
-        let address = address.map(group);
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.all >= self.max {
-            return Err(Full::All);
+    /// Counts one more. Without an address, only the total is checked.
+    pub(super) fn count(&self, address: Option<ClientAddress>) -> Result<CountGuard, Exceeded> {
+        let mut current = self.lock();
+        if current.total >= self.max {
+            return Err(Exceeded::Total);
         }
         if let Some(address) = address {
-            let of = now.of.entry(address).or_default();
-            if *of >= self.max_per_address {
-                return Err(Full::Address);
+            let count = current.per_address.entry(address).or_default();
+            if *count >= self.max_per_address {
+                return Err(Exceeded::PerAddress);
             }
-            *of += 1;
+            *count += 1;
         }
-        now.all += 1;
-        Ok(Counted { counts: self.clone(), address })
+        current.total += 1;
+        Ok(CountGuard { counts: self.clone(), address })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CurrentCounts> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
-        let mut now = self.counts.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.all -= 1;
+        let mut current = self.counts.lock();
+        current.total -= 1;
         if let Some(address) = self.address
-            && let Some(of) = now.of.get_mut(&address)
+            && let Some(count) = current.per_address.get_mut(&address)
         {
-            *of -= 1;
-            if *of == 0 {
-                now.of.remove(&address);
+            *count -= 1;
+            if *count == 0 {
+                current.per_address.remove(&address);
             }
         }
-    }
-}
-
-/// One caller's addresses: a network of IPv6 is given to one customer, who has 2^64 of them.
-pub(super) fn group(address: IpAddr) -> IpAddr {
-    const NETWORK: u128 = !0 << 64;
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+    fn ip(text: &str) -> Option<ClientAddress> {
+        Some(text.parse::<IpAddr>().unwrap().into())
     }
 
     #[test]
-    fn all_and_of_one_address() {
+    fn the_total_and_each_address_have_a_limit() {
         let counts = Counts::new(3, 2);
         let _a = counts.count(ip("10.0.0.1")).unwrap();
         let b = counts.count(ip("::ffff:10.0.0.1")).unwrap();
-        assert_eq!(counts.count(ip("10.0.0.1")).unwrap_err(), Full::Address);
+        assert_eq!(counts.count(ip("10.0.0.1")).unwrap_err(), Exceeded::PerAddress);
         let _c = counts.count(None).unwrap();
-        assert_eq!(counts.count(ip("10.0.0.2")).unwrap_err(), Full::All);
+        assert_eq!(counts.count(ip("10.0.0.2")).unwrap_err(), Exceeded::Total);
         drop(b);
         drop(counts.count(ip("10.0.0.1")).unwrap());
     }
 
     #[test]
-    fn a_network_is_one_caller() {
+    fn an_ipv6_network_is_one_address() {
         let counts = Counts::new(9, 1);
         let _a = counts.count(ip("2001:db8:0:1::1")).unwrap();
-        assert_eq!(counts.count(ip("2001:db8:0:1:ffff::2")).unwrap_err(), Full::Address);
+        assert_eq!(counts.count(ip("2001:db8:0:1:ffff::2")).unwrap_err(), Exceeded::PerAddress);
         let _b = counts.count(ip("2001:db8:0:2::1")).unwrap();
     }
 
     #[test]
-    fn addresses_are_forgotten() {
+    fn addresses_take_no_memory_afterwards() {
         let counts = Counts::new(9, 9);
         drop([counts.count(ip("10.0.0.1")), counts.count(ip("10.0.0.2"))]);
-        let now = counts.now.lock().unwrap();
-        assert_eq!((now.all, now.of.len()), (0, 0));
+        let current = counts.current.lock().unwrap();
+        assert_eq!((current.total, current.per_address.len()), (0, 0));
     }
 }

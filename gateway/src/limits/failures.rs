@@ -1,12 +1,11 @@
-//! Requests that end with nobody being known, by the address that they came from: so many a second,
-//! and so many at once. Who sends more is not listened to for a while. Each costs more than it takes to
-//! send it, which no bound on how many there are at the same time changes.
+//! Requests that end without authentication, per client address and second. An address that sends
+//! too many is ignored for a while. Each such request costs the gateway more than its sender, and a
+//! limit on simultaneous requests would not change that.
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -15,112 +14,115 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::FAILURES;
-use crate::metrics::Metrics;
+use crate::{client_address::ClientAddress, limiter::Limiter, metrics::Metrics};
 
-/// What may come at once: what comes in so many seconds otherwise.
+/// How many seconds' worth of failures may happen at once.
 const BURST_SECONDS: f64 = 4.0;
-/// Most addresses that are remembered.
+/// Most addresses that are kept.
 const MAX_ADDRESSES: usize = 10_000;
+/// Shortest time until an ignored address is accepted again.
+pub(crate) const FAILURES_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The counts.
+/// Counts the recent failures of each address.
 #[derive(Debug)]
 pub(super) struct Failures {
-    rate: f64,
+    per_second: f64,
     metrics: Metrics,
-    recent: Mutex<HashMap<IpAddr, Recent>>,
+    recent: Mutex<HashMap<ClientAddress, RecentFailures>>,
 }
 
-/// How many are not forgiven yet.
+/// The failures of one address: the count falls by [`Failures::per_second`].
 #[derive(Clone, Copy, Debug)]
-struct Recent {
+struct RecentFailures {
     count: f64,
     at: Instant,
 }
 
-/// A request, which counts when it ends, unless it is known by then who asked.
+/// A request. It counts as a failure when it is dropped, unless it was authenticated before.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     failures: Arc<Failures>,
-    address: IpAddr,
-    is_known: AtomicBool,
-    /// Ends the connection, if nobody else uses it.
+    address: ClientAddress,
+    is_authenticated: AtomicBool,
+    /// Closes the connection. `None` if other clients may use it.
     connection: Option<CancellationToken>,
 }
 
 impl Failures {
-    pub(super) fn new(a_second: u32, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { rate: a_second.into(), metrics, recent: Mutex::default() })
+    pub(super) fn new(per_second: u32, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { per_second: per_second.into(), metrics, recent: Mutex::default() })
     }
 
-    /// Whether an address is listened to.
-    pub(super) fn are_few(&self, address: IpAddr) -> bool {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.get(&address).is_none_or(|it| self.left(it) < self.rate * BURST_SECONDS)
+    /// Whether requests of an address are accepted.
+    pub(super) fn are_few(&self, address: ClientAddress) -> bool {
+        let recent = self.lock();
+        recent.get(&address).is_none_or(|it| self.remaining(it) < self.per_second * BURST_SECONDS)
     }
 
     pub(super) fn attempt(
         self: &Arc<Self>,
-        address: IpAddr,
+        address: ClientAddress,
         connection: Option<CancellationToken>,
     ) -> Attempt {
-        let is_known = AtomicBool::new(false);
-        Attempt { failures: Arc::clone(self), address, is_known, connection }
+        let is_authenticated = AtomicBool::new(false);
+        Attempt { failures: Arc::clone(self), address, is_authenticated, connection }
     }
 
-    fn count(&self, address: IpAddr) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+    fn count(&self, address: ClientAddress) {
+        let mut recent = self.lock();
         if recent.len() >= MAX_ADDRESSES && !recent.contains_key(&address) {
-            recent.retain(|_, it| self.left(it) > 0.0);
+            recent.retain(|_, it| self.remaining(it) > 0.0);
             if recent.len() >= MAX_ADDRESSES {
                 recent.clear();
             }
         }
-        let now = Instant::now();
-        let before = recent.get(&address).map_or(0.0, |it| self.left(it));
-        // What comes while nobody listens does not make it longer.
-        let count = (before + 1.0).min(self.rate * BURST_SECONDS);
-        recent.insert(address, Recent { count, at: now });
+        let before = recent.get(&address).map_or(0.0, |it| self.remaining(it));
+        // Failures beyond the burst do not prolong the time during which the address is ignored.
+        let count = (before + 1.0).min(self.per_second * BURST_SECONDS);
+        recent.insert(address, RecentFailures { count, at: Instant::now() });
     }
 
-    fn left(&self, recent: &Recent) -> f64 {
-        (recent.count - recent.at.elapsed().as_secs_f64() * self.rate).max(0.0)
+    fn remaining(&self, recent: &RecentFailures) -> f64 {
+        (recent.count - recent.at.elapsed().as_secs_f64() * self.per_second).max(0.0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientAddress, RecentFailures>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Attempt {
-    /// It is known who asked.
+    /// Notes that the request was authenticated.
     pub(crate) fn succeeded(&self) {
-        self.is_known.store(true, Ordering::Relaxed);
+        self.is_authenticated.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.is_known.load(Ordering::Relaxed) {
+        if self.is_authenticated.load(Ordering::Relaxed) {
             return;
         }
         self.failures.count(self.address);
         if !self.failures.are_few(self.address)
             && let Some(connection) = &self.connection
         {
-            self.failures.metrics.limited(FAILURES);
+            self.failures.metrics.limited(Limiter::Failures.name());
             connection.cancel();
         }
     }
 }
 
-/// How long until an address is listened to again, at the soonest.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_fails_often_is_not_listened_to_for_a_while() {
+    async fn an_address_with_many_failures_is_ignored_for_a_while() {
         let failures = Failures::new(10, Metrics::new());
-        let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        let [a, b] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]).into());
         let connection = CancellationToken::new();
         for _ in 0..39 {
             drop(failures.attempt(a, Some(connection.clone())));

@@ -1,168 +1,102 @@
-//! How much at once, and for whom. What every caller can take part in is bounded before anybody
-//! is authenticated; what one server may have, after that.
+//! Limits: how much of everything there may be at the same time, and for whom. Counting, shares,
+//! rates and queues are here; `admission` applies them to HTTP requests.
 //!
-//! Peers that hear 429 or a 5xx stop talking to us for ten minutes, on everything. So the bounds
-//! are far above what an honest server needs, bursts wait for their turn, and a refusal is for
-//! callers who would only push the others out. Whoever has gone, or has waited for too long, does
-//! not wait any more: what is done is done for somebody.
+//! Before authentication, limits hold for all clients and for each address. After it, they hold for
+//! each server.
+//!
+//! A server that receives 429 or a 5xx may stop sending requests to this homeserver for ten minutes,
+//! on every endpoint. So the limits are far above what a well-behaved server needs, bursts wait in a
+//! queue, and requests are refused only where one client would displace the others. A request whose
+//! client has disconnected, or whose time is up, leaves the queue.
 
-mod addresses;
 mod answer_memory;
 mod counts;
-mod cut;
+mod eviction;
 mod failures;
+mod flags;
 mod options;
 mod refusals;
-mod requests;
-
 mod servers;
 mod shares;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use axum::http::HeaderMap;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-pub use self::options::LimitOptions;
-use self::{
-    addresses::client,
-    counts::{Counts, group},
-    failures::Failures,
-    refusals::Refusals,
-    shares::{Amount, Bounds},
-};
 pub(crate) use self::{
     answer_memory::AnswerMemory,
-    cut::{Cut, run_stream},
-    failures::Attempt,
-    requests::{Admitted, Caller, Held, Holds, Stranger, admit, authenticated},
-    servers::{Place, Servers},
-    shares::{Full, Kept, Share, Shares},
+    counts::{CountGuard, Exceeded},
+    eviction::{EvictionHandle, run_stream},
+    failures::{Attempt, FAILURES_RETRY_AFTER},
+    servers::{Permit, Servers},
+    shares::{Full, Protection, Share, Shares},
 };
-use crate::{metrics::Metrics, server_name::ServerName, sparing::Sparing};
+use self::{
+    counts::Counts,
+    failures::Failures,
+    refusals::Refusals,
+    shares::{Amount, ShareBounds},
+};
+pub use self::{flags::LimitFlags, options::LimitOptions};
+use crate::{
+    client_address::ClientAddress,
+    limiter::{
+        Limiter,
+        evicting::{ANSWERS, CONNECTIONS, HANDSHAKES, UNAUTHENTICATED},
+    },
+    log_sampler::LogSampler,
+    metrics::Metrics,
+    server_name::ServerName,
+};
 
-/// What is given way to is counted under these names, beside those of [`Limiter`].
-const CONNECTIONS: &str = "connections";
-const HANDSHAKES: &str = "handshakes";
-const UNAUTHENTICATED: &str = "unauthenticated";
-const ANSWERS: &str = "answers";
-const FAILURES: &str = "failures";
-/// Frames of HTTP/2 that ask for nothing.
-pub(crate) const CONTROL_FRAMES: &str = "control_frames";
-pub(crate) const ENDINGS: [&str; 5] =
-    [CONNECTIONS, HANDSHAKES, UNAUTHENTICATED, ANSWERS, CONTROL_FRAMES];
-
-/// Heads that have not come whole may take so much memory: of everybody, and of one address.
-const MAX_HEADS_BYTES: usize = 16 * 1024 * 1024;
-const MAX_HEADS_BYTES_PER_ADDRESS: usize = 2 * 1024 * 1024;
-/// The part of a bound that is one owner's at most.
-const SHARE: usize = 4;
-/// How many of the largest bodies of one address may wait to be whole and authenticated. One of them
-/// may become as much as fifteen more when it is parsed.
+/// Memory for incomplete request heads, in bytes: of all addresses, and of one.
+const MAX_HEAD_BYTES_TOTAL: usize = 16 * 1024 * 1024;
+const MAX_HEAD_BYTES_PER_ADDRESS: usize = 2 * 1024 * 1024;
+/// One owner may have one part in this many of a shared limit.
+const PARTS: usize = 4;
+/// How many bodies of the largest size one address may have in memory, incomplete or not yet
+/// authenticated. A parsed body may take as much memory as fifteen more.
 const MAX_LARGEST_BODIES: usize = 16;
-/// How often answers that nobody takes are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Pause between two searches for answers that have taken too long.
+const LATE_ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
+/// When to repeat a request that was refused because all permits are taken. An answer takes
+/// milliseconds.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Whose answer it is.
+/// The client that an answer is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Owner {
-    /// Of a server that is known by its signature.
+pub(crate) enum AnswerOwner {
+    /// An authenticated server.
     Server(ServerName),
-    /// Of whoever asked from there.
-    Address(IpAddr),
+    /// A client that is not authenticated.
+    Address(ClientAddress),
 }
 
-/// Which bound was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limiter {
-    /// Requests of everybody.
-    Requests,
-    /// Requests of everybody that are being answered, after waiting for a place.
-    Concurrency,
-    /// Requests from one address.
-    RequestsPerAddress,
-    /// Requests of one server that wait.
-    ServerQueue,
-    /// Requests of one server at the same time.
-    ServerConcurrency,
-    /// Requests of one server in a second.
-    ServerRate,
-    /// Servers that ask at the same time.
-    Servers,
-    /// Requests from one address that nobody was known by.
-    Failures,
-}
-
-impl Limiter {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Requests,
-        Self::Concurrency,
-        Self::RequestsPerAddress,
-        Self::ServerQueue,
-        Self::ServerConcurrency,
-        Self::ServerRate,
-        Self::Servers,
-        Self::Failures,
-    ];
-
-    /// For the log and the counts.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Concurrency => "concurrency",
-            Self::RequestsPerAddress => "requests_per_address",
-            Self::ServerQueue => "server_queue",
-            Self::ServerConcurrency => "server_concurrency",
-            Self::ServerRate => "server_rate",
-            Self::Servers => "servers",
-            Self::Failures => FAILURES,
-        }
-    }
-
-    /// For the caller.
-    pub(crate) fn message(self) -> &'static str {
-        match self {
-            Self::Requests => "Too many requests are being answered at the moment",
-            Self::Concurrency => {
-                "Too many requests are being answered at the moment: this one waited for too long"
-            }
-            Self::RequestsPerAddress => "Too many requests from your address at the same time",
-            Self::ServerQueue => "Too many requests of your server are waiting",
-            Self::ServerConcurrency => {
-                "Too many requests of your server at the same time: this one waited for too long"
-            }
-            Self::ServerRate => "Too many requests of your server in a short time",
-            Self::Servers => "Too many servers are asking at the moment",
-            Self::Failures => "Too many requests from your address that nobody could be known by",
-        }
-    }
-}
-
-/// A refusal for the sake of the others.
+/// A refusal because a limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limited {
     pub(crate) limiter: Limiter,
-    /// When asking again may be of use.
+    /// When to repeat the request at the earliest.
     pub(crate) retry_after: Duration,
 }
 
-/// All bounds, and what counts against them.
+/// All limits, and what counts against them.
 #[derive(Debug)]
 pub(crate) struct Limits {
     options: LimitOptions,
-    connections: Shares<IpAddr>,
-    handshakes: Shares<IpAddr>,
-    /// Requests of which it is not known who asks, and what of their bodies has come.
-    strangers: Shares<IpAddr>,
+    connections: Shares<ClientAddress>,
+    handshakes: Shares<ClientAddress>,
+    /// Requests that are not authenticated yet, and the bytes of their bodies.
+    unauthenticated: Shares<ClientAddress>,
     failures: Arc<Failures>,
-    /// Requests of those who are known.
+    /// Authenticated requests.
     requests: Counts,
-    /// Answers whose last byte has not been taken.
-    answers: Shares<Owner>,
+    /// Answers that have not been written to their clients completely.
+    answers: Shares<AnswerOwner>,
     memory: Arc<AnswerMemory>,
     refusals: Refusals,
-    lines: Sparing,
+    log_sampler: LogSampler,
     pub(crate) servers: Servers,
 }
 
@@ -170,103 +104,145 @@ impl Limits {
     pub(crate) fn new(options: LimitOptions, metrics: &Metrics) -> Self {
         let per_address = options.max_per_address;
         let shares = |name, bounds| Shares::new(name, metrics.clone(), bounds);
-        let handshakes = Bounds::shared(options.max_handshakes, 0);
-        let connections = Bounds {
-            all: Amount { count: options.max_connections, bytes: MAX_HEADS_BYTES },
-            each: Amount { count: per_address, bytes: MAX_HEADS_BYTES_PER_ADDRESS },
+        let handshakes = ShareBounds::divided(options.max_handshakes, 0);
+        let connections = ShareBounds {
+            all: Amount { count: options.max_connections, bytes: MAX_HEAD_BYTES_TOTAL },
+            each: Amount { count: per_address, bytes: MAX_HEAD_BYTES_PER_ADDRESS },
         };
-        let bodies = options.max_body_bytes.saturating_mul(SHARE * MAX_LARGEST_BODIES);
-        let strangers = Bounds::shared(options.max_unauthenticated, bodies);
-        // As many as are answered and refused at the same time.
+        let bodies = options.max_body_bytes.saturating_mul(PARTS * MAX_LARGEST_BODIES);
+        let unauthenticated = ShareBounds::divided(options.max_unauthenticated, bodies);
+        // One for each request that can be answered or refused at the same time.
         let answers = options.max_requests.saturating_add(options.max_unauthenticated);
         let answers = Shares::new(
             ANSWERS,
             metrics.clone(),
-            Bounds::shared(answers, options.max_answer_bytes),
+            ShareBounds::divided(answers, options.max_answer_bytes),
         );
         Self {
             connections: shares(CONNECTIONS, connections),
             handshakes: shares(HANDSHAKES, handshakes),
-            strangers: shares(UNAUTHENTICATED, strangers),
+            unauthenticated: shares(UNAUTHENTICATED, unauthenticated),
             failures: Failures::new(options.failure_rate, metrics.clone()),
             requests: Counts::new(options.max_requests, per_address),
             memory: Arc::new(AnswerMemory::new(options.max_answer_bytes, answers.clone())),
             answers,
             servers: Servers::new(&options),
             refusals: Refusals::new(options.refusal_rate),
-            lines: Sparing::default(),
+            log_sampler: LogSampler::default(),
             options,
         }
     }
 
-    /// A connection's share, to be held as long as it is open. None is to be closed: nobody has
-    /// said anything on it that could be answered.
-    pub(crate) fn connection(&self, peer: IpAddr, cut: Cut) -> Option<Arc<Share<IpAddr>>> {
-        // All that a proxy carries comes from one address: it is told apart by request.
-        let owner = (!self.options.is_trusted(peer)).then(|| group(peer));
+    /// Counts a connection, for as long as the share is held. `None` if the connection must be
+    /// closed, without a response: nothing has been received that could be answered.
+    pub(crate) fn connection(
+        &self,
+        peer: IpAddr,
+        eviction: EvictionHandle,
+    ) -> Option<Arc<Share<ClientAddress>>> {
+        let owner = self.owner(peer);
         if owner.is_some_and(|owner| !self.failures.are_few(owner)) {
             return None;
         }
-        let share = self.connections.add(owner, 0, cut);
+        let share = self.connections.add(owner, 0, eviction);
         if share.is_err()
-            && let Some(left_out) = self.lines.line()
+            && let Some(left_out) = self.log_sampler.sample()
         {
             tracing::warn!(%peer, limiter = CONNECTIONS, left_out, "closed a connection");
         }
         share.ok().map(Arc::new)
     }
 
-    /// A request from an address, on a connection with this peer.
+    /// Counts a TLS handshake, for as long as the share is held.
+    pub(crate) fn handshake(
+        &self,
+        peer: IpAddr,
+        eviction: EvictionHandle,
+    ) -> Result<Share<ClientAddress>, Full> {
+        self.handshakes.add(self.owner(peer), 0, eviction)
+    }
+
+    /// Whether requests from an address may be looked at: not after too many failures.
+    pub(crate) fn accepts_requests_from(&self, address: ClientAddress) -> bool {
+        self.failures.are_few(address)
+    }
+
+    /// Notes a request from an address, on a connection with this peer.
     pub(crate) fn attempt(
         &self,
-        address: IpAddr,
+        address: ClientAddress,
         peer: IpAddr,
         connection: CancellationToken,
     ) -> Attempt {
-        // What a proxy carries is not only this one's.
+        // A trusted proxy's connection is shared by many clients, so it is not closed for one.
         let connection = (!self.options.is_trusted(peer)).then_some(connection);
         self.failures.attempt(address, connection)
     }
 
-    /// A connection with this peer broke, or no TLS could be made of it.
-    pub(crate) fn failed(&self, peer: IpAddr) {
-        if !self.options.is_trusted(peer) {
-            drop(self.failures.attempt(group(peer), None));
+    /// Notes that a connection with this peer broke, or that its TLS handshake failed.
+    pub(crate) fn connection_failed(&self, peer: IpAddr) {
+        if let Some(owner) = self.owner(peer) {
+            drop(self.failures.attempt(owner, None));
         }
     }
 
-    /// A TLS handshake's share.
-    pub(crate) fn handshake(&self, peer: IpAddr, cut: Cut) -> Result<Share<IpAddr>, Full> {
-        let owner = (!self.options.is_trusted(peer)).then(|| group(peer));
-        self.handshakes.add(owner, 0, cut)
+    /// Counts a request that is not authenticated yet, for as long as the share is held.
+    pub(crate) fn unauthenticated(
+        &self,
+        address: Option<ClientAddress>,
+        eviction: EvictionHandle,
+    ) -> Result<Share<ClientAddress>, Full> {
+        self.unauthenticated.add(address, 0, eviction)
     }
 
-    /// An answer's share, to be held until its last byte has been taken.
+    /// Counts an authenticated request, for as long as the guard is held.
+    pub(crate) fn request(&self, address: Option<ClientAddress>) -> Result<CountGuard, Limited> {
+        self.requests.count(address).map_err(|exceeded| {
+            let limiter = match exceeded {
+                Exceeded::Total => Limiter::Requests,
+                Exceeded::PerAddress => Limiter::RequestsPerAddress,
+            };
+            Limited { limiter, retry_after: RETRY_AFTER }
+        })
+    }
+
+    /// Counts an answer, until its last byte has been written or the share is dropped.
     pub(crate) fn answer(
         &self,
-        owner: Owner,
+        owner: AnswerOwner,
         bytes: usize,
-        cut: Cut,
-    ) -> Result<Share<Owner>, Full> {
-        self.answers.add(Some(owner), bytes, cut)
+        eviction: EvictionHandle,
+    ) -> Result<Share<AnswerOwner>, Full> {
+        self.answers.add(Some(owner), bytes, eviction)
     }
 
-    /// Memory for answers.
-    pub(crate) fn memory(&self) -> Arc<AnswerMemory> {
+    /// The memory for answers.
+    pub(crate) fn answer_memory(&self) -> Arc<AnswerMemory> {
         Arc::clone(&self.memory)
     }
 
-    /// The address that a request came from, or its network.
-    pub(crate) fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        group(client(&self.options, peer, headers))
+    /// Waits until one more request may be refused with 429.
+    pub(crate) async fn refusal_turn(&self) {
+        self.refusals.turn().await;
     }
 
-    /// Cuts answers that are not taken in time; never ready.
-    pub(crate) async fn cut_late_answers(&self) {
+    /// Whether an address is that of a trusted proxy.
+    pub(crate) fn is_trusted(&self, address: IpAddr) -> bool {
+        self.options.is_trusted(address)
+    }
+
+    /// Evicts answers that are not written in time. Never completes.
+    pub(crate) async fn evict_late_answers(&self) {
         let timeout = self.options.answer_timeout;
         loop {
-            time::sleep(LOOK_EVERY.min(timeout)).await;
-            self.answers.cut_older_than(timeout);
+            time::sleep(LATE_ANSWERS_INTERVAL.min(timeout)).await;
+            self.answers.evict_older_than(timeout);
         }
+    }
+
+    /// The owner of a connection with this peer. `None` for a trusted proxy, whose connections are
+    /// shared by many clients.
+    fn owner(&self, peer: IpAddr) -> Option<ClientAddress> {
+        (!self.options.is_trusted(peer)).then(|| peer.into())
     }
 }

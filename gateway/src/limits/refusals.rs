@@ -1,9 +1,8 @@
-//! Refusing takes turns: so many refusals a second, and those beyond wait a little for theirs.
+//! Refusals with status 429 take turns: a limited number is sent per second, and others wait.
 //!
-//! Whoever asks again as soon as it is refused would otherwise keep us busy with refusing: the
-//! answers of those who were admitted would wait behind thousands of refusals, at every step they
-//! take. A caller who means well is not going to ask again for minutes, and is not kept waiting
-//! while there are few refusals.
+//! A client that repeats a refused request at once would otherwise keep the gateway busy with
+//! refusals, and delay the answers to admitted requests. A well-behaved client does not repeat its
+//! request for minutes, and does not wait while there are few refusals.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -15,37 +14,38 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Most seconds that a refusal is held back: as long as those wait who do get an answer. Peers give
-/// up after a minute.
-const MOST_SECONDS: u32 = 10;
+/// Longest wait of a refusal: as long as admitted requests may wait. Servers give up after a minute.
+const MAX_WAIT_SECONDS: u32 = 10;
 
-/// Whose turn it is to be refused.
+/// Spaces refusals evenly.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    every: Duration,
-    /// More than these are refused at once: holding them back takes memory.
-    held: Semaphore,
+    interval: Duration,
+    /// One permit for each refusal that may wait. Beyond that refusals are sent at once, because
+    /// waiting requests take memory.
+    waiting: Semaphore,
     next: Mutex<Instant>,
 }
 
 impl Refusals {
-    pub(super) fn new(a_second: u32) -> Self {
-        let held = a_second.saturating_mul(MOST_SECONDS);
-        let held = usize::try_from(held).unwrap_or(usize::MAX);
+    pub(super) fn new(per_second: u32) -> Self {
+        let waiting = per_second.saturating_mul(MAX_WAIT_SECONDS);
+        let waiting = usize::try_from(waiting).unwrap_or(usize::MAX);
         Self {
-            every: Duration::from_secs(1) / a_second.max(1),
-            held: Semaphore::new(held.min(Semaphore::MAX_PERMITS)),
+            interval: Duration::from_secs(1) / per_second.max(1),
+            waiting: Semaphore::new(waiting.min(Semaphore::MAX_PERMITS)),
             next: Mutex::new(Instant::now()),
         }
     }
 
-    /// Waits for the turn of one refusal. The turn of one who leaves is nobody's.
+    /// Waits until one more refusal may be sent. If the client disconnects meanwhile, its turn is
+    /// not used.
     pub(super) async fn turn(&self) {
-        let Ok(_held) = self.held.try_acquire() else { return };
+        let Ok(_waiting) = self.waiting.try_acquire() else { return };
         let turn = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
             let turn = Instant::now().max(*next);
-            *next = turn + self.every;
+            *next = turn + self.interval;
             turn
         };
         sleep_until(turn).await;
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn few_do_not_wait_and_many_take_turns() {
+    async fn few_refusals_do_not_wait_and_many_take_turns() {
         let refusals = Refusals::new(10);
         let start = Instant::now();
         for _ in 0..5 {
@@ -73,16 +73,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn too_many_are_not_held_back() {
+    async fn too_many_refusals_are_sent_at_once() {
         let refusals = Refusals::new(1);
         let start = Instant::now();
-        let mut held = Box::pin(join_all((0..MOST_SECONDS).map(|_| refusals.turn())));
+        let mut held = Box::pin(join_all((0..MAX_WAIT_SECONDS).map(|_| refusals.turn())));
         assert!(poll!(&mut held).is_pending());
-        // The first has had its turn, so that one more may wait.
+        // The first has had its turn, so one more may wait.
         assert!(refusals.turn().now_or_never().is_none());
-        let _full = refusals.held.try_acquire_many(1).unwrap();
+        let _full = refusals.waiting.try_acquire_many(1).unwrap();
         refusals.turn().now_or_never().unwrap();
         held.await;
-        assert_eq!(start.elapsed().as_secs(), u64::from(MOST_SECONDS) - 1);
+        assert_eq!(start.elapsed().as_secs(), u64::from(MAX_WAIT_SECONDS) - 1);
     }
 }

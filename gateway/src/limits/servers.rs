@@ -1,11 +1,12 @@
-//! After authentication: what one server may have. So many requests at the same time, so many in
-//! a second, and a queue of bounded length before both.
+//! Limits for each server, after authentication: requests at the same time, requests per second,
+//! and a queue of limited length before both.
 //!
-//! Who waits is a future: dropped with its connection, it leaves the queue and has cost nothing.
+//! A waiting request is a future. When its connection is closed, the future is dropped: the request
+//! leaves the queue, and no work is done for it.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,62 +15,64 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{LimitOptions, Limited, Limiter};
-use crate::server_name::ServerName;
+use super::{LimitOptions, Limited};
+use crate::{limiter::Limiter, server_name::ServerName};
 
-/// How often servers that have not asked for a while are forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// The least that anybody is told to wait.
-const LEAST_RETRY: Duration = Duration::from_secs(1);
+/// Pause between two removals of servers that have not sent requests for a while.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest time after which a refused request should be repeated.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The servers that ask.
+/// All servers with recent requests, and the limits of each.
 #[derive(Debug)]
 pub(crate) struct Servers {
     concurrency: usize,
     queue: usize,
     queue_timeout: Duration,
-    rate: f64,
+    per_second: f64,
     burst: f64,
     max_servers: usize,
-    /// Those of all servers that are being answered.
+    /// One permit for each request, of any server, that may be answered at the same time.
     answering: Arc<Semaphore>,
-    table: Mutex<Table>,
+    table: Mutex<ServerTable>,
 }
 
 #[derive(Debug)]
-struct Table {
-    servers: HashMap<ServerName, Arc<Server>>,
+struct ServerTable {
+    servers: HashMap<ServerName, Arc<ServerLimits>>,
     swept: Instant,
 }
 
+/// The limits of one server.
 #[derive(Debug)]
-struct Server {
-    /// As many as may be answered or wait.
+struct ServerLimits {
+    /// One permit for each request that may wait or be answered.
     admitted: Arc<Semaphore>,
+    /// One permit for each request that may be answered.
     running: Arc<Semaphore>,
-    bucket: Mutex<Bucket>,
+    bucket: Mutex<TokenBucket>,
 }
 
-/// Tokens: one a request, so many new ones a second, never more than a burst.
+/// A token bucket: each request takes one token.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     tokens: f64,
     filled: Instant,
 }
 
-/// A request's turn, for as long as it is held.
+/// Permits a request to be answered. The server may send another one when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     _admitted: OwnedSemaphorePermit,
     _running: OwnedSemaphorePermit,
     answering: Option<OwnedSemaphorePermit>,
     /// Keeps the server in the table.
-    _server: Arc<Server>,
+    _server: Arc<ServerLimits>,
 }
 
-impl Place {
-    /// The answer is there: others may be answered. It is this server that has a place less until
-    /// its answer has been taken.
+impl Permit {
+    /// Lets a request of another server be answered. The server of this request still has one
+    /// permit less, until its answer has been written.
     pub(crate) fn answered(&mut self) {
         self.answering = None;
     }
@@ -81,42 +84,40 @@ impl Servers {
             concurrency: options.server_concurrency,
             queue: options.server_queue,
             queue_timeout: options.server_queue_timeout,
-            rate: options.server_rate.into(),
+            per_second: options.server_rate.into(),
             burst: options.server_burst.into(),
             max_servers: options.max_servers,
             answering: Arc::new(Semaphore::new(options.concurrency)),
-            table: Mutex::new(Table { servers: HashMap::new(), swept: Instant::now() }),
+            table: Mutex::new(ServerTable { servers: HashMap::new(), swept: Instant::now() }),
         }
     }
 
-    /// Whether a request of this server would find a place now, if only to wait in. Takes none.
-    pub(crate) fn has_room(&self, name: &ServerName) -> Result<(), Limited> {
-        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        match table.servers.get(name) {
+    /// Checks that a request of this server could at least wait, without taking a permit.
+    pub(crate) fn check_queue(&self, name: &ServerName) -> Result<(), Limited> {
+        match self.lock().servers.get(name) {
             Some(server) if server.admitted.available_permits() == 0 => Err(self.queue_is_full()),
             _ => Ok(()),
         }
     }
 
-    /// Waits for a server's turn, until the deadline at the latest. Then for everybody's: oldest
-    /// first there as well, since no server has more than its turns in that queue, and it is too
-    /// short for anybody's deadline to pass in it while answers come.
+    /// Waits for a permit of the server, then for a token, then for a permit of all servers; until
+    /// the deadline at the latest. Requests are served in the order of arrival. No server has more
+    /// requests in the last queue than [`LimitOptions::server_concurrency`].
     pub(crate) async fn admit(
         &self,
         name: &ServerName,
         deadline: Instant,
-    ) -> Result<Place, Limited> {
+    ) -> Result<Permit, Limited> {
         let server = self.server(name)?;
         let Ok(admitted) = Arc::clone(&server.admitted).try_acquire_owned() else {
             return Err(self.queue_is_full());
         };
         let until = deadline.min(Instant::now() + self.queue_timeout);
-        // Semaphores are fair: first come, first served.
         let running = timeout_at(until, Arc::clone(&server.running).acquire_owned()).await;
         let Ok(Ok(running)) = running else {
             return Err(self.limited(Limiter::ServerConcurrency, Duration::ZERO));
         };
-        while let Err(wait) = self.take(&server) {
+        while let Err(wait) = self.take_token(&server) {
             let ready = Instant::now() + wait;
             if ready > until {
                 return Err(self.limited(Limiter::ServerRate, wait));
@@ -125,59 +126,63 @@ impl Servers {
         }
         let answering = timeout_at(until, Arc::clone(&self.answering).acquire_owned()).await;
         let Ok(Ok(answering)) = answering else {
-            return Err(self.limited(Limiter::Concurrency, LEAST_RETRY));
+            return Err(self.limited(Limiter::Concurrency, MIN_RETRY_AFTER));
         };
-        let (_admitted, _running, answering) = (admitted, running, Some(answering));
-        Ok(Place { _admitted, _running, answering, _server: server })
+        Ok(Permit {
+            _admitted: admitted,
+            _running: running,
+            answering: Some(answering),
+            _server: server,
+        })
     }
 
-    /// A token, or how long until there is one.
-    fn take(&self, server: &Server) -> Result<(), Duration> {
+    /// Takes a token. The error is the time until there is one.
+    fn take_token(&self, server: &ServerLimits) -> Result<(), Duration> {
         let mut bucket = server.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         self.fill(&mut bucket);
         if bucket.tokens >= 1.0 {
             bucket.tokens -= 1.0;
             return Ok(());
         }
-        // Never nothing: timers are no finer than that.
-        let wait = Duration::from_secs_f64((1.0 - bucket.tokens) / self.rate);
+        let wait = Duration::from_secs_f64((1.0 - bucket.tokens) / self.per_second);
+        // The resolution of timers: a shorter sleep could end before there is a token.
         Err(wait.max(Duration::from_millis(1)))
     }
 
-    fn fill(&self, bucket: &mut Bucket) {
+    fn fill(&self, bucket: &mut TokenBucket) {
         let now = Instant::now();
         let since = now.duration_since(bucket.filled).as_secs_f64();
-        bucket.tokens = (bucket.tokens + since * self.rate).min(self.burst);
+        bucket.tokens = (bucket.tokens + since * self.per_second).min(self.burst);
         bucket.filled = now;
     }
 
-    fn server(&self, name: &ServerName) -> Result<Arc<Server>, Limited> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+    fn server(&self, name: &ServerName) -> Result<Arc<ServerLimits>, Limited> {
+        let mut table = self.lock();
         if let Some(server) = table.servers.get(name) {
             return Ok(Arc::clone(server));
         }
         let is_full = table.servers.len() >= self.max_servers;
-        if is_full || table.swept.elapsed() >= SWEEP_EVERY {
+        if is_full || table.swept.elapsed() >= SWEEP_INTERVAL {
             self.sweep(&mut table);
         }
         if table.servers.len() >= self.max_servers {
-            return Err(self.limited(Limiter::Servers, LEAST_RETRY));
+            return Err(self.limited(Limiter::Servers, MIN_RETRY_AFTER));
         }
-        let server = Arc::new(Server {
+        let server = Arc::new(ServerLimits {
             admitted: Arc::new(Semaphore::new(self.concurrency.saturating_add(self.queue))),
             running: Arc::new(Semaphore::new(self.concurrency)),
-            bucket: Mutex::new(Bucket { tokens: self.burst, filled: Instant::now() }),
+            bucket: Mutex::new(TokenBucket { tokens: self.burst, filled: Instant::now() }),
         });
         table.servers.insert(name.clone(), Arc::clone(&server));
         Ok(server)
     }
 
-    /// Forgets the servers of which nothing is known that a new entry would not say. If there are
-    /// too many others, those that ask nothing now are forgotten too: a name is cheap to have, and
-    /// many of them must not shut out the rest.
-    fn sweep(&self, table: &mut Table) {
+    /// Removes the servers without requests whose bucket is full: a new entry would be equal. If the
+    /// table is still full, all servers without requests are removed, so that many names cannot shut
+    /// out a server.
+    fn sweep(&self, table: &mut ServerTable) {
         table.swept = Instant::now();
-        let is_idle = |server: &Arc<Server>| Arc::strong_count(server) == 1;
+        let is_idle = |server: &Arc<ServerLimits>| Arc::strong_count(server) == 1;
         table.servers.retain(|_, server| {
             let mut bucket = server.bucket.lock().unwrap_or_else(PoisonError::into_inner);
             self.fill(&mut bucket);
@@ -192,17 +197,19 @@ impl Servers {
         self.limited(Limiter::ServerQueue, self.queue_time())
     }
 
-    /// How long a full queue takes.
+    /// The time that a full queue takes.
     fn queue_time(&self) -> Duration {
         let queue = u32::try_from(self.queue).map_or(f64::MAX, f64::from);
-        Duration::try_from_secs_f64(queue / self.rate).unwrap_or(self.queue_timeout)
+        Duration::try_from_secs_f64(queue / self.per_second).unwrap_or(self.queue_timeout)
     }
 
     fn limited(&self, limiter: Limiter, wait: Duration) -> Limited {
-        Limited {
-            limiter,
-            retry_after: wait.clamp(LEAST_RETRY, self.queue_timeout.max(LEAST_RETRY)),
-        }
+        let longest = self.queue_timeout.max(MIN_RETRY_AFTER);
+        Limited { limiter, retry_after: wait.clamp(MIN_RETRY_AFTER, longest) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ServerTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,15 +254,15 @@ mod tests {
         let mut third = Box::pin(servers.admit(&a, late()));
         let mut fourth = Box::pin(servers.admit(&a, late()));
         assert!(poll!(&mut third).is_pending() && poll!(&mut fourth).is_pending());
-        // The queue is full; nobody else is concerned.
+        // The queue is full, for this server only.
         assert_eq!(limiter(&servers, "a", late()).await, Limiter::ServerQueue);
         servers.admit(&name("b"), late()).now_or_never().unwrap().unwrap();
-        assert_eq!(servers.has_room(&a).unwrap_err().limiter, Limiter::ServerQueue);
-        servers.has_room(&name("b")).unwrap();
-        servers.has_room(&name("c")).unwrap();
-        // Who leaves the queue makes room in it.
+        assert_eq!(servers.check_queue(&a).unwrap_err().limiter, Limiter::ServerQueue);
+        servers.check_queue(&name("b")).unwrap();
+        servers.check_queue(&name("c")).unwrap();
+        // A request that leaves the queue makes room in it.
         drop(third);
-        servers.has_room(&a).unwrap();
+        servers.check_queue(&a).unwrap();
         let mut fifth = Box::pin(servers.admit(&a, late()));
         assert!(poll!(&mut fifth).is_pending());
         drop(first);
@@ -263,26 +270,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everybody_together_waits_too() {
+    async fn requests_of_all_servers_have_a_limit_too() {
         let servers = servers(|options| options.concurrency = 3);
         let soon = Instant::now() + Duration::from_secs(3);
-        let mut places = Vec::new();
+        let mut permits = Vec::new();
         for from in ["a", "a", "b"] {
-            places.push(servers.admit(&name(from), late()).await.unwrap());
+            permits.push(servers.admit(&name(from), late()).await.unwrap());
         }
         let b = name("b");
         let mut waiting = Box::pin(servers.admit(&b, late()));
         assert!(poll!(&mut waiting).is_pending());
         assert_eq!(limiter(&servers, "c", soon).await, Limiter::Concurrency);
-        places.remove(0);
+        permits.remove(0);
         waiting.now_or_never().unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_past_a_deadline() {
+    async fn no_request_waits_past_a_deadline() {
         let servers = servers(|_| {});
         let start = Instant::now();
-        let _places = [
+        let _permits = [
             servers.admit(&name("a"), late()).await.unwrap(),
             servers.admit(&name("a"), late()).await.unwrap(),
         ];
@@ -306,7 +313,7 @@ mod tests {
         }
         let took = start.elapsed();
         assert!((1_990..2_100).contains(&took.as_millis()), "{took:?}");
-        // Without the time to wait there is no point in waiting.
+        // A request that cannot get a token in time does not wait.
         let now = Instant::now();
         assert_eq!(limiter(&servers, "a", now).await, Limiter::ServerRate);
         assert_eq!(now.elapsed(), Duration::ZERO);
@@ -317,11 +324,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_table_is_bounded_and_forgets() {
+    async fn the_table_of_servers_is_bounded() {
         let servers = servers(|_| {});
         let a = servers.admit(&name("a"), late()).await.unwrap();
         let b = servers.admit(&name("b"), late()).await.unwrap();
-        // One after another, any number of names.
+        // Any number of names, one after another.
         for nth in 0..100 {
             servers.admit(&name(&format!("s{nth}")), late()).await.unwrap();
         }
@@ -329,7 +336,7 @@ mod tests {
         assert_eq!(servers.table.lock().unwrap().servers.len(), 3);
         assert_eq!(limiter(&servers, "d", late()).await, Limiter::Servers);
         drop((a, b, c));
-        tokio::time::advance(SWEEP_EVERY).await;
+        tokio::time::advance(SWEEP_INTERVAL).await;
         servers.admit(&name("d"), late()).await.unwrap();
         assert_eq!(servers.table.lock().unwrap().servers.len(), 1);
     }

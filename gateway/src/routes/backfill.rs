@@ -4,73 +4,63 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Request, State},
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::Response,
 };
 use percent_encoding::percent_decode_str;
-use tokio::time::Instant;
 
-use super::{authenticate, requester, room_id};
+use super::{Authenticated, authenticate, requester, room_id};
 use crate::{
-    answer,
-    context::Context,
-    error::ApiError,
-    observe,
-    proto::v1::{BackfillRequest, BackfillResponse},
+    answer, context::Context, error::ApiError, observe, proto::v1::BackfillRequest,
     x_matrix::Content,
 };
 
 pub(crate) async fn backfill(
     State(cx): State<Arc<Context>>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     observe::endpoint("backfill");
-    // A body means nothing here, and nobody signs one.
+    // A body has no meaning here, and is not signed.
     let (parts, body) = request.into_parts();
     drop(body);
-    let (origin, admitted) = authenticate(&cx, &parts, &Content::Absent).await?;
-    let room_id = room_id(parts.uri.path())?;
+    let authenticated = authenticate(&cx, &parts, &Content::Absent).await?;
+    let Authenticated { origin, admitted } = authenticated;
+    let room_id = room_id(params)?;
     observe::asked(&origin, &room_id);
 
     let deadline = cx.deadline();
-    let place = cx.limits.servers.admit(&origin, deadline).await?;
-    let Query { event_ids, limit } = Query::read(parts.uri.query().unwrap_or_default());
-    let requester = Some(requester(&origin, &cx.authenticator));
-    let question = BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
-    let answer = ask(&cx, &question, deadline).await;
-    Ok(admitted.answer(origin, place, answer))
+    let permit = cx.limits.servers.admit(&origin, deadline).await?;
+    let BackfillQuery { event_ids, limit } =
+        BackfillQuery::read(parts.uri.query().unwrap_or_default());
+    let requester = Some(requester(&origin, &cx));
+    let request = BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
+    let answer = cx.history.backfill(&request, deadline).await;
+    let answer = answer.map_err(ApiError::from).map(|answer| {
+        let response = answer::backfill(&cx.server_name, cx.clock.now_ms(), answer.pdus.clone());
+        observe::answered(answer.forms.len(), response)
+    });
+    Ok(admitted.respond(origin, permit, answer))
 }
 
-async fn ask(
-    cx: &Context,
-    question: &BackfillRequest,
-    deadline: Instant,
-) -> Result<Response, ApiError> {
-    let answer = cx.history.backfill(question, deadline).await?;
-    let BackfillResponse { pdus, forms, .. } = &*answer;
-
-    let us = &cx.authenticator;
-    let answer = answer::backfill(&us.server_name, us.clock.now_ms(), pdus.clone());
-    Ok(observe::answered(forms.len(), answer))
-}
-
-/// What the query says, faults included: the history service answers those, after it has decided
-/// about access.
+/// The parameters of the query. Invalid ones are kept in a form that the history service refuses,
+/// after it has decided about access.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Query {
-    /// Every `v` that is not empty.
+pub(crate) struct BackfillQuery {
+    /// All values of `v` that are not empty.
     pub(crate) event_ids: Vec<String>,
-    /// The first `limit`; zero for one that is none.
+    /// The first `limit`; zero if it is not a number.
     pub(crate) limit: Option<u32>,
 }
 
-impl Query {
-    /// A `+` stays a `+`: event ids of room version 3 contain it, none contains a space.
+impl BackfillQuery {
+    /// Reads a query string. A `+` is not a space: event ids of room version 3 contain it, and no
+    /// event id contains a space.
     pub(crate) fn read(query: &str) -> Self {
         let mut read = Self::default();
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            // What is not UTF-8 becomes the id of no event.
+            // A value that is not UTF-8 becomes an id that no event has.
             let value = percent_decode_str(value).decode_utf8_lossy();
             match &*percent_decode_str(name).decode_utf8_lossy() {
                 "v" if !value.is_empty() => read.event_ids.push(value.into_owned()),
@@ -82,16 +72,14 @@ impl Query {
     }
 }
 
-/// Zero is what the history service refuses, whichever way the text was wrong.
+/// Parses a limit. Invalid text becomes zero, which the history service refuses.
 fn limit(text: &str) -> u32 {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if negative || digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_negative = text.starts_with('-');
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if is_negative || digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return 0;
     }
-    // Nothing but too many digits is left to go wrong.
+    // Only an overflow can fail here.
     digits.parse().unwrap_or(u32::MAX)
 }
 
@@ -150,7 +138,7 @@ mod tests {
             ("V=$a&LIMIT=1", &[], None),
         ] {
             let event_ids = event_ids.iter().map(|id| (*id).to_owned()).collect();
-            assert_eq!(Query::read(query), Query { event_ids, limit }, "{query}");
+            assert_eq!(BackfillQuery::read(query), BackfillQuery { event_ids, limit }, "{query}");
         }
     }
 }

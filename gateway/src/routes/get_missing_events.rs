@@ -4,76 +4,67 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Request, State},
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::Response,
 };
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
-use tokio::time::Instant;
 
-use super::{authenticate, requester, room_id};
+use super::{Authenticated, authenticate, requester, room_id};
 use crate::{
-    answer, body,
-    context::Context,
-    error::ApiError,
-    json, observe,
-    proto::v1::{GetMissingEventsRequest, GetMissingEventsResponse},
-    x_matrix::Content,
+    answer, body, context::Context, error::ApiError, json, observe,
+    proto::v1::GetMissingEventsRequest, x_matrix::Content,
 };
 
 pub(crate) async fn get_missing_events(
     State(cx): State<Arc<Context>>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     observe::endpoint("get_missing_events");
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts, body, (cx.max_body_bytes, cx.body_timeout)).await?;
-    // Before the signature, which covers the parsed body.
+    let bytes = body::read(&parts, body, cx.max_body_bytes, cx.body_timeout).await?;
+    // The signature covers the parsed body, so the body is parsed first.
     let content = match &*bytes {
         [] => Content::Empty,
         bytes => Content::Json(json::parse(bytes)?),
     };
-    let (origin, admitted) = authenticate(&cx, &parts, &content).await?;
+    let authenticated = authenticate(&cx, &parts, &content).await?;
+    let Authenticated { origin, admitted } = authenticated;
     drop(bytes);
     let deadline = cx.deadline();
-    let Body { earliest_events, latest_events, limit, min_depth } = Body::read(content)?;
-    let room_id = room_id(parts.uri.path())?;
+    let MissingEventsBody { earliest_events, latest_events, limit, min_depth } =
+        MissingEventsBody::read(content)?;
+    let room_id = room_id(params)?;
     observe::asked(&origin, &room_id);
 
-    let place = cx.limits.servers.admit(&origin, deadline).await?;
-    let question = GetMissingEventsRequest {
+    let permit = cx.limits.servers.admit(&origin, deadline).await?;
+    let request = GetMissingEventsRequest {
         room_id,
-        requester: Some(requester(&origin, &cx.authenticator)),
+        requester: Some(requester(&origin, &cx)),
         earliest_events,
         latest_events,
         limit,
         min_depth,
         omit_event_ids: true,
     };
-    let answer = ask(&cx, &question, deadline).await;
-    Ok(admitted.answer(origin, place, answer))
+    let answer = cx.history.get_missing_events(&request, deadline).await;
+    let answer = answer.map_err(ApiError::from).map(|answer| {
+        let response = answer::get_missing_events(answer.pdus.clone());
+        observe::answered(answer.forms.len(), response)
+    });
+    Ok(admitted.respond(origin, permit, answer))
 }
 
-async fn ask(
-    cx: &Context,
-    question: &GetMissingEventsRequest,
-    deadline: Instant,
-) -> Result<Response, ApiError> {
-    let answer = cx.history.get_missing_events(question, deadline).await?;
-    let GetMissingEventsResponse { pdus, forms, .. } = &*answer;
-
-    Ok(observe::answered(forms.len(), answer::get_missing_events(pdus.clone())))
-}
-
-/// What the body says. Members that are missing or null have their defaults.
+/// The parameters in the body. Members that are missing or null have their default values.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Body {
+pub(crate) struct MissingEventsBody {
     earliest_events: Vec<String>,
     latest_events: Vec<String>,
     limit: Option<u32>,
     min_depth: i64,
 }
 
-impl Body {
+impl MissingEventsBody {
     pub(crate) fn read(content: Content) -> Result<Self, ApiError> {
         let mut object = match content {
             Content::Absent | Content::Empty => return Ok(Self::default()),
@@ -83,7 +74,7 @@ impl Body {
         Ok(Self {
             earliest_events: event_ids(&mut object, "earliest_events")?,
             latest_events: event_ids(&mut object, "latest_events")?,
-            // Up to 2^53 - 1 in the JSON: what is too much for us is as good as the most we know.
+            // The JSON allows up to 2^53 - 1. The history service limits it anyway.
             limit: integer(&object, "limit")?
                 .map(|limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX)),
             min_depth: integer(&object, "min_depth")?.map_or(0, |depth| depth.max(0)),

@@ -1,41 +1,71 @@
-//! The endpoints, one file each: who asks, what for, and what of the answer goes out. Faults in
-//! the parameters are passed on to the history service, which decides about access first.
+//! The endpoints, one file for each. They authenticate the request, ask the history service, and
+//! build the response. Invalid parameters are passed on to the history service, which decides about
+//! access first.
 
 pub(crate) mod backfill;
 pub(crate) mod get_missing_events;
 pub(crate) mod health;
 
-use axum::http::request::Parts;
-use percent_encoding::percent_decode_str;
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawPathParams, rejection::RawPathParamsRejection},
+    http::request::Parts,
+};
 use ruma::RoomId;
 
 use crate::{
+    admission::{self, AdmittedRequest, Caller},
+    client_address::ClientAddress,
     context::Context,
     error::ApiError,
-    limits::{self, Admitted},
     proto::v1::Requester,
     server_name::ServerName,
-    x_matrix::{Authenticator, Content},
+    x_matrix::{Claim, Content, SignedRequest, Unauthenticated},
 };
 
-/// Who asks, once the request has come whole; and the place that it takes from then on.
+/// An authenticated request.
+struct Authenticated {
+    /// The server that has signed the request.
+    origin: ServerName,
+    admitted: AdmittedRequest,
+}
+
+/// Authenticates a request that has been received completely, and counts it as such.
 async fn authenticate(
     cx: &Context,
     request: &Parts,
     content: &Content,
-) -> Result<(ServerName, Admitted), ApiError> {
-    let origin = cx.authenticator.authenticate(request, content).await?;
-    Ok((origin, limits::authenticated(cx, request)?))
+) -> Result<Authenticated, ApiError> {
+    let claim: Option<&Arc<Result<Claim, Unauthenticated>>> = request.extensions.get();
+    let claim = match claim.map(|it| &**it) {
+        Some(Ok(claim)) => claim,
+        Some(Err(error)) => return Err(error.clone().into()),
+        None => return Err(Unauthenticated::NoHeader.into()),
+    };
+    let signed = SignedRequest {
+        destination: &cx.server_name,
+        method: &request.method,
+        target: request.uri.path_and_query().map_or("/", |target| target.as_str()),
+        content,
+    };
+    let caller: Option<&Caller> = request.extensions.get();
+    let client = caller.map_or(ClientAddress::UNKNOWN, |caller| caller.address);
+    claim.verify(signed, &cx.keys, client).await?;
+    let admitted = admission::authenticated(&cx.limits, request)?;
+    Ok(Authenticated { origin: claim.origin.clone(), admitted })
 }
 
-/// The room id in a path `/_matrix/federation/v1/{endpoint}/{room_id}`, percent-decoded.
-fn room_id(path: &str) -> Result<String, ApiError> {
-    let encoded = path.split('/').nth(5).unwrap_or_default();
-    let room_id = percent_decode_str(encoded).decode_utf8().map_err(|_| ApiError::bad_room_id())?;
-    RoomId::parse(&*room_id).map_err(|_| ApiError::bad_room_id())?;
-    Ok(room_id.into_owned())
+/// The `{room_id}` of the path, percent-decoded.
+fn room_id(params: Result<RawPathParams, RawPathParamsRejection>) -> Result<String, ApiError> {
+    let params = params.map_err(|_not_utf8| ApiError::bad_room_id())?;
+    let room_id = params.iter().find(|(name, _)| *name == "room_id");
+    let (_, room_id) = room_id.ok_or_else(ApiError::bad_room_id)?;
+    RoomId::parse(room_id).map_err(|_| ApiError::bad_room_id())?;
+    Ok(room_id.to_owned())
 }
 
-fn requester(origin: &ServerName, us: &Authenticator) -> Requester {
-    Requester { origin: origin.to_string(), destination: us.server_name.to_string() }
+/// The server that asks and the server that is asked, for the history service.
+fn requester(origin: &ServerName, cx: &Context) -> Requester {
+    Requester { origin: origin.to_string(), destination: cx.server_name.to_string() }
 }

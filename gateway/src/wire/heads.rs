@@ -1,45 +1,48 @@
-//! Heads of HTTP/1.1 with a `Content-Length` beside a `Transfer-Encoding`: two who read them may see
-//! different requests in the same bytes (RFC 9112 §6.3). hyper drops the length and goes on, so that
-//! nothing tells afterwards; here the end of such a head is changed to what hyper answers with 400.
+//! Refuses HTTP/1.1 heads with a `Content-Length` beside a `Transfer-Encoding`: a proxy and the
+//! gateway may see different requests in the same bytes (RFC 9112 §6.3). hyper drops the length and
+//! accepts the request, and nothing shows that afterwards. So the end of such a head is changed to
+//! something that hyper refuses with 400.
 //!
-//! To find where heads begin, bodies are skipped. What hyper refuses in any case ends that.
+//! Bodies are skipped, to find the next head. Inspection stops at anything that hyper refuses.
 
-/// Of a line, so much is kept; the header fields that matter are shorter.
+/// How many bytes of a line are kept. The header fields that matter are shorter.
 const MAX_LINE_BYTES: usize = 256;
-/// A byte that no head may hold.
-const NEVER: u8 = 0;
+/// A byte that is invalid in every head.
+const INVALID: u8 = 0;
 
-/// What has come so far.
+/// The state of a connection between two reads.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
-    at: At,
-    /// The line that has not ended.
+    position: BytePosition,
+    /// The beginning of the current line.
     line: Vec<u8>,
+    /// The length of the current line.
     line_bytes: usize,
-    head: Head,
+    head: CurrentHead,
 }
 
-/// Where the next byte belongs.
+/// What the next byte belongs to.
 #[derive(Debug, Default, Clone, Copy)]
-enum At {
+enum BytePosition {
     #[default]
     Head,
-    /// So many bytes of a body are still to come.
+    /// A body, of which this many bytes were not received yet.
     Body(u64),
-    /// The size of a chunk.
-    Size,
-    /// So many bytes of a chunk.
+    /// The line with the size of a chunk.
+    ChunkSize,
+    /// A chunk, of which this many bytes were not received yet.
     Chunk(u64),
-    /// The end of the line behind a chunk.
+    /// The end of the line after a chunk.
     ChunkEnd,
+    /// The trailers after the last chunk.
     Trailers,
-    /// Nothing of what comes will be read.
+    /// A request that hyper refuses. It reads no further.
     Refused,
 }
 
-/// Of the head that has not ended.
+/// The fields that matter of the current head.
 #[derive(Debug, Default, Clone, Copy)]
-struct Head {
+struct CurrentHead {
     bytes: usize,
     has_begun: bool,
     length: Option<u64>,
@@ -47,67 +50,72 @@ struct Head {
 }
 
 impl Heads {
-    /// How much there is of a head that has not come whole.
-    pub(super) fn look_at(&mut self, bytes: &mut [u8]) -> usize {
+    /// Inspects received bytes, and may change the last one of a head. Returns the bytes of a head
+    /// that is not complete.
+    pub(super) fn inspect(&mut self, bytes: &mut [u8]) -> usize {
         let mut from = 0;
         while let Some(rest) = bytes.get_mut(from..).filter(|rest| !rest.is_empty()) {
-            from += match &mut self.at {
-                At::Refused => rest.len(),
-                At::Body(left) | At::Chunk(left) => {
+            from += match &mut self.position {
+                BytePosition::Refused => rest.len(),
+                BytePosition::Body(left) | BytePosition::Chunk(left) => {
                     let part = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     *left -= u64::try_from(part).unwrap_or(u64::MAX);
                     if *left == 0 {
-                        let is_chunk = matches!(self.at, At::Chunk(_));
-                        self.at = if is_chunk { At::ChunkEnd } else { At::Head };
+                        let is_chunk = matches!(self.position, BytePosition::Chunk(_));
+                        self.position =
+                            if is_chunk { BytePosition::ChunkEnd } else { BytePosition::Head };
                     }
                     part
                 }
-                At::Head | At::Size | At::ChunkEnd | At::Trailers => self.part_of_line(rest),
+                BytePosition::Head
+                | BytePosition::ChunkSize
+                | BytePosition::ChunkEnd
+                | BytePosition::Trailers => self.part_of_line(rest),
             };
         }
         self.head.bytes
     }
 
-    /// Up to the end of a line, if it is there.
+    /// Inspects up to the end of a line, and returns the number of bytes.
     fn part_of_line(&mut self, rest: &mut [u8]) -> usize {
         let end = rest.iter().position(|byte| *byte == b'\n');
         let part = end.map_or(rest.len(), |end| end + 1);
         let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
         self.line.extend(rest.iter().take(part).take(room));
         self.line_bytes += part;
-        if matches!(self.at, At::Head) {
+        if matches!(self.position, BytePosition::Head) {
             self.head.bytes += part;
         }
         if let Some(end) = end
-            && self.line().is_none()
+            && self.end_line().is_none()
             && let Some(end) = rest.get_mut(end)
         {
-            *end = NEVER;
-            self.at = At::Refused;
+            *end = INVALID;
+            self.position = BytePosition::Refused;
         }
         part
     }
 
-    /// A line has ended. `None`: the head is to be refused.
-    fn line(&mut self) -> Option<()> {
+    /// Inspects a complete line. `None` if the head must be refused.
+    fn end_line(&mut self) -> Option<()> {
         let line = std::mem::take(&mut self.line);
         let is_whole = std::mem::take(&mut self.line_bytes) <= MAX_LINE_BYTES;
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        self.at = match self.at {
-            At::Head if !line.is_empty() => {
+        self.position = match self.position {
+            BytePosition::Head if !line.is_empty() => {
                 self.header(line, is_whole)?;
-                At::Head
+                BytePosition::Head
             }
-            At::Head => self.body()?,
-            At::Size => match size(line) {
-                Some(0) => At::Trailers,
-                Some(size) => At::Chunk(size),
-                None => At::Refused,
+            BytePosition::Head => self.body()?,
+            BytePosition::ChunkSize => match chunk_size(line) {
+                Some(0) => BytePosition::Trailers,
+                Some(size) => BytePosition::Chunk(size),
+                None => BytePosition::Refused,
             },
-            At::ChunkEnd => At::Size,
-            At::Trailers if line.is_empty() => At::Head,
-            at => at,
+            BytePosition::ChunkEnd => BytePosition::ChunkSize,
+            BytePosition::Trailers if line.is_empty() => BytePosition::Head,
+            position => position,
         };
         Some(())
     }
@@ -122,7 +130,7 @@ impl Heads {
         let value = parts.next().unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
             let value = str::from_utf8(value).ok().and_then(|it| it.parse().ok());
-            // hyper refuses what is no number, or another than before.
+            // hyper refuses a length that is not a number, and one that differs from another.
             self.head.length = Some(value.unwrap_or_default());
             return is_whole.then_some(());
         }
@@ -133,25 +141,25 @@ impl Heads {
         Some(())
     }
 
-    /// The head has ended; what follows?
-    fn body(&mut self) -> Option<At> {
-        let Head { has_begun, length, has_coding, .. } = self.head;
+    /// What follows a complete head. `None` if the head must be refused.
+    fn body(&mut self) -> Option<BytePosition> {
+        let CurrentHead { has_begun, length, has_coding, .. } = self.head;
         if !has_begun {
-            // Empty lines before a request mean nothing.
-            return Some(At::Head);
+            // Empty lines before a request are ignored.
+            return Some(BytePosition::Head);
         }
-        self.head = Head::default();
+        self.head = CurrentHead::default();
         match (length, has_coding) {
             (Some(_), true) => None,
-            (None, true) => Some(At::Size),
-            (None | Some(0), false) => Some(At::Head),
-            (Some(length), false) => Some(At::Body(length)),
+            (None, true) => Some(BytePosition::ChunkSize),
+            (None | Some(0), false) => Some(BytePosition::Head),
+            (Some(length), false) => Some(BytePosition::Body(length)),
         }
     }
 }
 
-/// The size of a chunk, before its extensions.
-fn size(line: &[u8]) -> Option<u64> {
+/// Parses the size of a chunk. Extensions after it are ignored.
+fn chunk_size(line: &[u8]) -> Option<u64> {
     let end = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
     let digits = str::from_utf8(line.get(..end)?.trim_ascii()).ok()?;
     u64::from_str_radix(digits, 16).ok()
@@ -163,13 +171,13 @@ mod tests {
 
     const BOTH: &str = "GET / HTTP/1.1\r\nContent-Length: 3\r\ntransfer-encoding: chunked\r\n\r\n";
 
-    /// Whether the end of a head was changed, however the bytes are cut.
+    /// Whether the end of a head was changed. Pieces of every size must have the same outcome.
     fn refuses(text: &str) -> bool {
         let mut outcomes = (1..=text.len()).map(|size| {
             let (mut heads, mut after) = (Heads::default(), Vec::new());
             for piece in text.as_bytes().chunks(size) {
                 let mut piece = piece.to_vec();
-                heads.look_at(&mut piece);
+                heads.inspect(&mut piece);
                 after.extend(piece);
             }
             after != text.as_bytes()
@@ -180,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_a_coding() {
+    fn a_length_beside_a_coding_is_refused() {
         assert!(refuses(BOTH));
         assert!(refuses(&BOTH.replace("\r\n", "\n")));
         assert!(refuses(&format!("\r\n\r\n{BOTH}")));
@@ -200,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_other_requests() {
+    fn a_head_after_other_requests_is_found() {
         for before in [
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n\r\n\r\na",
@@ -211,7 +219,7 @@ mod tests {
             assert!(refuses(&format!("{before}{BOTH}")), "{before}");
             assert!(!refuses(&format!("{before}{before}")), "{before}");
         }
-        // What looks like one in a body is none.
+        // A head inside a body is not a head.
         let length = BOTH.len();
         assert!(!refuses(&format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{BOTH}")));
         let chunk = format!("{length:x}\r\n{BOTH}\r\n0\r\n\r\n");
@@ -219,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_have_not_come_whole() {
+    fn incomplete_heads_are_counted() {
         let mut heads = Heads::default();
-        assert_eq!(heads.look_at(&mut b"GET / HTTP/1.1\r\nA".to_vec()), 17);
-        assert_eq!(heads.look_at(&mut vec![b'a'; 1_000]), 1_017);
-        assert_eq!(heads.look_at(&mut b": b\r\n\r\n".to_vec()), 0);
+        assert_eq!(heads.inspect(&mut b"GET / HTTP/1.1\r\nA".to_vec()), 17);
+        assert_eq!(heads.inspect(&mut vec![b'a'; 1_000]), 1_017);
+        assert_eq!(heads.inspect(&mut b": b\r\n\r\n".to_vec()), 0);
         assert_eq!(
-            heads.look_at(&mut b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n012".to_vec()),
+            heads.inspect(&mut b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n012".to_vec()),
             0
         );
-        assert_eq!(heads.look_at(&mut b"345678GET".to_vec()), 3);
+        assert_eq!(heads.inspect(&mut b"345678GET".to_vec()), 3);
     }
 }

@@ -1,17 +1,16 @@
-//! The bytes that come on a connection, looked at before hyper has them: what is refused here is
-//! what hyper takes without end, or hides. Nothing is parsed that hyper parses better.
+//! The bytes of a connection, inspected before hyper reads them. Refused here is what hyper accepts
+//! without limit, or hides. Everything else is left to hyper.
 //!
 //! - HTTP/1.1: heads with a length beside a transfer coding ([`heads`]).
-//! - HTTP/2: frames that ask for nothing ([`frames`]).
-//! - Both: how much there is of a head that has not come whole, which counts as a stranger's; and
-//!   nothing is read while several requests of the same connection have not been looked at.
+//! - HTTP/2: floods of frames that are not part of a request ([`frames`]).
+//! - Both: the bytes of an incomplete head count as those of an unauthenticated client, and nothing
+//!   is read while several requests of the connection wait to be handled.
 
 mod frames;
 mod heads;
 
 use std::{
     io,
-    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -28,56 +27,58 @@ use tokio::{
 
 use self::{frames::Frames, heads::Heads};
 use crate::{
-    limits::{CONTROL_FRAMES, Share},
+    client_address::ClientAddress, limiter::evicting::CONTROL_FRAMES, limits::Share,
     metrics::Metrics,
 };
 
-/// What an HTTP/2 connection begins with.
+/// The first bytes of an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Heads are counted in steps of this size: those that come in one piece are none of them.
+/// Incomplete heads are counted in steps of this size. A head that is received in one piece is not
+/// counted at all.
 const STEP_BYTES: usize = 4 * 1024;
-/// Requests of one connection that nobody has looked at: with more, nothing is read for a while.
-const MAX_BACKLOG: usize = 8;
+/// Most requests of a connection that were read and are not handled yet. Beyond it, reading pauses.
+const MAX_UNREAD_REQUESTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A connection's socket, or what TLS makes of it.
+/// The stream of a connection, in the clear or decrypted, whose bytes are inspected.
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
-    socket: S,
+    stream: S,
     protocol: Protocol,
-    /// Counts what there is of a head.
-    connection: Arc<Share<IpAddr>>,
-    counted: usize,
+    /// Counts the bytes of an incomplete head.
+    share: Arc<Share<ClientAddress>>,
+    counted_bytes: usize,
     metrics: Metrics,
-    backlog: Backlog,
+    unread: UnreadRequests,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// How many requests of a connection have been read that nobody has looked at yet. There may be
-/// memory for them, but hardly time: reading more would make those of others wait longer.
+/// The number of a connection's requests that were read and are not handled yet. There is memory for
+/// more, but reading them would delay those of other connections.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Backlog(Arc<AtomicUsize>);
+pub(crate) struct UnreadRequests(Arc<AtomicUsize>);
 
-/// One of them.
+/// Counts as an unread request until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Waiting(Backlog);
+pub(crate) struct UnreadGuard(UnreadRequests);
 
-impl Backlog {
-    pub(crate) fn one_more(&self) -> Waiting {
+impl UnreadRequests {
+    pub(crate) fn count_one(&self) -> UnreadGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Waiting(self.clone())
+        UnreadGuard(self.clone())
     }
 }
 
-impl Drop for Waiting {
+impl Drop for UnreadGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
+/// The protocol of a connection, and what was inspected of it.
 #[derive(Debug)]
 enum Protocol {
-    /// So many bytes of the preface have come, and nothing else.
+    /// Only this many bytes were received, and they are the beginning of the preface.
     Unknown(usize),
     Http1(Heads),
     Http2(Frames),
@@ -85,18 +86,18 @@ enum Protocol {
 
 impl<S> Wire<S> {
     pub(crate) fn new(
-        socket: S,
-        connection: Arc<Share<IpAddr>>,
+        stream: S,
+        share: Arc<Share<ClientAddress>>,
         metrics: Metrics,
-        backlog: Backlog,
+        unread: UnreadRequests,
     ) -> Self {
-        let (protocol, counted, pause) = (Protocol::Unknown(0), 0, None);
-        Self { socket, protocol, connection, counted, metrics, backlog, pause }
+        let protocol = Protocol::Unknown(0);
+        Self { stream, protocol, share, counted_bytes: 0, metrics, unread, pause: None }
     }
 
-    /// Ready when there are few requests that nobody has looked at.
-    fn poll_backlog(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.backlog.0.load(Ordering::Relaxed) > MAX_BACKLOG {
+    /// Completes when few requests wait to be handled.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.unread.0.load(Ordering::Relaxed) > MAX_UNREAD_REQUESTS {
             let pause = self.pause.get_or_insert_with(|| Box::pin(time::sleep(PAUSE)));
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
@@ -104,8 +105,8 @@ impl<S> Wire<S> {
         Poll::Ready(())
     }
 
-    /// Looks at what has come. May change it to what hyper refuses.
-    fn look_at(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
+    /// Inspects received bytes. May change them to something that hyper refuses.
+    fn inspect(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
         if let Protocol::Unknown(matched) = &mut self.protocol {
             let expected = PREFACE.get(*matched..).unwrap_or_default();
             let same = bytes.iter().zip(expected).take_while(|(a, b)| a == b).count();
@@ -116,35 +117,36 @@ impl<S> Wire<S> {
             } else if same < bytes.len() {
                 let mut heads = Heads::default();
                 let before = *matched - same;
-                heads.look_at(&mut PREFACE.get(..before).unwrap_or_default().to_vec());
+                heads.inspect(&mut PREFACE.get(..before).unwrap_or_default().to_vec());
                 self.protocol = Protocol::Http1(heads);
             }
         }
-        let of_head = match &mut self.protocol {
+        let incomplete = match &mut self.protocol {
             Protocol::Unknown(matched) => *matched,
-            Protocol::Http1(heads) => heads.look_at(bytes),
-            Protocol::Http2(frames) => frames.look_at(bytes).map_err(|frames::TooMany| {
+            Protocol::Http1(heads) => heads.inspect(bytes),
+            Protocol::Http2(frames) => frames.inspect(bytes).map_err(|frames::Flood| {
                 self.metrics.limited(CONTROL_FRAMES);
-                io::Error::other("too many frames that ask for nothing")
+                io::Error::other("too many frames that are not part of a request")
             })?,
         };
-        self.count(of_head)
+        self.count(incomplete)
     }
 
-    fn count(&mut self, of_head: usize) -> io::Result<()> {
-        if of_head < self.counted {
-            self.connection.empty();
-            self.counted = 0;
+    /// Counts the bytes of an incomplete head.
+    fn count(&mut self, incomplete: usize) -> io::Result<()> {
+        if incomplete < self.counted_bytes {
+            self.share.clear_bytes();
+            self.counted_bytes = 0;
         }
-        if of_head >= self.counted + STEP_BYTES {
-            let full = |_| io::Error::other("no room for the head of a request");
-            self.connection.grow(of_head - self.counted).map_err(full)?;
-            self.counted = of_head;
+        if incomplete >= self.counted_bytes + STEP_BYTES {
+            let full = |_| io::Error::other("no memory for the head of a request");
+            self.share.grow(incomplete - self.counted_bytes).map_err(full)?;
+            self.counted_bytes = incomplete;
         }
         Ok(())
     }
 
-    /// Bytes were written: whoever gets answers may say so.
+    /// Notes written bytes: a client that receives responses may send control frames about them.
     fn wrote(&mut self, bytes: usize) {
         if let Protocol::Http2(frames) = &mut self.protocol {
             frames.wrote(bytes);
@@ -158,11 +160,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_backlog(cx));
+        ready!(self.poll_unread(cx));
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let new = buffer.filled_mut().get_mut(before..).unwrap_or_default();
-        Poll::Ready(self.look_at(new))
+        Poll::Ready(self.inspect(new))
     }
 }
 
@@ -172,7 +174,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))?;
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
         self.wrote(written);
         Poll::Ready(Ok(written))
     }
@@ -182,20 +184,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, bytes))?;
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes))?;
         self.wrote(written);
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

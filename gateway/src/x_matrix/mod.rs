@@ -1,13 +1,14 @@
-//! Who asks? A request is signed by the server that sends it: the signature covers the method,
-//! the request target exactly as it was sent, both servers' names and the content.
+//! Authenticates requests. The server that sends a request signs it: the signature covers the
+//! method, the request target exactly as it was sent, the names of both servers, and the content.
 //!
-//! Fails closed: every signature whose key is known must be right, and there must be one. The
-//! destination that was signed is always our own name, whatever the header says.
+//! A request is authenticated only if it has at least one signature whose key is known, and if every
+//! such signature is valid. The destination that must have been signed is always our own name,
+//! whatever the header says.
 //! <https://spec.matrix.org/v1.16/server-server-api/#request-authentication>
 
 pub(crate) mod header;
 
-use axum::http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use axum::http::{HeaderMap, Method, header::AUTHORIZATION};
 use backscroll_matrix::{Signature, VerifyKey};
 use futures_util::future::join_all;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
@@ -15,36 +16,47 @@ use serde::Serialize;
 
 use self::header::{Credentials, Malformed};
 use crate::{
-    clock::Clock,
-    keys::{Asker, Keys, NoKey},
-    limits::Caller,
+    client_address::ClientAddress,
+    keys::{Keys, NoKey},
     server_name::ServerName,
 };
 
-/// Most X-Matrix headers that are looked at. Servers send one for each key they sign with.
+/// Most X-Matrix headers of a request. Servers send one for each key they sign with.
 const MAX_HEADERS: usize = 8;
 
-/// What authentication needs to know of ourselves.
-#[derive(Debug)]
-pub(crate) struct Authenticator {
-    pub(crate) server_name: ServerName,
-    pub(crate) keys: Keys,
-    pub(crate) clock: Clock,
+/// What the X-Matrix headers of a request claim: who has sent it, and with which signatures. Nothing
+/// of it is verified yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) origin: ServerName,
+    credentials: Vec<Credentials>,
+}
+
+/// What the signatures of a request must cover, besides its origin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignedRequest<'a> {
+    /// Our own name.
+    pub(crate) destination: &'a ServerName,
+    pub(crate) method: &'a Method,
+    /// Path and query, exactly as they were sent.
+    pub(crate) target: &'a str,
+    pub(crate) content: &'a Content,
 }
 
 /// The content that may have been signed.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// A request without a body.
+    /// The request has no body.
     Absent,
-    /// A body of no bytes where one was due. Synapse signs no content then, Tuwunel signs `{}`.
+    /// The body is empty, although there should be one. Synapse then signs no content, Tuwunel signs
+    /// `{}`.
     Empty,
-    /// A body, parsed.
+    /// The parsed body.
     Json(CanonicalJsonValue),
 }
 
-/// Why nobody was authenticated.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a request is not authenticated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unauthenticated {
     #[error("no X-Matrix Authorization header")]
     NoHeader,
@@ -58,23 +70,16 @@ pub(crate) enum Unauthenticated {
     Destination(ServerName),
     #[error("cannot verify a signature of {origin}: {cause}")]
     NoKey { origin: ServerName, cause: NoKey },
-    #[error("the signature of {0} does not fit the request")]
+    #[error("the signature of {0} does not match the request")]
     Signature(ServerName),
     #[error(
-        "{0} signs with a key whose private half everybody knows: it must make another \
+        "{0} signs with a key whose private half is public knowledge: it must make another \
          (GHSA-qwcj-h6m8-vp6q)"
     )]
     PublicKnowledge(ServerName),
 }
 
-/// Who a request says it is from, as far as its first header can be read. Anybody may say so.
-pub(crate) fn claimed_origin(headers: &HeaderMap) -> Option<ServerName> {
-    let mut headers = headers.get_all(AUTHORIZATION).iter();
-    let credentials = headers.find_map(|it| header::parse(it.as_bytes()))?;
-    credentials.ok().map(|it| it.origin)
-}
-
-/// Canonical JSON as it stands: the members are in the order of their names.
+/// The object that is signed. Serialized, it is canonical JSON: its members are sorted by name.
 #[derive(Serialize)]
 struct SignedObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,103 +90,107 @@ struct SignedObject<'a> {
     uri: &'a str,
 }
 
-impl Authenticator {
-    /// The server that signed this request.
-    pub(crate) async fn authenticate(
+/// A signature, and the key to verify it with.
+struct KnownSignature {
+    key: VerifyKey,
+    signature: Signature,
+}
+
+impl Claim {
+    /// Reads all X-Matrix headers, which must agree on the origin and name `destination`.
+    pub(crate) fn read(
+        headers: &HeaderMap,
+        destination: &ServerName,
+    ) -> Result<Self, Unauthenticated> {
+        let mut claim: Option<Self> = None;
+        for header in headers.get_all(AUTHORIZATION) {
+            let Some(credentials) = header::parse(header.as_bytes()) else { continue };
+            let credentials = credentials?;
+            let claim = claim.get_or_insert_with(|| Self {
+                origin: credentials.origin.clone(),
+                credentials: Vec::new(),
+            });
+            if claim.credentials.len() == MAX_HEADERS {
+                return Err(Unauthenticated::TooManyHeaders);
+            }
+            // Servers older than version 1.3 of the specification send no destination.
+            if credentials.destination.as_deref().is_some_and(|to| to != destination.as_str()) {
+                return Err(Unauthenticated::Destination(destination.clone()));
+            }
+            if claim.origin != credentials.origin {
+                return Err(Unauthenticated::Origins);
+            }
+            claim.credentials.push(credentials);
+        }
+        claim.ok_or(Unauthenticated::NoHeader)
+    }
+
+    /// Verifies the signatures. Keys that are not known yet are fetched on behalf of the client.
+    pub(crate) async fn verify(
         &self,
-        request: &Parts,
-        content: &Content,
-    ) -> Result<ServerName, Unauthenticated> {
-        let (origin, headers) = self.read_headers(request)?;
-        let caller: Option<&Caller> = request.extensions.get();
-        let asker = caller.map_or(Asker::UNKNOWN, |caller| Asker::from(caller.address));
-        let signatures = self.known_signatures(&origin, &headers, asker).await?;
-        if signatures.iter().any(|(key, _)| key.is_public_knowledge()) {
-            return Err(Unauthenticated::PublicKnowledge(origin));
+        request: SignedRequest<'_>,
+        keys: &Keys,
+        client: ClientAddress,
+    ) -> Result<(), Unauthenticated> {
+        let signatures = self.known_signatures(keys, client).await?;
+        if signatures.iter().any(|it| it.key.is_public_knowledge()) {
+            return Err(Unauthenticated::PublicKnowledge(self.origin.clone()));
         }
         let verify = |content| {
-            let signed = self.signed_bytes(&origin, request, content);
-            if signatures.iter().all(|(key, signature)| key.verifies(&signed, signature)) {
+            let signed = self.signed_bytes(request, content);
+            if signatures.iter().all(|it| it.key.verifies(&signed, &it.signature)) {
                 Ok(())
             } else {
-                Err(Unauthenticated::Signature(origin.clone()))
+                Err(Unauthenticated::Signature(self.origin.clone()))
             }
         };
-        match content {
+        match request.content {
             Content::Absent => verify(None),
             Content::Json(value) => verify(Some(value)),
             Content::Empty => {
                 let braces = CanonicalJsonValue::Object(CanonicalJsonObject::new());
                 verify(None).or_else(|_| verify(Some(&braces)))
             }
-        }?;
-        Ok(origin)
-    }
-
-    /// All X-Matrix headers, which agree on who asks and ask us.
-    fn read_headers(
-        &self,
-        request: &Parts,
-    ) -> Result<(ServerName, Vec<Credentials>), Unauthenticated> {
-        let mut headers = Vec::new();
-        let mut origin = None;
-        for header in request.headers.get_all(AUTHORIZATION) {
-            let Some(credentials) = header::parse(header.as_bytes()) else { continue };
-            let credentials = credentials?;
-            if headers.len() == MAX_HEADERS {
-                return Err(Unauthenticated::TooManyHeaders);
-            }
-            // Absent in requests of servers older than version 1.3 of the specification.
-            if credentials.destination.as_deref().is_some_and(|to| to != self.server_name.as_str())
-            {
-                return Err(Unauthenticated::Destination(self.server_name.clone()));
-            }
-            if origin.get_or_insert_with(|| credentials.origin.clone()) != &credentials.origin {
-                return Err(Unauthenticated::Origins);
-            }
-            headers.push(credentials);
         }
-        origin.map(|origin| (origin, headers)).ok_or(Unauthenticated::NoHeader)
     }
 
-    /// The bytes that the origin has signed, if the request is what it sent.
     fn signed_bytes(
         &self,
-        origin: &ServerName,
-        request: &Parts,
+        request: SignedRequest<'_>,
         content: Option<&CanonicalJsonValue>,
     ) -> Vec<u8> {
         let signed = SignedObject {
             content,
-            destination: self.server_name.as_str(),
+            destination: request.destination.as_str(),
             method: request.method.as_str(),
-            origin: origin.as_str(),
-            uri: request.uri.path_and_query().map_or("/", |target| target.as_str()),
+            origin: self.origin.as_str(),
+            uri: request.target,
         };
-        serde_json::to_vec(&signed).expect("text and canonical JSON can always be written")
+        serde_json::to_vec(&signed).expect("text and canonical JSON can always be serialized")
     }
 
-    /// The signatures whose key is known, with that key: one at least.
+    /// The signatures whose key is known; at least one.
     async fn known_signatures(
         &self,
-        origin: &ServerName,
-        headers: &[Credentials],
-        asker: Asker,
-    ) -> Result<Vec<(VerifyKey, Signature)>, Unauthenticated> {
+        keys: &Keys,
+        client: ClientAddress,
+    ) -> Result<Vec<KnownSignature>, Unauthenticated> {
         let mut known = Vec::new();
-        let mut unknown = None;
-        // Together, so that they are waited for once.
-        let asking = headers.iter().map(|it| self.keys.for_request(origin, &it.key_id, asker));
-        for (key, credentials) in join_all(asking).await.into_iter().zip(headers) {
+        let mut last_cause = None;
+        // All keys are waited for at the same time.
+        let lookups =
+            self.credentials.iter().map(|it| keys.for_request(&self.origin, &it.key_id, client));
+        for (key, credentials) in join_all(lookups).await.into_iter().zip(&self.credentials) {
             match key {
-                Ok(key) => known.push((key, credentials.signature)),
-                Err(cause) => unknown = Some(cause),
+                Ok(key) => known.push(KnownSignature { key, signature: credentials.signature }),
+                Err(cause) => last_cause = Some(cause),
             }
         }
-        match unknown {
-            _ if !known.is_empty() => Ok(known),
-            Some(cause) => Err(Unauthenticated::NoKey { origin: origin.clone(), cause }),
-            None => Err(Unauthenticated::NoHeader),
+        match last_cause {
+            Some(cause) if known.is_empty() => {
+                Err(Unauthenticated::NoKey { origin: self.origin.clone(), cause })
+            }
+            _ => Ok(known),
         }
     }
 }

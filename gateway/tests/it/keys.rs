@@ -39,7 +39,7 @@ fn what_cannot_be_used_is_left_out() {
         json!({ "a.example": answer })
     };
     for (mut file, fault, servers) in [
-        (json!({ "a b": good }), "\"a b\" is no server name", 0),
+        (json!({ "a b": good }), "\"a b\" is not a server name", 0),
         (json!({ "c.example": good }), "keys of c.example: `server_name` names another server", 0),
         (json!({ "a.example": 1 }), "keys of a.example: not a JSON object", 0),
         (signed(|answer| answer["valid_until_ts"] = json!("1")), "`valid_until_ts`", 0),

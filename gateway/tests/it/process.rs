@@ -36,7 +36,7 @@ fn start() -> (Child, BufReader<ChildStderr>, String) {
         log.read_line(&mut line).unwrap();
         serde_json::from_str::<Value>(&line).unwrap()["message"].as_str().unwrap().to_owned()
     };
-    assert!(message().contains("nobody can be authenticated"));
+    assert!(message().contains("no request can be authenticated"));
     let address = message().strip_prefix("listening on ").unwrap().to_owned();
     (child, log, address)
 }

@@ -384,12 +384,10 @@ const HANDSHAKES: &[(&str, Begin)] = &[
 ];
 
 const TLS: Against = Against { has_tls: true, ..USUAL };
-/// So that attackers need few sockets.
-const FEW_HANDSHAKES: Against = Against { flags: &["--max-handshakes", "64"], ..TLS };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes() {
-    hold(FEW_HANDSHAKES, HANDSHAKES).await;
+    hold(TLS, HANDSHAKES).await;
 }
 
 const FLOODS: &[(&str, Begin)] = &[

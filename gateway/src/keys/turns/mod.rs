@@ -1,13 +1,14 @@
-//! Whose keys are fetched next. Whoever asks us names the server that we ask, and a made-up name
-//! may lead to a host that accepts and says nothing, so fetches are shared out by who asks:
+//! Which fetch of keys is next. A client can name any server, also one that accepts connections and
+//! never responds. So the turns are divided between clients:
 //!
-//! - Who has not had a turn goes first, then who has not had one for longest.
-//! - One asker has some of the turns, never all of them.
-//! - Some are kept for servers whose keys have been known before, whoever asks for those.
-//! - So many wait, of one asker and of all; when there are too many, whoever has most loses his
-//!   last.
+//! - The next turn is for a client that has not had one, otherwise for the client whose last turn is
+//!   longest ago.
+//! - One client can have some of the turns, never all of them.
+//! - Some turns are kept for servers whose keys were known before, for all clients.
+//! - The number of waiting fetches is limited, for each client and for all. When there are too many,
+//!   the client with the most loses its last one.
 //!
-//! What a turn takes is bounded by the time that one fetch may take.
+//! A turn lasts as long as one fetch, which has a timeout.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,229 +17,242 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::Asker;
+use crate::client_address::ClientAddress;
 
-/// How much at once.
+/// The numbers of turns and of waiting fetches.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    /// Fetches under way.
+pub(super) struct TurnBounds {
+    /// Most fetches under way.
     pub(super) turns: usize,
-    /// Of those, so many are only for servers whose keys have been known before.
+    /// Turns that are kept for servers whose keys were known before.
     pub(super) for_known: usize,
-    /// Of those, so many are for one asker.
-    pub(super) turns_of_asker: usize,
-    /// Fetches that wait.
+    /// Most fetches under way for one client.
+    pub(super) turns_of_client: usize,
+    /// Most waiting fetches.
     pub(super) waiting: usize,
-    /// Of those, so many for one asker.
-    pub(super) waiting_of_asker: usize,
-    /// Askers who are remembered though nothing of theirs waits or is under way.
-    pub(super) idle_askers: usize,
+    /// Most waiting fetches of one client.
+    pub(super) waiting_of_client: usize,
+    /// ClientAddresss who are remembered though nothing of theirs waits or is under way.
+    pub(super) idle_clients: usize,
 }
 
-/// Everybody's turns.
+/// The turns of all clients.
 #[derive(Debug)]
 pub(super) struct Turns {
-    bounds: Bounds,
-    table: Mutex<Table>,
+    bounds: TurnBounds,
+    table: Mutex<TurnTable>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct TurnTable {
     under_way: usize,
     waiting: usize,
-    lines: HashMap<Asker, Line>,
-    /// Turns given so far.
-    given: u64,
+    queues: HashMap<ClientAddress, ClientQueue>,
+    /// Number of turns granted so far.
+    granted: u64,
 }
 
-/// What one asker has.
+/// The fetches of one client.
 #[derive(Debug, Default)]
-struct Line {
+struct ClientQueue {
     under_way: usize,
-    waiting: VecDeque<Arc<Wait>>,
-    /// Which of all turns his last was; zero: he had none.
-    last: u64,
+    waiting: VecDeque<Arc<WaitingFetch>>,
+    /// The number of the client's last turn among all turns; zero if it has had none.
+    last_turn: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum TurnState {
     Waiting,
-    /// At the cost of this asker.
-    Granted(Asker),
-    /// There are too many.
+    /// The turn counts as one of this client's.
+    Granted(ClientAddress),
+    /// Too many fetches wait, or the turn has ended.
     Refused,
 }
 
 #[derive(Debug)]
-struct Wait {
-    state: watch::Sender<State>,
+struct WaitingFetch {
+    state: watch::Sender<TurnState>,
     is_known: watch::Sender<bool>,
 }
 
-/// A turn, or a place in the line for one. Ends when it is dropped.
+/// A turn, or a place in the queue for one. Ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     turns: Arc<Turns>,
-    wait: Arc<Wait>,
+    wait: Arc<WaitingFetch>,
 }
 
 impl Turns {
-    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+    pub(super) fn new(bounds: TurnBounds) -> Arc<Self> {
         Arc::new(Self { bounds, table: Mutex::default() })
     }
 
-    /// Puts a fetch into the line of an asker. None when too many wait.
-    pub(super) fn line_up(self: &Arc<Self>, asker: Asker) -> Option<Turn> {
-        let wait = Arc::new(Wait {
-            state: watch::Sender::new(State::Waiting),
+    /// Adds a fetch to the queue of a client. `None` if too many wait.
+    pub(super) fn enqueue(self: &Arc<Self>, client: ClientAddress) -> Option<Turn> {
+        let wait = Arc::new(WaitingFetch {
+            state: watch::Sender::new(TurnState::Waiting),
             is_known: watch::Sender::new(false),
         });
-        self.table().add(&self.bounds, asker, &wait).then(|| Turn { turns: Arc::clone(self), wait })
+        self.table()
+            .add(&self.bounds, client, &wait)
+            .then(|| Turn { turns: Arc::clone(self), wait })
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, TurnTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turn {
-    /// Ready when it has come. Whether it has: there may be too many before it.
-    pub(super) async fn has_come(&self) -> bool {
+    /// Waits for the turn. `false` if it was refused, because too many fetches wait.
+    pub(super) async fn granted(&self) -> bool {
         let mut state = self.wait.state.subscribe();
-        // The sender is held by `self`.
-        let state = state.wait_for(|state| *state != State::Waiting).await.map(|it| *it);
-        matches!(state, Ok(State::Granted(_)))
+        // `self` holds the sender, so this cannot fail.
+        let state = state.wait_for(|state| *state != TurnState::Waiting).await.map(|it| *it);
+        matches!(state, Ok(TurnState::Granted(_)))
     }
 
-    /// Somebody else wants the same: it waits in his line, too.
-    pub(super) fn share(&self, asker: Asker) {
+    /// Adds the same fetch to the queue of another client that waits for it.
+    pub(super) fn share(&self, client: ClientAddress) {
         let mut table = self.turns.table();
         let is_there = table
-            .lines
-            .get(&asker)
-            .is_some_and(|line| line.waiting.iter().any(|wait| Arc::ptr_eq(wait, &self.wait)));
+            .queues
+            .get(&client)
+            .is_some_and(|queue| queue.waiting.iter().any(|wait| Arc::ptr_eq(wait, &self.wait)));
         if self.wait.is_waiting() && !is_there {
-            // Where there is no room, it goes on waiting where it was.
-            let _has_room = table.add(&self.turns.bounds, asker, &self.wait);
+            // If that queue is full, the fetch waits in the others only.
+            let _is_added = table.add(&self.turns.bounds, client, &self.wait);
         }
     }
 
-    /// The keys of this server have been known before.
-    pub(super) fn is_known(&self) {
+    /// Notes that keys of this server were known before.
+    pub(super) fn set_known(&self) {
         self.wait.is_known.send_replace(true);
-        self.turns.table().give(&self.turns.bounds);
+        self.turns.table().grant(&self.turns.bounds);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut table = self.turns.table();
-        match self.wait.state.send_replace(State::Refused) {
-            State::Granted(asker) => {
+        match self.wait.state.send_replace(TurnState::Refused) {
+            TurnState::Granted(client) => {
                 table.under_way = table.under_way.saturating_sub(1);
-                if let Some(line) = table.lines.get_mut(&asker) {
-                    line.under_way = line.under_way.saturating_sub(1);
+                if let Some(queue) = table.queues.get_mut(&client) {
+                    queue.under_way = queue.under_way.saturating_sub(1);
                 }
             }
-            State::Waiting => table.leave(&self.wait),
-            State::Refused => {}
+            TurnState::Waiting => table.leave(&self.wait),
+            TurnState::Refused => {}
         }
-        table.give(&self.turns.bounds);
-        table.forget(&self.turns.bounds);
+        table.grant(&self.turns.bounds);
+        table.remove_idle(&self.turns.bounds);
     }
 }
 
-impl Wait {
+impl WaitingFetch {
     fn is_waiting(&self) -> bool {
-        *self.state.borrow() == State::Waiting
+        *self.state.borrow() == TurnState::Waiting
     }
 }
 
-impl Table {
-    fn add(&mut self, bounds: &Bounds, asker: Asker, wait: &Arc<Wait>) -> bool {
-        let length = self.lines.get(&asker).map_or(0, |line| line.waiting.len());
-        if length >= bounds.waiting_of_asker {
+impl TurnTable {
+    fn add(
+        &mut self,
+        bounds: &TurnBounds,
+        client: ClientAddress,
+        wait: &Arc<WaitingFetch>,
+    ) -> bool {
+        let length = self.queues.get(&client).map_or(0, |queue| queue.waiting.len());
+        if length >= bounds.waiting_of_client {
             return false;
         }
-        if self.waiting >= bounds.waiting && !self.push_out(length) {
+        if self.waiting >= bounds.waiting && !self.displace(length) {
             return false;
         }
-        self.lines.entry(asker).or_default().waiting.push_back(Arc::clone(wait));
+        self.queues.entry(client).or_default().waiting.push_back(Arc::clone(wait));
         self.waiting += 1;
-        self.give(bounds);
+        self.grant(bounds);
         true
     }
 
-    /// Takes the last fetch from the longest line, if it is longer than this one will be.
-    fn push_out(&mut self, length: usize) -> bool {
-        let longest = self.lines.values_mut().max_by_key(|line| line.waiting.len());
-        let Some(line) = longest.filter(|line| line.waiting.len() > length + 1) else {
+    /// Removes the last fetch from the longest queue, if that is longer than a queue of `length` will
+    /// be with one more.
+    fn displace(&mut self, length: usize) -> bool {
+        let longest = self.queues.values_mut().max_by_key(|queue| queue.waiting.len());
+        let Some(queue) = longest.filter(|queue| queue.waiting.len() > length + 1) else {
             return false;
         };
-        if let Some(last) = line.waiting.pop_back() {
+        if let Some(last) = queue.waiting.pop_back() {
             self.waiting -= 1;
             let is_elsewhere = self
-                .lines
+                .queues
                 .values()
-                .any(|line| line.waiting.iter().any(|it| Arc::ptr_eq(it, &last)));
+                .any(|queue| queue.waiting.iter().any(|it| Arc::ptr_eq(it, &last)));
             if !is_elsewhere {
-                last.state.send_replace(State::Refused);
+                last.state.send_replace(TurnState::Refused);
             }
         }
         true
     }
 
-    /// Takes a fetch out of every line that it waits in.
-    fn leave(&mut self, wait: &Arc<Wait>) {
-        for line in self.lines.values_mut() {
-            let before = line.waiting.len();
-            line.waiting.retain(|it| !Arc::ptr_eq(it, wait));
-            self.waiting = self.waiting.saturating_sub(before - line.waiting.len());
+    /// Removes a fetch from all queues.
+    fn leave(&mut self, wait: &Arc<WaitingFetch>) {
+        for queue in self.queues.values_mut() {
+            let before = queue.waiting.len();
+            queue.waiting.retain(|it| !Arc::ptr_eq(it, wait));
+            self.waiting = self.waiting.saturating_sub(before - queue.waiting.len());
         }
     }
 
-    /// Gives turns for as long as there are any.
-    fn give(&mut self, bounds: &Bounds) {
-        while let Some((asker, wait)) = self.next(bounds) {
+    /// Grants all turns that can be granted.
+    fn grant(&mut self, bounds: &TurnBounds) {
+        while let Some((client, wait)) = self.next(bounds) {
             self.leave(&wait);
             self.under_way += 1;
-            self.given += 1;
-            let given = self.given;
-            let line = self.lines.entry(asker).or_default();
-            line.under_way += 1;
-            line.last = given;
-            wait.state.send_replace(State::Granted(asker));
+            self.granted += 1;
+            let granted = self.granted;
+            let queue = self.queues.entry(client).or_default();
+            queue.under_way += 1;
+            queue.last_turn = granted;
+            wait.state.send_replace(TurnState::Granted(client));
         }
     }
 
-    /// Who is next, and what for.
-    fn next(&self, bounds: &Bounds) -> Option<(Asker, Arc<Wait>)> {
+    /// The client and the fetch that are next. `None` if no turn can be granted.
+    fn next(&self, bounds: &TurnBounds) -> Option<(ClientAddress, Arc<WaitingFetch>)> {
         if self.waiting == 0 || self.under_way >= bounds.turns {
             return None;
         }
         let only_known = self.under_way + bounds.for_known >= bounds.turns;
-        let first = |line: &Line| {
-            let may = |wait: &&Arc<Wait>| !only_known || *wait.is_known.borrow();
-            line.waiting.iter().find(may).cloned()
+        let first = |queue: &ClientQueue| {
+            let may = |wait: &&Arc<WaitingFetch>| !only_known || *wait.is_known.borrow();
+            queue.waiting.iter().find(may).cloned()
         };
-        let lines = self.lines.iter().filter(|(_, line)| line.under_way < bounds.turns_of_asker);
-        let candidates = lines.filter_map(|(asker, line)| Some((line.last, *asker, first(line)?)));
-        let (_, asker, wait) = candidates.min_by_key(|(last, asker, _)| (*last, *asker))?;
-        Some((asker, wait))
+        let queues =
+            self.queues.iter().filter(|(_, queue)| queue.under_way < bounds.turns_of_client);
+        let candidates =
+            queues.filter_map(|(client, queue)| Some((queue.last_turn, *client, first(queue)?)));
+        let (_, client, wait) = candidates.min_by_key(|(last, client, _)| (*last, *client))?;
+        Some((client, wait))
     }
 
-    /// Forgets the askers of whom there is nothing to know but when they had their last turn, those
-    /// first who had it first.
-    fn forget(&mut self, bounds: &Bounds) {
-        let is_idle = |line: &Line| line.under_way == 0 && line.waiting.is_empty();
-        if self.lines.len() <= bounds.idle_askers.saturating_mul(2) {
+    /// Removes clients without fetches, if there are many, those with the oldest last turn first.
+    fn remove_idle(&mut self, bounds: &TurnBounds) {
+        let is_idle = |queue: &ClientQueue| queue.under_way == 0 && queue.waiting.is_empty();
+        if self.queues.len() <= bounds.idle_clients.saturating_mul(2) {
             return;
         }
-        let mut idle: Vec<u64> =
-            self.lines.values().filter(|line| is_idle(line)).map(|line| line.last).collect();
+        let mut idle: Vec<u64> = self
+            .queues
+            .values()
+            .filter(|queue| is_idle(queue))
+            .map(|queue| queue.last_turn)
+            .collect();
         idle.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(oldest) = idle.get(bounds.idle_askers) {
-            self.lines.retain(|_, line| !is_idle(line) || line.last > *oldest);
+        if let Some(oldest) = idle.get(bounds.idle_clients) {
+            self.queues.retain(|_, queue| !is_idle(queue) || queue.last_turn > *oldest);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use backscroll_gateway::keys::Fetching;
+use backscroll_gateway::keys::FetchOptions;
 
 use super::world::{KEYS, Reply, Set as _, WELL_KNOWN, World, ask, granted, refused};
 use crate::support::peer::Peer;
@@ -208,7 +208,7 @@ async fn a_private_range_can_be_allowed() {
     world.publish(&world.site("10.0.0.1:99", "10.0.0.1").await, &peer);
     let mut network = world.network();
     network.allow("10.0.0.0/24".parse().unwrap());
-    let gateway = world.gateway_with(Fetching { network, notaries: Vec::new() }).await;
+    let gateway = world.gateway_with(FetchOptions { network, notaries: Vec::new() }).await;
     assert_eq!(ask(&gateway, &peer).await, granted());
     assert_eq!(ask(&gateway, &Peer::new("10.0.1.1:99", 7)).await, refused());
     assert_eq!(world.dialled(), ["10.0.0.1:99"]);
@@ -238,7 +238,7 @@ async fn useless_well_known_files() {
         world.publish(&world.site("5.9.9.9:8448", "h.example").await, &peer);
         let mut network = world.network();
         network.timeout = Duration::from_secs(3);
-        let gateway = world.gateway_with(Fetching { network, notaries: Vec::new() }).await;
+        let gateway = world.gateway_with(FetchOptions { network, notaries: Vec::new() }).await;
         assert_eq!(ask(&gateway, &peer).await, granted(), "{what}");
         let seen = world.seen();
         let asked = seen.iter().filter(|seen| seen.target == WELL_KNOWN).count();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use backscroll_gateway::{clock::Clock, keys::Fetching};
+use backscroll_gateway::{clock::Clock, keys::FetchOptions};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time};
@@ -310,7 +310,7 @@ async fn the_clock_is_set() {
     let steady = Arc::new(AtomicU64::new(0));
     let pass = |seconds| steady.fetch_add(seconds, Ordering::Relaxed);
     let (wall, passed) = (Arc::clone(&world.now_ms), Arc::clone(&steady));
-    let fetching = Fetching { network: world.network(), notaries: Vec::new() };
+    let fetching = FetchOptions { network: world.network(), notaries: Vec::new() };
     let gateway = Stage::start_with(|options| {
         options.fetching = Some(fetching);
         options.clock = Clock::new(move || wall.load(Ordering::Relaxed))

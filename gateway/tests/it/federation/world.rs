@@ -23,7 +23,7 @@ use axum::{
 use backscroll_gateway::{
     clock::Clock,
     discovery::{Dial, Network},
-    keys::Fetching,
+    keys::FetchOptions,
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -123,10 +123,10 @@ impl World {
     /// A gateway in this world.
     pub(super) async fn gateway(&self, notaries: &[&str]) -> Stage {
         let notaries = notaries.iter().map(|name| name.parse().unwrap()).collect();
-        self.gateway_with(Fetching { network: self.network(), notaries }).await
+        self.gateway_with(FetchOptions { network: self.network(), notaries }).await
     }
 
-    pub(super) async fn gateway_with(&self, fetching: Fetching) -> Stage {
+    pub(super) async fn gateway_with(&self, fetching: FetchOptions) -> Stage {
         let now_ms = Arc::clone(&self.now_ms);
         Stage::start_with(|options| {
             options.fetching = Some(fetching);
@@ -140,7 +140,7 @@ impl World {
         let (now_ms, network) = (Arc::clone(&self.now_ms), self.network());
         let history: Uri = format!("http://{}", first.history.address).parse().unwrap();
         Stage::start_with(|options| {
-            options.fetching = Some(Fetching { network, notaries: Vec::new() });
+            options.fetching = Some(FetchOptions { network, notaries: Vec::new() });
             options.clock = Clock::new(move || now_ms.load(Ordering::Relaxed));
             options.history = history.into();
         })
@@ -151,7 +151,7 @@ impl World {
     pub(super) async fn gateway_behind_a_proxy(&self) -> Stage {
         let (now_ms, network) = (Arc::clone(&self.now_ms), self.network());
         Stage::start_with(|options| {
-            options.fetching = Some(Fetching { network, notaries: Vec::new() });
+            options.fetching = Some(FetchOptions { network, notaries: Vec::new() });
             options.clock = Clock::new(move || now_ms.load(Ordering::Relaxed));
             options.limits.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
         })

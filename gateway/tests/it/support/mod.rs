@@ -12,6 +12,7 @@ use std::{net::SocketAddr, time::Duration};
 use backscroll_gateway::{
     clock::Clock,
     keys::PinnedKeys,
+    random::Random,
     server::{Options, serve},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -51,6 +52,7 @@ impl Stage {
         let mut options = Options {
             keys: pinned(&[&peer, &Peer::new("other.example", 2)]),
             clock: Clock::new(|| NOW_MS),
+            random: Random::new(|| 0.0),
             // Nothing waits for these unless something is wrong.
             drain_timeout: Duration::from_secs(20),
             ..Options::new(US.parse().unwrap(), url)

@@ -1,27 +1,29 @@
-//! Whose address is it? The connection's, or what a proxy that we were told to trust says about
-//! the one before it.
+//! The client's address behind reverse proxies, from the `X-Forwarded-For` header.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 
-use super::LimitOptions;
-
-/// The address that a request came from: of all that `X-Forwarded-For` names, read from the right,
-/// the first that is not itself a trusted proxy's. Everything to its left is anybody's say.
-pub(super) fn client(options: &LimitOptions, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let mut nearest = peer;
-    let named = headers.get_all("x-forwarded-for").iter().rev();
-    let mut named = named.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
-    while options.is_trusted(nearest) {
-        // What cannot be read is not looked behind.
-        let Some(address) = named.next().and_then(address) else { break };
-        nearest = address;
+/// The address that a request was sent from. `X-Forwarded-For` is read from the right; the first
+/// address that is not itself a trusted proxy is the client's. Everything to its left was written by
+/// the client, and may be wrong.
+pub(super) fn client(
+    is_trusted: impl Fn(IpAddr) -> bool,
+    peer: IpAddr,
+    headers: &HeaderMap,
+) -> IpAddr {
+    let mut client = peer;
+    let values = headers.get_all("x-forwarded-for").iter().rev();
+    let mut hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    while is_trusted(client) {
+        // Behind an entry that cannot be parsed, nothing can be trusted.
+        let Some(address) = hops.next().and_then(address) else { break };
+        client = address;
     }
-    nearest.to_canonical()
+    client.to_canonical()
 }
 
-/// An address as proxies write it: with or without a port, IPv6 with or without brackets.
+/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -31,23 +33,23 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use ipnet::IpNet;
 
     use super::*;
 
     fn of(peer: &str, forwarded: &[&str]) -> String {
-        let options = LimitOptions {
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
-            ..LimitOptions::default()
-        };
+        let trusted: [IpNet; 2] = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let is_trusted =
+            |it: IpAddr| trusted.iter().any(|range| range.contains(&it.to_canonical()));
         let mut headers = HeaderMap::new();
         for value in forwarded {
             headers.append("x-forwarded-for", HeaderValue::from_str(value).unwrap());
         }
-        client(&options, peer.parse().unwrap(), &headers).to_string()
+        client(is_trusted, peer.parse().unwrap(), &headers).to_string()
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn only_trusted_proxies_are_read() {
         assert_eq!(of("192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
         assert_eq!(of("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(of("::ffff:10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
@@ -55,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rightmost_that_is_not_trusted() {
+    fn the_rightmost_untrusted_address_is_the_client() {
         assert_eq!(of("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.2.3.4"]), "198.51.100.1");
         assert_eq!(of("10.0.0.1", &["1.1.1.1", "198.51.100.1,10.2.3.4"]), "198.51.100.1");
         assert_eq!(of("10.0.0.1", &["10.9.9.9"]), "10.9.9.9");
@@ -63,11 +65,11 @@ mod tests {
     }
 
     #[test]
-    fn forms_of_addresses() {
+    fn addresses_in_all_usual_forms() {
         assert_eq!(of("10.0.0.1", &[" 198.51.100.1:1234 "]), "198.51.100.1");
         assert_eq!(of("10.0.0.1", &["[2001:db8::1]:1234"]), "2001:db8::1");
         assert_eq!(of("10.0.0.1", &["[2001:db8::1]"]), "2001:db8::1");
-        // Nobody knows who that is: the proxy answers for it.
+        // An unknown client counts as the proxy.
         for unreadable in ["1.1.1.1, unknown", "1.1.1.1, ", "1.1.1.1, _hidden", "1.1.1.1, é"] {
             assert_eq!(of("10.0.0.1", &[unreadable]), "10.0.0.1", "{unreadable}");
         }

@@ -1,0 +1,67 @@
+//! What the answer to an authenticated request holds until it has been written to its client.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::response::Response;
+use tokio::{runtime::Handle, time};
+
+use crate::{
+    client_address::ClientAddress,
+    limits::{Permit, Protection},
+    server_name::ServerName,
+};
+
+/// How long a server has one permit less after it has not read an answer.
+const NOT_READ_PENALTY: Duration = Duration::from_secs(30);
+
+/// Holds the server's permit and protects the connection, until the answer has been written.
+#[derive(Debug)]
+pub(crate) struct AnswerHold {
+    pub(crate) origin: ServerName,
+    permit: Permit,
+    _connection: Option<Protection<ClientAddress>>,
+}
+
+/// Carries an [`AnswerHold`] as an extension of a response. Extensions must be cloneable; the hold
+/// can be taken once.
+#[derive(Clone, Debug)]
+struct HoldExtension(Arc<Mutex<Option<AnswerHold>>>);
+
+impl AnswerHold {
+    pub(super) fn new(
+        origin: ServerName,
+        mut permit: Permit,
+        connection: Option<Protection<ClientAddress>>,
+    ) -> Self {
+        permit.answered();
+        Self { origin, permit, _connection: connection }
+    }
+
+    pub(super) fn attach_to(self, mut response: Response) -> Response {
+        let extension = HoldExtension(Arc::new(Mutex::new(Some(self))));
+        response.extensions_mut().insert(extension);
+        response
+    }
+
+    /// Notes that the answer was evicted, because its client did not read it. The server gets its
+    /// permit back only after [`NOT_READ_PENALTY`], so that it cannot have answer after answer made
+    /// that it does not read.
+    pub(crate) fn was_not_read(self) {
+        let permit = self.permit;
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(async move {
+                time::sleep(NOT_READ_PENALTY).await;
+                drop(permit);
+            }));
+        }
+    }
+}
+
+/// Takes the hold from a response. `None` if it answers no authenticated request.
+pub(crate) fn take_hold(response: &mut Response) -> Option<AnswerHold> {
+    let HoldExtension(hold) = response.extensions_mut().remove()?;
+    hold.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
