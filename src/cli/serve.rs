@@ -130,8 +130,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         notice: Duration::from_secs(args.shutdown_notice_seconds),
         grace: Duration::from_secs(args.grace_seconds),
     };
-    let signals = (first.cancelled(), second.cancelled());
-    server::run(Front { listener, callers, metrics }, opening, stopping, signals).await
+    let front = Front { listener, callers, metrics };
+    server::run(front, opening, stopping, first.cancelled(), second.cancelled()).await
 }
 
 impl Args {
