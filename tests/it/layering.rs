@@ -232,6 +232,16 @@ fn only_the_store_knows_sled_and_only_handlers_know_proto() {
     }
 }
 
+#[test]
+fn requests_leave_the_async_threads_through_the_executor_only() {
+    let rpc = root("src/rpc");
+    for file in sources(&rpc) {
+        let is_executor = file.ends_with("executor.rs");
+        let leaves = without_tests(&file).contains("spawn_blocking");
+        assert!(is_executor == leaves, "{}: use `Executor`", file.display());
+    }
+}
+
 /// The code of a file, without comments and without its tests.
 fn without_tests(file: &Path) -> String {
     let is_test = file.components().any(|it| matches!(it.as_os_str().to_str(), Some("tests")));

@@ -141,6 +141,7 @@ struct Table {
 }
 
 /// Starts a service and kills it while it opens its store.
+#[expect(clippy::disallowed_methods, reason = "the moment of the kill is random")]
 fn kill_while_opening(data_dir: &Path, after: Duration) {
     let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
     command.args(["--data-dir", data_dir.to_str().unwrap()]).args(FLAGS);
