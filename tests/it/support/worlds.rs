@@ -288,13 +288,14 @@ impl<'r> Maker<'r> {
                 self.room.redaction(sender, &target)
             }
         };
-        self.place(draft, (sender, target), step);
+        self.place(draft, sender, target, step);
     }
 
     fn place(
         &mut self,
         draft: Draft<'_>,
-        (sender, target): (&str, Option<&str>),
+        sender: &str,
+        target: Option<&str>,
         Step { after, fate, odd, .. }: &Step,
     ) {
         let last = self.events.len() - 1;
