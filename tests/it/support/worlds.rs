@@ -235,7 +235,7 @@ impl<'r> Maker<'r> {
         let rules = json!({"join_rule": "public"});
         let begin = |maker: &mut Self, draft: Draft<'r>, sender, key: Option<&str>| {
             let step = Step::plain(vec![0], Fate::Accepted);
-            maker.place(draft, (sender, key), &step);
+            maker.place(draft, sender, key, &step);
         };
         begin(&mut maker, room.member(alice, alice, "join"), alice, Some(alice));
         let levels = maker.levels(bob);
