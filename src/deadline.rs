@@ -18,7 +18,7 @@ pub struct Deadline {
     at: Option<Instant>,
     /// Set when the caller has left.
     cancelled: Arc<AtomicBool>,
-    /// The clock.
+    /// The clock that `at` is compared with.
     now: fn() -> Instant,
 }
 

@@ -1,34 +1,36 @@
-//! The history service of a Matrix homeserver: it owns every room's event graph and answers what
-//! came before an event, and what was missed in between.
+//! The history service of a Matrix homeserver. It owns the event graph of every room, and answers
+//! other servers' questions about it: which events precede an event, and which are missing between
+//! two points.
 //!
-//! # The house
+//! # Modules
 //!
 //! ```text
-//! main ─► cli ─► server                                       starts, stops, talks to people
+//! main ─► cli ─► server                                       command line; start and stop
 //!                  │
-//!                 rpc ─► proto                                doors: translate, decide nothing
+//!                 rpc ─► proto                                gRPC handlers: decode, call, encode
 //!          ────────┼──────────────────────────── async above, sync below ────
 //!            ┌─────┴─────┐
-//!          ingest      query                                  use cases: one decision each
+//!          ingest      query                                  use cases: write, read
 //!            └─────┬─────┘
 //!               context
 //!                  │
-//!                store                                        memory: the only room with sled
+//!                store                                        the only module that knows sled
 //!                  │
-//!   graph   visibility   access   state   pdu   picture   deadline     knowledge: pure
+//!   graph   visibility   access   state   pdu   picture   deadline     pure: no I/O
 //! ```
 //!
-//! Imports point down. Proto types stop at the door, sled types in the store. Knowledge never
-//! meets memory: a use case introduces them, by handing over closures and facts. A test holds the
-//! plan (`tests/it/layering.rs`).
+//! Imports point down; `tests/it/layering.rs` checks them. Proto types are used only in `rpc` and
+//! above, sled types only in `store`. The pure modules do no I/O: use cases pass them facts, and
+//! closures to look things up.
 //!
-//! # What never happens
+//! # Guarantees
 //!
-//! - An event whose state is not known is never served whole.
-//! - Nothing outside the room asked for is ever served.
-//! - No request works more than its bounds allow, whatever it says.
-//! - Nothing is acknowledged that is not on disk.
-//! - No content and no key is ever logged. The service opens no connection to anywhere.
+//! - An event whose state is not known is never served in full.
+//! - A question about one room never gets an event of another.
+//! - The work for a request is bounded, whatever the request says.
+//! - An event is acknowledged only when it is on disk.
+//! - Contents of events and keys are never logged. The service opens no outgoing connections, except
+//!   for traces if an endpoint is set.
 
 pub mod access;
 pub mod backlog;
