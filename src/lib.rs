@@ -1,36 +1,38 @@
-//! The history service of a Matrix homeserver. It owns the event graph of every room, and answers
-//! other servers' questions about it: which events precede an event, and which are missing between
-//! two points.
+//! The history service of a Matrix homeserver. It stores the event graph of each room, and answers
+//! which events precede an event (`/backfill`) and which lie between two others
+//! (`/get_missing_events`).
 //!
 //! # Modules
 //!
 //! ```text
-//! main ─► cli ─► server                                       command line; start and stop
+//! main ─► cli ─► server                           start and stop; commands for operators
 //!                  │
-//!                 rpc ─► proto                                gRPC handlers: decode, call, encode
-//!          ────────┼──────────────────────────── async above, sync below ────
+//!                 rpc ─► proto                    handlers: decode, call one use case, encode
+//!          ────────┼──────────────── async above, sync below ────
 //!            ┌─────┴─────┐
-//!          ingest      query                                  use cases: write, read
+//!          ingest      query                      use cases: write and read
 //!            └─────┬─────┘
 //!               context
 //!                  │
-//!                store                                        the only module that knows sled
+//!                store                            records on disk
 //!                  │
-//!   graph   visibility   access   state   pdu   picture   deadline     pure: no I/O
+//!   graph   visibility   access   state   pdu     pure functions, without input or output
 //! ```
 //!
-//! Imports point down; `tests/it/layering.rs` checks them. Proto types are used only in `rpc` and
-//! above, sled types only in `store`. The pure modules do no I/O: use cases pass them facts, and
-//! closures to look things up.
+//! Imports point down. Proto types stop at the handlers, and types of the storage engine stop in the
+//! store. The pure modules do not know the store: use cases read facts, and pass them to pure
+//! functions. Not drawn: `verify` and `backup` (use cases for operators), `picture` and `room_format`
+//! (pure), and `metrics`, `slow_walks`, `backlog` and `deadline` (small shared parts). A test holds
+//! this plan (`tests/it/layering.rs`).
 //!
 //! # Guarantees
 //!
 //! - An event whose state is not known is never served in full.
-//! - A question about one room never gets an event of another.
-//! - The work for a request is bounded, whatever the request says.
+//! - A response never contains an event of another room than the one in the request.
+//! - Each request does a bounded amount of work, whatever it contains.
 //! - An event is acknowledged only when it is on disk.
-//! - Contents of events and keys are never logged. The service opens no outgoing connections, except
-//!   for traces if an endpoint is set.
+//! - No event content and no key is logged. The service opens no connections, except for traces if
+//!   the operator asks for them.
 
 pub mod access;
 pub mod backlog;

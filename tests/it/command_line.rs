@@ -54,5 +54,5 @@ fn a_closed_output_is_not_an_error() {
     // The command has finished its work.
     let held = process::stdout(process::run(["verify", "--data-dir", &restored]));
     let events = room.lines.len();
-    assert!(held.ends_with(&format!("{events} events looked at, 0 faults\n")), "{held}");
+    assert!(held.ends_with(&format!("{events} events verified, 0 faults\n")), "{held}");
 }

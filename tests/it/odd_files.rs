@@ -127,7 +127,7 @@ fn a_later_import_gives_a_missing_state() {
 
     let service = Process::start(Path::new(&path("first")), &["--reserved-mib", "0"]);
     let said = process::stdout(service.command(&["import", &path("without.ndjson")]));
-    assert!(said.contains("1 had no known state"), "{said}");
+    assert!(said.contains("1 have no known state"), "{said}");
     let room_id = room.room_id.as_str();
     let explain = |service: &Process, event: &Event, server: &str| {
         process::stdout(service.command(&["explain", room_id, &event.event_id, server]))
@@ -141,7 +141,7 @@ fn a_later_import_gives_a_missing_state() {
     assert!(explain(&service, &events[3], "two.example").starts_with("full: "));
     assert!(explain(&service, &events[3], "no.example").starts_with("refused: "));
     let stats = process::stdout(service.command(&["stats"]));
-    assert!(stats.contains("answered by what was known last") && stats.contains(&tip.event_id));
+    assert!(stats.contains("served by the last known state") && stats.contains(&tip.event_id));
     // Access is the same after an export and an import into another store.
     let output = service.command(&["export", room_id]);
     assert!(String::from_utf8(output.stderr.clone()).unwrap().contains(&tip.event_id));

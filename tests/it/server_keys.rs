@@ -119,8 +119,8 @@ fn an_import_reports_signatures_that_do_not_fit() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
         assert!(stdout.contains(&taken), "{stdout}");
-        assert!(stdout.contains("1 have a signature that does not fit"), "{stdout}");
-        assert!(stderr.contains("left out: keys of odd.example: not a JSON object"), "{stderr}");
+        assert!(stdout.contains("1 have an invalid signature by --server-keys"), "{stdout}");
+        assert!(stderr.contains("not used: keys of odd.example: not a JSON object"), "{stderr}");
         let fault = format!("{room}:5: {event_id}: {server}: the signature by key {key_id}");
         assert!(stderr.contains(&fault), "{fault}: {stderr}");
     }

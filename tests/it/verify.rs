@@ -49,8 +49,8 @@ fn changes_during_verify_are_not_faults() {
     };
     thread::scope(|scope| {
         scope.spawn(change);
-        let walks =
-            (0..WALKS).map(|_| service.command(&["verify", "--online", "--busy-percent", "100"]));
+        let walks = (0..WALKS)
+            .map(|_| service.command(&["verify", "--online", "--max-cpu-percent", "100"]));
         let walks: Vec<_> = walks.collect();
         done.store(true, Ordering::Relaxed);
         for walk in walks {
@@ -136,7 +136,7 @@ fn computed_records_are_repaired_and_lost_records_are_not() {
 
 #[test]
 fn a_store_that_a_process_has_open_is_not_repaired() {
-    for flags in [["--online", "--busy-percent=9"], ["--backup", "backup"]] {
+    for flags in [["--online", "--max-cpu-percent=9"], ["--backup", "backup"]] {
         let output = process::run(["verify", "--data-dir", ".", "--repair"].iter().chain(&flags));
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");
