@@ -273,6 +273,10 @@ fn require(options: &Options, durable: &Durable) -> Result<(), StoreError> {
 }
 
 /// Tries again while somebody else has the store, for two seconds.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no event says that another process has released the lock"
+)]
 fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     for _ in 1..LOCK_TRIES {
         match attempt() {

@@ -60,7 +60,7 @@ impl VerifiedRoom<'_> {
         Ok(())
     }
 
-    /// Verifies one event.
+    /// Verifies one event with its body, edges and state.
     fn event(&mut self, edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
         let Some(node) = edit.find_node(event)? else {
             if self.store.is_alone(self.number, event)? {

@@ -11,7 +11,7 @@ pub struct Fault {
     pub room_id: String,
     /// The event's id; empty if the fault belongs to no event.
     pub event_id: String,
-    /// What is wrong.
+    /// The kind of the fault.
     pub kind: FaultKind,
 }
 
@@ -136,9 +136,9 @@ pub enum FaultKind {
     /// A counter in the room's record is wrong.
     #[error("has {counted} {what}, but its record counts {recorded}")]
     Count {
-        /// What is counted.
+        /// The thing that is counted.
         what: Counted,
-        /// The correct number.
+        /// The number that was counted.
         counted: u64,
         /// The number in the record.
         recorded: u64,

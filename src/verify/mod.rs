@@ -54,9 +54,6 @@ pub trait Watch {
 }
 
 /// The number of events in the store, for a progress bar. Rooms with a damaged record are left out.
-///
-/// # Errors
-/// When the disk fails.
 pub fn extent(store: &Store) -> Result<u64, StoreError> {
     let mut last = None;
     let mut events = 0;

@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 
 /// Registers what is known of the process, and which build it is.
+#[expect(clippy::disallowed_methods, reason = "the start time of the process is read once")]
 pub fn register_process(registry: &mut Registry, build: &str, version: &'static str) {
     let info = Info::new([("version", version)]);
     registry.register(build, "Which build this is", info);

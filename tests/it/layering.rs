@@ -215,20 +215,30 @@ fn files_are_short_and_have_a_header() {
             let text = fs::read_to_string(&file).unwrap();
             let lines = text.lines().count();
             assert!(lines <= MAX_LINES, "{}: {lines} lines, at most {MAX_LINES}", file.display());
-            assert!(text.starts_with("//!"), "{}: begins with no `//!`", file.display());
+            assert!(text.starts_with("//!"), "{}: does not begin with `//!`", file.display());
         }
     }
 }
 
 #[test]
-fn only_the_store_knows_sled_and_only_handlers_know_proto() {
+fn only_the_store_uses_sled_and_only_handlers_use_proto_types() {
     let root = root("src");
     for file in sources(&root) {
         let module = module_of(&file, &root);
         let text = without_tests(&file);
-        assert!(module == "store" || !text.contains("sled::"), "{}: knows sled", file.display());
+        assert!(module == "store" || !text.contains("sled::"), "{}: uses sled", file.display());
         let is_a_handler = matches!(module.as_str(), "rpc" | "server" | "cli" | "proto");
-        assert!(is_a_handler || !text.contains("tonic::"), "{}: knows tonic", file.display());
+        assert!(is_a_handler || !text.contains("tonic::"), "{}: uses tonic", file.display());
+    }
+}
+
+#[test]
+fn requests_leave_the_async_threads_through_the_executor_only() {
+    let rpc = root("src/rpc");
+    for file in sources(&rpc) {
+        let is_executor = file.ends_with("executor.rs");
+        let leaves = without_tests(&file).contains("spawn_blocking");
+        assert!(is_executor == leaves, "{}: use `Executor`", file.display());
     }
 }
 
