@@ -75,7 +75,7 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<
         // Predecessors beyond the limit have no edges and are not noted.
         let linked = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
         for ((position, edge), prev) in (0u32..).zip(&stored.prev_events).zip(linked) {
-            let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
+            let noted = || edit.index_of_missing(edit.room_num(), prev.as_str(), event);
             are_all_noted &= *edge != PrevEvent::Missing || noted()? == Some(position);
         }
         node.prev_events = place::link(edit, event, read)?;

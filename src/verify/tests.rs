@@ -235,14 +235,14 @@ fn orphans_are_reported() {
     let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, Judgement::Heeded);
     reports(&damaged(redaction), "a record of an event that is not held");
     let states = |edit: &mut Edit<'_>| edit.room.next_state = crate::store::StateNum(1);
-    reports(&damaged(states), "a state that never was");
+    reports(&damaged(states), "a state whose number was never given");
     let events = |edit: &mut Edit<'_>| edit.room.next_event = EventNum(1);
-    reports(&damaged(events), "a page of events that never came");
+    reports(&damaged(events), "a page of event numbers that were never given");
     let id = |edit: &mut Edit<'_>| {
         edit.add_event("$nothing");
         edit.room.next_event = EventNum(edit.room.next_event.0 - 1);
     };
-    reports(&damaged(id), "an id leads to no event");
+    reports(&damaged(id), "an id leads to an event number that was never given");
 }
 
 #[test]

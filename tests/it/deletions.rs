@@ -28,7 +28,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use crate::support::{
     answers,
-    clients::{Clients, request},
+    clients::{Clients, read_to_end, request},
     events::RoomExt as _,
     faults,
     memory::Memory,
@@ -380,16 +380,9 @@ fn code<T>(answer: Result<T, Status>) -> Code {
 
 /// The status with which a stream ends.
 async fn ended<T>(answer: Result<Response<Streaming<T>>, Status>) -> Code {
-    let mut stream = match answer {
-        Ok(it) => it.into_inner(),
-        Err(status) => return status.code(),
-    };
-    loop {
-        match stream.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Code::Ok,
-            Err(status) => return status.code(),
-        }
+    match answer {
+        Ok(stream) => code(read_to_end(stream.into_inner()).await),
+        Err(status) => status.code(),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::{
     context::Context,
     state::map,
     store::{
-        Edit, EventNode, EventNum, Judged as _, Judgement, PrevEvent, Room, StateNum, View as _,
+        Arrival, Edit, EventNode, EventNum, Follower, Judged as _, Judgement, PrevEvent, Room,
+        StateNum, View as _,
     },
     verify::tests::{faults, opened_again, store_of},
 };
@@ -23,7 +24,7 @@ struct Visible {
     room: Room,
     current: BTreeMap<map::Key, map::Value>,
     gaps: Vec<String>,
-    arrivals: Vec<(i64, EventNum)>,
+    arrivals: Vec<Arrival>,
 }
 
 fn visible(cx: &Context, room_id: &str) -> Visible {
@@ -43,7 +44,7 @@ fn visible(cx: &Context, room_id: &str) -> Visible {
     };
     let events = (0..room.next_event.0).map(EventNum).map(event).collect();
     let current = state(room.current_state);
-    let arrivals = cx.store.by_arrival((number, &room), None, usize::MAX).unwrap();
+    let arrivals = cx.store.by_arrival(number, &room, None, usize::MAX).unwrap();
     room.next_state = StateNum(0);
     room.current_state = None;
     room.resolved_from.clear();
@@ -154,7 +155,9 @@ fn records_that_follow_from_bodies_are_derived_again() {
     }
     is_restored("visibility-v10-seen-by-hs2", |edit| {
         let gap = edit.backward_extremities(edit.room_num(), 1).unwrap().remove(0);
-        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap() {
+        for Follower { event: follower, .. } in
+            edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap()
+        {
             edit.remove_missing(&gap, follower);
         }
     });
