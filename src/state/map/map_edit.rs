@@ -1,6 +1,6 @@
 //! Changes to a map: a tree of changed nodes over the stored ones, until they are written.
 
-use super::{Key, LEAF_ENTRIES, MAX_DEPTH, Node, Nodes, Ptr, Value, get_below};
+use super::{LEAF_ENTRIES, MAX_DEPTH, MapKey, Node, Nodes, Ptr, Value, get_below};
 
 /// A map that is being changed. No node is stored before [`finish`](MapEdit::finish).
 pub struct MapEdit<'n, N: Nodes> {
@@ -12,7 +12,7 @@ pub struct MapEdit<'n, N: Nodes> {
 /// A node of a map that is being changed.
 enum Tree {
     Stored(Ptr),
-    Leaf(Vec<(Key, Value)>),
+    Leaf(Vec<(MapKey, Value)>),
     Inner(Vec<(u8, Tree)>),
 }
 
@@ -23,7 +23,7 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
     }
 
     /// The value of a key, with all changes so far; `None` if the map does not contain it.
-    pub fn get(&self, key: Key) -> Result<Option<Value>, N::Error> {
+    pub fn get(&self, key: MapKey) -> Result<Option<Value>, N::Error> {
         let mut at = &self.root;
         for depth in 0..=MAX_DEPTH {
             match at {
@@ -43,7 +43,7 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
     }
 
     /// Sets the value of a key; `None` removes the key.
-    pub fn set(&mut self, key: Key, value: Option<Value>) -> Result<(), N::Error> {
+    pub fn set(&mut self, key: MapKey, value: Option<Value>) -> Result<(), N::Error> {
         if self.get(key)? == value {
             return Ok(());
         }
@@ -77,7 +77,7 @@ fn set_below<N: Nodes>(
     nodes: &N,
     tree: &mut Tree,
     depth: usize,
-    key: Key,
+    key: MapKey,
     value: Option<Value>,
 ) -> Result<(), N::Error> {
     load(nodes, tree)?;
@@ -133,7 +133,7 @@ fn load<N: Nodes>(nodes: &N, tree: &mut Tree) -> Result<(), N::Error> {
     Ok(())
 }
 
-fn split(entries: Vec<(Key, Value)>, depth: usize) -> Tree {
+fn split(entries: Vec<(MapKey, Value)>, depth: usize) -> Tree {
     let mut children: Vec<(u8, Tree)> = Vec::new();
     for (key, value) in entries {
         match children.last_mut() {
@@ -158,7 +158,7 @@ fn split(entries: Vec<(Key, Value)>, depth: usize) -> Tree {
 fn collect<N: Nodes>(
     nodes: &N,
     children: &[(u8, Tree)],
-) -> Result<Option<Vec<(Key, Value)>>, N::Error> {
+) -> Result<Option<Vec<(MapKey, Value)>>, N::Error> {
     let mut all = Vec::new();
     for (_, child) in children {
         match child {
