@@ -7,7 +7,7 @@ use backscroll::{
     graph::{self, Position},
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
-    state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
+    state::map::{self, MapKey, Membership, Node, Nodes, Ptr, Value},
     store::{Edit, Options, Store, View},
 };
 use backscroll_testkit::{Event, Room};
@@ -78,12 +78,12 @@ fn state_step(criterion: &mut Criterion) {
     let value = |event| Value::Event { event, membership: Membership::Joined };
     let mut first = map::MapEdit::new(&nodes, None);
     for event in 0..100_000 {
-        let key = Key::of_state("m.room.member", &format!("@user:server{event}.example"));
+        let key = MapKey::of_state("m.room.member", &format!("@user:server{event}.example"));
         first.set(key, Some(value(event))).expect("it cannot fail");
     }
     let written = first.finish(0).expect("it cannot fail");
     nodes.0 = (0..).map(|slot| (0, slot)).zip(written.into_iter().map(Arc::new)).collect();
-    let key = Key::of_state("m.room.member", "@another:server.example");
+    let key = MapKey::of_state("m.room.member", "@another:server.example");
     criterion.bench_function("state step, 100,000 entries", |bencher| {
         bencher.iter(|| {
             let mut edit = map::MapEdit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
