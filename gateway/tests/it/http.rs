@@ -7,6 +7,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use crate::support::{
     Stage,
     client::{self, Ask},
+    within,
 };
 
 const BACKFILL: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
@@ -117,7 +118,7 @@ async fn a_body_that_is_encoded() {
 #[tokio::test]
 async fn a_body_that_does_not_come() {
     let stage = Stage::start_with(|options| {
-        options.limits.body_timeout = Duration::from_millis(50);
+        options.limits.body_timeout = Duration::from_millis(500);
     })
     .await;
     let head = format!("POST {MISSING} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{");
@@ -128,15 +129,14 @@ async fn a_body_that_does_not_come() {
 #[tokio::test]
 async fn a_head_that_does_not_come_closes_the_connection() {
     let stage = Stage::start_with(|options| {
-        options.limits.head_timeout = Duration::from_millis(50);
+        options.limits.head_timeout = Duration::from_millis(500);
     })
     .await;
     for start in ["", "GET / HT"] {
         let mut stream = TcpStream::connect(stage.address).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
-        // Closed, with a bare 408 or without a word.
-        let answer = client::read(&mut stream).await;
-        assert!(answer.is_none_or(|answer| answer.status == 408));
+        let answer = within("closed", client::read(&mut stream)).await;
+        assert!(answer.is_none(), "{answer:?}");
     }
 }
 

@@ -13,6 +13,7 @@ use crate::support::{
     frames::{GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, frames},
     peer::Peer,
     tls::Http2,
+    until, within,
 };
 
 const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2Bb&limit=1";
@@ -99,28 +100,26 @@ async fn a_request_under_way_is_finished_before_the_end() {
     let mut http = connect(&stage).await;
     let header = stage.peer.header(&stage.peer.sig("GET", TARGET, None));
     let asking = tokio::spawn(async move { http.ask("GET", TARGET, &[&header], "").await });
-    hold.arrived.notified().await;
+    hold.arrived().await;
     stage.stop.cancel();
-    while TcpStream::connect(stage.address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    until("closed", async || TcpStream::connect(stage.address).await.is_err()).await;
     assert!(!stage.serving.is_finished());
-    hold.proceed.notify_one();
+    hold.release_one();
     assert_eq!(asking.await.unwrap().unwrap().0, 200);
-    stage.serving.await.unwrap();
+    within("the end", stage.serving).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_connection_on_which_nothing_is_asked_is_closed() {
     let stage = Stage::start_with(|options| {
-        options.limits.head_timeout = Duration::from_millis(50);
+        options.limits.head_timeout = Duration::from_millis(500);
     })
     .await;
     let mut never = connect(&stage).await;
-    never.closed().await;
+    within("closed", never.closed()).await;
     let mut once = connect(&stage).await;
     assert_eq!(once.ask("GET", "/healthz", &[], "").await.unwrap().0, 200);
-    once.closed().await;
+    within("closed", once.closed()).await;
     // Half a preface is no connection either.
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream.write_all(b"PRI * HT").await.unwrap();

@@ -5,6 +5,7 @@ mod delegations;
 mod discovery;
 mod dns;
 mod keys;
+mod notaries;
 mod odd_keys;
 mod strangers;
 mod world;

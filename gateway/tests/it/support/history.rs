@@ -15,12 +15,14 @@ use backscroll_gateway::proto::v1::{
     key_service_server::{KeyService, KeyServiceServer},
 };
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
 use tonic_health::server::HealthReporter;
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::within;
 
 /// What it was asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,10 +52,33 @@ struct Inner {
 }
 
 /// Holds questions back.
-#[derive(Default)]
 pub(crate) struct Hold {
-    pub(crate) arrived: Notify,
-    pub(crate) proceed: Notify,
+    /// One permit for each question that has arrived and was not waited for.
+    arrived: Semaphore,
+    /// One permit for each question that may be answered.
+    released: Semaphore,
+}
+
+impl Hold {
+    /// Waits until one more question has arrived.
+    pub(crate) async fn arrived(&self) {
+        within("a question", self.arrived.acquire()).await.unwrap().forget();
+    }
+
+    /// Lets one question be answered.
+    pub(crate) fn release_one(&self) {
+        self.released.add_permits(1);
+    }
+
+    /// Lets all questions be answered.
+    pub(crate) fn release_all(&self) {
+        self.released.add_permits(1_000_000);
+    }
+
+    async fn wait(&self) {
+        self.arrived.add_permits(1);
+        self.released.acquire().await.unwrap().forget();
+    }
 }
 
 /// A refusal as the real service makes it.
@@ -101,7 +126,7 @@ impl FakeHistory {
     }
 
     pub(crate) fn hold(&self) -> Arc<Hold> {
-        let hold = Arc::<Hold>::default();
+        let hold = Arc::new(Hold { arrived: Semaphore::new(0), released: Semaphore::new(0) });
         *self.inner.hold.lock().unwrap() = Some(Arc::clone(&hold));
         hold
     }
@@ -147,8 +172,7 @@ impl Inner {
         self.asked.lock().unwrap().push((asked.clone(), metadata));
         let hold = self.hold.lock().unwrap().clone();
         if let Some(hold) = hold {
-            hold.arrived.notify_one();
-            hold.proceed.notified().await;
+            hold.wait().await;
         }
         let pdus = (self.respond.lock().unwrap())()?;
         // Access first, parameters then, as the contract has it.
