@@ -1,7 +1,6 @@
-//! The generated side of `../proto/`. Stops at the door: only `history`, `error` and the tests
-//! know it.
+//! The types generated from `proto/`. `history`, `routes`, `error` and the tests use them.
 
-/// Package `backscroll.history.v1`.
+/// The types of the package `backscroll.history.v1`.
 #[expect(
     unused_qualifications,
     clippy::allow_attributes,
