@@ -1,7 +1,7 @@
-//! What one append costs in rooms that hold very many of something which any server of the room can
-//! make more of: it must not grow with it.
+//! The cost of one append to a room with many events of a kind that any server of the room can create:
+//! forward extremities, waiting events, redactions, soft-failed events. It must not grow with their number.
 //!
-//! `cargo bench --bench costs`: rooms with 10, 1,000 and 20,000 of each.
+//! `cargo bench --bench costs`: rooms with 10, 1,000 and 20,000 of each kind.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use serde_json::json;
 use tempfile::TempDir;
 
 const ALICE: &str = "@alice:ours.example";
-/// Sizes that run in a moment are enough to see that the program works.
+/// The numbers of events. A debug build only shows that the program works.
 const SIZES: [usize; 3] = if cfg!(debug_assertions) { [5, 10, 20] } else { [10, 1_000, 20_000] };
 
 /// A room in a store of its own.
-struct Held {
+struct Stage {
     cx: Context,
     room: Room,
     create: Event,
@@ -31,13 +31,13 @@ struct Held {
     _dir: TempDir,
 }
 
-/// An event that is to come, and what was decided about it.
-struct Coming {
+/// An event to be appended, with its verdict.
+struct Next {
     event: Event,
     verdict: Verdict,
 }
 
-impl Held {
+impl Stage {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let options = Options { cache_bytes: 256 << 20, ..Options::small(dir.path()) };
@@ -45,14 +45,14 @@ impl Held {
         let (room, create) = Room::new(RoomVersion::V10, ALICE);
         let join = room.member(ALICE, ALICE, "join").after([&create]);
         let join = join.authorised_by([create.event_id.clone()]).finish();
-        let held = Self { cx, room, create, join, _dir: dir };
-        held.append(&accepted(held.create.clone()));
-        held.append(&accepted(held.join.clone()));
-        held
+        let stage = Self { cx, room, create, join, _dir: dir };
+        stage.append(&accepted(stage.create.clone()));
+        stage.append(&accepted(stage.join.clone()));
+        stage
     }
 
-    fn append(&self, coming: &Coming) {
-        let event = NewEvent { verdict: coming.verdict, ..new_event(&self.room, &coming.event) };
+    fn append(&self, next: &Next) {
+        let event = NewEvent { verdict: next.verdict, ..new_event(&self.room, &next.event) };
         let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
     }
@@ -61,33 +61,33 @@ impl Held {
         draft.authorised_by([self.create.event_id.clone(), self.join.event_id.clone()]).finish()
     }
 
-    /// A message after an event.
-    fn message(&self, after: &Event) -> Coming {
+    /// Makes a message after an event.
+    fn message(&self, after: &Event) -> Next {
         accepted(self.authorised(self.room.message(ALICE, "hello").after([after])))
     }
 
-    /// A state event of its own kind after the join.
-    fn state(&self, key: usize) -> Coming {
+    /// Makes a state event with a key of its own after the join.
+    fn state(&self, key: usize) -> Next {
         let draft = self.room.state(ALICE, "entry", &key.to_string(), json!({}));
         accepted(self.authorised(draft.after([&self.join])))
     }
 
-    /// A message that waits for one that is not there.
-    fn waiting(&self) -> Coming {
+    /// Makes a message whose state is unknown, because a predecessor is missing.
+    fn waiting(&self) -> Next {
         let draft = self.room.message(ALICE, "hello").after([&self.join]);
         accepted(self.authorised(draft.after_id("$missing")))
     }
 
-    fn redaction(&self, of: &str) -> Coming {
+    fn redaction(&self, of: &str) -> Next {
         accepted(self.authorised(self.room.redaction("@bob:two.example", of).after([&self.join])))
     }
 }
 
-/// Makes the next event of a kind, given how many there are.
-type Make = fn(&Held, usize) -> Coming;
+/// Makes the next event of a kind, given the number of events of that kind.
+type Make = fn(&Stage, usize) -> Next;
 
-fn accepted(event: Event) -> Coming {
-    Coming { event, verdict: Verdict::Accepted }
+fn accepted(event: Event) -> Next {
+    Next { event, verdict: Verdict::Accepted }
 }
 
 /// An event of a room, accepted, to be appended.
@@ -111,51 +111,51 @@ fn main() {
         .sample_size(20)
         .configure_from_args();
     let rows: [(&str, Make); 6] = [
-        ("forward extremities of one state", |held, _| held.message(&held.join)),
-        ("forward extremities of a state each", Held::state),
-        ("events that wait for one", |held, _| held.waiting()),
-        ("redactions of one event", |held, _| held.redaction(&held.join.event_id)),
-        ("redactions of an event that is not there", |held, _| held.redaction("$missing")),
-        ("soft-failed events", |held, _| Coming {
+        ("forward extremities of one state", |stage, _| stage.message(&stage.join)),
+        ("forward extremities of a state each", Stage::state),
+        ("events that wait for one", |stage, _| stage.waiting()),
+        ("redactions of one event", |stage, _| stage.redaction(&stage.join.event_id)),
+        ("redactions of an event that is not there", |stage, _| stage.redaction("$missing")),
+        ("soft-failed events", |stage, _| Next {
             verdict: Verdict::SoftFailed,
-            ..held.message(&held.join)
+            ..stage.message(&stage.join)
         }),
     ];
     for (name, make) in rows {
         let mut group = criterion.benchmark_group(format!("append beside {name}"));
         for size in SIZES {
-            let held = Held::new();
-            (0..size).for_each(|number| held.append(&make(&held, number)));
-            while ingest::work_off(&held.cx).expect("a working store") == NotesLeft::Some {}
+            let stage = Stage::new();
+            (0..size).for_each(|number| stage.append(&make(&stage, number)));
+            while ingest::work_off(&stage.cx).expect("a working store") == NotesLeft::Some {}
             let mut number = size;
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
                 let next = || {
                     number += 1;
-                    make(&held, number)
+                    make(&stage, number)
                 };
-                bencher.iter_batched(next, |it| held.append(&it), BatchSize::PerIteration);
+                bencher.iter_batched(next, |it| stage.append(&it), BatchSize::PerIteration);
             });
-            question(&held, &mut group, size);
+            measure_backfill(&stage, &mut group, size);
         }
         group.finish();
     }
     criterion.final_summary();
 }
 
-/// The last page of the room.
-fn question(
-    held: &Held,
+/// Measures `/backfill` of the room.
+fn measure_backfill(
+    stage: &Stage,
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
     size: usize,
 ) {
     let server = "ours.example".to_owned();
-    let question = Backfill {
-        room_id: held.room.room_id.clone(),
+    let request = Backfill {
+        room_id: stage.room.room_id.clone(),
         asker: Asker::Server { origin: server.clone(), destination: server },
-        event_ids: vec![held.join.event_id.clone()],
+        event_ids: vec![stage.join.event_id.clone()],
         limit: Some(100),
     };
-    group.bench_function(BenchmarkId::new("question", size), |bencher| {
-        bencher.iter(|| query::answer(&held.cx, &question, &Deadline::none()));
+    group.bench_function(BenchmarkId::new("backfill", size), |bencher| {
+        bencher.iter(|| query::answer(&stage.cx, &request, &Deadline::none()));
     });
 }

@@ -1,8 +1,7 @@
-//! What one decision costs (may this server ask, and in which form does it get this event) in
-//! rooms of 10, 1,000 and 100,000 members whose history only members may read: it must not grow
-//! with the room.
+//! The cost of one decision (has this server access, and in which form does it get this event) in rooms
+//! of 10, 1,000 and 100,000 members with history visibility `joined`. It must not grow with the room.
 //!
-//! `cargo bench --bench decision`; the last lines are the ratios, measured in turns in one run.
+//! `cargo bench --bench decision`. The last lines are the ratios; the rooms take turns in one run.
 
 use std::{
     hint::black_box,
@@ -24,11 +23,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const ROOM_ID: &str = "!room:ours.example";
-/// Sizes that run in a moment are enough to see that the program works.
+/// The numbers of members. A debug build only shows that the program works.
 const SIZES: [usize; 3] =
     if cfg!(debug_assertions) { [10, 100, 1_000] } else { [10, 1_000, 100_000] };
 
-/// A room as a straight line of events.
+/// A room whose events are a straight line.
 struct Room {
     cx: Context,
     last: Vec<String>,
@@ -37,7 +36,7 @@ struct Room {
 }
 
 impl Room {
-    /// A room with so many members of as many servers, one of them of the server that asks.
+    /// Makes a room with `count` members of as many servers, one of them the requesting server.
     fn with_members(count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let options = Options { cache_bytes: 1 << 30, ..Options::small(dir.path()) };
@@ -93,7 +92,7 @@ impl Room {
         self.last = vec![parsed.event_id().to_string()];
     }
 
-    /// Decides about the last event, for the server that asks.
+    /// Decides about the last event for the requesting server.
     fn decide(&self) -> Form {
         let asker = Asker::Server {
             origin: "asking.example".to_owned(),
@@ -121,7 +120,7 @@ fn main() {
     ratios(&rooms);
 }
 
-/// Measures the rooms in turns, so that whatever else the machine does strikes them alike.
+/// Measures the rooms in turns, so that other load of the machine affects all of them.
 fn ratios(rooms: &[(usize, Room)]) {
     const TURNS: usize = 200;
     const DECISIONS: u32 = 50;
@@ -140,7 +139,7 @@ fn ratios(rooms: &[(usize, Room)]) {
     for ((members, _), time) in rooms.iter().zip(&medians) {
         let ratio = time.as_secs_f64() / smallest;
         println!(
-            "{members:>7} members: {time:>9.1?} a decision, {ratio:.2} of the smallest room's"
+            "{members:>7} members: {time:>9.1?} per decision, {ratio:.2} times the smallest room"
         );
     }
 }

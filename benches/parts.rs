@@ -1,4 +1,4 @@
-//! What the parts of an answer and of an append cost, one by one: `cargo bench --bench parts`.
+//! The cost of the parts of a response and of an append, each alone: `cargo bench --bench parts`.
 
 use std::{collections::BTreeMap, convert::Infallible, hint::black_box, sync::Arc, time::Duration};
 
@@ -42,12 +42,12 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A hundred events of a straight line.
+/// A walk of 100 events in a straight line.
 fn walk(criterion: &mut Criterion) {
     let node = |id: u32| {
         let prev_events = id.checked_sub(1).into_iter().collect();
         let position = Position { depth: id.into(), arrival: id.into() };
-        Ok::<_, Infallible>(Some(graph::Node {
+        Ok::<_, Infallible>(Some(graph::WalkNode {
             position,
             servable: true,
             prev_events,
@@ -60,7 +60,7 @@ fn walk(criterion: &mut Criterion) {
     });
 }
 
-/// The nodes of a state in memory.
+/// State nodes in memory.
 #[derive(Default)]
 struct Map(BTreeMap<(u32, u32), Arc<Node>>);
 
@@ -72,7 +72,7 @@ impl Nodes for Map {
     }
 }
 
-/// One member more, in a room of 100,000.
+/// One more member in a room of 100,000 members.
 fn state_step(criterion: &mut Criterion) {
     let mut nodes = Map::default();
     let value = |event| Value::Event { event, membership: Membership::Joined };
@@ -93,7 +93,7 @@ fn state_step(criterion: &mut Criterion) {
     });
 }
 
-/// What is checked of an event before its room is looked at.
+/// The checks of an event that do not need its room.
 fn event_check(criterion: &mut Criterion) {
     let (room, create) = Room::new(RoomVersion::V10, CREATOR);
     let event = room.message(CREATOR, "good morning, everybody").after([&create]).finish();
@@ -112,13 +112,13 @@ fn event_check(criterion: &mut Criterion) {
         members.insert("signatures".to_owned(), json!({"ours.example": {"ed25519:1": signature}}));
     }
     let pdu = Pdu::parse(signed.to_string().as_bytes(), RoomVersion::V10).expect("a PDU");
-    // A signature that does not fit takes as long as one that does.
+    // An invalid signature takes as long as a valid one.
     criterion.bench_function("event check: one signature", |bencher| {
         bencher.iter(|| verify_signatures(black_box(&pdu), &|_, _| public));
     });
 }
 
-/// Bodies, and the state where two branches meet that have set ten entries each.
+/// State resolution where two branches meet that have set ten entries each, and encoding of bodies.
 fn in_a_store(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a directory");
     let cx = Context::new(Store::open(&Options::small(dir.path())).expect("a store"));

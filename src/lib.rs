@@ -1,34 +1,38 @@
-//! The history service of a Matrix homeserver: it owns every room's event graph and answers what
-//! came before an event, and what was missed in between.
+//! The history service of a Matrix homeserver. It stores the event graph of each room, and answers
+//! which events precede an event (`/backfill`) and which lie between two others
+//! (`/get_missing_events`).
 //!
-//! # The house
+//! # Modules
 //!
 //! ```text
-//! main ─► cli ─► server                                       starts, stops, talks to people
+//! main ─► cli ─► server                           start and stop; commands for operators
 //!                  │
-//!                 rpc ─► proto                                doors: translate, decide nothing
-//!          ────────┼──────────────────────────── async above, sync below ────
+//!                 rpc ─► proto                    handlers: decode, call one use case, encode
+//!          ────────┼──────────────── async above, sync below ────
 //!            ┌─────┴─────┐
-//!          ingest      query                                  use cases: one decision each
+//!          ingest      query                      use cases: write and read
 //!            └─────┬─────┘
 //!               context
 //!                  │
-//!                store                                        memory: the only room with sled
+//!                store                            records on disk
 //!                  │
-//!   graph   visibility   access   state   pdu   picture   deadline     knowledge: pure
+//!   graph   visibility   access   state   pdu     pure functions, without input or output
 //! ```
 //!
-//! Imports point down. Proto types stop at the door, sled types in the store. Knowledge never
-//! meets memory: a use case introduces them, by handing over closures and facts. A test holds the
-//! plan (`tests/it/layering.rs`).
+//! Imports point down. Proto types stop at the handlers, and types of the storage engine stop in the
+//! store. The pure modules do not know the store: use cases read facts, and pass them to pure
+//! functions. Not drawn: `verify` and `backup` (use cases for operators), `picture` and `room_format`
+//! (pure), and `metrics`, `slow_walks`, `backlog` and `deadline` (small shared parts). A test holds
+//! this plan (`tests/it/layering.rs`).
 //!
-//! # What never happens
+//! # Guarantees
 //!
-//! - An event whose state is not known is never served whole.
-//! - Nothing outside the room asked for is ever served.
-//! - No request works more than its bounds allow, whatever it says.
-//! - Nothing is acknowledged that is not on disk.
-//! - No content and no key is ever logged. The service opens no connection to anywhere.
+//! - An event whose state is not known is never served in full.
+//! - A response never contains an event of another room than the one in the request.
+//! - Each request does a bounded amount of work, whatever it contains.
+//! - An event is acknowledged only when it is on disk.
+//! - No event content and no key is logged. The service opens no connections, except for traces if
+//!   the operator asks for them.
 
 pub mod access;
 pub mod backlog;

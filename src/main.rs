@@ -1,4 +1,4 @@
-//! Parse, start logging, do it, say what went wrong.
+//! Starts the program: parses the command line, runs the command, and prints its error.
 
 use std::{
     io::{self, Write as _},
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // Nothing is left to do if nobody reads that either.
+            // If standard error is closed too, the exit code still shows the failure.
             drop(writeln!(io::stderr(), "error: {error:#}"));
             ExitCode::FAILURE
         }

@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use plotters::{coord::Shift, prelude::*};
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
 
 use crate::{report::PlottedRoom, rooms::Shape};
 
@@ -60,6 +64,7 @@ impl Panel {
         let font = |size: u32| ("sans-serif", size).into_font().color(&INK);
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_right(44)
             .caption(self.title, font(16))
             .x_label_area_size(42)
             .y_label_area_size(54)
@@ -74,6 +79,8 @@ impl Panel {
             .x_desc(self.axis)
             .y_desc("median latency, µs")
             .y_labels(6)
+            .x_label_formatter(&|it| with_commas(*it))
+            .y_label_formatter(&|it| format!("{it:.0}"))
             .draw()?;
         let line = [(first.size, goal), (last, goal)];
         chart
@@ -87,7 +94,8 @@ impl Panel {
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], MEASURED.stroke_width(2)));
         chart.draw_series(points.iter().map(|it| {
             let label = format!("{:.0}", it.median_us);
-            Text::new(label, (it.size, it.median_us * 0.93), font(12))
+            let style = font(12).pos(Pos::new(HPos::Center, VPos::Top));
+            Text::new(label, (it.size, it.median_us * 0.97), style)
         }))?;
         chart
             .configure_series_labels()
@@ -97,4 +105,17 @@ impl Panel {
             .draw()?;
         Ok(())
     }
+}
+
+/// A number with a comma before each group of three digits.
+fn with_commas(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

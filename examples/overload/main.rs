@@ -1,13 +1,13 @@
-//! What becomes of the services when ten times as much is asked as they can answer.
+//! The behaviour of both services when they receive ten times the load that they can answer.
 //!
-//! Both services on real sockets in a process of their own, those who ask in another; each has half
-//! of the cores, so that asking takes nothing from answering. First the most that can be answered,
-//! everybody waiting for the answer before asking again; then connections that together want to ask
-//! ten times that, whatever they hear. The two take turns, and only the ratio is worth something.
-//! Exit code 1 if a goal is missed.
+//! Both services run on real sockets in a process of their own, the clients in another. Each process
+//! has half of the cores, so that the clients take no time from the services. First the example
+//! measures the peak, with clients that wait for each response. Then connections together try to send
+//! ten times that rate, whatever the responses are. The two phases take turns, and only their ratio
+//! means anything. The exit code is 1 if a goal is missed.
 //!
-//! `cargo run --release --example overload` (`-- SECONDS CONNECTIONS RATE` for
-//! others than 5 a part, 3,000, and the gateway's own limit)
+//! `cargo run --release --example overload`, with `-- SECONDS CONNECTIONS RATE` for other values than
+//! 5 seconds per phase, 3,000 connections, and the gateway's own number of refusals per second.
 
 use std::{
     fs,
@@ -15,7 +15,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,24 +29,27 @@ use mimalloc::MiMalloc;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-mod ask;
+use self::clients::{Counts, Load};
+
+mod clients;
 mod serve;
 
-/// That of the programs.
+/// The allocator of the programs.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 const ROOM: &str = "visibility-v12";
 const ORIGIN: &str = "hs2.example:9102";
 const DESTINATION: &str = "hs1.example:9101";
-/// Connections that find the most that can be answered.
-const CLOSED: u32 = 32;
-/// Connections that ask too much.
-const OPEN: u32 = 3_000;
-const TIMES: f64 = 10.0;
-/// How often the two parts take turns.
+/// Connections of the phase that measures the peak.
+const PEAK_CONNECTIONS: u32 = 32;
+/// Connections of the phase with too much load.
+const OVERLOAD_CONNECTIONS: u32 = 3_000;
+/// How many times the peak the connections try to send.
+const FACTOR: f64 = 10.0;
+/// How often the two phases take turns.
 const ROUNDS: u32 = 3;
-/// How long an answer may take.
+/// The time within which a response must be received.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() -> anyhow::Result<()> {
@@ -51,18 +57,18 @@ fn main() -> anyhow::Result<()> {
     let number = |nth: usize| arguments.get(nth).map(|it| it.parse::<u32>()).transpose();
     let serves = arguments.first().is_some_and(|it| it == "serve");
     keep_to_half_of_the_cores(serves)?;
-    // After that: the runtime has as many threads as it sees cores.
+    // The runtime starts afterwards: it has one thread for each core that it may use.
     let runtime = tokio::runtime::Runtime::new()?;
     if serves {
         return runtime.block_on(serve::serve(number(1)?));
     }
     let services = Services::start(arguments.get(2))?;
-    let part = Duration::from_secs(number(0)?.unwrap_or(5).into());
-    let connections = number(1)?.unwrap_or(OPEN);
-    runtime.block_on(measure(&services, part, connections))
+    let phase = Duration::from_secs(number(0)?.unwrap_or(5).into());
+    let connections = number(1)?.unwrap_or(OVERLOAD_CONNECTIONS);
+    runtime.block_on(measure(&services, phase, connections))
 }
 
-/// On one core, all have that one.
+/// Pins this process to the first or the second half of the cores. A single core is shared.
 fn keep_to_half_of_the_cores(first_half: bool) -> anyhow::Result<()> {
     let allowed = sched_getaffinity(None)?;
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|it| allowed.is_set(*it)).collect();
@@ -80,7 +86,7 @@ fn rooms() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms")
 }
 
-/// The other process.
+/// The process of both services.
 struct Services {
     child: Child,
     gateway: SocketAddr,
@@ -102,7 +108,7 @@ impl Services {
         Ok(Self { child, gateway })
     }
 
-    /// What the process has had of the cores.
+    /// The processor time that the process has used.
     fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let (_, fields) = stat.rsplit_once(')').context("no fields")?;
@@ -112,11 +118,11 @@ impl Services {
             .take(2)
             .filter_map(|it| it.parse::<u64>().ok())
             .sum();
-        // Linux counts in hundredths of a second, whatever the machine.
+        // Linux counts in hundredths of a second on every machine.
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// The most memory it has had.
+    /// The highest resident memory of the process.
     fn peak_mib(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:")).context("no VmHWM")?;
@@ -126,12 +132,13 @@ impl Services {
 
 impl Drop for Services {
     fn drop(&mut self) {
+        // The process ends when its standard input is closed.
         drop(self.child.stdin.take());
         drop(self.child.wait());
     }
 }
 
-/// Of all rounds of one part.
+/// The sums over all rounds of one phase.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     answered: f64,
@@ -141,11 +148,19 @@ struct Sum {
     cpu: f64,
 }
 
+/// The sums of both phases.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    peak: Sum,
+    overload: Sum,
+    /// Requests that the connections tried to send.
+    wanted: f64,
+}
+
 impl Sum {
-    fn add(&mut self, counts: &ask::Counts, cpu: Duration) -> anyhow::Result<()> {
-        let count = |it: &std::sync::atomic::AtomicU64| -> anyhow::Result<f64> {
-            Ok(u32::try_from(it.load(Ordering::Relaxed))?.into())
-        };
+    fn add(&mut self, counts: &Counts, cpu: Duration) -> anyhow::Result<()> {
+        let count =
+            |it: &AtomicU64| anyhow::Ok(f64::from(u32::try_from(it.load(Ordering::Relaxed))?));
         self.answered += count(&counts.answered)?;
         self.refused += count(&counts.refused)?;
         self.late += count(&counts.late)?;
@@ -155,57 +170,67 @@ impl Sum {
     }
 }
 
-async fn measure(services: &Services, part: Duration, connections: u32) -> anyhow::Result<()> {
+async fn measure(services: &Services, phase: Duration, connections: u32) -> anyhow::Result<()> {
     let signing_keys = fs::read_to_string(rooms().join("signing-keys.json"))?;
     let federation = Federation::from_json(&signing_keys);
-    let questions = questions()?;
-    let first = question(questions.first().context("the room has events")?);
-    let answer = federation.send(services.gateway, first).await;
-    ensure!(answer.status.is_success(), "{}: {:?}", answer.status, answer.body);
-    let requests = Arc::new(signed(&federation, &questions));
-    let ask =
-        async |of, part| ask::ask(services.gateway, &requests, of, part, || services.cpu()).await;
-    ask((CLOSED, None), Duration::from_secs(1)).await?;
+    let uris = uris()?;
+    let first = request(uris.first().context("the room has no event")?);
+    let response = federation.send(services.gateway, first).await;
+    ensure!(response.status.is_success(), "{}: {:?}", response.status, response.body);
+    let gateway = services.gateway;
+    let requests = Arc::new(signed(&federation, &uris));
+    let load = |connections, rate, duration| Load {
+        gateway,
+        requests: Arc::clone(&requests),
+        connections,
+        rate,
+        duration,
+    };
+    load(PEAK_CONNECTIONS, None, Duration::from_secs(1)).run(|| services.cpu()).await?;
 
-    let (mut closed, mut open) = (Sum::default(), Sum::default());
-    let (mut before, mut wanted) = (0, 0.0);
+    let mut sums = Sums::default();
+    let mut memory_before = 0;
     for round in 0..ROUNDS {
-        let (counts, cpu) = ask((CLOSED, None), part).await?;
-        closed.add(&counts, cpu)?;
+        let peak = load(PEAK_CONNECTIONS, None, phase).run(|| services.cpu()).await?;
+        sums.peak.add(&peak.counts, peak.cpu)?;
         if round == 0 {
-            before = services.peak_mib()?;
+            memory_before = services.peak_mib()?;
         }
-        let rate = closed.answered / f64::from(round + 1) / part.as_secs_f64() * TIMES;
-        wanted += rate * part.as_secs_f64();
-        let (counts, cpu) = ask((connections, Some(rate)), part).await?;
-        open.add(&counts, cpu)?;
+        let rate = sums.peak.answered / f64::from(round + 1) / phase.as_secs_f64() * FACTOR;
+        sums.wanted += rate * phase.as_secs_f64();
+        let overload = load(connections, Some(rate), phase).run(|| services.cpu()).await?;
+        sums.overload.add(&overload.counts, overload.cpu)?;
     }
-    report(part, connections, (closed, open), wanted);
-    println!("memory         at most {} MiB, {before} before", services.peak_mib()?);
-    let goodput = open.answered / closed.answered;
-    ensure!(goodput >= 0.8 && open.late + open.failed == 0.0, "a goal is missed");
+    report(phase, connections, sums);
+    println!("memory         at most {} MiB, {memory_before} before", services.peak_mib()?);
+    let Sums { peak, overload, .. } = sums;
+    let goodput = overload.answered / peak.answered;
+    let is_good = goodput >= 0.8 && overload.late + overload.failed == 0.0;
+    ensure!(is_good, "a goal is missed");
     Ok(())
 }
 
-fn report(part: Duration, connections: u32, (closed, open): (Sum, Sum), wanted: f64) {
-    let seconds = part.as_secs_f64() * f64::from(ROUNDS);
+fn report(phase: Duration, connections: u32, sums: Sums) {
+    let Sums { peak, overload, wanted } = sums;
+    let seconds = phase.as_secs_f64() * f64::from(ROUNDS);
     let rate = |count: f64| count / seconds;
-    let Sum { answered, refused, late, failed, cpu } = open;
-    let each = closed.cpu / closed.answered;
-    println!("at most        {:.0} answers a second, {CLOSED} connections", rate(closed.answered));
-    println!("CPU            {:.0} µs an answer, {:.2} of a core", each * 1e6, rate(closed.cpu));
-    println!("wanted         {:.0} a second, {connections} connections", rate(wanted));
-    let asked = answered + refused + late + failed;
-    println!("asked          {:.0}; for the others no connection was free", rate(asked));
+    let Sum { answered, refused, late, failed, cpu } = overload;
+    let each = peak.cpu / peak.answered;
+    let peak_rate = rate(peak.answered);
+    println!("peak           {peak_rate:.0} responses per second, {PEAK_CONNECTIONS} connections");
+    println!("CPU            {:.0} µs per response, {:.2} of a core", each * 1e6, rate(peak.cpu));
+    println!("wanted         {:.0} per second, {connections} connections", rate(wanted));
+    let sent = answered + refused + late + failed;
+    println!("sent           {:.0}; no connection was free for the others", rate(sent));
     println!("answered       {:.0}, refused {:.0}", rate(answered), rate(refused));
     let refusing = (cpu - each * answered).max(0.0) / refused.max(1.0);
-    println!("CPU            {:.0} µs a refusal, {:.2} of a core", refusing * 1e6, rate(cpu));
-    println!("goodput/peak   {:.2}   (goal: at least 0.80)", answered / closed.answered);
+    println!("CPU            {:.0} µs per refusal, {:.2} of a core", refusing * 1e6, rate(cpu));
+    println!("goodput/peak   {:.2}   (goal: at least 0.80)", answered / peak.answered);
     println!("late, failed   {late}, {failed}   (goal: 0; the deadline is {DEADLINE:?})");
 }
 
-/// What is asked, each about other events, so that few are the same at the same time.
-fn questions() -> anyhow::Result<Vec<String>> {
+/// The request targets: about different events and limits, so that few requests in flight are equal.
+fn uris() -> anyhow::Result<Vec<String>> {
     let file = fs::File::open(rooms().join(ROOM).join("room.ndjson"))?;
     let (header, lines) = Reader::open(BufReader::new(file))?;
     let room = utf8_percent_encode(&header.room_id, NON_ALPHANUMERIC).to_string();
@@ -217,7 +242,7 @@ fn questions() -> anyhow::Result<Vec<String>> {
     Ok((1..=40).flat_map(|limit| event_ids.iter().map(move |it| uri(limit, it))).collect())
 }
 
-fn question(uri: &str) -> FederationRequest<'_> {
+fn request(uri: &str) -> FederationRequest<'_> {
     FederationRequest {
         origin: ORIGIN,
         destination: DESTINATION,
@@ -227,11 +252,11 @@ fn question(uri: &str) -> FederationRequest<'_> {
     }
 }
 
-/// The requests as bytes.
-fn signed(federation: &Federation, questions: &[String]) -> Vec<String> {
+/// The signed requests as text.
+fn signed(federation: &Federation, uris: &[String]) -> Vec<String> {
     let sign = |uri: &String| {
-        let authorization = federation.authorization(question(uri));
+        let authorization = federation.authorization(request(uri));
         format!("GET {uri} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\n\r\n")
     };
-    questions.iter().map(sign).collect()
+    uris.iter().map(sign).collect()
 }

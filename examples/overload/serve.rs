@@ -1,5 +1,4 @@
-//! The services, in a process of their own on cores of their own: what they do with their time is
-//! theirs alone.
+//! Both services in a process of their own, on cores of their own, so that its processor time is theirs.
 
 use std::{
     fs::{self, File},
@@ -22,9 +21,9 @@ use tokio::net::TcpListener;
 
 use super::{DEADLINE, DESTINATION, ROOM, rooms};
 
-/// Says where the gateway is, and serves until standard input ends.
+/// Prints the address of the gateway, and serves until standard input ends.
 pub(super) async fn serve(refusal_rate: Option<u32>) -> anyhow::Result<()> {
-    // As an operator would have it: lines cost something too.
+    // The usual log level: writing log lines costs time too.
     let logs = Logs { format: LogFormat::Text, filter: "info" };
     let _traces = telemetry::start("overload", logs, None)?;
     let data_dir = tempfile::tempdir()?;
@@ -47,7 +46,7 @@ fn load(cx: &Context, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts both; they end with the process.
+/// Starts both services; returns the address of the gateway. They end with the process.
 async fn start(
     cx: &Arc<Context>,
     server_keys: &[u8],
@@ -62,9 +61,10 @@ async fn start(
         request_timeout: DEADLINE,
         ..GatewayOptions::new(DESTINATION.parse()?, url)
     };
-    // All of it comes from one machine and one server: what is measured is the whole.
+    // One server sends everything from one address: its own limits must not apply.
     options.limits.max_per_address = options.limits.max_connections;
-    (options.limits.server_rate, options.limits.server_burst) = (10_000_000, 10_000_000);
+    options.limits.server_rate = 10_000_000;
+    options.limits.server_burst = 10_000_000;
     if let Some(rate) = refusal_rate {
         options.limits.refusal_rate = rate;
     }

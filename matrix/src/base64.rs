@@ -1,6 +1,6 @@
-//! Base64 as Matrix has it in keys, signatures and hashes: the standard or the URL-safe alphabet,
-//! with or without padding. The bits of the last character that stand for nothing may have any
-//! value, and white space is passed over: Python's and Go's readers do both.
+//! Base64 in Matrix keys, signatures and hashes: in the standard or the URL-safe alphabet, with or
+//! without padding. As in the readers of Python and Go, unused bits of the last character may have any
+//! value, and whitespace is ignored.
 
 use base64::{
     Engine as _, alphabet,
@@ -14,7 +14,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The bytes that a text stands for. `None` if it is not base64.
+/// Decodes a text. `None` if it is not base64.
 #[must_use]
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let standard = text.bytes().filter(|byte| !byte.is_ascii_whitespace());
@@ -22,7 +22,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     LENIENT.decode(standard).ok()
 }
 
-/// The character of the standard alphabet.
+/// Converts a character of the URL-safe alphabet to the standard one.
 fn to_standard(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',

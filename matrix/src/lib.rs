@@ -1,9 +1,9 @@
-//! What both programs read of Matrix, read in one place: server names, base64, signing keys, the
-//! signatures of JSON objects and the answers that servers give about their keys.
+//! Readers of Matrix formats that the history service and the gateway share: server names, base64,
+//! signing keys, signatures of JSON objects, and the answers of servers about their keys.
 //!
-//! Everything is read as Synapse and gomatrixserverlib read it, since whoever they take must be
-//! taken here: what cannot be read is left out and named, the rest is used. Pure: no sockets, no
-//! files, no clock.
+//! Everything is read as Synapse and gomatrixserverlib read it: a server that they accept must be
+//! accepted here. Parts that cannot be read are left out and named, the rest is used. Pure: no
+//! sockets, no files, no clock.
 
 pub mod base64;
 mod key_answer;

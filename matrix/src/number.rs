@@ -1,27 +1,30 @@
-//! Numbers only rooms of versions 1 to 5 allow, written as the homeservers that hashed and signed
-//! them write them: as Python does.
+//! JSON numbers, also those that only room versions 1 to 5 allow. They are written as Python writes
+//! them, since homeservers in Python hashed and signed them.
 
 use ruma::Int;
 
-/// Python refuses to read longer integers, so no event of the federation has one.
+/// The most digits of an integer. Python refuses longer ones, so no event in the federation has one.
 const MAX_DIGITS: usize = 4_300;
 
-/// No float can hold the number: `1e400`. Also integers of more than 4,300 digits.
+/// A number that no float can hold, such as `1e400`, or an integer of more than 4,300 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a number overflows")]
 pub struct Overflow;
 
-/// A JSON number.
+/// A number that was read from JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Number {
-    /// One that every room version allows.
+    /// An integer within ±(2^53 − 1), which every room version allows.
     Plain(Int),
-    /// Any other, in its canonical text.
+    /// Any other number, as the text that Python writes for it.
     Odd(String),
 }
 
 impl Number {
-    /// Reads a number from its JSON text, whose grammar is checked already.
+    /// Reads a number from its JSON text. The caller has checked the grammar of the text.
+    ///
+    /// # Errors
+    /// Python cannot hold the number either.
     pub fn read(text: &str) -> Result<Self, Overflow> {
         if text.contains(['.', 'e', 'E']) {
             let value: f64 = text.parse().map_err(|_| Overflow)?;
@@ -30,13 +33,13 @@ impl Number {
         if text.trim_start_matches('-').len() > MAX_DIGITS {
             return Err(Overflow);
         }
-        // The integer `-0` is 0, the float `-0.0` is not 0.0: Python again.
+        // As in Python, the integer `-0` is 0, but the float `-0.0` is not 0.0.
         let plain = text.parse::<i64>().ok().and_then(|it| Int::try_from(it).ok());
         Ok(plain.map_or_else(|| Self::Odd(text.to_owned()), Self::Plain))
     }
 }
 
-/// The shortest digits that read back as `value`, in the layout of Python's `repr`.
+/// Writes the shortest digits that read back as `value`, in the layout of Python's `repr`.
 fn repr(value: f64) -> String {
     let shortest = shortest(value);
     let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
@@ -57,8 +60,9 @@ fn repr(value: f64) -> String {
     }
 }
 
-/// The shortest digits that read back as `value`, and of these the nearest. Half-way between two,
-/// Rust takes the upper and Python the even one; rounding to a known count of digits is to even.
+/// Writes the shortest digits that read back as `value`, and of these the nearest. Half-way between
+/// two, Rust chooses the upper one and Python the even one. Rust rounds to a given number of digits
+/// like Python, so that is used where it gives the same value.
 fn shortest(value: f64) -> String {
     let shortest = format!("{value:e}");
     let mantissa = shortest.split('e').next().unwrap_or_default();
@@ -83,7 +87,7 @@ mod tests {
 
     #[test]
     fn floats_are_written_as_python_writes_them() {
-        // Right: what `python3 -c 'import json; print(json.dumps(json.loads(...)))'` prints.
+        // On the right: what `python3 -c 'import json; print(json.dumps(json.loads(...)))'` prints.
         for (text, python) in [
             ("1.5", "1.5"),
             ("-0.25", "-0.25"),

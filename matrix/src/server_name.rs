@@ -1,43 +1,45 @@
-//! Server names, as the Matrix specification's grammar has them, narrowed the way Synapse narrows
-//! it: labels of letters, digits and hyphens between single dots, a valid IPv6 address between
-//! brackets, a port that exists. Every real name passes.
+//! Server names in the grammar of the Matrix specification, narrowed as in Synapse: labels of letters,
+//! digits and hyphens between single dots, a valid IPv6 address in brackets, a port from 1 to 65535.
+//! Every server name in real use is valid.
 //!
-//! Names are compared as they are written: case matters, and so does the port.
+//! Names are compared as texts: case matters, and so does the port.
 
 use std::{fmt, net::Ipv6Addr, num::NonZeroU16, str::FromStr, sync::Arc};
 
-/// Longest name, port included. User ids, which contain a server name, end there too.
+/// The greatest length of a name in bytes, with its port. User ids, which contain a server name, have
+/// the same limit.
 const MAX_BYTES: usize = 255;
 
 /// A valid server name: `matrix.org`, `10.0.0.1:8448`, `[2001:db8::1]:8448`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerName(Arc<str>);
 
-/// Why a text is not a server name.
+/// The reason why a text is not a server name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerNameError {
-    /// Nothing, or more than 255 bytes.
+    /// The text is empty or longer than 255 bytes.
     #[error("a server name has 1 to 255 characters")]
     Length,
-    /// Brackets around something else than an IPv6 address.
+    /// The text in the brackets is not an IPv6 address.
     #[error("no IPv6 address between the brackets")]
     Ipv6,
-    /// An empty label, or a character that no host name has.
+    /// The host has an empty label or an invalid character.
     #[error("not a host name")]
     Host,
-    /// Not one to five digits, or not within 1..=65535.
+    /// The port is not a number from 1 to 65535, of at most five digits.
     #[error("not a port")]
     Port,
 }
 
 impl ServerName {
-    /// The name as it was written.
+    /// The name as a text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The host as it was written, an IPv6 address in its brackets; and the port, if it has one.
+    /// Splits the name into the host, an IPv6 address with its brackets, and the port. The port is
+    /// `None` if the name has none.
     #[must_use]
     pub fn host_and_port(&self) -> (&str, Option<u16>) {
         let start_of_port = self.0.rfind(']').unwrap_or_default();
@@ -94,7 +96,7 @@ fn is_label(label: &str) -> bool {
 }
 
 fn is_port(port: &str) -> bool {
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     let digits = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
     digits && port.parse::<NonZeroU16>().is_ok()
 }

@@ -1,8 +1,9 @@
 //! A JSON object that servers have signed, and the text that their signatures cover: the object
-//! without `signatures` and `unsigned`, in the form in which Synapse writes it.
+//! without `signatures` and `unsigned`, as Synapse writes it.
 //!
-//! Read as leniently as Synapse reads it: any number, and of members of the same name the last.
-//! Not for events, whose format depends on the version of their room.
+//! The object is read as leniently as Synapse reads it: any number is allowed, and of members with
+//! the same name the last one counts. This is not for events: their format depends on the version of
+//! their room.
 
 use std::collections::BTreeMap;
 
@@ -10,53 +11,53 @@ use serde_json::value::RawValue;
 
 use crate::{Number, Overflow, VerifyKey, signature, write_string};
 
-/// How many arrays and objects may stand inside each other.
+/// The most levels of arrays and objects.
 const MAX_LEVELS: usize = 100;
 
-/// A JSON object, its members not looked at yet.
+/// A JSON object whose members are not parsed yet.
 #[derive(Clone, Debug)]
 pub struct SignedObject<'t> {
     text: &'t str,
     members: BTreeMap<String, &'t RawValue>,
 }
 
-/// Why bytes are no such object.
+/// The reason why bytes are not such an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignedObjectError {
-    /// Not JSON, or half of a surrogate pair in what is signed.
+    /// The bytes are not JSON, or the signed text has half a surrogate pair.
     #[error("not JSON, at line {line}, column {column}")]
     NotJson {
-        /// Line of the fault, from 1; 0 where the bytes are not UTF-8.
+        /// The line of the fault, from 1; 0 if the bytes are not UTF-8.
         line: usize,
-        /// Column of the fault, in bytes, from 1; 0 where the bytes are not UTF-8.
+        /// The column of the fault in bytes, from 1; 0 if the bytes are not UTF-8.
         column: usize,
     },
-    /// JSON, but no object.
+    /// The JSON is not an object.
     #[error("not a JSON object")]
     NotAnObject,
-    /// More than 100 arrays and objects inside each other.
+    /// The JSON has more than 100 levels of arrays and objects.
     #[error("nested too deeply")]
     TooDeep,
-    /// A number that nobody can write again.
+    /// A number has no canonical form.
     #[error(transparent)]
     Overflow(#[from] Overflow),
 }
 
 impl<'t> SignedObject<'t> {
-    /// Reads bytes, with nothing but white space around the object.
+    /// Reads bytes: an object, with optional whitespace around it.
     ///
     /// # Errors
-    /// They are no JSON object.
+    /// The bytes are not a JSON object.
     pub fn parse(bytes: &'t [u8]) -> Result<Self, SignedObjectError> {
         let text =
             str::from_utf8(bytes).map_err(|_| SignedObjectError::NotJson { line: 0, column: 0 })?;
         Self::from_text(text)
     }
 
-    /// Reads a text.
+    /// Reads a text: an object, with optional whitespace around it.
     ///
     /// # Errors
-    /// It is no JSON object.
+    /// The text is not a JSON object.
     pub fn from_text(text: &'t str) -> Result<Self, SignedObjectError> {
         let text = text.trim_matches([' ', '\t', '\n', '\r']);
         let raw: &RawValue = read(text)?;
@@ -66,43 +67,43 @@ impl<'t> SignedObject<'t> {
         Ok(Self { text, members: read(text)? })
     }
 
-    /// The whole object as it came.
+    /// The text of the whole object, as it was received.
     #[must_use]
     pub fn text(&self) -> &'t str {
         self.text
     }
 
-    /// A member as it came.
+    /// The text of a member; `None` if there is no such member.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&'t RawValue> {
         self.members.get(name).copied()
     }
 
-    /// A member that is a string.
+    /// The value of a member; `None` if it is not a string.
     #[must_use]
     pub fn string(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.member(name)?.get()).ok()
     }
 
-    /// A member that is an object, its members as they came.
+    /// The texts of the members of a member; `None` if it is not an object.
     #[must_use]
     pub fn object(&self, name: &str) -> Option<BTreeMap<String, &'t RawValue>> {
         serde_json::from_str(self.member(name)?.get()).ok()
     }
 
-    /// A member that is a time in milliseconds since 1970: a number, taken to the nearest that is
-    /// none before 1970 and no fraction.
+    /// The value of a member that is a time, in milliseconds since 1970; `None` if it is not a number.
+    /// A fraction is cut off, and a time before 1970 is read as 1970.
     #[must_use]
     pub fn time(&self, name: &str) -> Option<u64> {
         time(self.member(name)?)
     }
 
-    /// The members of the object, by name.
+    /// The texts of all members, by their names.
     pub fn members(&self) -> impl Iterator<Item = (&str, &'t RawValue)> {
         self.members.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// What a server has signed with its keys: by the ids of the keys, whatever stands there.
+    /// The signatures of a server by the ids of its keys. Their values are not checked.
     #[must_use]
     pub fn signatures_of(&self, server: &str) -> BTreeMap<String, &'t RawValue> {
         let of_server = || {
@@ -112,10 +113,10 @@ impl<'t> SignedObject<'t> {
         of_server().unwrap_or_default()
     }
 
-    /// The text that signatures cover.
+    /// Writes the text that signatures cover.
     ///
     /// # Errors
-    /// Something in it cannot be written again.
+    /// A part of the object has no canonical form.
     pub fn signed_text(&self) -> Result<String, SignedObjectError> {
         let signed = |name: &str| !matches!(name, "signatures" | "unsigned");
         let members = self.members.iter().filter(|(name, _)| signed(name));
@@ -125,14 +126,14 @@ impl<'t> SignedObject<'t> {
     }
 }
 
-/// Whether a key has made the signature that stands there.
+/// Whether `given` is a signature of a text, made with a key.
 pub(crate) fn has_signed(key: &VerifyKey, signed_text: &str, given: &RawValue) -> bool {
     let given: Option<String> = serde_json::from_str(given.get()).ok();
     let given = given.and_then(|text| signature(&text));
     given.is_some_and(|it| key.verifies(signed_text.as_bytes(), &it))
 }
 
-/// See [`SignedObject::time`].
+/// Reads a time as [`SignedObject::time`] does.
 pub(crate) fn time(raw: &RawValue) -> Option<u64> {
     let text = raw.get();
     if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
@@ -218,7 +219,7 @@ mod tests {
     fn it_is_what_synapse_writes() {
         for (text, signed) in [
             (r#" {"b": [1, null, true], "a": "\u00e9\/"} "#, r#"{"a":"é/","b":[1,null,true]}"#),
-            // Right: what Python's json writes of what it reads.
+            // On the right: what Python's json module writes.
             (r#"{"a":1.50,"b":1e2,"c":-0,"d":-0.0}"#, r#"{"a":1.5,"b":100.0,"c":0,"d":-0.0}"#),
             (r#"{"a":99999999999999999999}"#, r#"{"a":99999999999999999999}"#),
             (r#"{"a":1,"\u0061":{"z":1,"y":[{}]}}"#, r#"{"a":{"y":[{}],"z":1}}"#),

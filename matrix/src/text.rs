@@ -1,11 +1,11 @@
-//! Strings of canonical JSON.
+//! Writing strings as canonical JSON.
 
-/// Writes a string in quotes: what JSON makes one escape is escaped, in the shortest way, and
-/// nothing else.
+/// Writes a string in quotes. Only characters that JSON requires to be escaped are escaped, in the
+/// shortest form.
 pub fn write_string(out: &mut String, text: &str) {
     out.push('"');
     for piece in text.split_inclusive(is_escaped) {
-        // Only the last symbol of a piece may be one to escape.
+        // Only the last character of a piece may need an escape.
         let plain = piece.strip_suffix(is_escaped).unwrap_or(piece);
         out.push_str(plain);
         if plain.len() < piece.len() {

@@ -1,11 +1,11 @@
-//! Talking to a running service, and saying what is wrong when that fails.
+//! Connects to a running service, and turns its errors into messages for people.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use backscroll_tls::{ClientFiles, Dialer, Token};
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     codegen::http::Uri,
     metadata::AsciiMetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
@@ -20,20 +20,21 @@ use crate::proto::v1::{
     ingest_service_client::IngestServiceClient,
 };
 
+/// Clients of one service, which share a connection.
 pub(super) struct Clients {
     pub(super) history: HistoryServiceClient<Channel>,
     pub(super) ingest: IngestServiceClient<Channel>,
     pub(super) admin: AdminServiceClient<Channel>,
 }
 
-/// A connection that shows who we are.
-pub(super) type Channel = InterceptedService<transport::Channel, Show>;
+/// A connection that adds our token to each request.
+pub(super) type Channel = InterceptedService<transport::Channel, AddToken>;
 
-/// Shows the token, if there is one.
+/// Adds a token to each request, if there is one.
 #[derive(Clone)]
-pub(super) struct Show(Option<AsciiMetadataValue>);
+pub(super) struct AddToken(Option<AsciiMetadataValue>);
 
-impl Interceptor for Show {
+impl Interceptor for AddToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(token) = &self.0 {
             request.metadata_mut().insert("authorization", token.clone());
@@ -53,15 +54,15 @@ pub(super) async fn connect(server: &ServerArgs) -> anyhow::Result<Clients> {
 
 pub(super) async fn channel(args: &ServerArgs) -> anyhow::Result<Channel> {
     let ServerArgs { server, server_ca, cert, key, token_file } = args.clone();
-    let is_no_url = || format!("`{server}` is not a URL such as http://127.0.0.1:8470");
-    let url: Uri = server.parse().with_context(is_no_url)?;
-    let authority = url.authority().with_context(is_no_url)?;
+    let not_a_url = || format!("`{server}` is not a URL such as http://127.0.0.1:8470");
+    let url: Uri = server.parse().with_context(not_a_url)?;
+    let authority = url.authority().with_context(not_a_url)?;
     let is_tls = match url.scheme_str() {
         Some("http") => false,
         Some("https") => true,
-        _ => bail!(is_no_url()),
+        _ => bail!(not_a_url()),
     };
-    ensure!(!is_tls || server_ca.is_some(), "for https, --server-ca must say who is believed");
+    ensure!(!is_tls || server_ca.is_some(), "https needs --server-ca");
     let identity = cert.zip(key);
     let tls = server_ca.filter(|_| is_tls).map(|ca| ClientFiles { ca, identity }.watched());
     let dialer = Arc::new(Dialer { tls: tls.transpose()?, host: authority.host().to_owned() });
@@ -71,28 +72,49 @@ pub(super) async fn channel(args: &ServerArgs) -> anyhow::Result<Channel> {
         let host = dialer.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         async move { dialer.dial((host, port)).await }
     });
-    // The dialer speaks TLS; tonic's own would have to be told.
-    let plain = Endpoint::from_shared(format!("http://{authority}")).with_context(is_no_url)?;
+    // The dialer does TLS, so tonic gets a URL without it.
+    let plain = Endpoint::from_shared(format!("http://{authority}")).with_context(not_a_url)?;
     let channel = plain.connect_with_connector(dial).await.with_context(|| {
-        format!("cannot reach the service at {server}; start it with `backscroll serve`, or give another --server")
+        format!(
+            "cannot connect to the service at {server}; start it with `backscroll serve`, or give \
+             another --server"
+        )
     })?;
     let token = token_file.map(Token::watched).transpose().context("--token-file")?;
     let token = token.map(|it| it.get().header().parse::<AsciiMetadataValue>()).transpose()?;
-    Ok(InterceptedService::new(channel, Show(token)))
+    Ok(InterceptedService::new(channel, AddToken(token)))
 }
 
-/// A refusal of the service, for people.
+/// An error that the service returned, as a message for people.
 #[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub(super) struct Told {
-    text: String,
-    /// What kind of refusal it is.
+#[error("{message}")]
+pub(super) struct ServiceError {
+    message: String,
     pub(super) code: Code,
 }
 
-/// A refusal of the service, for people.
-pub(super) fn told(status: &Status) -> anyhow::Error {
+/// Turns a status into a message, with its reason in parentheses.
+pub(super) fn service_error(status: &Status) -> anyhow::Error {
     let reason = status.get_details_error_info().map(|it| format!(" ({})", it.reason));
-    let text = format!("{}{}", status.message(), reason.unwrap_or_default());
-    Told { text, code: status.code() }.into()
+    let message = format!("{}{}", status.message(), reason.unwrap_or_default());
+    ServiceError { message, code: status.code() }.into()
+}
+
+/// The message of a response.
+pub(super) fn message<T>(response: Result<Response<T>, Status>) -> anyhow::Result<T> {
+    response.map(Response::into_inner).map_err(|status| service_error(&status))
+}
+
+/// Reads a list page by page: `call` gets the token of a page and returns the token of the next one,
+/// which is empty after the last page.
+pub(super) async fn for_each_page(
+    mut call: impl AsyncFnMut(String) -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let mut page_token = String::new();
+    loop {
+        page_token = call(page_token).await?;
+        if page_token.is_empty() {
+            return Ok(());
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `backscroll export`: a room in the room format, over `ListEvents`.
+//! The command `backscroll export`: writes a room in the room format, read with `ListEvents`.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ServerArgs,
-    client::{Channel, connect, told},
+    client::{Channel, connect, for_each_page, message},
     out, progress_target,
 };
 use crate::{
@@ -16,14 +16,14 @@ use crate::{
     room_format::{Header, Line, write_header, write_line},
 };
 
-/// Events asked for at once.
-const PAGE: u32 = 500;
-/// Ids asked for at once: the most that one page may have.
-pub(super) const IDS: u32 = 10_000;
+/// Events on one page.
+const PAGE_SIZE: u32 = 500;
+/// Ids on one page: as many as the service allows.
+pub(super) const MAX_PAGE_OF_IDS: u32 = 10_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What comes out can be imported again, here or into another store:
+The output can be imported again, into this or another store:
   backscroll export '!room:example.org' > room.ndjson")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -37,83 +37,77 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id } = args;
     let mut history = connect(&server).await?.history;
-    let request = pb::GetRoomRequest { room_id: room_id.clone() };
-    let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
+    let room = message(history.get_room(pb::GetRoomRequest { room_id }).await)?;
     let mut out = out::text();
-    let event_count = room.event_count;
     if !room.current_state_known && !room.forward_extremities.is_empty() {
-        // The exit code does not say it: what is held is written.
+        // This is no error, so the exit code does not show it: everything that is held is written.
         drop(writeln!(
             io::stderr(),
-            "the current state of this room is not known, so the file does not say it either; \
-             these events need `state_after`: {}",
+            "the current state of this room is not known, so the file does not contain it; these \
+             events need `state_after`: {}",
             room.state_needed_event_ids.join(" ")
         ));
     }
     let target =
         if io::stdout().is_terminal() { ProgressDrawTarget::hidden() } else { progress_target() };
-    let progress = ProgressBar::with_draw_target(Some(event_count), target);
-    write_room(&mut history, room, (&mut out, &progress)).await?;
+    let progress = ProgressBar::with_draw_target(Some(room.event_count), target);
+    write_room(&mut history, room, &mut out, &progress).await?;
     out.flush()?;
     out::sync()?;
     progress.finish_and_clear();
     Ok(())
 }
 
-/// Writes a room as it is at one moment, though others may write to it meanwhile.
+/// Writes a room as it is at one moment, although events may be appended meanwhile. Returns the
+/// number of events.
 pub(super) async fn write_room(
     history: &mut HistoryServiceClient<Channel>,
     room: pb::GetRoomResponse,
-    (mut out, progress): (impl io::Write, &ProgressBar),
+    out: &mut impl io::Write,
+    progress: &ProgressBar,
 ) -> anyhow::Result<u64> {
     let pb::GetRoomResponse { room_id, room_version, appended_count, .. } = room;
     let erased_users = erased_members(history, &room_id).await?;
-    write_header(&mut out, &Header { room_id: room_id.clone(), room_version, erased_users })?;
-    let (mut page_token, mut events) = (String::new(), 0);
-    loop {
+    write_header(&mut *out, &Header { room_id: room_id.clone(), room_version, erased_users })?;
+    let mut events = 0;
+    for_each_page(async |page_token| {
         let request = pb::ListEventsRequest {
             room_id: room_id.clone(),
-            page_size: PAGE,
+            page_size: PAGE_SIZE,
             page_token,
             max_append_number: appended_count,
         };
-        let page = history.list_events(request).await.map_err(|status| told(&status))?;
-        let page = page.into_inner();
+        let page = message(history.list_events(request).await)?;
         for event in page.events {
-            write_line(&mut out, &line(history, &room_id, event).await?)?;
+            write_line(&mut *out, &line(history, &room_id, event).await?)?;
             progress.inc(1);
             events += 1;
         }
-        if page.next_page_token.is_empty() {
-            return Ok(events);
-        }
-        page_token = page.next_page_token;
-    }
+        Ok(page.next_page_token)
+    })
+    .await?;
+    Ok(events)
 }
 
-/// The users of a room who asked for erasure.
+/// The members of a room who requested erasure.
 async fn erased_members(
     history: &mut HistoryServiceClient<Channel>,
     room_id: &str,
 ) -> anyhow::Result<Vec<String>> {
-    let (mut users, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let request = pb::ListErasedMembersRequest {
-            room_id: room_id.to_owned(),
-            page_size: IDS,
-            page_token,
-        };
-        let page = history.list_erased_members(request).await.map_err(|status| told(&status))?;
-        let page = page.into_inner();
+    let mut users = Vec::new();
+    for_each_page(async |page_token| {
+        let page_size = MAX_PAGE_OF_IDS;
+        let room_id = room_id.to_owned();
+        let request = pb::ListErasedMembersRequest { room_id, page_size, page_token };
+        let page = message(history.list_erased_members(request).await)?;
         users.extend(page.user_ids);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(users);
-        }
-    }
+        Ok(page.next_page_token)
+    })
+    .await?;
+    Ok(users)
 }
 
-/// An event as it stands in a file, with all of the state that came with it.
+/// The line of an event in a room file, with its whole `state_after`.
 async fn line(
     history: &mut HistoryServiceClient<Channel>,
     room_id: &str,
@@ -123,16 +117,24 @@ async fn line(
     let pb::RoomEvent { event_id, pdu, outlier, mut state_after, .. } = event;
     let mut page_token = event.state_after_page_token;
     while !page_token.is_empty() {
-        let (room_id, event_id) = (room_id.to_owned(), event_id.clone());
-        let request = pb::ListStateAfterRequest { room_id, event_id, page_size: IDS, page_token };
-        let page = history.list_state_after(request).await.map_err(|status| told(&status))?;
-        let page = page.into_inner();
+        let request = pb::ListStateAfterRequest {
+            room_id: room_id.to_owned(),
+            event_id: event_id.clone(),
+            page_size: MAX_PAGE_OF_IDS,
+            page_token,
+        };
+        let page = message(history.list_state_after(request).await)?;
         state_after.extend(page.event_ids);
         page_token = page.next_page_token;
     }
-    let rejected = verdict == pb::Verdict::Rejected;
-    let soft_failed = verdict == pb::Verdict::SoftFailed;
     let pdu = String::from_utf8(pdu.into()).ok().and_then(|it| RawValue::from_string(it).ok());
-    let pdu = pdu.with_context(|| format!("{event_id} is not JSON; is the store damaged?"))?;
-    Ok(Line { event_id, pdu, outlier, rejected, soft_failed, state_after })
+    let pdu = pdu.with_context(|| format!("{event_id} is not JSON; the store may be damaged"))?;
+    Ok(Line {
+        event_id,
+        pdu,
+        outlier,
+        rejected: verdict == pb::Verdict::Rejected,
+        soft_failed: verdict == pb::Verdict::SoftFailed,
+        state_after,
+    })
 }

@@ -1,4 +1,4 @@
-//! `backscroll graph`: a room's event graph as a picture, over `ListEvents`.
+//! The command `backscroll graph`: draws the event graph of a room, read with `ListEvents`.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 
 use super::{
     ServerArgs,
-    client::{Channel, connect, told},
+    client::{Channel, connect, for_each_page, message},
     out, progress_target,
 };
 use crate::{
@@ -21,15 +21,15 @@ use crate::{
     proto::v1::{self as pb, history_service_client::HistoryServiceClient},
 };
 
-/// Events asked for at once.
-const PAGE: u32 = 500;
-/// How far a picture around an event reaches when nothing is said.
-const STEPS: usize = 12;
+/// Events on one page.
+const PAGE_SIZE: u32 = 500;
+/// The default depth of a picture around an event, in edges.
+const DEFAULT_DEPTH: usize = 12;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --svg, Graphviz's language goes to standard output. A picture has at most 500 events: those
-that came around the one asked for, or the last ones.
+Without --svg, the graph is printed in the language of Graphviz. A picture has at most 500 events: those
+appended around the given event, or the last ones.
   backscroll graph '!room:example.org' --svg room.svg
   backscroll graph '!room:example.org' --around '$event' --depth 5 | dot -Tpng > room.png")]
 pub(super) struct Args {
@@ -40,16 +40,16 @@ pub(super) struct Args {
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 
-    /// The event that the picture is about. Left out: the room's newest events.
+    /// Draw the events around this one. By default the newest events of the room.
     #[arg(long, env = "BACKSCROLL_AROUND", value_name = "EVENT_ID")]
     around: Option<String>,
 
-    /// How many edges away events are drawn still, in either direction: from the event, or from
-    /// the forward extremities.
+    /// Draw events up to this number of edges away, in either direction, from the event given with
+    /// --around or from the forward extremities.
     #[arg(long, env = "BACKSCROLL_DEPTH", value_name = "EDGES")]
     depth: Option<usize>,
 
-    /// Draw into this file.
+    /// Write the picture to this file, as SVG.
     #[arg(long, env = "BACKSCROLL_SVG", value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -57,8 +57,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id, around, depth, svg } = args;
     let mut history = connect(&server).await?.history;
-    let request = pb::GetRoomRequest { room_id };
-    let room = history.get_room(request).await.map_err(|status| told(&status))?.into_inner();
+    let room = message(history.get_room(pb::GetRoomRequest { room_id }).await)?;
     let events = window(&mut history, &room, around.as_deref()).await?;
     let pb::GetRoomResponse { room_id, room_version, event_count, .. } = room;
     let extremities: BTreeSet<String> = room.forward_extremities.into_iter().collect();
@@ -71,7 +70,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             picture::near(events, &extremities.iter().cloned().collect::<Vec<_>>(), depth)
         }
         (Some(around), depth) => {
-            picture::near(events, std::slice::from_ref(around), depth.unwrap_or(STEPS))
+            picture::near(events, std::slice::from_ref(around), depth.unwrap_or(DEFAULT_DEPTH))
         }
     };
     let missing = room.backward_extremities.into_iter().collect();
@@ -88,48 +87,47 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The events that came around the one asked for, or the last ones. Reads the room in its order of
-/// arrival, and keeps no more of it than is drawn.
+/// The events appended around a given one, or the last ones. Reads the whole room by arrival number,
+/// but keeps only what is drawn.
 async fn window(
     history: &mut HistoryServiceClient<Channel>,
     room: &pb::GetRoomResponse,
     around: Option<&str>,
 ) -> anyhow::Result<VecDeque<pb::RoomEvent>> {
+    const HALF: usize = MAX_EVENTS / 2;
     let progress = ProgressBar::with_draw_target(Some(room.event_count), progress_target());
-    let (mut kept, mut page_token) = (VecDeque::new(), String::new());
-    let mut found = None;
-    loop {
+    let mut kept = VecDeque::new();
+    // Number of events kept from the given one on; `None` before it is found.
+    let mut after: Option<usize> = None;
+    for_each_page(async |page_token| {
         let request = pb::ListEventsRequest {
             room_id: room.room_id.clone(),
-            page_size: PAGE,
+            page_size: PAGE_SIZE,
             page_token,
             max_append_number: room.appended_count,
         };
-        let page = history.list_events(request).await.map_err(|status| told(&status))?;
-        let page = page.into_inner();
+        let page = message(history.list_events(request).await)?;
         for event in page.events {
             progress.inc(1);
             if around == Some(&*event.event_id) {
-                found = Some(0);
+                after = Some(0);
             }
-            if found.is_none_or(|after| after < MAX_EVENTS / 2) {
+            if after.is_none_or(|it| it < HALF) {
                 kept.push_back(event);
-                found = found.map(|after| after + 1);
+                after = after.map(|it| it + 1);
             }
-            // Before the event is found, half of the picture is enough.
-            let most =
-                if around.is_none() || found.is_some() { MAX_EVENTS } else { MAX_EVENTS / 2 };
-            while kept.len() > most {
+            // Before the given event is found, half of the picture is enough.
+            let max = if around.is_none() || after.is_some() { MAX_EVENTS } else { HALF };
+            while kept.len() > max {
                 kept.pop_front();
             }
         }
-        page_token = page.next_page_token;
-        if page_token.is_empty() || found.is_some_and(|after| after >= MAX_EVENTS / 2) {
-            break;
-        }
-    }
+        let is_complete = after.is_some_and(|it| it >= HALF);
+        Ok(if is_complete { String::new() } else { page.next_page_token })
+    })
+    .await?;
     progress.finish_and_clear();
-    ensure!(around.is_none() || found.is_some(), "this event is not held in this room");
+    ensure!(around.is_none() || after.is_some(), "this event is not held in this room");
     Ok(kept)
 }
 
@@ -142,7 +140,7 @@ fn event(
     let soft_failed = event.verdict() == pb::Verdict::SoftFailed;
     let pb::RoomEvent { event_id, pdu, arrival, outlier, redacted, unreadable, .. } = event;
     let read = pdu::Event::read(&pdu, version, &event_id)
-        .with_context(|| format!("{event_id} is no event; is the store damaged?"))?;
+        .with_context(|| format!("{event_id} is not an event; the store may be damaged"))?;
     let extremity = extremities.contains(&event_id);
     let prev_events = read.prev_events().iter().map(|it| it.as_str().to_owned()).collect();
     let marks = Marks { extremity, redacted, rejected, soft_failed, outlier, unreadable };
@@ -155,7 +153,7 @@ fn event(
         event_type: event_type.to_owned(),
         sender: read.pdu().map_or_else(String::new, |it| it.sender().to_string()),
         state_key: state_key.map(str::to_owned),
-        // What an unreadable event claims says nothing.
+        // The depth that an unreadable event claims is not reliable.
         depth: read.pdu().map_or(0, Pdu::depth),
         arrival,
         prev_events,

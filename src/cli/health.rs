@@ -1,4 +1,4 @@
-//! `backscroll health`: a probe, for images that hold nothing but this program.
+//! The command `backscroll health`: a probe, for images that contain only this program.
 
 use std::time::Duration;
 
@@ -9,41 +9,46 @@ use tonic_health::pb::{
 
 use super::{
     ServerArgs,
-    client::{channel, told},
+    client::{channel, message},
     out,
 };
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit code 0 if it is SERVING, 1 otherwise. Names that can be asked for:
-  liveness   SERVING while the process works: if not, start it again
-  startup    SERVING since the store was opened, which may take minutes after a crash
-  (nothing)  SERVING while questions are answered
-  backscroll.history.v1.IngestService, and every other service: SERVING while it answers; the
-             ingest service does not while the disk is full")]
+Prints the health. The exit code is 0 if it is SERVING, and 1 otherwise. The names are:
+  liveness     SERVING while the process works. If it is not, restart the process.
+  startup      SERVING once the store is open. After a crash this may take minutes.
+  (no name)    SERVING while the service answers requests that read.
+  backscroll.history.v1.IngestService, or another service: SERVING while it answers requests. The
+               ingest service is NOT_SERVING while the disk is full.")]
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// How long the answer may take, in seconds.
-    #[arg(long, env = "BACKSCROLL_HEALTH_TIMEOUT", default_value_t = 5, value_name = "SECONDS")]
-    timeout: u64,
+    /// The maximum time until the answer, in seconds.
+    #[arg(
+        long,
+        env = "BACKSCROLL_HEALTH_TIMEOUT_SECONDS",
+        default_value_t = 5,
+        value_name = "SECONDS"
+    )]
+    timeout_seconds: u64,
 
-    /// What to ask for. Left out: whether questions are answered.
+    /// The part whose health is requested. By default whether the service answers requests that
+    /// read.
     #[arg(value_name = "NAME", default_value = "")]
     service: String,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { server, timeout, service } = args;
+    let Args { server, timeout_seconds, service } = args;
     let asking = async {
         let mut health = HealthClient::new(channel(&server).await?);
-        let answer = health.check(HealthCheckRequest { service }).await;
-        anyhow::Ok(answer.map_err(|status| told(&status))?.into_inner().status())
+        anyhow::Ok(message(health.check(HealthCheckRequest { service }).await)?.status())
     };
-    let status = tokio::time::timeout(Duration::from_secs(timeout), asking)
+    let status = tokio::time::timeout(Duration::from_secs(timeout_seconds), asking)
         .await
-        .context("no answer in time")??;
+        .context("the service did not answer in time")??;
     out::line(status.as_str_name())?;
     Ok(status == ServingStatus::Serving)
 }

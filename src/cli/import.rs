@@ -1,4 +1,4 @@
-//! `backscroll import`: files in the room format, over `AppendEvents`.
+//! The command `backscroll import`: appends files in the room format with `AppendEvents`.
 
 use std::{
     fs::{self, File},
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     ServerArgs,
-    client::{Clients, connect, told},
+    client::{Clients, connect, message, service_error},
     out, progress_target,
     signatures::PinnedKeys,
 };
@@ -23,39 +23,40 @@ use crate::{
     room_format::{Header, Line, Reader},
 };
 
-/// Events sent ahead of their acknowledgements.
+/// Events that may be sent before their responses are received.
 const IN_FLIGHT: usize = 256;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An event that is held already changes nothing, so an import that was cut off can be run again.
-Refused events are named on standard error, the others are taken all the same; exit code 1.
-Events that break the format of their room version are named too, but taken: they are walked
-through, never served, and change no state; exit code 0 all the same, 1 with --strict.
+To import an event again changes nothing, so run an interrupted import again. If the state of a held
+event is not known, it takes the `state_after` of its line.
 
-An event that is held and whose state is not known takes the `state_after` of its line.
+Refused events are printed on standard error, and all others are stored; the exit code is then 1. Events
+that break the format of their room version are printed too, but stored as unreadable events: walks go
+through them, they are never served, and they change no state; the exit code is then 0, or 1 with --strict.
 
-The room format is NDJSON: {\"room\": {\"room_id\", \"room_version\", \"erased_users\"}} and then, in
-order of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"state_after\"}.")]
+The room format is NDJSON: {\"room\": {\"room_id\", \"room_version\", \"erased_users\"}}, and then, in order
+of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"state_after\"}.")]
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// Name the events whose signatures do not fit these keys: a JSON object of server names and
-    /// their answers to /_matrix/key/v2/server. The events are sent all the same.
+    /// Print the events whose signatures are invalid by these keys: a JSON object from server names to
+    /// their answers to /_matrix/key/v2/server. The events are imported nevertheless.
     #[arg(long, env = "BACKSCROLL_SERVER_KEYS", value_name = "FILE")]
     server_keys: Option<PathBuf>,
 
-    /// Exit code 1, too, if an event breaks the format of its room version, or its signatures do
-    /// not fit --server-keys. It is taken all the same.
+    /// Exit with code 1 also if an event breaks the format of its room version, or has an invalid
+    /// signature by --server-keys. The event is imported nevertheless.
     #[arg(long, env = "BACKSCROLL_STRICT")]
     strict: bool,
 
-    /// The rooms.
+    /// The files of the rooms.
     #[arg(required = true, value_name = "ROOM.ndjson")]
     rooms: Vec<PathBuf>,
 }
 
+/// What happened to the events of an import.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     appended: u64,
@@ -84,8 +85,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
     }
     progress.finish_and_clear();
     total.print(rooms.len())?;
-    let odd = total.unreadable + total.bad_signatures;
-    Ok(total.refused == 0 && (odd == 0 || !strict))
+    let faulty = total.unreadable + total.bad_signatures;
+    Ok(total.refused == 0 && (faulty == 0 || !strict))
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {
@@ -104,11 +105,11 @@ async fn import(
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
     for user_id in &header.erased_users {
         let request = pb::SetUserErasedRequest { user_id: user_id.clone(), erased: true };
-        let set = clients.ingest.set_user_erased(request).await;
-        set.map_err(|status| told(&status))?;
+        message(clients.ingest.set_user_erased(request).await)?;
     }
     let (to_service, requests) = mpsc::channel(IN_FLIGHT);
-    let (read, name) = (progress.clone(), path.display().to_string());
+    let bar = progress.clone();
+    let name = path.display().to_string();
     let reading = tokio::spawn(async move {
         let mut bad_signatures = 0;
         // The header is line 1.
@@ -116,27 +117,26 @@ async fn import(
             let line = line?;
             if let Some(fault) = pinned.as_ref().and_then(|pinned| pinned.fault(&header, &line)) {
                 bad_signatures += 1;
-                let said = || writeln!(io::stderr(), "{name}:{number}: {fault}");
-                // The count says it too, if nobody reads.
-                drop(read.suspend(said));
+                let print = || writeln!(io::stderr(), "{name}:{number}: {fault}");
+                // If standard error is closed, the count at the end still shows it.
+                drop(bar.suspend(print));
             }
-            read.inc(line.pdu.get().len().try_into()?);
+            bar.inc(line.pdu.get().len().try_into()?);
             if to_service.send(request(&header, line)).await.is_err() {
                 break;
             }
         }
         anyhow::Ok(bad_signatures)
     });
-    let responses = clients.ingest.append_events(ReceiverStream::new(requests)).await;
-    let mut responses = responses.map_err(|status| told(&status))?.into_inner();
+    let mut responses = message(clients.ingest.append_events(ReceiverStream::new(requests)).await)?;
     let mut counts = Counts::default();
-    while let Some(response) = responses.message().await.map_err(|status| told(&status))? {
-        if let Some(said_of_it) = counts.count(response)? {
-            // The header is line 1, and every event has an answer.
-            let line = counts.answered() + 1;
-            let said = || writeln!(io::stderr(), "{}:{line}: {said_of_it}", path.display());
-            // The exit code says it too, if nobody reads.
-            drop(progress.suspend(said));
+    while let Some(response) = responses.message().await.map_err(|status| service_error(&status))? {
+        if let Some(fault) = counts.count(response)? {
+            // The header is line 1, and each event has one response.
+            let line = counts.responses() + 1;
+            let print = || writeln!(io::stderr(), "{}:{line}: {fault}", path.display());
+            // If standard error is closed, the exit code still shows it.
+            drop(progress.suspend(print));
         }
         progress.set_message(format!("{} events", counts.appended + counts.held));
     }
@@ -145,7 +145,7 @@ async fn import(
 }
 
 impl Counts {
-    fn answered(&self) -> u64 {
+    fn responses(&self) -> u64 {
         self.appended + self.held + self.refused + self.purged + self.state_given
     }
 
@@ -166,25 +166,28 @@ impl Counts {
         out::line(format_args!(
             "{rooms} rooms: {appended} events appended, {held} held already, {refused} refused"
         ))?;
-        for (count, what) in [
-            (self.redacted, "did not match their content hash: their redacted form is held"),
-            (self.unreadable, "break the format of their room version: they are held unreadable"),
-            (self.state_given, "were held already, and took the state that came with them"),
-            (self.state_unknown, "had no known state when they came: they are hidden until then"),
+        for (count, text) in [
+            (self.redacted, "did not match their content hash: only their redacted form is held"),
             (
-                self.bad_signatures,
-                "have a signature that does not fit --server-keys, and were sent",
+                self.unreadable,
+                "break the format of their room version: they are held as unreadable events",
             ),
-            (self.purged, "were purged here, or their room deleted, and stay away"),
+            (self.state_given, "were held already, and took the state that was given with them"),
+            (
+                self.state_unknown,
+                "have no known state: they are served only redacted until it is known",
+            ),
+            (self.bad_signatures, "have an invalid signature by --server-keys, and were imported"),
+            (self.purged, "were purged here, or their room was deleted: they were not stored"),
         ] {
             if count > 0 {
-                out::line(format_args!("{count} {what}"))?;
+                out::line(format_args!("{count} {text}"))?;
             }
         }
         Ok(())
     }
 
-    /// Counts an answer; gives back what to say of an event that was refused or is unreadable.
+    /// Counts a response. Returns a text for people if the event was refused or is unreadable.
     fn count(&mut self, response: pb::AppendEventsResponse) -> anyhow::Result<Option<String>> {
         let pb::AppendEventsResponse { event_id, outcome } = response;
         match outcome {
@@ -207,7 +210,7 @@ impl Counts {
                 let reason = refusal.reason().as_str_name();
                 Ok(Some(format!("{event_id} {reason}: {}", refusal.message)))
             }
-            None => bail!("the service answered without an outcome; is it of another version?"),
+            None => bail!("the service returned an unknown outcome; it has another version"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The command line: what can be typed, and which file does it. Kept stable, since scripts call it.
+//! The command line: one file for each command. Names of commands and flags are kept stable, because
+//! scripts use them.
 
 mod backup;
 mod client;
@@ -19,6 +20,7 @@ mod verify;
 use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
+    str::FromStr,
 };
 
 use anyhow::Context as _;
@@ -27,36 +29,39 @@ use indicatif::ProgressDrawTarget;
 
 use crate::telemetry::{self, LogFormat, Logs};
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "backscroll",
     version,
-    about = "Remembers the history of Matrix rooms, and answers other servers what came before",
+    about = "Stores the history of Matrix rooms, and serves it to other homeservers",
     after_help = "\
 A first look, in three terminals:
   backscroll serve --data-dir ./data
   backscroll import tests/rooms/*/room.ndjson
   backscroll explain '!room:example.org' '$event' other.example.org --destination example.org
 
-Every flag can also be given by an environment variable, named beside it. Exit codes: 0 done,
-1 something was refused or failed (standard error says what), 2 the command line is wrong."
+Each flag can also be set by the environment variable named beside it. Exit codes: 0 if everything was
+done, 1 if something was refused or failed (standard error contains the reason), 2 if the command line
+is wrong."
 )]
 pub struct Cli {
-    /// How logs look; they go to standard error.
+    /// The format of the log, which is written to standard error.
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL_OPTIONS,
         env = "BACKSCROLL_LOG_FORMAT",
         default_value = "text",
         value_name = "FORMAT"
     )]
     log_format: LogFormat,
 
-    /// What is logged: levels, by module if need be, such as `info,backscroll=debug`.
+    /// The levels that are logged, also by module, such as `info,backscroll=debug`.
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL_OPTIONS,
         env = "BACKSCROLL_LOG",
         default_value = "warn,backscroll=info,ruma_state_res=error",
         value_name = "FILTER"
@@ -67,40 +72,43 @@ pub struct Cli {
     command: Command,
 }
 
+/// The heading of the flags that all commands have.
+const GLOBAL_OPTIONS: &str = "Global options";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves gRPC over the store in a directory.
+    /// Serve the store in a directory over gRPC.
     Serve(serve::Args),
-    /// Appends rooms from files in the room format.
+    /// Append rooms from files in the room format.
     Import(import::Args),
-    /// Writes a room in the room format to standard output.
+    /// Write a room to standard output, in the room format.
     Export(export::Args),
-    /// Prints the room state after an event, or the current state.
+    /// Print the room state after an event, or the current state.
     State(state::Args),
-    /// Writes every room into a folder, while the service serves.
+    /// Write all rooms into a folder, while the service keeps serving.
     Backup(backup::Args),
-    /// Puts a backup into an empty store.
+    /// Restore a backup into an empty store.
     Restore(restore::Args),
-    /// Forgets what came before an event of a room.
+    /// Purge the history of a room before an event.
     Purge(purge::PurgeArgs),
-    /// Deletes a room.
+    /// Delete a room.
     DeleteRoom(purge::DeleteRoomArgs),
-    /// Walks a whole store and names everything that is not as it should be.
+    /// Verify a whole store, and print each fault.
     Verify(verify::Args),
-    /// Says why a server gets an event whole, redacted, or nothing.
+    /// Explain why a server gets an event in full, redacted, or not at all.
     Explain(explain::Args),
-    /// Draws a room's event graph.
+    /// Draw the event graph of a room.
     Graph(graph::Args),
-    /// Prints the whole store in figures.
+    /// Print counts and sizes of the whole store.
     Stats(stats::Args),
-    /// Asks a service how it is, as a probe would.
+    /// Print the health of the service, for probes.
     Health(health::Args),
 }
 
-/// Where the service listens, for the commands that ask it.
+/// How to reach the service, for the commands that call it.
 #[derive(Clone, Debug, clap::Args)]
 struct ServerArgs {
-    /// The service to ask.
+    /// The URL of the service.
     #[arg(
         long,
         env = "BACKSCROLL_SERVER",
@@ -109,11 +117,11 @@ struct ServerArgs {
     )]
     server: String,
 
-    /// For a service at https: who signs its certificate, PEM.
+    /// The authority that signed the certificate of the service, PEM. Required for https.
     #[arg(long, env = "BACKSCROLL_SERVER_CA", value_name = "FILE")]
     server_ca: Option<PathBuf>,
 
-    /// Our own certificate, if the service wants to see one, PEM.
+    /// Our own certificate, PEM, for a service that requires client certificates.
     #[arg(
         long,
         env = "BACKSCROLL_CERT",
@@ -122,16 +130,33 @@ struct ServerArgs {
     )]
     cert: Option<PathBuf>,
 
-    /// Its key, PEM.
+    /// The key of our own certificate, PEM.
     #[arg(long, env = "BACKSCROLL_KEY", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 
-    /// A file with the token that the service wants to see.
+    /// A file with the token that the service requires.
     #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
-/// Where progress is drawn: on standard error, if a person looks at it.
+/// A size in MiB on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mib {
+    bytes: u64,
+}
+
+impl FromStr for Mib {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mib: u64 = text.parse().map_err(|fault| format!("not a number of MiB: {fault}"))?;
+        let bytes =
+            mib.checked_mul(1 << 20).ok_or("more MiB than a number of bytes can express")?;
+        Ok(Self { bytes })
+    }
+}
+
+/// Where progress is drawn: on standard error if it is a terminal, otherwise nowhere.
 fn progress_target() -> ProgressDrawTarget {
     if io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
@@ -141,10 +166,11 @@ fn progress_target() -> ProgressDrawTarget {
 }
 
 impl Cli {
-    /// Does what was typed. Whether everything went as asked.
+    /// Runs the command. Returns whether everything was done; if not, the command has printed what
+    /// was refused.
     ///
     /// # Errors
-    /// What went wrong, with what to do next.
+    /// The failure that ended the command, with advice where there is any.
     pub fn start(self) -> anyhow::Result<bool> {
         let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
         let otlp_endpoint = match &self.command {
@@ -159,8 +185,8 @@ impl Cli {
         let done = runtime.block_on(self.command.run());
         let done = done.or_else(|it| if out::was_closed(&it) { Ok(true) } else { Err(it) });
         drop(traces);
-        // What is still going on, an opening that was given up or a request past its grace, may be
-        // cut off anywhere: nothing of it was acknowledged.
+        // Work that still runs, such as a request that was not finished in time, may stop at any
+        // point, because none of it was acknowledged.
         runtime.shutdown_background();
         done
     }
@@ -193,13 +219,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 
-    /// Every flag has a variable, every flag and command a sentence.
+    /// Each flag has a variable, and each flag and command has a help text.
     #[test]
-    fn help_teaches() {
+    fn help_is_complete() {
         let mut cli = Cli::command();
         cli.build();
         for command in cli.get_subcommands().filter(|it| it.get_name() != "help") {
@@ -210,6 +236,15 @@ mod tests {
                 let is_flag = argument.get_long().is_some() && id != "help" && id != "version";
                 assert!(!is_flag || argument.get_env().is_some(), "{} {id}", command.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn a_size_that_overflows_is_refused() {
+        assert_eq!("256".parse(), Ok(Mib { bytes: 256 << 20 }));
+        assert_eq!("0".parse(), Ok(Mib { bytes: 0 }));
+        for text in ["17592186044416", "-1", "1.5", "", "MiB"] {
+            assert!(text.parse::<Mib>().is_err(), "{text}");
         }
     }
 }

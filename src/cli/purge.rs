@@ -1,20 +1,20 @@
-//! `backscroll purge` and `backscroll delete-room`.
+//! The commands `backscroll purge` and `backscroll delete-room`.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     ServerArgs,
-    client::{connect, told},
+    client::{connect, message, service_error},
     out, progress_target,
 };
 use crate::proto::v1 as pb;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Everything that the event follows goes, and what stands beside it and claims a lower depth. Messages
-are removed, state events stay as outliers: nobody is served them, but later states are made of
-them. None of it comes back by an import. Cut off, it has gone a part of the way; run it again.
-There is no way back but a backup.")]
+Purges all events that the given event follows, and events beside it that claim a lower depth. Message
+events are removed. State events become outliers, which are not served, because later states consist of
+them. Purged events cannot be imported again; only a backup restores them. If a purge is interrupted, run
+the command again: it continues.")]
 pub(super) struct PurgeArgs {
     #[command(flatten)]
     server: ServerArgs,
@@ -23,16 +23,16 @@ pub(super) struct PurgeArgs {
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 
-    /// The oldest event that is to stay.
+    /// The oldest event to keep.
     #[arg(value_name = "EVENT_ID")]
     event_id: String,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The room is gone at once for everybody who asks; its records are then removed bit by bit. None of it
-comes back by an import, unless --may-return is given (also later, for a room deleted before).
-There is no way back but a backup.")]
+All callers see the deletion at once; the records are then removed in small steps. The events cannot be
+imported again unless --may-return is given, now or later for a room that was deleted before. Only a
+backup restores them.")]
 pub(super) struct DeleteRoomArgs {
     #[command(flatten)]
     server: ServerArgs,
@@ -41,7 +41,7 @@ pub(super) struct DeleteRoomArgs {
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 
-    /// Let the room come back when its events are appended again.
+    /// Allow that the events of the room are appended again.
     #[arg(long, env = "BACKSCROLL_MAY_RETURN")]
     may_return: bool,
 }
@@ -50,16 +50,16 @@ pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let PurgeArgs { server, room_id, event_id } = args;
     let mut ingest = connect(&server).await?.ingest;
     let request = pb::PurgeHistoryRequest { room_id, event_id };
-    let answers = ingest.purge_history(request).await.map_err(|status| told(&status))?;
-    let (mut answers, progress) = (answers.into_inner(), bar());
+    let mut responses = message(ingest.purge_history(request).await)?;
+    let progress = bar();
     let mut last = pb::PurgeHistoryResponse::default();
-    while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
-        progress.set_length(answer.total_event_count);
-        progress.set_position(answer.removed_event_count + answer.outlier_count);
-        last = answer;
+    while let Some(response) = responses.message().await.map_err(|status| service_error(&status))? {
+        progress.set_length(response.total_event_count);
+        progress.set_position(response.removed_event_count + response.outlier_count);
+        last = response;
     }
     progress.finish_and_clear();
-    anyhow::ensure!(last.done, "the service ended before all was done; run it again");
+    anyhow::ensure!(last.done, "the purge is not complete; run the command again");
     let pb::PurgeHistoryResponse { removed_event_count, outlier_count, .. } = last;
     out::line(format_args!(
         "{removed_event_count} events removed, {outlier_count} state events made outliers"
@@ -71,15 +71,18 @@ pub(super) async fn delete_room(args: DeleteRoomArgs) -> anyhow::Result<()> {
     let DeleteRoomArgs { server, room_id, may_return } = args;
     let mut ingest = connect(&server).await?.ingest;
     let request = pb::DeleteRoomRequest { room_id, may_return };
-    let answers = ingest.delete_room(request).await.map_err(|status| told(&status))?;
-    let (mut answers, progress) = (answers.into_inner(), bar());
+    let mut responses = message(ingest.delete_room(request).await)?;
+    let progress = bar();
     let mut last = pb::DeleteRoomResponse::default();
-    while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
-        progress.set_position(answer.removed_record_count);
-        last = answer;
+    while let Some(response) = responses.message().await.map_err(|status| service_error(&status))? {
+        progress.set_position(response.removed_record_count);
+        last = response;
     }
     progress.finish_and_clear();
-    anyhow::ensure!(last.done, "the room is deleted; the service goes on with it when it starts");
+    anyhow::ensure!(
+        last.done,
+        "the room is deleted, but not all of its records are removed; the service continues when it starts"
+    );
     out::line(format_args!("the room is deleted, {} records removed", last.removed_record_count))?;
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! `backscroll restore`.
+//! The command `backscroll restore`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use indicatif::ProgressBar;
 
-use super::{out, progress_target};
+use super::{Mib, out, progress_target};
 use crate::{
     backup::{self, Room},
     context::Context,
@@ -14,34 +14,34 @@ use crate::{
 };
 
 /// Events appended between two flushes.
-const AT_ONCE: u64 = 512;
-/// Purged events noted in one batch.
-const EVENTS_AT_ONCE: usize = 1_000;
+const EVENTS_PER_FLUSH: u64 = 512;
+/// Tombstones of purged events in one batch.
+const TOMBSTONES_PER_BATCH: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every file's checksum is checked before anything of it is taken. Cut off, it can be run again. The
-service must not be running on the directory.")]
+The checksum of each file is verified before its events are stored. If a restore is interrupted, run the
+command again. The service must not be running on the directory.")]
 pub(super) struct Args {
-    /// The backup.
+    /// The folder of the backup.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 
-    /// Where the store is to lie; empty, or begun by a restore of the same backup.
+    /// The directory of the store. It must be empty, or contain an interrupted restore of this backup.
     #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
 
-    /// Memory for the store's caches, in MiB.
-    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
-    cache_mib: u64,
+    /// Memory for the caches of the store, in MiB.
+    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value = "256", value_name = "MIB")]
+    cache_mib: Mib,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let Args { dir, data_dir, cache_mib } = args;
     let (mut rooms, withheld) = backup::rooms(&dir)?;
-    // Deleted after it was written.
+    // A room may have been deleted after its file was written.
     rooms.retain(|it| !withheld.rooms.contains(&it.room_id));
-    let options = Options::plain(data_dir, cache_mib << 20);
+    let options = Options::plain(data_dir, cache_mib.bytes);
     let cx = crate::server::open(&options)?;
     for (_, held) in cx.store.rooms(None, usize::MAX)? {
         if !rooms.iter().any(|it| it.room_id == held.room_id) {
@@ -58,7 +58,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let events = rooms.iter().map(|it| it.events).sum();
     let progress = ProgressBar::with_draw_target(Some(events), progress_target());
     for room in &rooms {
-        restore(&cx, (&dir, room), &progress).with_context(|| room.room_id.clone())?;
+        restore_room(&cx, &dir, room, &progress).with_context(|| room.room_id.clone())?;
     }
     cx.store.flush()?;
     progress.finish_and_clear();
@@ -67,9 +67,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn restore(
+fn restore_room(
     cx: &Context,
-    (dir, room): (&Path, &Room),
+    dir: &Path,
+    room: &Room,
     progress: &ProgressBar,
 ) -> anyhow::Result<()> {
     let (header, lines) = backup::open_room(dir, room)?;
@@ -82,11 +83,11 @@ fn restore(
             Outcome::Appended { .. } | Outcome::Purged { .. } => progress.inc(1),
             Outcome::Refused { refusal, .. } => bail!("{}: {refusal}", line.event_id),
         }
-        if number % AT_ONCE == 0 {
+        if number % EVENTS_PER_FLUSH == 0 {
             cx.store.flush()?;
         }
     }
-    for hashes in backup::purged_of(dir, room)?.chunks(EVENTS_AT_ONCE) {
+    for hashes in backup::purged_of(dir, room)?.chunks(TOMBSTONES_PER_BATCH) {
         cx.store.decide(&room.room_id, None, |edit| {
             hashes.iter().try_for_each(|it| edit.bury_hash(*it)).map(Decision::Commit)
         })?;

@@ -1,4 +1,4 @@
-//! `backscroll serve`.
+//! The command `backscroll serve`.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,6 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::Mib;
 use crate::{
     metrics::Metrics,
     rpc::Require,
@@ -20,42 +21,48 @@ use crate::{
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-SIGTERM or SIGINT stops it: health turns NOT_SERVING, requests under way are finished, everything
-is flushed, exit code 0; a second signal does not wait for requests. It opens no connection to
-anywhere, but for traces where --otlp-endpoint is given.")]
+SIGTERM or SIGINT stops the service: its health becomes NOT_SERVING, running requests are finished,
+everything is flushed, and the exit code is 0. After a second signal it does not wait for requests. The
+service opens no connections, except for traces if --otlp-endpoint is given.")]
 pub(super) struct Args {
-    /// Where the store lies; made if it is not there. One process at a time.
+    /// The directory of the store. It is created if it does not exist. Only one process may use it.
     #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
 
     /// The address to serve gRPC on.
-    #[arg(long, env = "BACKSCROLL_LISTEN", default_value = "127.0.0.1:8470", value_name = "ADDR")]
+    #[arg(
+        long,
+        env = "BACKSCROLL_LISTEN",
+        default_value = "127.0.0.1:8470",
+        value_name = "ADDRESS:PORT"
+    )]
     listen: SocketAddr,
 
-    /// The address to serve metrics on, as /metrics over HTTP. Left out: none are served.
-    #[arg(long, env = "BACKSCROLL_METRICS_LISTEN", value_name = "ADDR")]
+    /// The address to serve metrics on, as /metrics over HTTP. By default they are not served.
+    #[arg(long, env = "BACKSCROLL_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
 
-    /// Send traces to this collector, OTLP over gRPC, such as http://127.0.0.1:4317.
+    /// Send traces to this collector, with OTLP over gRPC, such as http://127.0.0.1:4317.
     #[arg(long, env = "BACKSCROLL_OTLP_ENDPOINT", value_name = "URL")]
     pub(super) otlp_endpoint: Option<String>,
 
-    /// Memory for caches, in MiB: the store's pages, states, events as they are served.
-    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
-    cache_mib: u64,
+    /// Memory for caches, in MiB: pages of the store, room states, and events as they are served.
+    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value = "256", value_name = "MIB")]
+    cache_mib: Mib,
 
-    /// Space on the volume that is never written to, in MiB. With less free, no events are taken,
-    /// reads go on, and the ingest service is NOT_SERVING, until a quarter more than that is free.
-    #[arg(long, env = "BACKSCROLL_RESERVED_MIB", default_value_t = 256, value_name = "MIB")]
-    reserved_mib: u64,
+    /// Free space to keep on the volume, in MiB. Below it, new events are refused (DISK_FULL) and the
+    /// ingest service is NOT_SERVING, but reads continue. Writing resumes when 25 % more than this is
+    /// free.
+    #[arg(long, env = "BACKSCROLL_RESERVED_MIB", default_value = "256", value_name = "MIB")]
+    reserved_mib: Mib,
 
-    /// Start only where the file system makes each write durable before it returns. Otherwise such
-    /// a file system is warned of, and the service syncs by its own means.
+    /// Start only if the file system makes each write durable before the write returns. By default
+    /// the service logs a warning on other file systems, and syncs by its own means.
     #[arg(long, env = "BACKSCROLL_REQUIRE_DURABLE")]
     require_durable: bool,
 
-    /// How long a write to the store may take, in seconds. After that the process is ended, with
-    /// exit code 1: nothing that was acknowledged is lost, and opening the store again helps.
+    /// The maximum time of a write to the store, in seconds. After that the process ends with exit
+    /// code 1. No acknowledged event is lost, and the next start opens the store again.
     #[arg(
         long,
         env = "BACKSCROLL_FLUSH_TIMEOUT_SECONDS",
@@ -65,8 +72,8 @@ pub(super) struct Args {
     )]
     flush_timeout_seconds: u64,
 
-    /// How long everything goes on after a signal while health says NOT_SERVING, in seconds: as
-    /// long as load balancers need to notice.
+    /// How long to report NOT_SERVING while still serving, before stopping, in seconds. Load
+    /// balancers need this time to notice.
     #[arg(
         long,
         env = "BACKSCROLL_SHUTDOWN_NOTICE_SECONDS",
@@ -75,25 +82,25 @@ pub(super) struct Args {
     )]
     shutdown_notice_seconds: u64,
 
-    /// Serve with TLS: our certificate, PEM. Read again when it changes.
+    /// Serve with TLS, with this certificate, PEM. The file is read again when it changes.
     #[arg(long, env = "BACKSCROLL_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// Its key, PEM.
+    /// The key of the certificate, PEM.
     #[arg(long, env = "BACKSCROLL_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Take only callers who show a certificate signed by this authority, PEM. Needs --tls-cert.
+    /// Accept only callers with a certificate that this authority signed, PEM. Requires --tls-cert.
     #[arg(long, env = "BACKSCROLL_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
 
-    /// Take only callers who show the token in this file, 16 bytes or more. It is for whoever
-    /// feeds and operates the service, and does not open KeyService.
+    /// Accept only callers that present the token in this file, of 16 bytes or more. It is for
+    /// internal callers and operators, and does not allow KeyService.
     #[arg(long, env = "BACKSCROLL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Gateways show the token in this file instead, another one. It opens what gateways call, and
-    /// nothing else. Needs --token-file.
+    /// The token of gateways, a different one. It allows what gateways call, and nothing else.
+    /// Requires --token-file.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_TOKEN_FILE",
@@ -102,15 +109,15 @@ pub(super) struct Args {
     )]
     gateway_token_file: Option<PathBuf>,
 
-    /// How long requests under way may take to finish when stopping, in seconds.
-    #[arg(long, env = "BACKSCROLL_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
-    grace_seconds: u64,
+    /// How long running requests may take to finish when stopping, in seconds.
+    #[arg(long, env = "BACKSCROLL_DRAIN_SECONDS", default_value_t = 20, value_name = "SECONDS")]
+    drain_seconds: u64,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let callers = args.callers()?;
     let Args { data_dir, listen, metrics_listen, cache_mib, reserved_mib, .. } = args;
-    let (first, second) = stop_signals()?;
+    let StopSignals { first, second } = stop_signals()?;
     let listener = bind(listen, "--listen").await?;
     let metrics = Metrics::new();
     if let Some(address) = metrics_listen {
@@ -118,37 +125,37 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         tokio::spawn(telemetry::serve_metrics(listener, metrics.registry()));
     }
     let options = Options {
-        reserved_bytes: reserved_mib << 20,
+        reserved_bytes: reserved_mib.bytes,
         require_durable: args.require_durable,
         flush_timeout: Duration::from_secs(args.flush_timeout_seconds),
-        ..Options::plain(data_dir, cache_mib << 20)
+        ..Options::plain(data_dir, cache_mib.bytes)
     };
     let counted = metrics.clone();
     let opening = tokio::task::spawn_blocking(move || server::open_counted(&options, counted));
     let opening = async { opening.await? };
     let stopping = Stopping {
         notice: Duration::from_secs(args.shutdown_notice_seconds),
-        grace: Duration::from_secs(args.grace_seconds),
+        grace: Duration::from_secs(args.drain_seconds),
     };
-    let signals = (first.cancelled(), second.cancelled());
-    server::run(Front { listener, callers, metrics }, opening, stopping, signals).await
+    let front = Front { listener, callers, metrics };
+    server::run(front, opening, stopping, first.cancelled(), second.cancelled()).await
 }
 
 impl Args {
-    /// Who may call, read from the files. Needs a runtime.
+    /// Reads what callers must present. Must be called within a runtime.
     fn callers(&self) -> anyhow::Result<Callers> {
         let Self { tls_cert, tls_key, client_ca, token_file, gateway_token_file, .. } =
             self.clone();
         let certificate = client_ca.is_some();
         let files = tls_cert.zip(tls_key);
         let tls = files.map(|(cert, key)| ServerFiles { cert, key, client_ca }.watched());
-        let tls = tls.transpose().context("cannot use the files for TLS")?;
+        let tls = tls.transpose().context("cannot use the TLS files")?;
         let token = token_file.map(Token::watched).transpose().context("--token-file")?;
         let gateway_token = gateway_token_file.map(Token::watched).transpose();
         let gateway_token = gateway_token.context("--gateway-token-file")?;
         if let (Some(token), Some(gateway)) = (&token, &gateway_token) {
-            let is_one = token.get().is_shown(gateway.get().header().as_bytes());
-            ensure!(!is_one, "--gateway-token-file must hold another token than --token-file");
+            let is_same = token.get().is_shown(gateway.get().header().as_bytes());
+            ensure!(!is_same, "--gateway-token-file must contain another token than --token-file");
         }
         if let Some(tls) = &tls {
             tls.watch();
@@ -163,18 +170,23 @@ impl Args {
 async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("cannot listen on {address}; give another {flag}"))
+        .with_context(|| format!("cannot listen on {address}; choose another {flag}"))
 }
 
-/// The first signal to stop, and the second. Heard from the start, so that a signal during the
-/// opening is not lost.
-fn stop_signals() -> io::Result<(CancellationToken, CancellationToken)> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (first, second) = (CancellationToken::new(), CancellationToken::new());
-    let heard = [first.clone(), second.clone()];
+/// Tokens that are cancelled by the first and by the second signal to stop.
+struct StopSignals {
+    first: CancellationToken,
+    second: CancellationToken,
+}
+
+/// Listens for signals from the start, so that a signal is not lost while the store is opened.
+fn stop_signals() -> io::Result<StopSignals> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signals = StopSignals { first: CancellationToken::new(), second: CancellationToken::new() };
+    let tokens = [signals.first.clone(), signals.second.clone()];
     tokio::spawn(async move {
-        for token in heard {
+        for token in tokens {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -182,5 +194,5 @@ fn stop_signals() -> io::Result<(CancellationToken, CancellationToken)> {
             token.cancel();
         }
     });
-    Ok((first, second))
+    Ok(signals)
 }

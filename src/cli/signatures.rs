@@ -1,5 +1,5 @@
-//! What an import says of signatures, by keys that were pinned for it. It reports; whether an
-//! event is taken is the homeserver's verdict alone.
+//! Verifies the signatures of imported events by keys from a file. It only reports: the verdict of the
+//! homeserver alone decides about an event.
 
 use std::{
     fs,
@@ -14,23 +14,23 @@ use crate::{
     room_format::{Header, Line},
 };
 
-/// Keys that were pinned for an import.
+/// The keys from a file, by server.
 pub(super) struct PinnedKeys(KeyRing);
 
 impl PinnedKeys {
-    /// Reads a file, and names on standard error what in it is not used.
+    /// Reads a file. Prints on standard error which entries are not usable.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let bytes = fs::read(path).with_context(|| name.to_string())?;
         let ring = KeyRing::parse(&bytes).with_context(|| name.to_string())?;
         for left_out in ring.left_out() {
-            writeln!(io::stderr(), "{name}: left out: {left_out}")?;
+            writeln!(io::stderr(), "{name}: not used: {left_out}")?;
         }
         Ok(Self(ring))
     }
 
-    /// What is wrong with the signatures of an event, as far as these keys can tell. Nothing of
-    /// an event that cannot be read.
+    /// Which signature of an event is invalid by these keys, for people; `None` if no signature is, or
+    /// if the event is unreadable.
     pub(super) fn fault(&self, header: &Header, line: &Line) -> Option<String> {
         let version = RoomVersion::parse(&header.room_version).ok()?;
         let pdu = Pdu::parse(line.pdu.get().as_bytes(), version).ok()?;

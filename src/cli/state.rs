@@ -1,21 +1,21 @@
-//! `backscroll state`.
+//! The command `backscroll state`.
 
 use std::io::Write as _;
 
 use super::{
     ServerArgs,
-    client::{connect, told},
+    client::{connect, for_each_page, message},
     out,
 };
 use crate::proto::v1 as pb;
 
-/// Entries asked for at once.
-const PAGE: u32 = 5_000;
+/// Entries on one page.
+const PAGE_SIZE: u32 = 5_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-One line an entry, TYPE TAB STATE_KEY TAB EVENT_ID, sorted. A type or state key that holds control
-characters is printed as JSON escapes it, without the quotes.")]
+Prints one line for each entry, sorted: TYPE TAB STATE_KEY TAB EVENT_ID. A type or state key with control
+characters is printed as in JSON, without the quotes.")]
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 
-    /// The event after which the state is wanted. Left out: the current state.
+    /// Print the state after this event. By default the current state.
     #[arg(value_name = "EVENT_ID")]
     event_id: Option<String>,
 }
@@ -33,19 +33,20 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, room_id, event_id } = args;
     let mut history = connect(&server).await?.history;
     let event_id = event_id.unwrap_or_default();
-    let (mut entries, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let (room_id, event_id) = (room_id.clone(), event_id.clone());
-        let request = pb::GetStateRequest { room_id, event_id, page_size: PAGE, page_token };
-        let page = history.get_state(request).await.map_err(|status| told(&status))?;
-        let page = page.into_inner();
-        let of = |it: pb::StateEntry| (it.r#type, it.state_key, it.event_id);
-        entries.extend(page.entries.into_iter().map(of));
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        page_token = page.next_page_token;
-    }
+    let mut entries = Vec::new();
+    for_each_page(async |page_token| {
+        let request = pb::GetStateRequest {
+            room_id: room_id.clone(),
+            event_id: event_id.clone(),
+            page_size: PAGE_SIZE,
+            page_token,
+        };
+        let page = message(history.get_state(request).await)?;
+        let columns = |it: pb::StateEntry| (it.r#type, it.state_key, it.event_id);
+        entries.extend(page.entries.into_iter().map(columns));
+        Ok(page.next_page_token)
+    })
+    .await?;
     entries.sort();
     let mut out = out::text();
     for (event_type, state_key, event_id) in entries {
@@ -55,7 +56,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The text itself, or what JSON makes of it where it would break the line.
+/// The text, escaped as in JSON if it has control characters, which could break the line.
 fn printable(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! `backscroll stats`.
+//! The command `backscroll stats`.
 
 use std::{io::Write as _, time::Duration};
 
@@ -6,16 +6,16 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::{
     ServerArgs,
-    client::{connect, told},
+    client::{connect, message},
     out,
 };
 use crate::proto::v1 as pb;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Gaps are references to events that are not in the graph. A wide room has many events that nothing
-follows: servers that cannot agree, or a gap. Walks are those since the service started, one a room.
-The same figures over time are metrics: see `backscroll serve --metrics-listen`.")]
+Gaps are references to events that are not in the graph. A wide room has many forward extremities: its
+servers cannot agree, or events are missing. The slowest walks are those since the service started, one
+for each room. The same numbers over time are metrics: see `backscroll serve --metrics-listen`.")]
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
@@ -23,12 +23,13 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut admin = connect(&args.server).await?.admin;
-    let stats = admin.stats(pb::StatsRequest {}).await.map_err(|status| told(&status))?;
+    let stats = message(admin.stats(pb::StatsRequest {}).await)?;
     let mut out = out::text();
-    write!(out, "{}", Printed(&stats.into_inner()))?;
+    write!(out, "{}", Printed(&stats))?;
     Ok(out.flush()?)
 }
 
+/// Statistics as text for people.
 struct Printed<'a>(&'a pb::StatsResponse);
 
 impl std::fmt::Display for Printed<'_> {
@@ -50,36 +51,47 @@ impl std::fmt::Display for Printed<'_> {
             writeln!(f, "\nwidest rooms\n  {:>11}  {:>9}  room", "extremities", "events")?;
         }
         for pb::WideRoom { room_id, forward_extremity_count, event_count } in &stats.widest_rooms {
-            writeln!(f, "  {forward_extremity_count:>11}  {event_count:>9}  {}", seen(room_id))?;
+            writeln!(
+                f,
+                "  {forward_extremity_count:>11}  {event_count:>9}  {}",
+                printable(room_id)
+            )?;
         }
         if !stats.state_unknown_rooms.is_empty() {
-            writeln!(f, "\nrooms of unknown state, and the events that need `state_after`")?;
+            writeln!(
+                f,
+                "\nrooms whose state is not known, and the events that need `state_after`"
+            )?;
         }
         for room in &stats.state_unknown_rooms {
-            let answered =
-                if room.uses_last_known_state { "answered by what was known last" } else { "shut" };
-            writeln!(f, "  {} ({answered})", seen(&room.room_id))?;
+            let access = if room.uses_last_known_state {
+                "served by the last known state"
+            } else {
+                "not served to other servers"
+            };
+            writeln!(f, "  {} ({access})", printable(&room.room_id))?;
             for event_id in &room.state_needed_event_ids {
-                writeln!(f, "    {}", seen(event_id))?;
+                writeln!(f, "    {}", printable(event_id))?;
             }
         }
         if !stats.slowest_walks.is_empty() {
             writeln!(
                 f,
                 "\nslowest walks\n  {:>11}  {:>9}  room, question, server",
-                "ms", "looked at"
+                "ms", "visited"
             )?;
         }
         for walk in &stats.slowest_walks {
             let ms = milliseconds(walk.duration.as_ref());
-            let origin = if walk.origin.is_empty() { "a sister service" } else { &walk.origin };
+            let origin = if walk.origin.is_empty() { "an internal caller" } else { &walk.origin };
             let question = match walk.kind() {
                 pb::WalkKind::Backfill => "backfill",
                 pb::WalkKind::GetMissingEvents => "get_missing_events",
                 pb::WalkKind::Unspecified => "unknown",
             };
-            let (room, visited) = (seen(&walk.room_id), walk.visited_event_count);
-            writeln!(f, "  {ms:>11.1}  {visited:>9}  {room} {question} {}", seen(origin))?;
+            let room = printable(&walk.room_id);
+            let visited = walk.visited_event_count;
+            writeln!(f, "  {ms:>11.1}  {visited:>9}  {room} {question} {}", printable(origin))?;
         }
         Ok(())
     }
@@ -90,7 +102,7 @@ fn milliseconds(duration: Option<&prost_types::Duration>) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-/// A caller's words, on one line of a terminal.
-fn seen(text: &str) -> String {
+/// A text that a caller chose, without the control characters that could change the terminal.
+fn printable(text: &str) -> String {
     text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
 }

@@ -1,4 +1,4 @@
-//! `backscroll verify`.
+//! The command `backscroll verify`.
 
 use std::{
     fmt, io,
@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    ServerArgs,
-    client::{connect, told},
+    Mib, ServerArgs,
+    client::{connect, message, service_error},
     out, progress_target,
 };
 use crate::{
@@ -22,43 +22,43 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Derives everything again that can be derived (ids, hashes, edges, extremities, counters, states,
-redactions), compares it with what is held, and looks for records that nothing leads to. Changes
-nothing without --repair. With --data-dir the service must not be running on the directory; with
---online it looks through its own store while it serves, and rests in between. One line a fault on
-standard output; exit code 1 if there is any.
+Recomputes all derived records (ids, hashes, edges, extremities, counters, states, redactions), compares
+them with the stored ones, and looks for records to which no other record refers. Prints one line for
+each fault; the exit code is 1 if there is any. Changes nothing without --repair. With --data-dir the
+service must not be running on the directory. With --online the service verifies its own store while it
+serves, and pauses between small steps.
 
-With --repair, what follows from sound records is derived from them again, and the store is looked
-through once more; each line says what was done, or why nothing was; exit code 0 only if no fault is
-left. Repaired are:
-  ids that do not lead to their events; depths, edges, notes of what is missing; the order of arrival
-  states after events, the current state and its members; redactions that are not heeded
-  counters, forward extremities, marks of what is followed
-  notes that nothing leads to, state records that nothing needs
-Not repaired, but for a backup: bodies that do not hash to their ids, or are lost; nodes, which hold
-the verdicts; states that came with events; what sled cannot read. A room of which any of these is
-wrong is left alone as a whole: `backscroll delete-room --may-return` and importing its file of a
-backup put it back. What is hidden stays hidden, for its redaction may have been lost. Make a copy of
-the directory first.")]
+With --repair, faulty records that follow from correct ones are derived again, and the store is verified
+once more. Each line says what was repaired, or why it was not. The exit code is 0 only if no fault is
+left. --repair can correct:
+  the index of event ids, depths, edges, notes of missing events, the order of arrival
+  states after events, the current state and its members, redactions that were not applied
+  counters, forward extremities, marks of events that have successors
+  notes and state records to which no other record refers
+--repair cannot correct event bodies that do not match their ids or are lost, nodes (which contain the
+verdicts), states that were given with events, and records that the storage engine cannot read. A room
+with such a fault is not changed at all: restore it with `backscroll delete-room --may-return` and
+`backscroll import` of its file in a backup. Hidden events stay hidden, because their redactions may be
+lost. Copy the directory first.")]
 pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// Ask the running service to do it.
+    /// Let the running service verify its own store.
     #[arg(long, env = "BACKSCROLL_ONLINE", conflicts_with = "backup")]
     online: bool,
 
-    /// With --online: how much of the time it may work, in percent of one core.
+    /// With --online: the maximum use of one CPU core, in percent.
     #[arg(
         long,
-        env = "BACKSCROLL_BUSY_PERCENT",
+        env = "BACKSCROLL_MAX_CPU_PERCENT",
         default_value_t = 25,
         value_parser = clap::value_parser!(u32).range(1..=100),
         value_name = "PERCENT"
     )]
-    busy_percent: u32,
+    max_cpu_percent: u32,
 
-    /// Where the store lies.
+    /// The directory of the store.
     #[arg(
         long,
         env = "BACKSCROLL_DATA_DIR",
@@ -67,11 +67,11 @@ pub(super) struct Args {
     )]
     data_dir: Option<PathBuf>,
 
-    /// Check a backup instead: checksums, ids and counts, without restoring it.
+    /// Verify the checksums, ids and counts of this backup instead, without restoring it.
     #[arg(long, env = "BACKSCROLL_BACKUP", value_name = "DIR")]
     backup: Option<PathBuf>,
 
-    /// Derive again what is wrong but follows from what is sound.
+    /// Derive faulty records again if they follow from correct ones.
     #[arg(
         long,
         env = "BACKSCROLL_REPAIR",
@@ -80,35 +80,35 @@ pub(super) struct Args {
     )]
     repair: bool,
 
-    /// Memory for the store's caches, in MiB.
-    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value_t = 256, value_name = "MIB")]
-    cache_mib: u64,
+    /// Memory for the caches of the store, in MiB.
+    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value = "256", value_name = "MIB")]
+    cache_mib: Mib,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { server, online, busy_percent, data_dir, backup, repair, cache_mib } = args;
+    let Args { server, online, max_cpu_percent, data_dir, backup, repair, cache_mib } = args;
     if online {
-        return ask(&server, busy_percent).await;
+        return verify_online(&server, max_cpu_percent).await;
     }
     if let Some(dir) = backup {
         return check_backup(&dir);
     }
     let data_dir = data_dir.context("give --data-dir or --backup")?;
-    anyhow::ensure!(data_dir.is_dir(), "{} is no directory", data_dir.display());
-    let options = Options::plain(data_dir, cache_mib << 20);
+    anyhow::ensure!(data_dir.is_dir(), "{} is not a directory", data_dir.display());
+    let options = Options::plain(data_dir, cache_mib.bytes);
     let store = Store::open(&options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
     if repair {
-        return mend(&store);
+        return repair_store(&store);
     }
     let mut watcher = Watcher::new(caught(|| verify::extent(&store))??);
     let ended = caught(|| verify::verify(&store, &mut watcher))??;
-    anyhow::ensure!(ended.is_continue(), "it was not looked through to the end");
+    anyhow::ensure!(ended.is_continue(), "the store was not verified to the end");
     watcher.finish()
 }
 
-/// Repairs, and says of each fault what came of it. Whether none is left.
-fn mend(store: &Store) -> anyhow::Result<bool> {
+/// Repairs the store, and prints the result for each fault. Returns whether no fault is left.
+fn repair_store(store: &Store) -> anyhow::Result<bool> {
     let progress = bar(caught(|| verify::extent(store))??);
     let outcome = caught(|| verify::repair(store, &mut |count| progress.inc(count.into())));
     progress.finish_and_clear();
@@ -120,31 +120,33 @@ fn mend(store: &Store) -> anyhow::Result<bool> {
         out::line(format_args!("{fault}: not repaired: {why}"))?;
     }
     if unused_states > 0 {
-        out::line(format_args!("{unused_states} state records that nothing needs removed"))?;
+        out::line(format_args!("{unused_states} unused state records removed"))?;
     }
     out::line(format_args!("{} faults repaired, {} left", mended.len(), left.len()))?;
     Ok(left.is_empty())
 }
 
-/// Has the running service do it.
-async fn ask(server: &ServerArgs, busy_percent: u32) -> anyhow::Result<bool> {
+/// Lets the running service verify its store. Returns whether it found no fault.
+async fn verify_online(server: &ServerArgs, max_cpu_percent: u32) -> anyhow::Result<bool> {
     let mut admin = connect(server).await?.admin;
-    let request = pb::VerifyRequest { max_cpu_percent: busy_percent };
-    let answers = admin.verify(request).await.map_err(|status| told(&status))?;
-    let (mut answers, mut watcher, mut done) = (answers.into_inner(), Watcher::new(0), false);
-    while let Some(answer) = answers.message().await.map_err(|status| told(&status))? {
-        watcher.progress.set_length(answer.total_event_count.max(answer.verified_event_count));
-        watcher.progress.set_position(answer.verified_event_count);
-        for pb::Fault { room_id, event_id, description } in answer.faults {
-            let named = [room_id, event_id, description].into_iter().filter(|it| !it.is_empty());
-            watcher.say(named.collect::<Vec<_>>().join(" "));
+    let request = pb::VerifyRequest { max_cpu_percent };
+    let mut responses = message(admin.verify(request).await)?;
+    let mut watcher = Watcher::new(0);
+    let mut done = false;
+    while let Some(response) = responses.message().await.map_err(|status| service_error(&status))? {
+        watcher.progress.set_length(response.total_event_count.max(response.verified_event_count));
+        watcher.progress.set_position(response.verified_event_count);
+        for pb::Fault { room_id, event_id, description } in response.faults {
+            let parts = [room_id, event_id, description].into_iter().filter(|it| !it.is_empty());
+            watcher.print(parts.collect::<Vec<_>>().join(" "));
         }
-        done = answer.done;
+        done = response.done;
     }
-    anyhow::ensure!(done, "the service ended before all was looked at; ask again");
+    anyhow::ensure!(done, "the service ended before the whole store was verified; run it again");
     watcher.finish()
 }
 
+/// Verifies a backup. Returns whether it has no fault.
 fn check_backup(dir: &Path) -> anyhow::Result<bool> {
     let (rooms, _) = backup::rooms(dir)?;
     let progress = ProgressBar::with_draw_target(Some(0), progress_target());
@@ -158,7 +160,7 @@ fn check_backup(dir: &Path) -> anyhow::Result<bool> {
         progress.inc(room.events);
     }
     progress.finish_and_clear();
-    out::line(format_args!("{} rooms looked at, {faults} faults", rooms.len()))?;
+    out::line(format_args!("{} rooms verified, {faults} faults", rooms.len()))?;
     Ok(faults == 0)
 }
 
@@ -168,37 +170,38 @@ fn bar(events: u64) -> ProgressBar {
     ProgressBar::with_draw_target(Some(events), progress_target()).with_style(style)
 }
 
+/// Draws progress, and prints and counts faults.
 struct Watcher {
     progress: ProgressBar,
     faults: u64,
     unused_states: u64,
-    /// Whether what was found could be said.
-    said: io::Result<()>,
+    /// The first error of printing.
+    printed: io::Result<()>,
 }
 
 impl Watcher {
     fn new(extent: u64) -> Self {
-        Self { progress: bar(extent), faults: 0, unused_states: 0, said: Ok(()) }
+        Self { progress: bar(extent), faults: 0, unused_states: 0, printed: Ok(()) }
     }
 
-    fn say(&mut self, fault: impl fmt::Display) {
+    fn print(&mut self, fault: impl fmt::Display) {
         self.faults += 1;
-        let said = self.progress.suspend(|| out::line(fault));
-        self.said = std::mem::replace(&mut self.said, Ok(())).and(said);
+        let printed = self.progress.suspend(|| out::line(fault));
+        self.printed = std::mem::replace(&mut self.printed, Ok(())).and(printed);
     }
 
-    /// Says how it was. Whether all is well.
+    /// Prints the result. Returns whether there is no fault.
     fn finish(self) -> anyhow::Result<bool> {
-        let Self { progress, faults, unused_states, said } = self;
+        let Self { progress, faults, unused_states, printed } = self;
         progress.finish_and_clear();
-        said?;
+        printed?;
         if unused_states > 0 {
             out::line(format_args!(
-                "{unused_states} state records that nothing needs, which is no fault: a purge of \
-                 their rooms removes them, and so does --repair"
+                "{unused_states} unused state records, which are harmless: a purge of their rooms \
+                 removes them, and so does --repair"
             ))?;
         }
-        out::line(format_args!("{} events looked at, {faults} faults", progress.position()))?;
+        out::line(format_args!("{} events verified, {faults} faults", progress.position()))?;
         Ok(faults == 0)
     }
 }
@@ -209,7 +212,7 @@ impl Watch for Watcher {
     }
 
     fn fault(&mut self, fault: Fault) {
-        self.say(fault);
+        self.print(fault);
     }
 
     fn unused_states(&mut self, _room_id: &str, records: u64) {

@@ -8,14 +8,16 @@ use super::*;
 
 /// A graph, one event after another: id, depth, predecessors.
 #[derive(Clone, Debug, Default)]
-struct Graph(BTreeMap<char, Node<char, ()>>);
+struct Graph(BTreeMap<char, WalkNode<char, ()>>);
 
 impl Graph {
     fn with(mut self, id: char, depth: i64, prev_events: &str) -> Self {
         let position = Position { depth, arrival: i64::try_from(self.0.len()).unwrap() };
         let prev_events = prev_events.chars().collect();
-        self.0
-            .insert(id, Node { position, servable: true, prev_events, has_gap: false, event: () });
+        self.0.insert(
+            id,
+            WalkNode { position, servable: true, prev_events, has_gap: false, event: () },
+        );
         self
     }
 
@@ -33,7 +35,7 @@ impl Graph {
         self.walk_back(from, limit, 1_000).found.iter().collect()
     }
 
-    fn walk_back(&self, from: &str, limit: usize, budget: u32) -> Walk<char> {
+    fn walk_back(&self, from: &str, limit: usize, budget: u32) -> WalkResult<char> {
         let from: Vec<char> = from.chars().collect();
         walk_back(&from, limit, budget, |id| self.look_up(id), |_, ()| Ok(true)).unwrap()
     }
@@ -42,14 +44,14 @@ impl Graph {
         self.walk_missing(earliest, latest, (limit, 0)).found.iter().collect()
     }
 
-    fn walk_missing(&self, earliest: &str, latest: &str, at: (usize, i64)) -> Walk<char> {
+    fn walk_missing(&self, earliest: &str, latest: &str, at: (usize, i64)) -> WalkResult<char> {
         let (earliest, latest): (Vec<char>, Vec<char>) =
             (earliest.chars().collect(), latest.chars().collect());
         let between = Between { earliest: &earliest, latest: &latest, min_depth: at.1 };
         walk_missing(between, at.0, 1_000, |id| self.look_up(id), |_, ()| Ok(true)).unwrap()
     }
 
-    fn look_up(&self, id: char) -> Result<Option<Node<char, ()>>, Infallible> {
+    fn look_up(&self, id: char) -> Result<Option<WalkNode<char, ()>>, Infallible> {
         Ok(self.0.get(&id).cloned())
     }
 }
@@ -125,19 +127,19 @@ fn min_depth_is_neither_served_nor_walked() {
 
 #[test]
 fn a_walk_says_why_it_ended() {
-    assert_eq!(diamond().walk_back("E", 100, 100).end, End::Exhausted);
-    assert_eq!(diamond().walk_back("E", 5, 100).end, End::Exhausted);
-    assert_eq!(diamond().walk_back("E", 2, 100).end, End::Limit);
-    assert_eq!(diamond().walk_back("E", 100, 2).end, End::Budget);
-    assert_eq!(diamond().walk_missing("", "E", (2, 0)).end, End::Limit);
-    assert_eq!(diamond().walk_missing("", "E", (9, 0)).end, End::Exhausted);
+    assert_eq!(diamond().walk_back("E", 100, 100).end, WalkEnd::Exhausted);
+    assert_eq!(diamond().walk_back("E", 5, 100).end, WalkEnd::Exhausted);
+    assert_eq!(diamond().walk_back("E", 2, 100).end, WalkEnd::Limit);
+    assert_eq!(diamond().walk_back("E", 100, 2).end, WalkEnd::Budget);
+    assert_eq!(diamond().walk_missing("", "E", (2, 0)).end, WalkEnd::Limit);
+    assert_eq!(diamond().walk_missing("", "E", (9, 0)).end, WalkEnd::Exhausted);
     assert_eq!(diamond().gap('B').walk_back("E", 100, 100).gaps, ['B']);
     let full = |_, ()| Ok(false);
     let walk = walk_back(&['E'], 100, 100, |id| diamond().look_up(id), full).unwrap();
-    assert_eq!((walk.end, walk.found), (End::Size, vec![]));
+    assert_eq!((walk.end, walk.found), (WalkEnd::Size, vec![]));
     let between = Between { earliest: &[], latest: &['E'], min_depth: 0 };
     let walk = walk_missing(between, 100, 100, |id| diamond().look_up(id), full).unwrap();
-    assert_eq!((walk.end, walk.found), (End::Size, vec![]));
+    assert_eq!((walk.end, walk.found), (WalkEnd::Size, vec![]));
 }
 
 #[test]
@@ -148,7 +150,7 @@ fn a_cycle_ends() {
 }
 
 /// Graphs as a hostile sender could draw them: any edges, any depths, some events rejected.
-fn any_graph() -> impl Strategy<Value = BTreeMap<u8, Node<u8, ()>>> {
+fn any_graph() -> impl Strategy<Value = BTreeMap<u8, WalkNode<u8, ()>>> {
     let node = (0i64..6, prop::bool::weighted(0.8), prop::collection::vec(0u8..40, 0..6));
     prop::collection::vec(node, 1..40).prop_map(|nodes| {
         nodes
@@ -156,7 +158,7 @@ fn any_graph() -> impl Strategy<Value = BTreeMap<u8, Node<u8, ()>>> {
             .zip(0u8..)
             .map(|((depth, servable, prev_events), id)| {
                 let position = Position { depth, arrival: i64::from(id) };
-                (id, Node { position, servable, prev_events, has_gap: false, event: () })
+                (id, WalkNode { position, servable, prev_events, has_gap: false, event: () })
             })
             .collect()
     })
@@ -182,13 +184,13 @@ proptest! {
         let cut = walk_back(&from, 1_000, 1_000, node, room_for(limit)).unwrap();
         prop_assert_eq!(&cut.found, &expected.found);
         prop_assert_eq!(&cut.gaps, &expected.gaps);
-        prop_assert!(cut.end != End::Size || expected.end == End::Limit);
+        prop_assert!(cut.end != WalkEnd::Size || expected.end == WalkEnd::Limit);
 
         let between = Between { earliest: &[3, 4], latest: &from, min_depth: 1 };
         let expected = walk_missing(between, limit, 1_000, node, |_, ()| Ok(true)).unwrap();
         let cut = walk_missing(between, 1_000, 1_000, node, room_for(limit)).unwrap();
         prop_assert_eq!(&cut.found, &expected.found);
-        prop_assert!(cut.end != End::Size || expected.end == End::Limit);
+        prop_assert!(cut.end != WalkEnd::Size || expected.end == WalkEnd::Limit);
     }
 
     #[test]
@@ -229,7 +231,7 @@ proptest! {
         from in prop::collection::vec(0u8..45, 1..6),
         limit in 1usize..30,
     ) {
-        let graph: BTreeMap<u8, Node<u8, ()>> = graph.into_iter().map(|(id, mut node)| {
+        let graph: BTreeMap<u8, WalkNode<u8, ()>> = graph.into_iter().map(|(id, mut node)| {
             node.prev_events.retain(|prev| *prev < id);
             (id, node)
         }).collect();

@@ -27,7 +27,7 @@ pub struct Position {
 
 /// The facts about an event that a walk needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node<Id, Event> {
+pub struct WalkNode<Id, Event> {
     /// Orders the walk and its answer.
     pub position: Position,
     /// Whether it may be part of an answer. A rejected event may not, but is walked through.
@@ -42,7 +42,7 @@ pub struct Node<Id, Event> {
 
 /// The reason why a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum WalkEnd {
     /// No event was left.
     Exhausted,
     /// The answer has as many events as asked for.
@@ -55,14 +55,14 @@ pub enum End {
 
 /// The result of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Walk<Id> {
+pub struct WalkResult<Id> {
     /// The events of the answer, in its order.
     pub found: Vec<Id>,
     /// Events that were walked through and have predecessors that are not held, in the order of
     /// the walk.
     pub gaps: Vec<Id>,
     /// The reason why there are no more.
-    pub end: End,
+    pub end: WalkEnd,
     /// How many events were looked up.
     pub visited: u32,
 }

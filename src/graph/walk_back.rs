@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    End, Node, Position, Walk,
+    Position, WalkEnd, WalkNode, WalkResult,
     walker::{Stop, Walker},
 };
 
@@ -20,9 +20,9 @@ pub fn walk_back<Id: Copy + Ord, Event, E>(
     from: &[Id],
     limit: usize,
     budget: u32,
-    look: impl FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    look: impl FnMut(Id) -> Result<Option<WalkNode<Id, Event>>, E>,
     take: impl FnMut(Id, Event) -> Result<bool, E>,
-) -> Result<Walk<Id>, E> {
+) -> Result<WalkResult<Id>, E> {
     let mut walker = Walker::new(budget, look, take);
     let mut found = Vec::new();
     let walked = walk(&mut walker, &mut found, from, limit);
@@ -39,7 +39,7 @@ fn walk<Id, Event, E, Look, Take>(
 ) -> Result<(), Stop<E>>
 where
     Id: Copy + Ord,
-    Look: FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    Look: FnMut(Id) -> Result<Option<WalkNode<Id, Event>>, E>,
     Take: FnMut(Id, Event) -> Result<bool, E>,
 {
     let mut reach = BTreeMap::new();
@@ -49,7 +49,7 @@ where
         }
     }
     while let Some(((position, id), node)) = reach.pop_last() {
-        let Node { servable, prev_events, has_gap, event, .. } = node;
+        let WalkNode { servable, prev_events, has_gap, event, .. } = node;
         if servable {
             walker.take(id, event)?;
             found.push((position, id));
@@ -59,7 +59,7 @@ where
         }
         if found.len() >= limit {
             let has_more = !reach.is_empty() || prev_events.iter().any(|it| !walker.has_seen(*it));
-            return if has_more { Err(Stop::End(End::Limit)) } else { Ok(()) };
+            return if has_more { Err(Stop::End(WalkEnd::Limit)) } else { Ok(()) };
         }
         for prev in prev_events {
             if let Some(node) = walker.look_up(prev)? {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    End, Node, Walk,
+    WalkEnd, WalkNode, WalkResult,
     order::{Located, oldest_first},
     walker::{Stop, Walker},
 };
@@ -33,9 +33,9 @@ pub fn walk_missing<Id: Copy + Ord, Event, E>(
     between: Between<'_, Id>,
     limit: usize,
     budget: u32,
-    look: impl FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    look: impl FnMut(Id) -> Result<Option<WalkNode<Id, Event>>, E>,
     take: impl FnMut(Id, Event) -> Result<bool, E>,
-) -> Result<Walk<Id>, E> {
+) -> Result<WalkResult<Id>, E> {
     let mut walker = Walker::new(budget, look, take);
     let mut found = Vec::new();
     let walked = walk(&mut walker, &mut found, between, limit);
@@ -57,33 +57,33 @@ fn walk<Id, Event, E, Look, Take>(
 ) -> Result<(), Stop<E>>
 where
     Id: Copy + Ord,
-    Look: FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    Look: FnMut(Id) -> Result<Option<WalkNode<Id, Event>>, E>,
     Take: FnMut(Id, Event) -> Result<bool, E>,
 {
     let Between { earliest, latest, min_depth } = between;
     walker.exclude(earliest);
     let mut queue = VecDeque::new();
     for &id in latest {
-        if let Some(Node { prev_events, has_gap, .. }) = walker.look_up(id)? {
+        if let Some(WalkNode { prev_events, has_gap, .. }) = walker.look_up(id)? {
             queue.push_back(Queued { id, prev_events, has_gap });
         }
     }
     while let Some(Queued { id, prev_events, has_gap }) = queue.pop_front() {
         if found.len() >= limit {
-            return Err(Stop::End(End::Limit));
+            return Err(Stop::End(WalkEnd::Limit));
         }
         if has_gap {
             walker.note_gap(id);
         }
         for id in prev_events {
             let Some(node) = walker.look_up(id)? else { continue };
-            let Node { position, servable, prev_events, has_gap, event } = node;
+            let WalkNode { position, servable, prev_events, has_gap, event } = node;
             if position.depth < min_depth {
                 continue;
             }
             if servable {
                 if found.len() >= limit {
-                    return Err(Stop::End(End::Limit));
+                    return Err(Stop::End(WalkEnd::Limit));
                 }
                 walker.take(id, event)?;
                 found.push(Located { id, position, prev_events: prev_events.clone() });

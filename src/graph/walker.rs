@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{End, Node, Walk};
+use super::{WalkEnd, WalkNode, WalkResult};
 
 /// Looks events up within a budget, and adds them to the answer as long as it has space.
 pub(super) struct Walker<Id, Look, Take> {
@@ -17,7 +17,7 @@ pub(super) struct Walker<Id, Look, Take> {
 /// The reason why a walk does not go on.
 pub(super) enum Stop<E> {
     /// It has ended, with an answer.
-    End(End),
+    End(WalkEnd),
     /// A closure of the caller failed.
     Failed(E),
 }
@@ -31,7 +31,7 @@ impl<E> From<E> for Stop<E> {
 impl<Id, Event, E, Look, Take> Walker<Id, Look, Take>
 where
     Id: Copy + Ord,
-    Look: FnMut(Id) -> Result<Option<Node<Id, Event>>, E>,
+    Look: FnMut(Id) -> Result<Option<WalkNode<Id, Event>>, E>,
     Take: FnMut(Id, Event) -> Result<bool, E>,
 {
     pub(super) fn new(budget: u32, look: Look, take: Take) -> Self {
@@ -49,12 +49,12 @@ where
     }
 
     /// Looks up an event. `None` if it was seen before, or if the caller does not know it.
-    pub(super) fn look_up(&mut self, id: Id) -> Result<Option<Node<Id, Event>>, Stop<E>> {
+    pub(super) fn look_up(&mut self, id: Id) -> Result<Option<WalkNode<Id, Event>>, Stop<E>> {
         if !self.seen.insert(id) {
             return Ok(None);
         }
         if self.visited >= self.budget {
-            return Err(Stop::End(End::Budget));
+            return Err(Stop::End(WalkEnd::Budget));
         }
         self.visited += 1;
         Ok((self.look)(id)?)
@@ -62,7 +62,7 @@ where
 
     /// Adds an event to the answer; ends the walk if the answer has no space for it.
     pub(super) fn take(&mut self, id: Id, event: Event) -> Result<(), Stop<E>> {
-        if (self.take)(id, event)? { Ok(()) } else { Err(Stop::End(End::Size)) }
+        if (self.take)(id, event)? { Ok(()) } else { Err(Stop::End(WalkEnd::Size)) }
     }
 
     /// Notes that an event has predecessors that are not held.
@@ -71,12 +71,16 @@ where
     }
 
     /// The result of a walk that walked as long as it could, and found these events.
-    pub(super) fn finish(self, walked: Result<(), Stop<E>>, found: Vec<Id>) -> Result<Walk<Id>, E> {
+    pub(super) fn finish(
+        self,
+        walked: Result<(), Stop<E>>,
+        found: Vec<Id>,
+    ) -> Result<WalkResult<Id>, E> {
         let end = match walked {
-            Ok(()) => End::Exhausted,
+            Ok(()) => WalkEnd::Exhausted,
             Err(Stop::End(end)) => end,
             Err(Stop::Failed(failure)) => return Err(failure),
         };
-        Ok(Walk { found, gaps: self.gaps, end, visited: self.visited })
+        Ok(WalkResult { found, gaps: self.gaps, end, visited: self.visited })
     }
 }

@@ -1,40 +1,42 @@
-//! Writes canonical JSON: names in order, nothing optional, odd numbers as Python writes them.
+//! Writes canonical JSON: members in order of their names, no optional characters. Odd numbers are
+//! written as Python writes them.
 
 use std::collections::BTreeMap;
 
 use backscroll_matrix::write_string;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
-/// The numbers inside a value that canonical JSON has no form for, in their canonical text.
+/// Odd numbers: those inside a value for which canonical JSON has no form, as texts.
 ///
-/// A tree with the shape of the value, cut down to the ways that lead to one: a list of paths would
-/// hold a long name once for every number behind it, and so grow with the square of the event.
+/// This is a tree with the shape of the value, reduced to the branches that lead to an odd number. A
+/// list of paths would repeat a long name for every number behind it, and grow with the square of
+/// the event's size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Odd {
-    /// The value is such a number.
+    /// The value is an odd number; its text.
     Number(String),
-    /// Some items of the array have some.
+    /// The value is an array with odd numbers inside of some items.
     Items(BTreeMap<usize, Odd>),
-    /// Some members of the object have some.
+    /// The value is an object with odd numbers inside of some members.
     Members(OddMembers),
 }
 
-/// The odd numbers inside an object, by its members.
+/// The odd numbers inside an object, by the names of its members.
 pub(super) type OddMembers = BTreeMap<String, Odd>;
 
-/// The canonical text of `object`, without the top-level members named.
+/// Writes `object` as canonical JSON, without some of its top-level members.
 pub(super) fn write(object: &CanonicalJsonObject, odd: &OddMembers, without: &[&str]) -> String {
-    let mut writer = Writer { out: String::new() };
+    let mut writer = CanonicalWriter { out: String::new() };
     let members = object.iter().filter(|(name, _)| !without.contains(&name.as_str()));
     writer.members(members, Some(odd));
     writer.out
 }
 
-struct Writer {
+struct CanonicalWriter {
     out: String,
 }
 
-impl Writer {
+impl CanonicalWriter {
     fn value(&mut self, value: &CanonicalJsonValue, odd: Option<&Odd>) {
         match value {
             CanonicalJsonValue::Null => self.out.push_str("null"),

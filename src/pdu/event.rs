@@ -1,4 +1,4 @@
-//! One event: its text, its members, its id and its hashes.
+//! An event that its room version allows: its text, its members, its id and its hashes.
 
 use base64::{
     Engine, engine::general_purpose::STANDARD_NO_PAD, engine::general_purpose::URL_SAFE_NO_PAD,
@@ -8,41 +8,40 @@ use sha2::{Digest, Sha256};
 
 use super::{
     error::PduError,
-    ids::{EventId, RoomId, ServerName, UserId},
-    json::{self, Json, Parsed, string},
-    members::Members,
+    ids::{EventId, OpaqueServerName, RoomId, UserId},
+    json::{Json, string},
+    members::EventMembers,
+    read::{MAX_PDU_BYTES, ReadEvent, read_event},
     room_version::RoomVersion,
     span,
 };
 
-/// The most bytes an event may have, in canonical form without `unsigned`.
-pub const MAX_PDU_BYTES: usize = 65_536;
-
-/// The most bytes that are looked at: every byte of an event may be escaped as six (`\u0000`).
-pub const MAX_RECEIVED_BYTES: usize = 6 * MAX_PDU_BYTES;
-
-/// An event of a room of a known version. Everything about it follows from its own bytes.
+/// An event that was read as its room version demands. Everything about it follows from its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pdu {
     version: RoomVersion,
     pub(super) json: Json,
-    members: Members,
+    members: EventMembers,
     event_id: EventId,
     room_id: RoomId,
     received: String,
 }
 
 impl Pdu {
-    /// Reads an event and checks its format; neither its hash nor its signatures.
+    /// Reads an event and checks its format. Does not check its hash or its signatures.
+    ///
+    /// # Errors
+    /// The first fault in the format of the event.
     pub fn parse(bytes: &[u8], version: RoomVersion) -> Result<Self, PduError> {
-        let (text, Parsed { value: json, unsigned }) = read(bytes, version)?;
-        let members = Members::read(&json, version)?;
-        let received = match unsigned {
-            true => span::cut_member(text, "unsigned")
-                .ok_or(PduError::format("unsigned", "cannot be told from the rest"))?,
-            false => text.to_owned(),
+        let ReadEvent { text, json, has_unsigned } = read_event(bytes, version)?;
+        let members = EventMembers::read(&json, version)?;
+        let received = if has_unsigned {
+            span::cut_member(text, "unsigned")
+                .ok_or(PduError::format("unsigned", "cannot be told from the rest"))?
+        } else {
+            text.to_owned()
         };
-        // Only an odd number may grow when it is written in its canonical form.
+        // Only an odd number may be longer in its canonical form than in the text.
         if received.len() > MAX_PDU_BYTES || !json.odd.is_empty() {
             let size = json.canonical().len();
             if size > MAX_PDU_BYTES {
@@ -54,7 +53,7 @@ impl Pdu {
 
     fn assemble(
         json: Json,
-        members: Members,
+        members: EventMembers,
         received: String,
         version: RoomVersion,
     ) -> Result<Self, PduError> {
@@ -69,16 +68,20 @@ impl Pdu {
         Ok(Self { version, json, members, event_id, room_id, received })
     }
 
-    /// The event as its room version redacts it. Its id and its signatures stay as they are; its
-    /// text is canonical.
+    /// Returns the event as its room version redacts it. The id and the signatures are unchanged; the
+    /// text is canonical JSON.
+    ///
+    /// # Errors
+    /// A member that redaction needs is malformed.
     pub fn redacted(&self) -> Result<Self, PduError> {
         let json = self.json.redacted(&self.version.rules().redaction)?;
-        let members = Members::read(&json, self.version)?;
+        let members = EventMembers::read(&json, self.version)?;
         let received = json.canonical();
         Self::assemble(json, members, received, self.version)
     }
 
-    /// Whether the event is as its sender made it. If not, only its redacted form may be kept.
+    /// Whether the content hash in the event matches its content. If not, the event was changed, and
+    /// only its redacted form may be kept.
     pub fn content_hash_matches(&self) -> bool {
         let claimed = self.object("hashes").and_then(|hashes| string(hashes, "sha256"));
         let claimed = claimed.and_then(backscroll_matrix::base64::decode);
@@ -86,104 +89,100 @@ impl Pdu {
         claimed.is_some_and(|it| it.as_slice() == actual.as_slice())
     }
 
-    /// The canonical form, without `unsigned`.
+    /// Writes the event as canonical JSON, without `unsigned`.
     pub fn canonical_json(&self) -> String {
         self.json.canonical()
     }
 
-    /// The text that came in, without whitespace around it and without its `unsigned`.
+    /// The text as it was received, without whitespace around it and without `unsigned`.
     pub fn bytes_as_received(&self) -> &[u8] {
         self.received.as_bytes()
     }
 
-    /// The version of the event's room.
+    /// The version of the room that the event was read for.
     pub fn room_version(&self) -> RoomVersion {
         self.version
     }
 
-    /// The id: the event's own word in room versions 1 and 2, its reference hash from then on.
+    /// The event id. In room versions 1 and 2 it is a member of the event; from version 3 on it is
+    /// the reference hash.
     pub fn event_id(&self) -> &EventId {
         &self.event_id
     }
 
-    /// The room; the create event of a room of version 12 names it by being hashed.
+    /// The room id. A create event of room version 12 has none: its own hash is the room id.
     pub fn room_id(&self) -> &RoomId {
         &self.room_id
     }
 
-    /// `type`.
+    /// The member `type`.
     pub fn event_type(&self) -> &str {
         &self.members.event_type
     }
 
-    /// `state_key`; an event that has one is a state event.
+    /// The member `state_key`. An event that has one is a state event.
     pub fn state_key(&self) -> Option<&str> {
         self.members.state_key.as_deref()
     }
 
-    /// Whether this is the state event of that type and key.
-    pub fn is_state(&self, event_type: &str, state_key: &str) -> bool {
-        self.event_type() == event_type && self.state_key() == Some(state_key)
-    }
-
-    /// `sender`.
+    /// The member `sender`: a user.
     pub fn sender(&self) -> &UserId {
         &self.members.sender
     }
 
-    /// The server of `sender`.
-    pub fn sender_server(&self) -> ServerName {
+    /// The server in the user id of the sender.
+    pub fn sender_server(&self) -> OpaqueServerName {
         self.members.sender.server_name()
     }
 
-    /// `depth`, never negative. A claim of the sender, not a fact.
+    /// The member `depth`, never negative. It is a claim of the sender, not a fact.
     pub fn depth(&self) -> i64 {
         self.members.depth
     }
 
-    /// `origin_server_ts`, in milliseconds. A claim of the sender, not a fact.
+    /// The member `origin_server_ts`, in milliseconds since 1970. It is a claim of the sender, not a
+    /// fact.
     pub fn origin_server_ts(&self) -> i64 {
         self.members.origin_server_ts
     }
 
-    /// `prev_events`, each once, in the order given.
+    /// The ids in `prev_events`, each once, in the order of the event.
     pub fn prev_events(&self) -> &[EventId] {
         &self.members.prev_events
     }
 
-    /// `auth_events`, each once, in the order given.
+    /// The ids in `auth_events`, each once, in the order of the event.
     pub fn auth_events(&self) -> &[EventId] {
         &self.members.auth_events
     }
 
-    /// What an `m.room.redaction` redacts, if it names an event.
+    /// The event that an `m.room.redaction` redacts; `None` if it names none.
     pub fn redacts(&self) -> Option<&EventId> {
         self.members.redacts.as_ref()
     }
 
-    /// `content`. An odd number of an old room stands in it as 0.
+    /// The member `content`. In place of an odd number it has 0.
     pub fn content(&self) -> &CanonicalJsonObject {
-        static NOTHING: CanonicalJsonObject = CanonicalJsonObject::new();
-        self.object("content").unwrap_or(&NOTHING)
+        self.object("content").expect("members are read only of an event that has content")
     }
 
-    /// `content.membership` of an `m.room.member`.
+    /// The member `content.membership` of an `m.room.member`.
     pub fn membership(&self) -> Option<&str> {
         (self.event_type() == "m.room.member").then(|| string(self.content(), "membership"))?
     }
 
-    /// `content.history_visibility` of an `m.room.history_visibility`.
+    /// The member `content.history_visibility` of an `m.room.history_visibility`.
     pub fn history_visibility(&self) -> Option<&str> {
         (self.event_type() == "m.room.history_visibility")
             .then(|| string(self.content(), "history_visibility"))?
     }
 
-    /// `signatures`: server, then key id, then signature; whatever stands there.
+    /// The member `signatures`: signatures by key id, by server. Its inside is not checked.
     pub(super) fn signatures(&self) -> Option<&CanonicalJsonObject> {
         self.object("signatures")
     }
 
-    /// What the signatures cover.
+    /// Writes the text that the signatures cover.
     pub(super) fn signed_text(&self) -> Result<String, PduError> {
         self.json.redacted_signed_text(&self.version.rules().redaction)
     }
@@ -193,25 +192,20 @@ impl Pdu {
     }
 }
 
-/// The redacted canonical form, without `unsigned`, of an event that is held.
+/// Redacts the text of an event that is held, as canonical JSON without `unsigned`. Does not check the
+/// format again.
+///
+/// # Errors
+/// The text is not JSON that the room version allows.
 pub fn redact_stored(bytes: &[u8], version: RoomVersion) -> Result<Vec<u8>, PduError> {
-    let (_, Parsed { value: json, .. }) = read(bytes, version)?;
+    let ReadEvent { json, .. } = read_event(bytes, version)?;
     Ok(json.redacted(&version.rules().redaction)?.canonical().into_bytes())
 }
 
-fn read(bytes: &[u8], version: RoomVersion) -> Result<(&str, Parsed<Json>), PduError> {
-    let bytes = json::trim(bytes);
-    if bytes.len() > MAX_RECEIVED_BYTES {
-        return Err(PduError::TooLarge { size: bytes.len(), limit: MAX_RECEIVED_BYTES });
-    }
-    let text = str::from_utf8(bytes).map_err(|_| PduError::NotJson { line: 0, column: 0 })?;
-    Ok((text, Json::parse(text, version.strict_json())?))
-}
-
-/// The reference hash of any JSON that the room version allows, as an id. Nothing where it does
-/// not, or what is hashed cannot be told.
+/// The event id that follows from the reference hash of any JSON. `None` if the room version does not
+/// allow the JSON, or if it cannot be redacted.
 pub(super) fn reference_hash(bytes: &[u8], version: RoomVersion) -> Option<EventId> {
-    let (_, Parsed { value: json, .. }) = read(bytes, version).ok()?;
+    let ReadEvent { json, .. } = read_event(bytes, version).ok()?;
     hashed_id(&json, version).ok()
 }
 

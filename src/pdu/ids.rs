@@ -1,29 +1,29 @@
-//! Identifiers as events carry them: opaque texts behind a sigil, cheap to clone.
+//! Identifiers in events: opaque texts after a sigil, cheap to clone.
 //!
-//! ruma's own types are not used for storage: they refuse ids that old rooms are full of (more
-//! than 255 bytes in 255 characters, server names with `_`), and an event refused for that would
-//! leave a hole in its room's graph. `as_ruma` lends an id to ruma where ruma accepts it.
+//! ruma's own types are not used for storage. They refuse ids that are common in old rooms (more than
+//! 255 bytes in 255 characters, server names with `_`), and a refused event would leave a hole in the
+//! room's graph. `as_ruma` converts an id if ruma accepts it.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-/// The most characters an identifier may have in any room version.
+/// The most characters of an identifier, in any room version.
 pub(super) const MAX_ID_LENGTH: usize = 255;
 
-/// Why a text is not an identifier.
+/// The reason why a text is not an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadId {
-    /// The first character is not the one its kind begins with.
+    /// The first character is not the sigil of this kind of identifier.
     #[error("does not begin with its sigil")]
     Sigil,
-    /// Longer than 255 characters.
+    /// The text is longer than 255 characters.
     #[error("is longer than 255 characters")]
     Length,
-    /// There is no server name after the first colon.
+    /// The text has no server name after the first colon.
     #[error("names no server")]
     Server,
 }
 
-/// Everything an identifier type is but its rule.
+/// Defines an identifier type; its `parse` is written separately.
 macro_rules! identifier {
     ($name:ident, $doc:literal) => {
         #[doc = $doc]
@@ -31,7 +31,7 @@ macro_rules! identifier {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The identifier as it stands in events.
+            /// The identifier as a text, with its sigil.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -55,7 +55,7 @@ macro_rules! identifier {
             }
         }
 
-        // Lets maps keyed by the identifier be asked with a plain text.
+        // Allows lookups with a plain text in maps that are keyed by the identifier.
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -76,82 +76,95 @@ macro_rules! identifier {
     };
 }
 
-identifier!(EventId, "An event: `$` and anything, at most 255 characters.");
-identifier!(RoomId, "A room: `!` and anything, at most 255 characters.");
-identifier!(UserId, "A user: `@`, a localpart (historical forms too), `:` and a server name.");
+identifier!(EventId, "An event id: `$` and any text, at most 255 characters.");
+identifier!(RoomId, "A room id: `!` and any text, at most 255 characters.");
+identifier!(UserId, "A user id: `@`, a localpart (historical forms too), `:` and a server name.");
 identifier!(
-    ServerName,
-    "A server: any text that is not empty; its grammar is the gateway's concern."
+    OpaqueServerName,
+    "A server name in an identifier: any text of 1 to 255 characters. Its grammar is not checked."
 );
 
 impl EventId {
-    /// Reads an event id; its inside is opaque in every room version.
+    /// Reads an event id. The text after the sigil is opaque in every room version.
+    ///
+    /// # Errors
+    /// The text has another sigil, or is too long.
     pub fn parse(text: &str) -> Result<Self, BadId> {
         sigil_and_length(text, '$')?;
         Ok(Self(text.into()))
     }
 
-    /// The id of the create event of a room of version 12, whose hash the room is named by.
+    /// The id of the create event of a room of version 12: both ids share a hash.
     pub fn create_of(room_id: &RoomId) -> Self {
         Self(swap_sigil('$', room_id.as_str()).into())
     }
 
-    /// The server an id of room versions 1 and 2 names: all after the first colon.
-    pub fn server_name(&self) -> Option<ServerName> {
+    /// The server in an event id of room versions 1 and 2: all after the first colon. `None` if there
+    /// is none.
+    pub fn server_name(&self) -> Option<OpaqueServerName> {
         server_after_colon(self.as_str())
     }
 
-    /// The same id as ruma has it, if it accepts it.
+    /// The id as a type of ruma; `None` if ruma does not accept it.
     pub fn as_ruma(&self) -> Option<&ruma::EventId> {
         <&ruma::EventId>::try_from(self.as_str()).ok()
     }
 }
 
 impl RoomId {
-    /// Reads a room id; from version 12 it names no server.
+    /// Reads a room id. From room version 12 on it names no server.
+    ///
+    /// # Errors
+    /// The text has another sigil, or is too long.
     pub fn parse(text: &str) -> Result<Self, BadId> {
         sigil_and_length(text, '!')?;
         Ok(Self(text.into()))
     }
 
-    /// The room of version 12 that a create event makes.
+    /// The id of the room of version 12 that a create event creates.
     pub fn created_by(create_event: &EventId) -> Self {
         Self(swap_sigil('!', create_event.as_str()).into())
     }
 
-    /// The same id as ruma has it, if it accepts it.
+    /// The id as a type of ruma; `None` if ruma does not accept it.
     pub fn as_ruma(&self) -> Option<&ruma::RoomId> {
         <&ruma::RoomId>::try_from(self.as_str()).ok()
     }
 }
 
 impl UserId {
-    /// Reads a user id: the localpart may be any text, even empty; the server is all after the
-    /// first colon.
+    /// Reads a user id. The localpart may be any text, even empty; the server is all after the first
+    /// colon.
+    ///
+    /// # Errors
+    /// The text has another sigil, is too long, or names no server.
     pub fn parse(text: &str) -> Result<Self, BadId> {
         sigil_and_length(text, '@')?;
         server_after_colon(text).ok_or(BadId::Server)?;
         Ok(Self(text.into()))
     }
 
-    /// The server the user is of.
-    pub fn server_name(&self) -> ServerName {
-        ServerName(self.server_str().into())
+    /// The server of the user.
+    pub fn server_name(&self) -> OpaqueServerName {
+        OpaqueServerName(self.server_str().into())
     }
 
-    /// The server the user is of, borrowed.
+    /// The server of the user, as a text.
     pub fn server_str(&self) -> &str {
         self.0.split_once(':').map_or("", |(_, server)| server)
     }
 
-    /// The same id as ruma has it, if it accepts it.
+    /// The id as a type of ruma; `None` if ruma does not accept it.
     pub fn as_ruma(&self) -> Option<&ruma::UserId> {
         <&ruma::UserId>::try_from(self.as_str()).ok()
     }
 }
 
-impl ServerName {
-    /// Takes any text that is not empty and has at most 255 characters.
+impl OpaqueServerName {
+    /// Reads a server name: any text of 1 to 255 characters.
+    ///
+    /// # Errors
+    /// The text is empty or too long.
     pub fn parse(text: &str) -> Result<Self, BadId> {
         match text.chars().nth(MAX_ID_LENGTH) {
             Some(_) => Err(BadId::Length),
@@ -171,12 +184,12 @@ fn sigil_and_length(text: &str, sigil: char) -> Result<(), BadId> {
     }
 }
 
-fn server_after_colon(text: &str) -> Option<ServerName> {
+fn server_after_colon(text: &str) -> Option<OpaqueServerName> {
     let (_, server) = text.split_once(':')?;
-    ServerName::parse(server).ok()
+    OpaqueServerName::parse(server).ok()
 }
 
-/// Every sigil is one byte of ASCII, and every id of ours has one.
+/// Replaces the sigil of an id. Every sigil is one byte of ASCII.
 fn swap_sigil(sigil: char, id: &str) -> String {
     let mut swapped = String::from(sigil);
     swapped.extend(id.chars().skip(1));
@@ -185,7 +198,7 @@ fn swap_sigil(sigil: char, id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadId, EventId, RoomId, ServerName, UserId};
+    use super::{BadId, EventId, OpaqueServerName, RoomId, UserId};
 
     #[test]
     fn user_ids_may_be_historical() {
@@ -209,7 +222,10 @@ mod tests {
         let user = UserId::parse("@a:b:1").unwrap();
         assert_eq!(user.server_name(), "b:1");
         assert_eq!(user.server_str(), "b:1");
-        assert_eq!(EventId::parse("$a:b:1").unwrap().server_name(), ServerName::parse("b:1").ok());
+        assert_eq!(
+            EventId::parse("$a:b:1").unwrap().server_name(),
+            OpaqueServerName::parse("b:1").ok()
+        );
         assert_eq!(EventId::parse("$a:").unwrap().server_name(), None);
         assert_eq!(EventId::parse("$a").unwrap().server_name(), None);
     }

@@ -1,5 +1,5 @@
-//! Reads JSON as rooms of versions 1 to 5 have it: any number, and of members with the same name
-//! the last. Only asked when the strict reader refuses, so it may be slow.
+//! Reads JSON as room versions 1 to 5 allow it: any number, and of members with the same name the last
+//! one counts. Used only when the strict reader fails, so it may be slow.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 
 use super::{
     canonical::{Odd, OddMembers},
-    error::{BadJson, PduError},
-    json::{Json, MAX_LEVELS, Parsed, syntax_error},
+    error::{BadJson, PduError, syntax_error},
+    json::{Json, MAX_LEVELS, Parsed},
 };
 
-/// Reads an object. Its member `unsigned` is no part of an event, so it is passed over unread.
+/// Reads an object. Its member `unsigned` is not part of the event, so its value is not checked.
 pub(super) fn parse(text: &str) -> Result<Parsed<Json>, PduError> {
     let mut members: BTreeMap<String, &RawValue> = match read(text) {
         Ok(members) => members,
@@ -28,8 +28,8 @@ pub(super) fn parse(text: &str) -> Result<Parsed<Json>, PduError> {
     Ok(Parsed { value: Json { object, odd }, unsigned })
 }
 
-/// Reads a value on this level. Every level is scanned by itself, so a text is scanned as often as
-/// it stands inside another.
+/// Reads a value on a level of nesting, from 1. Every level is scanned separately, so a text is
+/// scanned once for each level that it is inside of.
 fn read_value(raw: &RawValue, level: usize) -> Result<(CanonicalJsonValue, Option<Odd>), PduError> {
     let text = raw.get();
     if level > MAX_LEVELS && text.starts_with(['{', '[']) {

@@ -1,7 +1,7 @@
-//! Reads the members every PDU has, and holds them to the format of the room version.
+//! Reads the members that every PDU has, and checks them against the format of the room version.
 //!
-//! How many `prev_events` and `auth_events` there are is not checked: events that homeservers
-//! hold since long ago may have more than the 20 and 10 a new event may have.
+//! The numbers of `prev_events` and `auth_events` are not checked: a new event may have 20 and 10,
+//! but old events that homeservers hold may have more.
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, room_version_rules::EventsReferenceFormatVersion,
@@ -14,15 +14,15 @@ use super::{
     room_version::RoomVersion,
 };
 
-/// The members that this service works with, read.
+/// The members of an event that this service works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Members {
+pub(super) struct EventMembers {
     pub(super) event_type: String,
     pub(super) state_key: Option<String>,
     pub(super) sender: UserId,
-    /// None on a create event from room version 12 on, which makes its room.
+    /// `None` for a create event from room version 12 on: its hash is the room id.
     pub(super) room_id: Option<RoomId>,
-    /// None from room version 3 on, where the id is a hash.
+    /// `None` from room version 3 on: the id is a hash.
     pub(super) event_id: Option<EventId>,
     pub(super) depth: i64,
     pub(super) origin_server_ts: i64,
@@ -31,10 +31,10 @@ pub(super) struct Members {
     pub(super) redacts: Option<EventId>,
 }
 
-impl Members {
-    /// Reads and checks every member the room version asks for.
+impl EventMembers {
+    /// Reads and checks every member that the room version demands.
     pub(super) fn read(json: &Json, version: RoomVersion) -> Result<Self, PduError> {
-        let reader = Reader { json, object: &json.object, version };
+        let reader = MemberReader { json, object: &json.object, version };
         let event_type = reader.required_text("type")?.to_owned();
         reader.object("content")?;
         reader.object("signatures")?;
@@ -61,7 +61,7 @@ impl Members {
         Ok(members)
     }
 
-    /// From room version 12 the room id names the create event, so no event may do it again.
+    /// From room version 12 on the room id names the create event, so `auth_events` must not.
     fn check_auth_events(&self, version: RoomVersion) -> Result<(), PduError> {
         if version.rules().event_format.allow_room_create_in_auth_events {
             return Ok(());
@@ -75,14 +75,14 @@ impl Members {
     }
 }
 
-struct Reader<'j> {
+struct MemberReader<'j> {
     json: &'j Json,
     object: &'j CanonicalJsonObject,
     version: RoomVersion,
 }
 
-impl<'j> Reader<'j> {
-    /// A string that may be absent, but not too long.
+impl<'j> MemberReader<'j> {
+    /// A string that may be absent but not too long.
     fn text(&self, name: &'static str) -> Result<Option<&'j str>, PduError> {
         let text = match self.object.get(name) {
             None => return Ok(None),
@@ -110,7 +110,7 @@ impl<'j> Reader<'j> {
         }
     }
 
-    /// An integer. Rooms of versions 1 to 5 may have one beyond 2^53, up to what 64 bits hold.
+    /// An integer. Room versions 1 to 5 allow any that fits 64 bits, later ones up to 2^53 - 1.
     fn integer(&self, name: &'static str) -> Result<i64, PduError> {
         let Some(value) = self.object.get(name) else {
             return Err(PduError::format(name, "is missing"));
@@ -134,12 +134,12 @@ impl<'j> Reader<'j> {
             return id("room_id", RoomId::parse(self.required_text("room_id")?)).map(Some);
         }
         match self.object.get("room_id") {
-            Some(_) => Err(PduError::format("room_id", "stands on a create event")),
+            Some(_) => Err(PduError::format("room_id", "is not allowed in a create event")),
             None => Ok(None),
         }
     }
 
-    /// From room version 3 on a member of this name has no meaning, though hashes cover it.
+    /// The member `event_id`. From room version 3 on it has no meaning, though hashes cover it.
     fn event_id(&self) -> Result<Option<EventId>, PduError> {
         if !self.version.rules().event_format.require_event_id {
             return Ok(None);
@@ -147,7 +147,7 @@ impl<'j> Reader<'j> {
         id("event_id", EventId::parse(self.required_text("event_id")?)).map(Some)
     }
 
-    /// The ids of the events referred to, each once, in the order given.
+    /// The ids in a list of references, each once, in their order.
     fn references(&self, name: &'static str) -> Result<Vec<EventId>, PduError> {
         let items = match self.object.get(name) {
             Some(CanonicalJsonValue::Array(items)) => items,
@@ -160,12 +160,12 @@ impl<'j> Reader<'j> {
         let mut ids = Vec::with_capacity(items.len());
         for item in items {
             let text = if in_pairs { first_of_pair(item) } else { item.as_str() };
-            let text = text.ok_or(PduError::format(name, "holds what is no reference"))?;
+            let text = text.ok_or(PduError::format(name, "has an item that is not a reference"))?;
             if self.version.limits_bytes() && text.len() > MAX_ID_LENGTH {
-                return Err(PduError::format(name, "holds an id longer than 255 bytes"));
+                return Err(PduError::format(name, "has an id longer than 255 bytes"));
             }
             let id = EventId::parse(text)
-                .map_err(|_| PduError::format(name, "holds what is no event id"))?;
+                .map_err(|_| PduError::format(name, "has an item that is not an event id"))?;
             if seen.insert(id.clone()) {
                 ids.push(id);
             }
@@ -173,7 +173,7 @@ impl<'j> Reader<'j> {
         Ok(ids)
     }
 
-    /// What a redaction redacts, if it says so in a way anyone understands.
+    /// The event that a redaction redacts; `None` for other events, or if it names no event.
     fn redacts(&self, event_type: &str) -> Option<EventId> {
         if event_type != "m.room.redaction" {
             return None;
@@ -187,7 +187,7 @@ impl<'j> Reader<'j> {
     }
 }
 
-/// The id in `[id, {"sha256": hash}]`.
+/// The id in a reference of room versions 1 and 2: `[id, {"sha256": hash}]`.
 fn first_of_pair(item: &CanonicalJsonValue) -> Option<&str> {
     match item.as_array()? {
         [CanonicalJsonValue::String(id), CanonicalJsonValue::Object(_)] => Some(id),

@@ -1,9 +1,13 @@
-//! The wire event: one PDU of one room version, read once and never guessed at.
+//! PDUs: events as servers exchange them, in the format of their room version.
 //!
-//! Promises: an event that parses has every member its room version demands, in the type it
-//! demands; its id, hashes, redacted form and signatures are those the rest of the federation
-//! computes, odd numbers of old rooms included; what is handed out is the text that came in.
-//! It must never look at other events, at a clock or at a disk.
+//! This module keeps these promises:
+//!
+//! - An event that parses has every member that its room version demands, of the type demanded.
+//! - Its id, hashes, redacted form and signatures are those that the rest of the federation computes.
+//!   That includes odd numbers, which only old room versions allow.
+//! - Its text is returned as it was received.
+//!
+//! It never looks at other events, at a clock or at a disk.
 
 mod canonical;
 mod error;
@@ -12,6 +16,7 @@ mod ids;
 mod json;
 mod lenient;
 mod members;
+mod read;
 mod room_version;
 mod server_keys;
 mod signatures;
@@ -21,8 +26,9 @@ mod unreadable;
 
 pub use self::{
     error::{BadJson, PduError},
-    event::{MAX_PDU_BYTES, MAX_RECEIVED_BYTES, Pdu, redact_stored},
-    ids::{BadId, EventId, RoomId, ServerName, UserId},
+    event::{Pdu, redact_stored},
+    ids::{BadId, EventId, OpaqueServerName, RoomId, UserId},
+    read::{MAX_PDU_BYTES, MAX_RECEIVED_BYTES},
     room_version::{RoomVersion, UnknownRoomVersion},
     server_keys::KeyRing,
     signatures::{BadSignature, ServerKey, SignatureCheck, required_servers, verify_signatures},

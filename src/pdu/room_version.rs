@@ -1,10 +1,10 @@
-//! Room versions 1 to 12, and the rules each has. No other exists here.
+//! Room versions 1 to 12 and their rules. Other versions are not supported.
 
 use std::{fmt, str::FromStr};
 
 use ruma::room_version_rules::RoomVersionRules;
 
-/// A room version this service knows: 1 to 12.
+/// A room version that this service supports: 1 to 12.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names are the versions")]
 pub enum RoomVersion {
@@ -22,13 +22,13 @@ pub enum RoomVersion {
     V12,
 }
 
-/// The text names no room version from 1 to 12.
+/// A text is not a room version from 1 to 12.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("room version is not one of 1 to 12")]
 pub struct UnknownRoomVersion;
 
 impl RoomVersion {
-    /// Every version, oldest first.
+    /// All versions, oldest first.
     pub const ALL: [Self; 12] = [
         Self::V1,
         Self::V2,
@@ -44,12 +44,15 @@ impl RoomVersion {
         Self::V12,
     ];
 
-    /// Reads `"1"` to `"12"`.
+    /// Reads a room version: `"1"` to `"12"`.
+    ///
+    /// # Errors
+    /// The text is not one of these.
     pub fn parse(text: &str) -> Result<Self, UnknownRoomVersion> {
         Self::ALL.into_iter().find(|it| it.as_str() == text).ok_or(UnknownRoomVersion)
     }
 
-    /// The version as rooms write it.
+    /// The version as a text, as create events have it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V1 => "1",
@@ -67,7 +70,7 @@ impl RoomVersion {
         }
     }
 
-    /// What the version asks of its events.
+    /// The rules of this version, for events and authorisation.
     pub const fn rules(self) -> &'static RoomVersionRules {
         match self {
             Self::V1 => &RoomVersionRules::V1,
@@ -85,14 +88,14 @@ impl RoomVersion {
         }
     }
 
-    /// Whether JSON is held to its canonical form, which began with version 6.
+    /// Whether events must be canonical JSON, as from version 6 on.
     pub(super) const fn strict_json(self) -> bool {
         self.rules().authorization.strict_canonical_json
     }
 
-    /// Whether ids and state keys are limited to 255 bytes, as from version 11, or to 255
-    /// characters. Older rooms hold events that only the second limit lets in, and homeservers
-    /// keep them in the graph.
+    /// Whether ids and state keys are limited to 255 bytes, as from version 11 on, or to 255
+    /// characters. Older rooms have events that only the second limit allows, and homeservers keep
+    /// them in the graph.
     pub(super) const fn limits_bytes(self) -> bool {
         matches!(self, Self::V11 | Self::V12)
     }

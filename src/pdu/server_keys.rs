@@ -1,5 +1,5 @@
-//! The keys of many servers, as an operator pins them in a file: each server's answer to
-//! `/_matrix/key/v2/server`. What cannot be used is left out, and named.
+//! The keys of many servers, pinned by an operator in a file: each server's answer to
+//! `/_matrix/key/v2/server`. Answers and keys that cannot be used are left out and named.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Reads an object of answers by server name.
+    /// Reads a JSON object: each member is the key answer of the server that it is named after.
     ///
     /// # Errors
-    /// It is no JSON object. Whatever is wrong with a part of it is [left out](Self::left_out).
+    /// The bytes are not a JSON object. A part that is invalid is [left out](Self::left_out).
     pub fn parse(bytes: &[u8]) -> Result<Self, SignedObjectError> {
         let file = SignedObject::parse(bytes)?;
         let mut ring = Self::default();
@@ -36,11 +36,11 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// The key of that server and id, in use or old, in the form in which
-    /// [`verify_signatures`](super::verify_signatures) asks for it.
+    /// The key of a server by its id, in use or old, for
+    /// [`verify_signatures`](super::verify_signatures). `None` if there is no such key.
     pub fn key(&self, server: &str, key_id: &str) -> Option<ServerKey> {
         let keys = self.servers.get(server)?;
-        // A key in use is in use, whatever is said of its past.
+        // A key that is listed as in use and as old counts as in use.
         if let Some(key) = keys.verify_keys.get(key_id) {
             return Some(ServerKey { key: *key, valid_until_ts: keys.valid_until_ts });
         }
@@ -48,17 +48,17 @@ impl KeyRing {
         Some(ServerKey { key, valid_until_ts: expired_ts })
     }
 
-    /// What stands in the file and is not used, with the reasons, for people.
+    /// The parts of the file that are not used, with the reasons, as texts for the operator.
     pub fn left_out(&self) -> impl Iterator<Item = &str> {
         self.left_out.iter().map(String::as_str)
     }
 
-    /// How many servers' keys are held.
+    /// The number of servers whose keys are held.
     pub fn len(&self) -> usize {
         self.servers.len()
     }
 
-    /// Whether no keys are held.
+    /// Whether the keys of no server are held.
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty()
     }

@@ -1,8 +1,8 @@
-//! Whose signatures an event needs, and whether they are good.
+//! Checks the signatures of an event: which servers must have signed it, and whether they have.
 //!
-//! A signature by a key that is not known, or not valid at the time the event claims, says nothing
-//! either way. A signature by a known key that does not fit is a forgery, however many good ones
-//! stand beside it.
+//! A signature by a key that is not known, or that was not valid at the time that the event claims,
+//! is ignored. A signature by a known key that does not verify makes the event invalid, even if
+//! others do verify.
 
 use std::collections::BTreeSet;
 
@@ -11,80 +11,79 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
 use super::{
     event::Pdu,
-    ids::{ServerName, UserId},
+    ids::{OpaqueServerName, UserId},
     json::string,
 };
 
-/// Not a key of a homeserver: its signatures mean something else, and are not looked at here.
+/// The key id of policy servers. Their signatures do not stand for a homeserver and are ignored.
 const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
 
-/// A key a server signs with, and until when.
+/// A key that a server signs with, and the end of its validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerKey {
-    /// The key.
+    /// The public key.
     pub key: VerifyKey,
     /// `valid_until_ts` of a key in use, `expired_ts` of an old one, in milliseconds since 1970.
     pub valid_until_ts: u64,
 }
 
 impl ServerKey {
-    /// Whether the key was valid at that time, in milliseconds since 1970.
+    /// Whether the key was valid at a time, in milliseconds since 1970.
     fn is_valid_at(&self, time: i64) -> bool {
         !u64::try_from(time).is_ok_and(|time| time > self.valid_until_ts)
     }
 
-    /// Whether `given`, in base64, is this key's signature for `text`.
+    /// Whether `given`, a signature in base64, is this key's signature for `text`.
     pub fn verifies(&self, text: &str, given: &str) -> bool {
         signature(given).is_some_and(|given| self.key.verifies(text.as_bytes(), &given))
     }
 }
 
-/// What an event's signatures say.
+/// The result of checking the signatures of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignatureCheck {
-    /// Every server that had to sign did, with a known key.
+    /// Every server that must have signed has signed, with a known key.
     Valid,
-    /// This server did sign, but with no key that is known. Not a failure: fetch keys and ask
+    /// A server has signed, but with no known key. This is not a failure: fetch its keys and check
     /// again.
     Unknown {
-        /// The first such server by name.
-        server: ServerName,
+        /// The first such server, in order of their names.
+        server: OpaqueServerName,
     },
-    /// The event is not what it claims to be.
+    /// The event is forged or incomplete.
     Invalid {
-        /// The server whose signature is at fault.
-        server: ServerName,
-        /// The fault.
+        /// The server whose signature is missing or bad.
+        server: OpaqueServerName,
+        /// The fault of the signature.
         reason: BadSignature,
     },
 }
 
-/// What is wrong with the signatures of a server.
+/// The fault of the signatures of a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSignature {
-    /// The server had to sign and did not.
+    /// The server must have signed and has not.
     #[error("a signature that is required is missing")]
     Missing,
-    /// The signature by this key, which is known, does not fit the event.
+    /// The signature by a known key does not verify.
     #[error("the signature by key {key_id} does not fit")]
     Forged {
-        /// The key.
+        /// The id of the key.
         key_id: String,
     },
-    /// The signature by this key proves nothing: its private half is known to everybody.
+    /// The signature proves nothing: the private half of the key was published.
     #[error("everybody knows the private half of key {key_id} (GHSA-qwcj-h6m8-vp6q)")]
     PublicKnowledge {
-        /// The key.
+        /// The id of the key.
         key_id: String,
     },
-    /// The event names no server that could sign it.
+    /// The event does not name a server that must sign it.
     #[error("the event does not name the server that has to sign it")]
     NoServer,
 }
 
-/// Checks the signatures of all servers that have to sign. `keys` gives the key of a server by
-/// key id; whether the key was valid when the event was made is checked here, from room version 5
-/// on as the rules demand.
+/// Checks the signatures of all servers that must have signed an event. `keys` looks up a key by
+/// server and key id. From room version 5 on, a key must have been valid when the event was made.
 pub fn verify_signatures(
     pdu: &Pdu,
     keys: &dyn Fn(&str, &str) -> Option<ServerKey>,
@@ -108,14 +107,18 @@ pub fn verify_signatures(
     unknown.map_or(SignatureCheck::Valid, |server| SignatureCheck::Unknown { server })
 }
 
-/// The servers that have to sign: the sender's, in room versions 1 and 2 that of the event id, and
-/// from version 8 on that of the user who let a restricted join in.
+/// The servers that must have signed an event: the server of the sender; in room versions 1 and 2
+/// the server in the event id; from version 8 on the server of the user who authorised a restricted
+/// join.
 ///
-/// ruma has this function too, but wants every id in a form of today.
-pub fn required_servers(pdu: &Pdu) -> Result<BTreeSet<ServerName>, BadSignature> {
+/// ruma has this function too, but accepts ids only in their current grammar.
+///
+/// # Errors
+/// The event does not name one of these servers.
+pub fn required_servers(pdu: &Pdu) -> Result<BTreeSet<OpaqueServerName>, BadSignature> {
     let rules = &pdu.room_version().rules().signatures;
     let mut servers = BTreeSet::new();
-    // An invitation by e-mail is made by the server of the invited, in the name of the inviter.
+    // An invitation by e-mail is made by the server of the invited user, not by that of the sender.
     let by_third_party = pdu.membership() == Some("invite")
         && pdu.content().get("third_party_invite").is_some_and(CanonicalJsonValue::is_object);
     if !by_third_party {
@@ -134,10 +137,10 @@ pub fn required_servers(pdu: &Pdu) -> Result<BTreeSet<ServerName>, BadSignature>
     Ok(servers)
 }
 
-/// Whether a key that is known has signed.
+/// Whether a server has signed with a known key that was valid. Fails if it has not signed, or badly.
 fn check_server(
     pdu: &Pdu,
-    server: &ServerName,
+    server: &OpaqueServerName,
     text: &str,
     keys: &dyn Fn(&str, &str) -> Option<ServerKey>,
 ) -> Result<bool, BadSignature> {
@@ -163,10 +166,10 @@ fn check_server(
     if is_signed { Ok(is_valid) } else { Err(BadSignature::Missing) }
 }
 
-/// The signatures of a server in the algorithm we know.
+/// The ed25519 signatures of a server, by key id.
 fn signatures_of<'p>(
     pdu: &'p Pdu,
-    server: &ServerName,
+    server: &OpaqueServerName,
 ) -> impl Iterator<Item = (&'p String, &'p CanonicalJsonValue)> {
     pdu.signatures()
         .and_then(|all| all.get(server.as_str()))

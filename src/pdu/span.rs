@@ -1,24 +1,23 @@
-//! Cuts members out of a JSON text and leaves every other byte as it was.
+//! Finds members in a JSON text, and removes one without changing any other byte.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of an object as they stand in the text, by their names; of several with the same
-/// name, the last. Members whose names are not Unicode are left out. Nothing if the text is not an
-/// object.
+/// The texts of an object's members, by their names; of members with the same name, the last one.
+/// Members whose names are not Unicode are left out. `None` if the text is not an object.
 pub(super) fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
-    let Members(members) = serde_json::from_str(text).ok()?;
+    let RawMembers(members) = serde_json::from_str(text).ok()?;
     let named =
         |(name, value): (&RawValue, _)| Some((serde_json::from_str(name.get()).ok()?, value));
     Some(members.into_iter().filter_map(named).collect())
 }
 
-/// The text of an object without its top-level members of that name, however its name is escaped
-/// and however often it stands there. `None` if the text is not an object.
+/// Removes all top-level members of a name from the text of an object, even if the name is escaped.
+/// `None` if the text is not an object.
 pub(super) fn cut_member(text: &str, name: &str) -> Option<String> {
-    let Members(members) = serde_json::from_str(text).ok()?;
+    let RawMembers(members) = serde_json::from_str(text).ok()?;
     let spans = members
         .into_iter()
         .map(|(key, value)| {
@@ -36,7 +35,7 @@ pub(super) fn cut_member(text: &str, name: &str) -> Option<String> {
     let mut previous_end = first.start;
     for span in &spans {
         if !span.is_cut {
-            // A member is kept with what stands before it: the comma and any whitespace.
+            // A member is kept along with the comma and the whitespace before it.
             let from = if is_empty { span.start } else { previous_end };
             kept.push_str(text.get(from..span.end)?);
             is_empty = false;
@@ -47,22 +46,22 @@ pub(super) fn cut_member(text: &str, name: &str) -> Option<String> {
     Some(kept)
 }
 
-/// A member, from the first byte of its name to the last of its value.
+/// The position of a member in a text, from the first byte of its name to the last of its value.
 struct Span {
     start: usize,
     end: usize,
     is_cut: bool,
 }
 
-/// Where `part`, which is borrowed from `text`, begins in it.
+/// The offset of `part` in `text`, which it is borrowed from.
 fn offset(text: &str, part: &str) -> Option<usize> {
     part.as_ptr().addr().checked_sub(text.as_ptr().addr())
 }
 
-/// The members of an object as they stand in the text, names still in quotes.
-struct Members<'t>(Vec<(&'t RawValue, &'t RawValue)>);
+/// The texts of an object's members, in their order; the names are still in quotes.
+struct RawMembers<'t>(Vec<(&'t RawValue, &'t RawValue)>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
+impl<'de> Deserialize<'de> for RawMembers<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(MembersVisitor)
     }
@@ -71,7 +70,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 struct MembersVisitor;
 
 impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
+    type Value = RawMembers<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -82,7 +81,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
         while let Some(member) = map.next_entry()? {
             members.push(member);
         }
-        Ok(Members(members))
+        Ok(RawMembers(members))
     }
 }
 

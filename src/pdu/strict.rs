@@ -1,4 +1,4 @@
-//! Reads JSON that is as room versions 6 and later demand. One pass, no intermediate tree.
+//! Reads JSON as room versions 6 and later demand it. One pass, no intermediate tree.
 
 use std::{cell::Cell, collections::btree_map::Entry, fmt};
 
@@ -6,15 +6,15 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{
-    error::{BadJson, PduError},
-    json::{MAX_LEVELS, Parsed, syntax_error},
+    error::{BadJson, PduError, syntax_error},
+    json::{MAX_LEVELS, Parsed},
 };
 
-/// Reads an object. Its member `unsigned` is no part of an event, so it is passed over unread.
+/// Reads an object. Its member `unsigned` is not part of the event, so its value is not checked.
 pub(super) fn parse(text: &str) -> Result<Parsed<CanonicalJsonObject>, PduError> {
-    let seen = Seen::default();
+    let seen = Findings::default();
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = Value { level: 1, seen: &seen }
+    let read = StrictValue { level: 1, seen: &seen }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value));
     match (read, seen.fault.get()) {
@@ -22,34 +22,34 @@ pub(super) fn parse(text: &str) -> Result<Parsed<CanonicalJsonObject>, PduError>
             Ok(Parsed { value, unsigned: seen.unsigned.get() })
         }
         (Ok(_), _) => Err(PduError::format("event", "is not an object")),
-        // A fault of ours stops the reader early: what follows may not even be JSON.
+        // The reader stops at a fault that it finds itself; what follows may not even be JSON.
         (Err(error), fault) => Err(syntax_error(text, &error, fault)),
     }
 }
 
-/// What the reader found on its way that its error type cannot carry.
+/// Findings of the reader that serde's error type cannot carry.
 #[derive(Default)]
-struct Seen {
+struct Findings {
     fault: Cell<Option<BadJson>>,
     unsigned: Cell<bool>,
 }
 
-impl Seen {
+impl Findings {
     fn refuse<E: Error>(&self, fault: BadJson) -> E {
         self.fault.set(Some(fault));
         E::custom(fault)
     }
 }
 
-/// A value, on this level of nesting.
+/// Reads a value on a level of nesting, from 1.
 #[derive(Clone, Copy)]
-struct Value<'s> {
+struct StrictValue<'s> {
     level: usize,
-    seen: &'s Seen,
+    seen: &'s Findings,
 }
 
-impl Value<'_> {
-    /// For what stands inside an array or object on this level.
+impl StrictValue<'_> {
+    /// The reader for the next level, inside an array or object of this one.
     fn inside<E: Error>(self) -> Result<Self, E> {
         if self.level > MAX_LEVELS {
             return Err(self.seen.refuse(BadJson::TooDeep));
@@ -58,7 +58,7 @@ impl Value<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_> {
+impl<'de> DeserializeSeed<'de> for StrictValue<'_> {
     type Value = CanonicalJsonValue;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -66,7 +66,7 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Value<'_> {
+impl<'de> Visitor<'de> for StrictValue<'_> {
     type Value = CanonicalJsonValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,5 @@
-//! Events that a homeserver holds and that break the format of their room version. Of such an event
-//! only what the graph needs is read, as far as that goes; its bytes say the rest.
+//! Unreadable events: a homeserver holds them, but they break the format of their room version. Only
+//! the members that the graph needs are read, as far as possible.
 
 use std::collections::BTreeMap;
 
@@ -7,31 +7,31 @@ use serde_json::value::RawValue;
 
 use super::{
     error::PduError,
-    event::{self, MAX_RECEIVED_BYTES, Pdu},
+    event::{self, Pdu},
     ids::{EventId, RoomId},
-    json,
+    read::{MAX_RECEIVED_BYTES, trim},
     room_version::RoomVersion,
     span,
 };
 
-/// The most predecessors of an unreadable event that are looked at. New events may have 20; what
-/// breaks the format in other ways may break it in this one too.
+/// The most predecessors of an unreadable event that are looked at. New events may have 20; an event
+/// that breaks the format in other ways may have any number.
 const MAX_PREV_EVENTS: usize = 100;
 
-/// An event as it is held.
+/// An event that is held: readable or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Read, and as its room version demands.
+    /// The event is as its room version demands.
     Readable(Box<Pdu>),
-    /// Not as its room version demands.
+    /// The event is not as its room version demands.
     Unreadable(Unreadable),
 }
 
 impl Event {
-    /// Reads an event that is held under an id.
+    /// Reads an event that is held under an event id.
     ///
     /// # Errors
-    /// When the bytes are no JSON object, or too many: no event can be made of them at all.
+    /// The bytes are not a JSON object, or too many, so not even an unreadable event.
     pub fn read(bytes: &[u8], version: RoomVersion, event_id: &str) -> Result<Self, PduError> {
         match Pdu::parse(bytes, version) {
             Ok(pdu) => Ok(Self::Readable(Box::new(pdu))),
@@ -39,7 +39,7 @@ impl Event {
         }
     }
 
-    /// The event, if it can be read.
+    /// The event if it is readable, otherwise `None`.
     pub fn pdu(&self) -> Option<&Pdu> {
         match self {
             Self::Readable(pdu) => Some(pdu),
@@ -47,7 +47,7 @@ impl Event {
         }
     }
 
-    /// Its id.
+    /// The event id.
     pub fn event_id(&self) -> &EventId {
         match self {
             Self::Readable(pdu) => pdu.event_id(),
@@ -55,8 +55,8 @@ impl Event {
         }
     }
 
-    /// Its predecessors, each once, in the order given; of an unreadable event, those that are
-    /// event ids.
+    /// The ids in `prev_events`, each once, in the order of the event. Of an unreadable event, only
+    /// valid event ids, at most 100.
     pub fn prev_events(&self) -> &[EventId] {
         match self {
             Self::Readable(pdu) => pdu.prev_events(),
@@ -64,8 +64,8 @@ impl Event {
         }
     }
 
-    /// The depth that the event claims; of an unreadable event, the greatest there is, so that no
-    /// walk ends at it.
+    /// The depth that the event claims. An unreadable event has the greatest depth there is, so that
+    /// no walk ends at it.
     pub fn depth(&self) -> i64 {
         match self {
             Self::Readable(pdu) => pdu.depth(),
@@ -73,7 +73,7 @@ impl Event {
         }
     }
 
-    /// The type and the state key, if it has both: the entry of the room state that it stands for.
+    /// The type and the state key of a state event; `None` if the event lacks one of them.
     pub fn state_entry(&self) -> Option<(&str, &str)> {
         match self {
             Self::Readable(pdu) => Some((pdu.event_type(), pdu.state_key()?)),
@@ -81,14 +81,14 @@ impl Event {
         }
     }
 
-    /// What an `m.room.redaction` redacts, if it names an event; an unreadable event redacts
-    /// nothing.
+    /// The event that an `m.room.redaction` redacts; `None` if it names none. An unreadable event
+    /// never redacts another.
     pub fn redacts(&self) -> Option<&EventId> {
         self.pdu().and_then(Pdu::redacts)
     }
 }
 
-/// An event that cannot be read, and what could be read of it all the same.
+/// An event that breaks the format of its room version, with the members that could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     why: PduError,
@@ -101,19 +101,20 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    /// Reads what can be read of an event that cannot be read as a whole, and why it cannot.
+    /// Reads some members of an event that cannot be read as a whole, for the reason `why`.
     ///
     /// # Errors
-    /// The reason given, when the bytes are no JSON object, or too many, or the id is none.
+    /// `why` if the bytes are not a JSON object, or too many; a fault of `event_id` if that is not an
+    /// event id.
     pub fn read(bytes: &[u8], event_id: &str, why: PduError) -> Result<Self, PduError> {
-        let bytes = json::trim(bytes);
+        let bytes = trim(bytes);
         if bytes.len() > MAX_RECEIVED_BYTES {
             return Err(why);
         }
         let Ok(text) = str::from_utf8(bytes) else { return Err(why) };
         let Some(members) = span::members(text) else { return Err(why) };
         let Ok(event_id) = EventId::parse(event_id) else {
-            return Err(PduError::format("event_id", "is no event id"));
+            return Err(PduError::format("event_id", "is not an event id"));
         };
         let received = span::cut_member(text, "unsigned").unwrap_or_else(|| text.to_owned());
         Ok(Self {
@@ -127,12 +128,12 @@ impl Unreadable {
         })
     }
 
-    /// Why it cannot be read.
+    /// The reason why the event cannot be read.
     pub fn why(&self) -> &PduError {
         &self.why
     }
 
-    /// The room that it names, or that it makes; nothing if it does neither.
+    /// The room that the event names, or that it creates from room version 12 on; `None` if neither.
     pub fn room_id(&self, version: RoomVersion) -> Option<String> {
         let makes_its_room = !version.rules().event_format.require_room_create_room_id
             && self.event_type.as_deref() == Some("m.room.create");
@@ -143,16 +144,16 @@ impl Unreadable {
         }
     }
 
-    /// The text that came in, without whitespace around it and, where it can be told from the
-    /// rest, without its `unsigned`.
+    /// The text as it was received, without whitespace around it and, if that can be found, without
+    /// `unsigned`.
     pub fn bytes_as_received(&self) -> &[u8] {
         self.received.as_bytes()
     }
 }
 
-/// The id that an event which cannot be read has all the same: its own word in room versions 1 and
-/// 2, its reference hash from then on. Nothing where the one is none, or the other cannot be
-/// computed.
+/// The event id of an unreadable event. In room versions 1 and 2 it is a member of the event; from
+/// version 3 on it is the reference hash. `None` if the member is not an event id, or if the hash
+/// cannot be computed.
 pub fn id_of_unreadable(bytes: &[u8], version: RoomVersion) -> Option<EventId> {
     if version.rules().event_format.require_event_id {
         let members = span::members(str::from_utf8(bytes).ok()?)?;
@@ -165,7 +166,8 @@ fn text_of(members: &BTreeMap<String, &RawValue>, name: &str) -> Option<String> 
     serde_json::from_str(members.get(name)?.get()).ok()
 }
 
-/// The ids in a list of references, in the form of either age, each once.
+/// The event ids in a list of references, each once. A reference may be an id, or a pair as in room
+/// versions 1 and 2.
 fn references(list: &RawValue) -> Vec<EventId> {
     let items: Vec<&RawValue> = serde_json::from_str(list.get()).unwrap_or_default();
     let mut ids: Vec<EventId> = Vec::new();

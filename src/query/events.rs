@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{
     QueryError, Question,
     admission::{FoundRoom, find_internal},
-    paging::{IdList, PageRequest, Space, token},
+    paging::{AnswerSpace, IdList, PageRequest, token},
 };
 use crate::{
     context::Context,
@@ -95,7 +95,7 @@ impl Question for BatchGetEvents {
         let store = &cx.store;
         let room = find_internal(store, &self.room_id)?;
         let mut answer = RoomEvents::default();
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         for event_id in self.event_ids.iter().take(MAX_IDS) {
             if event_id.len() > MAX_ID_BYTES {
                 return Err(QueryError::EventIdInvalid);
@@ -146,7 +146,7 @@ impl Question for ListEvents {
         let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
         let listed = store.by_arrival((room.number, &room.record), after, size)?;
         let mut answer = EventList::default();
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         let mut looked_at = 0;
         let mut last = None;
         for (arrival, event) in &listed {
@@ -192,7 +192,7 @@ impl Question for ListStateAfter {
         let unknown = || QueryError::EventUnknown(self.event_id.clone());
         let event = cx.store.event_num(room.number, &self.event_id)?.ok_or_else(unknown)?;
         let from = self.page.position(&room, |it| it.parse().ok())?.unwrap_or(0);
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         let size = self.page.size(DEFAULT_STATE_PAGE, MAX_STATE_PAGE);
         let fits = |nth, id: &str| nth < size && space.take(id.len());
         Ok(given_state(&cx.store, &room, event, from, fits)?)

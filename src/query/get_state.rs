@@ -3,7 +3,7 @@
 use super::{
     QueryError, Question,
     admission::{FoundRoom, find_internal},
-    paging::{PageRequest, Space, token},
+    paging::{AnswerSpace, PageRequest, token},
 };
 use crate::{
     context::Context,
@@ -64,7 +64,7 @@ impl Question for GetState {
         let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
         let listed = map::entries(&store.states(room.number), state.root(), after, size)?;
         let mut entries = Vec::new();
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         let mut last = None;
         let mut is_cut = listed.len() == size;
         for (key, value) in &listed {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Asker, QueryError, admission::FoundRoom, form::FormDecider, paging::Space};
+use super::{Asker, QueryError, admission::FoundRoom, form::FormDecider, paging::AnswerSpace};
 use crate::{
     deadline::Deadline,
-    graph::{End, Walk},
+    graph::{WalkEnd, WalkResult},
     pdu::{Event, redact_stored},
     store::{Body, EventNode, EventNum, Store, StoreError, View},
     visibility::{self, Form},
@@ -23,7 +23,7 @@ pub struct ServedPage {
     /// The events, in the order that the question asks for.
     pub events: Vec<ServedEvent>,
     /// The reason why there are no more events.
-    pub end: End,
+    pub end: WalkEnd,
     /// Ids of predecessors that the walk reached and that are not held: at most 100.
     pub missing_event_ids: Vec<String>,
     /// How many events were looked up.
@@ -49,7 +49,7 @@ pub(super) struct PageBuilder<'a> {
     /// `None` for an internal caller, who gets every event in full.
     decider: Option<FormDecider<'a>>,
     deadline: &'a Deadline,
-    space: Space,
+    space: AnswerSpace,
     events: BTreeMap<EventNum, ServedEvent>,
 }
 
@@ -61,7 +61,14 @@ impl<'a> PageBuilder<'a> {
         deadline: &'a Deadline,
     ) -> Self {
         let decider = asker.origin().map(|origin| FormDecider::new(store, room, origin));
-        Self { store, room, decider, deadline, space: Space::default(), events: BTreeMap::new() }
+        Self {
+            store,
+            room,
+            decider,
+            deadline,
+            space: AnswerSpace::default(),
+            events: BTreeMap::new(),
+        }
     }
 
     /// Adds an event. Returns false if the answer has no space for it.
@@ -86,8 +93,8 @@ impl<'a> PageBuilder<'a> {
     }
 
     /// Returns the answer, its events in the order of the walk's result.
-    pub(super) fn finish(mut self, walk: Walk<EventNum>) -> Result<ServedPage, QueryError> {
-        let Walk { found, gaps, end, visited } = walk;
+    pub(super) fn finish(mut self, walk: WalkResult<EventNum>) -> Result<ServedPage, QueryError> {
+        let WalkResult { found, gaps, end, visited } = walk;
         let events = found.iter().filter_map(|it| self.events.remove(it)).collect();
         let missing_event_ids = missing_predecessors(self.store, self.room, &gaps)?;
         Ok(ServedPage { events, end, missing_event_ids, visited })

@@ -70,11 +70,11 @@ pub struct IdList {
 
 /// The space that is left in an answer.
 #[derive(Debug, Default)]
-pub(super) struct Space {
+pub(super) struct AnswerSpace {
     taken: usize,
 }
 
-impl Space {
+impl AnswerSpace {
     /// Takes space for an item whose texts have this many bytes. Returns false if there is none
     /// left. The first item always gets space: otherwise a list would never end.
     pub(super) fn take(&mut self, texts: usize) -> bool {
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn the_first_item_always_fits_and_no_other_beyond_the_bound() {
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         assert!(space.take(2 * MAX_BYTES));
         assert!(!space.take(0));
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         assert!(space.take(MAX_BYTES / 2));
         assert!(!space.take(MAX_BYTES / 2));
         assert!(space.take(MAX_BYTES / 2 - 2 * ITEM_BYTES));

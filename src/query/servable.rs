@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     deadline::Deadline,
-    graph::{Node, Position},
+    graph::{Position, WalkNode},
     store::{EventNode, EventNum, PrevEvent, RoomNum, Store, StoreError, Topology, View},
 };
 
@@ -60,14 +60,14 @@ pub(super) fn walk_node(
     topology: &Topology<'_, Store>,
     event: EventNum,
     deadline: &Deadline,
-) -> Result<Option<Node<EventNum, EventNode>>, QueryError> {
+) -> Result<Option<WalkNode<EventNum, EventNode>>, QueryError> {
     deadline.check()?;
     let Some(node) = topology.node(event)?.filter(|it| !it.flags.outlier) else { return Ok(None) };
     let held = |edge: &PrevEvent| match edge {
         PrevEvent::Held(event) => Some(*event),
         PrevEvent::Missing => None,
     };
-    Ok(Some(Node {
+    Ok(Some(WalkNode {
         position: Position { depth: node.depth, arrival: node.arrival },
         servable: not_served(&node).is_none(),
         prev_events: node.prev_events.iter().filter_map(held).collect(),

@@ -4,7 +4,7 @@
 use super::{
     QueryError, Question,
     admission::find_internal,
-    paging::{IdList, PageRequest, Space},
+    paging::{AnswerSpace, IdList, PageRequest},
 };
 use crate::{
     context::Context,
@@ -58,7 +58,7 @@ impl Question for ListErasedUsers {
         let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
         let users = cx.store.erased_users(&self.page.token, size);
         let looked_at = users.len();
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         let ids: Vec<String> = users.into_iter().take_while(|it| space.take(it.len())).collect();
         let is_cut = ids.len() < looked_at || looked_at >= size;
         let last = ids.last().filter(|_| is_cut).cloned();
@@ -91,7 +91,7 @@ impl Question for ListErasedMembers {
         let users = cx.store.erased_users(&self.page.token, size);
         let mut is_cut = users.len() >= size;
         let mut list = IdList::default();
-        let mut space = Space::default();
+        let mut space = AnswerSpace::default();
         let mut last = None;
         for user in users {
             let key = Key::of_state("m.room.member", &user);

@@ -1,5 +1,5 @@
-//! One `AppendEvents` stream: what is there is taken together, appended, flushed once, and only
-//! then acknowledged, in the order in which it came.
+//! An `AppendEvents` stream: requests that have arrived are appended as one batch, flushed once, and
+//! then acknowledged in the order in which they were received.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::{
     proto::v1 as pb,
 };
 
-/// Most events that share a flush: enough to make flushing cheap, few enough that the first of
-/// them does not wait long.
-const MAX_TOGETHER: usize = 256;
-/// Most bytes of PDUs that are taken together.
-const MAX_BYTES_TOGETHER: usize = 4 << 20;
-/// Acknowledgements that may wait for a slow reader before we stop taking events from it.
+/// The most events of a batch: enough to make flushing cheap, few enough that the first of them does
+/// not wait long.
+const MAX_BATCH: usize = 256;
+/// The most bytes of PDUs in a batch; the last event may exceed it.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+/// The most acknowledgements that wait for a slow reader. Beyond that, no events are read from it.
 pub(super) const MAX_UNREAD: usize = 512;
 
 /// Appends the events of a stream, and acknowledges each when it is on disk.
@@ -32,7 +32,7 @@ pub(super) async fn append_events(
     to_caller: &Sender<pb::AppendEventsResponse>,
     stopping: &CancellationToken,
 ) -> Result<(), Status> {
-    let mut counts = Counts::default();
+    let mut counts = StreamCounts::default();
     loop {
         let first = tokio::select! {
             biased;
@@ -40,9 +40,9 @@ pub(super) async fn append_events(
             first = next(&mut requests) => first?,
         };
         let Some(first) = first else { return Ok(()) };
-        let (together, end) = take_what_is_there(first, &mut requests);
+        let Batch { requests: batch, next } = take_batch(first, &mut requests);
         let appending = Arc::clone(cx);
-        let append = move || append_all(&appending, &together);
+        let append = move || append_all(&appending, &batch);
         let BatchOutcome { outcomes, failure } = executor.blocking(append).await?;
         for outcome in outcomes {
             counts.add(&cx.metrics, &outcome);
@@ -54,31 +54,41 @@ pub(super) async fn append_events(
         if let Some(failure) = failure {
             return Err(status::of_store(&failure));
         }
-        match end {
-            End::More => {}
-            End::Closed => return Ok(()),
-            End::Failed(status) => return Err(status),
+        match next {
+            Next::Wait => {}
+            Next::Closed => return Ok(()),
+            Next::Failed(status) => return Err(status),
         }
     }
 }
 
-/// What comes after the requests taken together.
-enum End {
-    More,
+/// Requests that are appended together.
+struct Batch {
+    requests: Vec<pb::AppendEventsRequest>,
+    /// What follows the batch.
+    next: Next,
+}
+
+/// What follows a batch in its stream.
+enum Next {
+    /// More requests may follow.
+    Wait,
+    /// The caller has closed the stream.
     Closed,
+    /// The stream has failed.
     Failed(Status),
 }
 
-/// What became of a stream's events; the log's line says it when the stream has ended.
+/// StreamCounts the outcomes of a stream's events. They are logged when the stream has ended.
 #[derive(Default)]
-struct Counts {
+struct StreamCounts {
     appended: u64,
     duplicates: u64,
     purged: u64,
     refused: u64,
 }
 
-impl Counts {
+impl StreamCounts {
     fn add(&mut self, metrics: &Metrics, outcome: &Outcome) {
         match outcome {
             Outcome::Appended { duplicate: true, .. } => {
@@ -106,7 +116,7 @@ impl Counts {
     }
 }
 
-impl Drop for Counts {
+impl Drop for StreamCounts {
     fn drop(&mut self) {
         let Self { appended, duplicates, purged, refused } = *self;
         let span = Span::current();
@@ -124,24 +134,31 @@ async fn next(
     Ok(request)
 }
 
-fn take_what_is_there(
+/// Takes the requests that have arrived, beginning with `first`.
+fn take_batch(
     first: pb::AppendEventsRequest,
     requests: &mut Streaming<pb::AppendEventsRequest>,
-) -> (Vec<pb::AppendEventsRequest>, End) {
+) -> Batch {
     let mut bytes = first.pdu.len();
-    let mut together = vec![first];
-    while together.len() < MAX_TOGETHER && bytes < MAX_BYTES_TOGETHER {
-        match next(requests).now_or_never() {
+    let mut batch = Batch { requests: vec![first], next: Next::Wait };
+    while batch.requests.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+        match requests.message().now_or_never() {
             None => break,
-            Some(Ok(Some(next))) => {
-                bytes += next.pdu.len();
-                together.push(next);
+            Some(Ok(Some(request))) => {
+                bytes += request.pdu.len();
+                batch.requests.push(request);
             }
-            Some(Ok(None)) => return (together, End::Closed),
-            Some(Err(status)) => return (together, End::Failed(status)),
+            Some(Ok(None)) => {
+                batch.next = Next::Closed;
+                break;
+            }
+            Some(Err(status)) => {
+                batch.next = Next::Failed(status);
+                break;
+            }
         }
     }
-    (together, End::More)
+    batch
 }
 
 fn append_all(cx: &Context, requests: &[pb::AppendEventsRequest]) -> BatchOutcome {

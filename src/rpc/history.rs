@@ -9,7 +9,7 @@ use super::{executor::Executor, require::OfGateway, status, timeout::deadline, w
 use crate::{
     context::Context,
     deadline::Deadline,
-    graph::End,
+    graph::WalkEnd,
     metrics::Metrics,
     proto::v1::{self as pb, ErrorReason, history_service_server::HistoryService},
     query::{
@@ -37,7 +37,7 @@ impl HistoryHandler {
         Self { cx, executor }
     }
 
-    /// Answers a question.
+    /// Answers a question of an internal caller.
     async fn answer<Q>(&self, deadline: Deadline, question: Q) -> Result<Q::Answer, Status>
     where
         Q: Question<Answer: Send> + Send + 'static,
@@ -102,10 +102,10 @@ fn count_refusal(metrics: &Metrics, failure: &QueryError) {
 /// Logs and counts an answer.
 fn note_answer(metrics: &Metrics, kind: WalkKind, page: &ServedPage) {
     let end = match page.end {
-        End::Exhausted => "exhausted",
-        End::Limit => "limit",
-        End::Budget => "budget",
-        End::Size => "size",
+        WalkEnd::Exhausted => "exhausted",
+        WalkEnd::Limit => "limit",
+        WalkEnd::Budget => "budget",
+        WalkEnd::Size => "size",
     };
     let redacted = page.events.iter().filter(|it| it.form == Form::Redacted).count();
     let full = page.events.len() - redacted;

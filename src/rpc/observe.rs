@@ -83,7 +83,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
 {
-    type Response = Response<Watched>;
+    type Response = Response<ObservedBody>;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
@@ -106,7 +106,7 @@ where
         Box::pin(trace.carry(async move {
             let response = answer.await?;
             let (head, body) = response.into_parts();
-            let mut watched = Watched { body, call: watched };
+            let mut watched = ObservedBody { body, call: watched };
             // A refusal has its status in the head and no body.
             if let Some(status) = Status::from_header_map(&head.headers) {
                 watched.call.end(status.code());
@@ -172,12 +172,12 @@ impl Drop for CallGuard {
 
 /// The body of a response; its end is the end of the call.
 #[derive(Debug)]
-pub struct Watched {
+pub struct ObservedBody {
     body: Body,
     call: CallGuard,
 }
 
-impl HttpBody for Watched {
+impl HttpBody for ObservedBody {
     type Data = Bytes;
     type Error = Status;
 

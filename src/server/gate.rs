@@ -1,6 +1,6 @@
-//! Before the store is open: health and reflection are answered at once. Everything else waits a
-//! moment, so that a client which starts together with the service need not try again, and is
-//! then told to.
+//! Handles calls while the store is being opened. Health and reflection are answered at once. Other
+//! calls wait a moment, so that a client that starts together with the service need not retry; after
+//! that they get OPENING.
 
 use std::{
     convert::Infallible,
@@ -19,10 +19,10 @@ use crate::rpc;
 
 /// How long a call waits for the store.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What needs no store: health and reflection.
+/// Prefix of the paths that need no store: health and reflection.
 const EARLY: &str = "/grpc.";
 
-/// Routes, of which most come later.
+/// Routes of which most are set later, when the store is open.
 #[derive(Clone)]
 pub(super) struct Gate {
     early: Routes,
@@ -30,18 +30,17 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Closed but for these.
+    /// A gate that only handles calls to some routes.
     pub(super) fn new(early: Routes) -> Self {
         Self { early, rest: Arc::default() }
     }
 
-    /// Opens it.
+    /// Opens the gate for the other routes.
     pub(super) fn open(&self, rest: Routes) {
-        // It is opened once: a second time would change nothing.
-        drop(self.rest.set(rest));
+        self.rest.set(rest).expect("the gate is opened once");
     }
 
-    /// As the routes of a server.
+    /// Returns the gate as the routes of a server.
     pub(super) fn routes(self) -> Routes {
         Routes::from(axum::Router::new().fallback_service(self))
     }

@@ -1,12 +1,12 @@
-//! What probes hear, in every state of the service: one table.
+//! The answers to health probes, in every state of the service.
 //!
 //! | name | SERVING | what to do otherwise |
 //! |---|---|---|
-//! | `liveness` | while the process works; not when its store has failed | start it again |
-//! | `startup` | since the store was opened | wait: a large store takes its time |
-//! | *(empty)*, and those below | while questions are answered | send them elsewhere |
-//! | `…HistoryService`, `…KeyService`, `…AdminService` | likewise | |
-//! | `…IngestService` | while events are taken: not on a full disk | keep events back |
+//! | `liveness` | while the process works; not after a write to the store has failed | restart it |
+//! | `startup` | after the store was opened | wait: opening a large store takes time |
+//! | *(empty)*, and those below | while requests are answered | send them elsewhere |
+//! | `…HistoryService`, `…KeyService`, `…AdminService` | the same | |
+//! | `…IngestService` | while events are accepted: not while the volume is full | hold events back |
 
 use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -19,22 +19,22 @@ use crate::{
     rpc::{AdminHandler, HistoryHandler, IngestHandler, KeyHandler},
 };
 
-/// What the service is doing.
+/// The state of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum Health {
     /// The store is being opened; that may take minutes after a crash.
     Opening,
-    /// Everything is answered and taken.
+    /// Requests are answered and events are accepted.
     Serving,
-    /// There is no space: questions are answered, events are not taken.
+    /// The volume is full: requests are answered, events are not accepted.
     DiskFull,
-    /// It was asked to stop.
+    /// The service was asked to stop.
     Stopping,
-    /// A write failed: only opening the store again helps.
+    /// A write failed. Only opening the store again helps.
     Failed,
 }
 
-/// What a probe may ask about.
+/// The kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probe {
     Liveness,
@@ -43,7 +43,7 @@ enum Probe {
     Takes,
 }
 
-/// Every name that can be asked for.
+/// Every name that a probe can ask for.
 const PROBES: [(&str, Probe); 7] = [
     ("liveness", Probe::Liveness),
     ("startup", Probe::Startup),
@@ -54,17 +54,17 @@ const PROBES: [(&str, Probe); 7] = [
     (IngestServiceServer::<IngestHandler>::NAME, Probe::Takes),
 ];
 
-const fn is_serving(probe: Probe, state: State) -> bool {
+const fn is_serving(probe: Probe, state: Health) -> bool {
     match probe {
-        Probe::Liveness => !matches!(state, State::Failed),
-        Probe::Startup => !matches!(state, State::Opening),
-        Probe::Answers => matches!(state, State::Serving | State::DiskFull),
-        Probe::Takes => matches!(state, State::Serving),
+        Probe::Liveness => !matches!(state, Health::Failed),
+        Probe::Startup => !matches!(state, Health::Opening),
+        Probe::Answers => matches!(state, Health::Serving | Health::DiskFull),
+        Probe::Takes => matches!(state, Health::Serving),
     }
 }
 
-/// Tells probes.
-pub(super) async fn say(health: &HealthReporter, state: State) {
+/// Sets the answers to probes.
+pub(super) async fn report(health: &HealthReporter, state: Health) {
     for (name, probe) in PROBES {
         let status = if is_serving(probe, state) {
             ServingStatus::Serving
@@ -77,11 +77,11 @@ pub(super) async fn say(health: &HealthReporter, state: State) {
 
 #[cfg(test)]
 mod tests {
-    use super::{State::*, *};
+    use super::{Health::*, *};
 
     #[test]
     fn every_probe_in_every_state() {
-        let heard = |state| -> String {
+        let answers = |state| -> String {
             let letter = |probe| if is_serving(probe, state) { '+' } else { '-' };
             [Probe::Liveness, Probe::Startup, Probe::Answers, Probe::Takes]
                 .map(letter)
@@ -95,7 +95,7 @@ mod tests {
             (Stopping, "++--"),
             (Failed, "-+--"),
         ] {
-            assert_eq!(heard(state), expected, "{state:?}");
+            assert_eq!(answers(state), expected, "{state:?}");
         }
     }
 }

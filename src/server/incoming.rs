@@ -1,4 +1,4 @@
-//! Connections with TLS: the handshake of one never delays another, and takes only so long.
+//! Accepts connections with TLS. Handshakes run concurrently and have a time limit.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -11,14 +11,15 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
 
+/// The time limit of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; more wait to be accepted.
+/// The most handshakes at the same time; further connections wait to be accepted.
 const MAX_HANDSHAKES: usize = 256;
-/// How long to wait when the system has no socket left for us.
+/// The pause after a failed accept, such as when the system has no socket left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The connections of a listener, each with the certificate that is there when it comes. Ends
-/// when it is dropped.
+/// Accepts the connections of a listener. Each uses the certificate that is current when it is
+/// accepted. Stops when the result is dropped.
 pub(super) fn with_tls(
     listener: TcpListener,
     config: Arc<Watched<ServerConfig>>,
@@ -40,14 +41,15 @@ pub(super) fn with_tls(
                     continue;
                 }
             };
-            let (acceptor, ready) = (TlsAcceptor::from(config.get()), ready.clone());
+            let acceptor = TlsAcceptor::from(config.get());
+            let ready = ready.clone();
             tokio::spawn(async move {
                 let _permit = permit;
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!(%error, "cannot set TCP_NODELAY");
                 }
                 match time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                    // When nobody takes it, we are stopping.
+                    // Sending fails only while the service stops.
                     Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
                     Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
                     Err(_) => debug!("a TLS handshake took too long"),

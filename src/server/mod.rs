@@ -1,7 +1,13 @@
-//! Starting and stopping the service. In order: the socket is there and probes are answered; the
-//! store is opened and what a crash cut off is finished; health says SERVING; on the signal it
-//! says NOT_SERVING, and for as long as others need to notice everything goes on; then nothing new
-//! is taken, streams end, what is under way has a grace period; everything is flushed.
+//! Starting and stopping the service, in these steps:
+//!
+//! 1. The socket is bound, and probes are answered.
+//! 2. The store is opened, and work that a crash interrupted is finished.
+//! 3. Health reports SERVING.
+//! 4. On the first signal health reports NOT_SERVING. For a notice period everything goes on, so that
+//!    clients can notice.
+//! 5. No new requests are accepted, streams end, and running requests have a grace period. A second
+//!    signal ends the waiting.
+//! 6. The store is flushed.
 
 mod gate;
 mod health;
@@ -28,7 +34,7 @@ use tracing::{info, warn};
 
 use self::{
     gate::Gate,
-    health::{State, say},
+    health::{Health, report},
 };
 use crate::{
     context::Context,
@@ -48,18 +54,18 @@ use crate::{
     store::{Options, Store},
 };
 
-/// Opens the store and finishes what a crash cut off.
+/// Opens the store and finishes work that a crash interrupted.
 ///
 /// # Errors
-/// When the store cannot be opened.
+/// The store cannot be opened, or that work fails.
 pub fn open(options: &Options) -> anyhow::Result<Arc<Context>> {
     open_counted(options, Metrics::new())
 }
 
-/// Opens the store; counts go on where they are.
+/// Like [`open`], with given metrics.
 ///
 /// # Errors
-/// When the store cannot be opened.
+/// The store cannot be opened, or that work fails.
 pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<Context>> {
     let store = Store::open(options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
@@ -74,47 +80,48 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
              store that does not open, and then a backup has to be restored"
         );
     }
-    let left = ingest::recover(&store).context("cannot finish what a crash cut off")?;
+    let left = ingest::recover(&store).context("cannot finish work that a crash interrupted")?;
     let cx = Context::counted(store, metrics);
     left.iter().for_each(|room_id| cx.backlog.add(room_id));
     Ok(Arc::new(cx))
 }
 
-/// Who may call, and how connections are protected. By default everybody, and not at all: then the
-/// network must see to both.
+/// The callers that are accepted, and the protection of their connections. By default every caller
+/// is accepted without TLS; then the network must provide both.
 #[derive(Clone, Debug, Default)]
 pub struct Callers {
-    /// Certificate and key, and who signs those of callers.
+    /// The certificate and key of the service, and the authority of client certificates. `None`: no
+    /// TLS.
     pub tls: Option<Arc<Watched<ServerConfig>>>,
-    /// What callers must show.
+    /// The credentials that callers must present.
     pub require: Require,
 }
 
-/// The side that callers see.
+/// The socket, and how calls on it are handled.
 #[derive(Debug)]
 pub struct Front {
-    /// The socket, bound.
+    /// The bound socket.
     pub listener: TcpListener,
-    /// Who may call.
+    /// The callers that are accepted.
     pub callers: Callers,
-    /// Where calls are counted.
+    /// The metrics that count calls.
     pub metrics: Metrics,
 }
 
-/// How the service stops.
+/// The periods of stopping.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stopping {
-    /// How long everything goes on after health has said NOT_SERVING.
+    /// The time that everything goes on after health reports NOT_SERVING.
     pub notice: Duration,
-    /// How long requests under way may take to finish after that.
+    /// The time that running requests then have to finish.
     pub grace: Duration,
 }
 
-/// Serves an open store to everybody on a bound listener until `shutdown` resolves, then for at most `grace`
-/// longer. When this returns, everything is on disk.
+/// Serves an open store on a bound listener, without TLS, until `shutdown` resolves. Running requests
+/// then have the time `grace`. When this returns, everything is on disk.
 ///
 /// # Errors
-/// When the socket or the disk fails.
+/// The socket or the store fails.
 pub async fn serve(
     cx: Arc<Context>,
     listener: TcpListener,
@@ -123,30 +130,32 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let front = Front { listener, callers: Callers::default(), metrics: cx.metrics.clone() };
     let stopping = Stopping { grace, ..Stopping::default() };
-    run(front, async { Ok(cx) }, stopping, (shutdown, pending())).await
+    run(front, async { Ok(cx) }, stopping, shutdown, pending()).await
 }
 
-/// Answers probes on a bound listener, and serves the store once it is open, until the first
-/// signal and the stop that follows; the second signal cuts the waiting short. When this returns,
-/// everything is on disk.
+/// Answers probes on a bound listener, and serves the store once it is open, until `shutdown`
+/// resolves and the service has stopped. `hurry` ends the waiting for running requests. When this
+/// returns, everything is on disk.
 ///
 /// # Errors
-/// When the store cannot be opened, when the socket or the disk fails.
+/// The store cannot be opened, or the socket or the store fails.
 pub async fn run(
     Front { listener, callers, metrics }: Front,
     opening: impl Future<Output = anyhow::Result<Arc<Context>>>,
     Stopping { notice, grace }: Stopping,
-    (shutdown, hurry): (impl Future<Output = ()>, impl Future<Output = ()>),
+    shutdown: impl Future<Output = ()>,
+    hurry: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let (mut shutdown, mut hurry) = (pin!(shutdown), pin!(hurry));
+    let mut shutdown = pin!(shutdown);
+    let mut hurry = pin!(hurry);
     let stopping = CancellationToken::new();
     let (health, health_service) = tonic_health::server::health_reporter();
-    say(&health, State::Opening).await;
+    report(&health, Health::Opening).await;
     let gate = Gate::new(
         Routes::new(health_service)
             .add_service(reflection().build_v1()?)
-            // What most clients in the field still ask for.
+            // Most clients still use this version.
             .add_service(reflection().build_v1alpha()?),
     );
     let observe = Observe::new(metrics, &[DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET]);
@@ -156,7 +165,7 @@ pub async fn run(
     let mut server = if let Some(tls) = callers.tls {
         router.serve_with_incoming_shutdown(incoming::with_tls(listener, tls), stopped).boxed()
     } else {
-        // Answers are written whole; waiting for more to send would only delay them.
+        // Responses are written as a whole; Nagle's algorithm would only delay them.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         router.serve_with_incoming_shutdown(incoming, stopped).boxed()
     };
@@ -170,7 +179,7 @@ pub async fn run(
         }
     };
     gate.open(handlers(&cx, &stopping));
-    say(&health, State::Serving).await;
+    report(&health, Health::Serving).await;
     info!(%address, "serving");
     let failed = tokio::select! {
         ended = &mut server => return Ok(ended?),
@@ -179,7 +188,7 @@ pub async fn run(
         _ = watch::work_off(Arc::clone(&cx)) => true,
         () = shutdown => false,
     };
-    say(&health, if failed { State::Failed } else { State::Stopping }).await;
+    report(&health, if failed { Health::Failed } else { Health::Stopping }).await;
     info!("stopping");
     let stop = async {
         if !failed && !notice.is_zero() {
@@ -191,15 +200,18 @@ pub async fn run(
         stopping.cancel();
         match time::timeout(grace, &mut server).await {
             Ok(ended) => ended?,
-            Err(_) => warn!("requests were still under way when the grace period ended"),
+            Err(_) => warn!("requests were still running when the grace period ended"),
         }
         anyhow::Ok(())
     };
     tokio::select! {
         stopped = stop => stopped?,
-        () = &mut hurry => warn!("a second signal: not waiting any longer"),
+        () = &mut hurry => warn!("second signal: not waiting any longer"),
     }
-    ensure!(!failed, "a write to the store failed: start again, what was acknowledged is there");
+    ensure!(
+        !failed,
+        "a write to the store failed: start again; everything that was acknowledged is on disk"
+    );
     tokio::task::spawn_blocking(move || cx.store.flush()).await??;
     info!("stopped; everything is on disk");
     Ok(())

@@ -7,7 +7,7 @@ use tokio::time::{self, Instant};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
-use super::health::{State, say};
+use super::health::{Health, report};
 use crate::{
     context::Context,
     ingest,
@@ -43,7 +43,7 @@ pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
             info!("there is space again: events are accepted");
         }
         if has_space != had_space {
-            say(&health, if has_space { State::Serving } else { State::DiskFull }).await;
+            report(&health, if has_space { Health::Serving } else { Health::DiskFull }).await;
             cx.metrics.store().disk_full.set((!has_space).into());
         }
         had_space = has_space;

@@ -1,5 +1,5 @@
-"""Reads every answer of every RPC, of rooms as large as they get, with a client that takes what gRPC
-clients take when nothing is said: 4 MiB. Feeds the rooms itself.
+"""Appends rooms that are as large as they can be, and calls every RPC, with the default limits of a
+gRPC client: no message may have more than 4 MiB.
 
 Usage: large.py ADDRESS SERVER_KEYS.json
 """
@@ -23,7 +23,7 @@ DEADLINE = 120
 
 
 class Service:
-    """All methods by name; counts the answers of each, and remembers the largest."""
+    """All methods by name. Keeps the size of the largest response of each."""
 
     def __init__(self, channel):
         pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
@@ -77,7 +77,7 @@ class Service:
 
 
 class Room:
-    """A room of version 1, where events choose their ids."""
+    """A room of version 1, in which the sender chooses the event ids."""
 
     def __init__(self, name):
         self.room_id, self.last, self.depth, self.events = f"!{name}:{SERVER}", None, 0, []
@@ -130,55 +130,72 @@ def canonical(event):
 
 
 def long(number, sigil=""):
-    """An id of 255 characters, most of which have three bytes."""
+    """An id of 255 characters, most of them of three bytes."""
     return f"{sigil}{number:05}" + "€" * (248 - len(sigil)) + ":a"
 
 
+def backfill(service, room, limit):
+    """The ids of all events of a room, newest first, page by page."""
+    read, start, room_id = [], room.last, room.room_id
+    while len(read) < len(room.ids):
+        page = service.Backfill(
+            room_id=room_id, requester=REQUESTER, event_ids=[start], limit=limit
+        )
+        ids = list(page.event_ids)
+        assert len(ids) == len(page.forms) > 1
+        # Events of version 1 contain their ids.
+        assert [it["event_id"] for it in json.loads(page.pdus)] == ids
+        read += ids if start == room.last else ids[1:]
+        start = read[-1]
+    short = service.Backfill(room_id=room_id, event_ids=[start], limit=1, omit_event_ids=True)
+    assert not short.event_ids and len(json.loads(short.pdus)) == len(short.forms) == 1
+    return read
+
+
+def pages(service):
+    """101 messages of 50 KB."""
+    room = Room("pages")
+    for _ in range(101):
+        room.add("m.room.message", {"body": "~" * 50_000})
+    service.append(room.events)
+    assert backfill(service, room, limit=100) == room.ids[::-1]
+    left, found = room.ids, []
+    while left:
+        answer = service.BatchGetEvents(room_id=room.room_id, event_ids=left)
+        found += [it.event_id for it in answer.events]
+        left = left[answer.processed_count :]
+    assert found == room.ids
+
+
 def messages(service):
-    """45 messages, each of which is 384 KiB as it travels."""
+    """45 messages, each of 384 KiB as it is sent."""
     room = Room("messages")
     for _ in range(45):
         room.add("m.room.message", {"body": "~" * 64_500}, escape="~")
     service.append(room.events)
     room_id, ids = room.room_id, room.ids
 
-    for as_json in (False, True):
-        read, start = [], room.last
-        while len(read) < len(ids):
-            page = service.Backfill(
-                room_id=room_id, requester=REQUESTER, event_ids=[start], limit=100, as_json=as_json
-            )
-            count = page.pdu_count if as_json else len(page.events)
-            if as_json:
-                found = [it["event_id"] for it in json.loads(b"{" + page.json)["pdus"]]
-            else:
-                found = [it.event_id for it in page.events]
-            assert count == len(found) > 1
-            read += found if start == room.last else found[1:]
-            start = read[-1]
-        assert read == ids[::-1]
+    assert backfill(service, room, limit=100) == ids[::-1]
 
-        read, latest = [], room.last
-        while True:
-            page = service.GetMissingEvents(
-                room_id=room_id, requester=REQUESTER, latest_events=[latest], limit=20, as_json=as_json
-            )
-            if as_json:
-                found = [it["event_id"] for it in json.loads(b"{" + page.json)["events"]]
-            else:
-                found = [it.event_id for it in page.events]
-            if not found:
-                break
-            read, latest = found + read, found[0]
-        assert read == ids[:-1]
+    read, latest = [], room.last
+    while True:
+        page = service.GetMissingEvents(
+            room_id=room_id, requester=REQUESTER, latest_events=[latest], limit=20
+        )
+        found = list(page.event_ids)
+        assert [it["event_id"] for it in json.loads(page.pdus)] == found
+        if not found:
+            break
+        read, latest = found + read, found[0]
+    assert read == ids[:-1]
 
-    # 101 ids, of which the answer has room for a few.
+    # 101 ids. A response has space for a few of them.
     left, found, missing = (ids * 3)[:100] + ["$none"], 0, 0
     while left:
         answer = service.BatchGetEvents(room_id=room_id, event_ids=left)
-        assert 0 < answer.looked_at_count == len(answer.events) + len(answer.missing_event_ids)
+        assert 0 < answer.processed_count == len(answer.events) + len(answer.missing_event_ids)
         found, missing = found + len(answer.events), missing + len(answer.missing_event_ids)
-        left = left[answer.looked_at_count :]
+        left = left[answer.processed_count :]
     assert (found, missing) == (100, 1)
 
     listed = service.pages("ListEvents", room_id=room_id, page_size=1_000)
@@ -186,13 +203,13 @@ def messages(service):
     explained = service.ExplainAccess(room_id=room_id, event_id=room.last, requester=REQUESTER)
     assert explained.facts
     purged = service.PurgeHistory(room_id=room_id, event_id=ids[40])
-    assert purged[-1].done and purged[-1].removed_count == 38, purged[-1]
+    assert purged[-1].done and purged[-1].removed_event_count == 38, purged[-1]
     hashes = service.pages("ListPurgedEvents", room_id=room_id, page_size=10_000)
     assert sum(len(page.event_id_hashes) for page in hashes) == 40
 
 
 def state(service):
-    """A state whose types, keys and ids are as long as they can be, and an event that came with it."""
+    """A state with types, keys and ids of the greatest length, and an event that was given with it."""
     room = Room("state")
     users = [f"@{number:05}" + "€" * 240 + ":a" for number in range(3_000)]
     for number, user in enumerate(users):
@@ -223,13 +240,13 @@ def state(service):
         service.note("SetUserErased", answer.result())
     erased = service.pages("ListErasedUsers")
     assert sum(len(page.user_ids) for page in erased) == len(users)
-    # The current state is that after the island and the rest.
+    # The current state is resolved from the states after the island and after the other events.
     members = service.pages("ListErasedMembers", room_id=room_id)
     print("erased members:", sum(len(page.user_ids) for page in members))
 
 
 def ends(service):
-    """1,500 events that nothing follows, each behind a gap of its own."""
+    """1,500 forward extremities, each of which has a missing predecessor of its own."""
     room = Room("ends")
     first = room.last
     for number in range(1_500):
@@ -246,7 +263,7 @@ def ends(service):
 
 
 def refusals(service):
-    """What a caller says at length is not said back."""
+    """Errors do not repeat a long value of the request."""
     endless = "!" + "x" * (8 << 20)
     for name in ("GetRoom", "ListEvents", "GetState", "PurgeHistory", "DeleteRoom"):
         try:
@@ -254,7 +271,7 @@ def refusals(service):
         except grpc.RpcError as error:
             assert error.code() == grpc.StatusCode.NOT_FOUND, (name, error)
         else:
-            raise AssertionError(f"{name} of a room that is none was answered")
+            raise AssertionError(f"{name} of an invalid room id was answered")
     request, call, _ = service.methods["AppendEvents"]
     half = endless[: 4 << 20]
     events = [{"room_id": half, "event_id": half, "pdu": b"{}", "room_version": half}]
@@ -264,7 +281,7 @@ def refusals(service):
 
 
 def all_rooms(service):
-    """The store as a whole."""
+    """The RPCs about the whole store."""
     for number in range(20):
         room = Room(f"{number:05}" + "x" * 200)
         service.append(room.events)
@@ -273,16 +290,16 @@ def all_rooms(service):
         (again,) = room.events[:1]
         service.append([again])
     rooms = [it for page in service.pages("ListRooms", page_size=1_000) for it in page.room_ids]
-    assert {f"!{it}:{SERVER}" for it in ("messages", "state", "ends")} <= set(rooms)
+    assert {f"!{it}:{SERVER}" for it in ("pages", "messages", "state", "ends")} <= set(rooms)
     deleted = service.pages("ListDeletedRooms")
     assert sum(len(page.room_ids) for page in deleted) == 20
-    assert service.Stats().rooms == len(rooms)
-    verified = service.Verify(busy_percent=100)
+    assert service.Stats().room_count == len(rooms)
+    verified = service.Verify(max_cpu_percent=100)
     assert verified[-1].done and not any(it.faults for it in verified), verified
 
 
 def keys(service, path):
-    """The keys of servers."""
+    """The RPCs of KeyService."""
     with open(path) as file:
         answers = json.load(file)
     for server_name, answer in answers.items():
@@ -291,9 +308,10 @@ def keys(service, path):
 
 
 def main(address, server_keys):
-    # No options: in particular no other limit.
+    # Without options, so with the default limits.
     with grpc.insecure_channel(address) as channel:
         service = Service(channel)
+        pages(service)
         messages(service)
         state(service)
         ends(service)

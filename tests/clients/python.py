@@ -1,5 +1,5 @@
-"""A client that nobody here wrote: Python's grpcio. Lists the services by reflection, checks
-health, and calls Backfill, with no generated code: everything it knows it asks the service.
+"""A client without generated code: lists the services by reflection, checks health, and calls
+Backfill.
 
 Usage: python.py ADDRESS ROOM_ID EVENT_ID
 """
@@ -40,8 +40,8 @@ def main(address, room_id, event_id):
             response_deserializer=response.FromString,
         )
         answer = backfill(request(room_id=room_id, event_ids=[event_id], limit=5))
-        print("backfill:", [event.event_id for event in answer.events])
-        assert answer.events[0].event_id == event_id
+        print("backfill:", list(answer.event_ids))
+        assert answer.event_ids[0] == event_id
         try:
             backfill(request(room_id=room_id, event_ids=[event_id]))
         except grpc.RpcError as error:

@@ -1,5 +1,5 @@
-//! `AppendEvents` over a real socket: every way in which an event is refused, that a refusal says
-//! why and changes nothing, and that the stream goes on.
+//! The RPC `AppendEvents` over a real socket: every reason for a refusal. A refusal names its reason and
+//! changes nothing, and the stream continues.
 
 use backscroll::{
     pdu::RoomVersion,
@@ -16,7 +16,7 @@ use crate::support::{
 
 const ALICE: &str = "@alice:one.example";
 
-/// A room with a few events, held by a running service.
+/// A running service with a room of a few events.
 struct Stage {
     room: Room,
     create: Event,
@@ -123,7 +123,7 @@ fn rows(stage: &Stage) -> Vec<Row> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_event_is_told_why_and_changes_nothing() {
+async fn a_refusal_names_its_reason_and_changes_nothing() {
     let mut stage = Stage::new().await;
     let room_id = stage.room.room_id.clone();
     let before = stage.clients.room(&room_id).await.unwrap();
@@ -143,13 +143,13 @@ async fn a_refused_event_is_told_why_and_changes_nothing() {
     for reason in (1..100).filter_map(|it| Reason::try_from(it).ok()) {
         assert!(rows.iter().any(|it| it.1 == reason), "{reason:?} has no row");
     }
-    assert!(stage.clients.room("!other:one.example").await.is_err(), "nothing was made");
+    assert!(stage.clients.room("!other:one.example").await.is_err(), "no room was created");
 }
 
-/// Signatures are the homeserver's business: whatever keys gateways have put, no event is refused
-/// for what is signed or not, and nothing after it.
+/// The homeserver checks signatures: no event is refused because of its signatures, whatever keys
+/// gateways have stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_decide_about_no_event() {
+async fn signing_keys_decide_about_no_event() {
     let mut stage = Stage::new().await;
     let answers: Value = serde_json::from_str(&rooms::keys().server).unwrap();
     for answer in answers.as_object().unwrap().values() {
@@ -181,9 +181,10 @@ async fn keys_decide_about_no_event() {
     }
 }
 
-/// A thousand in flight, every other one refused: one answer each, in the order of the requests.
+/// A thousand events in flight, every second one refused: one response each, in the order of the
+/// requests.
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_come_in_the_order_of_the_requests() {
+async fn responses_have_the_order_of_the_requests() {
     let mut stage = Stage::new().await;
     let (mut requests, mut expected) = (Vec::new(), Vec::new());
     let mut last = Event { ..stage.message };
@@ -199,7 +200,7 @@ async fn answers_come_in_the_order_of_the_requests() {
     let ids: Vec<String> = answers.iter().map(|it| it.event_id.clone()).collect();
     assert_eq!(ids, expected);
     assert!(answers.iter().step_by(2).all(is_new));
-    // Sent again, all of it is held.
+    // Sent again, every accepted event is a duplicate.
     let answers = stage.clients.append(requests).await.unwrap();
     let duplicates = answers.iter().step_by(2).map(appended);
     assert!(duplicates.into_iter().all(|it| it.is_some_and(|it| it.duplicate)));

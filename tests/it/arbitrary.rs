@@ -1,7 +1,7 @@
-//! Whatever is appended, the store holds: recorded events with some of their bytes changed are
-//! taken or refused, nothing panics, and `verify` finds no fault afterwards.
+//! No input damages the store: recorded events with some changed bytes are stored or refused, nothing
+//! panics, and `verify` finds no fault afterwards.
 //!
-//! 256 cases; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. The seeds are the bundled rooms.
+//! Runs 256 cases, or for `BACKSCROLL_FUZZ_SECONDS`. The seeds are the bundled rooms.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ fn any_change_of_a_recorded_event() {
     let strategy = (any::<Index>(), any::<Index>(), vec(change(), 0..4), verdicts, any::<bool>());
     let seconds = std::env::var("BACKSCROLL_FUZZ_SECONDS").ok().and_then(|it| it.parse().ok());
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
-    // A seed that was given is where the first begins, not each of them.
+    // A given seed applies to the first run only; otherwise all runs would be the same.
     let mut seeds = TestRunner::new(ProptestConfig::default());
     loop {
         let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), seeds.new_rng());

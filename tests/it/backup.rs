@@ -1,5 +1,5 @@
-//! A backup made while events come in, restored: the same rooms, event by event and state by state,
-//! and what was purged or deleted stays away there too.
+//! A backup that is made while events are appended, then restored: the rooms have the same events and
+//! states, and purged events and deleted rooms do not return.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ fn export(service: &Process, room: &RecordedRoom) -> String {
     process::stdout(service.command(&["export", &room.header.room_id]))
 }
 
-/// Marks a user whom no room knows.
+/// Marks a user who is in no room as erased.
 #[tokio::main]
 async fn erase(url: &str, user_id: &str) {
     let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
@@ -100,7 +100,7 @@ fn a_backup_under_load_restores_the_same_rooms() {
             assert_eq!(state(&restored), state(&service), "{} {event_id}", room.name);
         }
     }
-    // Rooms that were being written are what they were at one moment.
+    // A room that was written during the backup is restored as it was at one moment.
     let manifest = fs::read_to_string(dir.path().join("backup/manifest.ndjson")).unwrap();
     let entries = manifest.lines().map(|it| serde_json::from_str::<serde_json::Value>(it).unwrap());
     for entry in entries.filter(|it| it.get("room").is_some()) {
@@ -121,7 +121,7 @@ fn a_backup_under_load_restores_the_same_rooms() {
     }
 }
 
-/// A room of a backup that is made by hand.
+/// Adds a room to a backup.
 fn add(backup: &mut Writer, name: &str) {
     let mut file = backup.begin_room().unwrap();
     writeln!(file, "{name}").unwrap();
@@ -129,7 +129,7 @@ fn add(backup: &mut Writer, name: &str) {
 }
 
 #[test]
-fn a_backup_that_is_gone_on_with_leaves_alone_what_is_whole() {
+fn a_continued_backup_keeps_finished_rooms() {
     let dir = tempfile::tempdir().unwrap();
     let mut cut_off = Writer::open(dir.path()).unwrap();
     ["first", "second", "third"].iter().for_each(|it| add(&mut cut_off, it));

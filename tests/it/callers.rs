@@ -1,5 +1,5 @@
-//! Who may call the history service: TLS both ways, a token, and both read again when they change.
-//! The real gateway and the real command line are the callers.
+//! Authentication of callers: TLS in both directions and tokens, both read again when their files
+//! change. The callers are the real gateway and the real command line.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 use tower::service_fn;
 
-/// Authorities and what they have signed, as files.
+/// A folder with certificate authorities and the certificates that they signed.
 struct Files(TempDir);
 
 impl Files {
@@ -45,7 +45,7 @@ impl Files {
         self.0.path().join(name)
     }
 
-    /// Makes an authority, and certificates signed by it.
+    /// Creates an authority and certificates signed by it.
     fn authority(&self, name: &str, signs: &[&str]) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -93,13 +93,13 @@ impl Service {
         let serving = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
             let front = Front { listener, callers, metrics: cx.metrics.clone() };
-            let signals = (stopped, std::future::pending());
-            server::run(front, async { Ok(cx) }, stopping, signals).await.unwrap();
+            let hurry = std::future::pending();
+            server::run(front, async { Ok(cx) }, stopping, stopped, hurry).await.unwrap();
         });
         Self { port, _dir: dir, stop, serving }
     }
 
-    /// Calls health, then the history service, on one new connection.
+    /// Calls the health service, then the history service, over one new connection.
     async fn call(
         &self,
         files: Option<ClientFiles>,
@@ -133,7 +133,7 @@ fn refused(answer: anyhow::Result<Result<(), Status>>) -> Code {
     answer.unwrap().unwrap_err().code()
 }
 
-/// What `/readyz` and a question say of a gateway with these flags.
+/// Starts a gateway with these flags; returns the status of `/readyz` and of a federation request.
 async fn gateway(files: &Path, port: u16, scheme: &str, flags: &[&str]) -> (u16, u16) {
     #[derive(clap::Parser)]
     struct Flags {
@@ -185,10 +185,10 @@ async fn certificates_both_ways() {
     let service = Service::start(Callers { tls: Some(tls), require }).await;
 
     service.call(Some(files.client("ca", Some("client"))), None).await.unwrap().unwrap();
-    // Health is answered, the rest is not.
+    // Health needs no certificate, other calls do.
     let nobody = service.call(Some(files.client("ca", None)), None).await;
     assert_eq!(refused(nobody), Code::Unauthenticated);
-    // Signed by somebody else: either side hangs up.
+    // A certificate of another authority: either side closes the connection.
     assert!(service.call(Some(files.client("ca", Some("stranger"))), None).await.is_err());
     assert!(service.call(Some(files.client("other-ca", Some("client"))), None).await.is_err());
     assert!(service.call(None, None).await.is_err());
@@ -196,7 +196,7 @@ async fn certificates_both_ways() {
     let mutual = ["--history-ca", "@ca", "--history-cert", "@client.pem"];
     let mutual = [&mutual[..], &["--history-key", "@client.key"]].concat();
     assert_eq!(gateway(files.0.path(), service.port, "https", &mutual).await, (200, 403));
-    // Our fault, not the caller's.
+    // 502: the fault is not the client's.
     let only_ca = ["--history-ca", "@ca"];
     assert_eq!(gateway(files.0.path(), service.port, "https", &only_ca).await, (200, 502));
     assert_eq!(gateway(files.0.path(), service.port, "http", &[]).await.0, 503);
@@ -211,12 +211,12 @@ async fn certificates_are_read_again() {
     let callers = Callers { tls: Some(Arc::clone(&tls)), require: Require::default() };
     let service = Service::start(callers).await;
     service.call(Some(files.client("ca", None)), None).await.unwrap().unwrap();
-    // A new authority signs a new certificate.
+    // Replaces the authority and the certificate.
     files.authority("ca", &["server"]);
     assert!(service.call(Some(files.client("ca", None)), None).await.is_err());
     assert!(tls.look());
     service.call(Some(files.client("ca", None)), None).await.unwrap().unwrap();
-    // Broken files change nothing.
+    // Broken files have no effect.
     fs::write(files.path("server.key"), "no key").unwrap();
     assert!(!tls.look());
     service.call(Some(files.client("ca", None)), None).await.unwrap().unwrap();
@@ -255,9 +255,10 @@ async fn a_token() {
     service.stop().await;
 }
 
-/// Whoever feeds the service puts no keys, and a gateway does nothing but what gateways do.
+/// The token of homeservers opens everything except keys; the token of gateways opens only what gateways
+/// need.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_for_feeders_and_one_for_gateways() {
+async fn homeservers_and_gateways_have_different_tokens() {
     let files = Files::new();
     let token = |name: &str, text: &str| {
         fs::write(files.path(name), text).unwrap();
@@ -279,7 +280,7 @@ async fn a_token_for_feeders_and_one_for_gateways() {
         let reasons = reasons(&channel, shown).await;
         assert_eq!(reasons, [feeds, lists, keys].map(str::to_owned), "{shown}");
     }
-    // Without a requester a question is one of our own, whom nothing is hidden from.
+    // A request without a requester is from an internal caller, so that no rule hides an event.
     for (shown, code, reason) in [
         ("feeder-feeder-feeder", Code::NotFound, "ROOM_UNKNOWN"),
         ("gateway-gateway-gateway", Code::PermissionDenied, "NOT_FOR_GATEWAYS"),
@@ -289,7 +290,7 @@ async fn a_token_for_feeders_and_one_for_gateways() {
             assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{shown}");
         }
     }
-    // A question about a room that is not here is answered to a gateway; it could not ask otherwise.
+    // A gateway may send a request with a requester; here the room is unknown.
     for (file, asked) in [("@gateway", 403), ("@feeder", 403)] {
         let flags = ["--history-token-file", file];
         assert_eq!(gateway(files.0.path(), service.port, "http", &flags).await, (200, asked));
@@ -304,7 +305,7 @@ fn with<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// The refusals of both questions about an unknown room, asked without a requester.
+/// The errors of both history RPCs for an unknown room and no requester.
 async fn of_our_own(channel: &Channel, token: &str) -> [Status; 2] {
     let mut history = HistoryServiceClient::new(channel.clone());
     let room_id = "!unknown:one.example".to_owned();
@@ -321,7 +322,7 @@ async fn of_our_own(channel: &Channel, token: &str) -> [Status; 2] {
     ]
 }
 
-/// What a caller with this token hears when it feeds, lists rooms, and asks for keys.
+/// The error reasons that a caller with this token gets when it appends, lists rooms, and reads keys.
 async fn reasons(channel: &Channel, token: &str) -> [String; 3] {
     let reason = |status: Status| status.get_details_error_info().unwrap().reason;
     let user_id = "@a:one.example".to_owned();

@@ -1,4 +1,4 @@
-//! The command line as scripts use it: whoever reads its output may stop reading.
+//! Commands in scripts: a reader may close their output early.
 
 use std::{io, path::Path, process::Output};
 
@@ -7,7 +7,7 @@ use crate::support::{
     rooms,
 };
 
-/// Runs a command whose standard output nobody reads.
+/// Runs a command whose standard output is closed.
 fn unread(args: &[&str]) -> Output {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
@@ -15,7 +15,7 @@ fn unread(args: &[&str]) -> Output {
 }
 
 #[test]
-fn whoever_stops_reading_is_not_shouted_at() {
+fn a_closed_output_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let service = Process::start(Path::new(&path("data")), &["--reserved-mib", "0"]);
@@ -46,13 +46,13 @@ fn whoever_stops_reading_is_not_shouted_at() {
     for args in asking.iter().map(Vec::as_slice).chain(offline) {
         let Output { status, stderr, .. } = unread(args);
         let said: Vec<_> = stderr.split(|it| *it == b'\n').map(String::from_utf8_lossy).collect();
-        // Logs are not what this is about.
+        // Its log is not part of this test.
         let faults = said.iter().filter(|it| it.contains("panic") || it.starts_with("error"));
         assert_eq!(faults.count(), 0, "{args:?}: {said:?}");
         assert_eq!(status.code(), Some(0), "{args:?}: {said:?}");
     }
-    // What was asked for was done all the same.
+    // The command has finished its work.
     let held = process::stdout(process::run(["verify", "--data-dir", &restored]));
     let events = room.lines.len();
-    assert!(held.ends_with(&format!("{events} events looked at, 0 faults\n")), "{held}");
+    assert!(held.ends_with(&format!("{events} events verified, 0 faults\n")), "{held}");
 }

@@ -1,8 +1,8 @@
-//! However a room comes, in the end it is the same room: in reverse, shuffled, with repetitions,
-//! its answers, states, extremities and counts are those of the room that came in order.
+//! The order in which events are appended does not matter: in reverse, shuffled, or with repetitions, a
+//! room ends with the same responses, states, extremities and counts as in order.
 //!
-//! Each event keeps its `arrival`, which breaks ties where depths are equal, and tells which power
-//! levels were in force when a redaction came.
+//! Each event keeps its `arrival` number. It breaks ties of equal depth, and decides which power levels
+//! were in force when a redaction arrived.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,18 +28,18 @@ use crate::support::{
     rooms::{self, RecordedRoom},
 };
 
-/// One random order of a room is as much work as so many cases of a usual property. There are
-/// three dozen rooms.
+/// One random order of a room is as much work as this number of cases of a usual property. There are 36
+/// rooms.
 const WEIGHT: u32 = 32;
 
-/// A room, and what is true of it when it comes in order.
+/// A room and its results when its events are appended in order.
 struct Reference {
     room: RecordedRoom,
     questions: Vec<Question>,
     truth: Truth,
 }
 
-/// Everything that may not depend on how a room came.
+/// The results that must not depend on the order of the events.
 #[derive(Debug, PartialEq, Eq)]
 struct Truth {
     answers: Vec<Answer>,
@@ -59,7 +59,7 @@ impl Reference {
         Self { room, questions, truth }
     }
 
-    /// Whether the room is the same when its events come in this order, some of them repeatedly.
+    /// Checks that the room is the same when its events are appended in this order, some repeatedly.
     fn check(&self, deliveries: &[usize]) -> Result<(), TestCaseError> {
         let found = deliver(&self.room, &self.questions, deliveries);
         let Truth { answers, states, summary } = &self.truth;
@@ -85,7 +85,7 @@ impl Reference {
     }
 }
 
-/// Appends a room's events, named by their places in the file, and asks everything.
+/// Appends events of a room, given by their indexes in the file, and runs all queries.
 fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) -> Truth {
     let memory = Memory::new();
     let room_id = &room.header.room_id;
@@ -120,7 +120,7 @@ fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) ->
     }
 }
 
-/// Says in a few words how two answers differ.
+/// Describes the difference of two results in a few words.
 fn difference(expected: &Answer, found: &Answer) -> String {
     let words = |answer: &Answer| match answer {
         Err(refusal) => refusal.clone(),
@@ -133,7 +133,7 @@ fn difference(expected: &Answer, found: &Answer) -> String {
     format!("expected {}, found {}", words(expected), words(found))
 }
 
-/// Every event at least once, in any order.
+/// Indexes in any order, each at least once.
 fn any_order(events: usize) -> impl Strategy<Value = Vec<usize>> {
     let repeated = prop::collection::vec(0..events, 0..=events / 2);
     repeated
@@ -142,7 +142,7 @@ fn any_order(events: usize) -> impl Strategy<Value = Vec<usize>> {
 }
 
 #[test]
-fn a_room_that_comes_in_reverse_is_the_same_room() {
+fn a_room_appended_in_reverse_is_the_same() {
     for reference in REFERENCES.iter() {
         let deliveries: Vec<usize> = (0..reference.room.lines.len()).rev().collect();
         reference.check(&deliveries).unwrap();
@@ -150,7 +150,7 @@ fn a_room_that_comes_in_reverse_is_the_same_room() {
 }
 
 #[test]
-fn a_room_that_comes_twice_is_the_same_room() {
+fn a_room_appended_twice_is_the_same() {
     for reference in REFERENCES.iter() {
         let events = 0..reference.room.lines.len();
         let deliveries: Vec<usize> = events.clone().chain(events).collect();
@@ -159,9 +159,9 @@ fn a_room_that_comes_twice_is_the_same_room() {
 }
 
 #[test]
-fn a_room_that_comes_in_any_order_and_partly_again_is_the_same_room() {
+fn a_room_appended_in_any_order_with_repetitions_is_the_same() {
     for reference in REFERENCES.iter() {
-        // A smaller example is worth some shrinking, but not a night of it.
+        // A smaller example is worth some time, but not hours.
         let config = Config {
             cases: (Config::default().cases / WEIGHT).max(1),
             max_shrink_iters: 200,
@@ -173,10 +173,10 @@ fn a_room_that_comes_in_any_order_and_partly_again_is_the_same_room() {
             .unwrap();
     }
 }
-/// A user left, was invited and joined again; the invitation comes last, as an outlier. Resolved
-/// without it, the user would be gone for good.
+/// A user left, was invited and joined again; the invitation arrives last, as an outlier. If states were
+/// resolved without it, the user would not be a member.
 #[test]
-fn states_wait_for_the_events_that_authorise_what_they_hold() {
+fn states_wait_for_the_events_that_authorise_their_entries() {
     let is_it = |it: &&Reference| it.room.name == "visibility-v10-seen-by-hs2";
     let reference = REFERENCES.iter().find(is_it).unwrap();
     let invitation = 22;
@@ -186,11 +186,11 @@ fn states_wait_for_the_events_that_authorise_what_they_hold() {
     reference.check(&others.chain([invitation]).collect::<Vec<_>>()).unwrap();
 }
 
-/// Alice demotes Bob. A soft-failed event of Mallory's makes Bob a moderator again, and Bob's
-/// redaction of what Alice said follows that; another of his cites the time before he was demoted.
-/// Neither takes effect, in whatever order the events come.
+/// Alice demotes Bob. A soft-failed event of Mallory makes Bob a moderator again, and a redaction by Bob
+/// follows it; another redaction by Bob follows an event before the demotion. Neither has an effect, in
+/// any order of the events.
 #[test]
-fn power_that_a_soft_failed_event_or_the_past_grants_redacts_nothing_in_any_order() {
+fn power_from_a_soft_failed_event_or_from_the_past_redacts_nothing() {
     const ALICE: &str = "@alice:one.example";
     const BOB: &str = "@bob:two.example";
     for version in [RoomVersion::V3, RoomVersion::V10, RoomVersion::V12] {
@@ -232,7 +232,7 @@ fn power_that_a_soft_failed_event_or_the_past_grants_redacts_nothing_in_any_orde
                 let arrival = i64::try_from(*at).unwrap();
                 let is_soft_failed = event.event_id == soft_failed.event_id;
                 let verdict = Verdict::of_flags(false, is_soft_failed);
-                // What is filled in from before is not held to what came later.
+                // An event that is backfilled is not judged by later power levels.
                 let arrival = if arrival == 8 { until } else { arrival };
                 let event = NewEvent { arrival: Some(arrival), verdict, ..room.accepted(event) };
                 ingest::append_unflushed(&memory.cx, &event).unwrap();

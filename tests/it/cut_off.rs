@@ -31,7 +31,7 @@ const EVENTS: u32 = 1_500;
 const RECORDED: [&str; 3] = ["redactions-v11", "forks-v2", "visibility-v10-seen-by-hs2"];
 /// The parts of its work after which a command is killed, in percent.
 const KILLS: [u64; 4] = [15, 35, 60, 85];
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Writes a room with many events to a file.
 fn write_room(dir: &Path, name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! Every metric that the dashboard or an alert asks for is one that a service has.
+//! Every metric in the dashboard or in an alert exists.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::support::{load::append_room, rooms, services::Services};
 
-/// Of Kubernetes, not ours.
+/// Metrics of Kubernetes.
 const ELSEWHERE: [&str; 1] = ["kube_cronjob_status_last_successful_time"];
 
-/// Names of metrics in an expression: words that look like ones.
+/// The words of an expression that look like names of metrics.
 fn asked_for(expression: &str) -> impl Iterator<Item = &str> {
     let of_a_word = |it: char| it.is_ascii_alphanumeric() || it == '_';
     let words = expression.split(move |it| !of_a_word(it));
@@ -31,7 +31,7 @@ fn shown(registry: &Registry) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_asked_for_is_there() {
+async fn every_metric_of_dashboard_and_alerts_exists() {
     let data_dir = tempfile::tempdir().unwrap();
     let keys = rooms::keys();
     let services = Services::start(data_dir.path(), "hs1.example:9101", &keys.server).await;
@@ -73,6 +73,6 @@ async fn every_metric_asked_for_is_there() {
         .iter()
         .filter(|it| !shown_by_either.contains(**it) && !ELSEWHERE.contains(it))
         .collect();
-    assert!(absent.is_empty(), "nobody has {absent:?}, only {shown_by_either:?}");
+    assert!(absent.is_empty(), "missing: {absent:?}; the services have {shown_by_either:?}");
     services.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A question whose deadline passes in the middle of it has no answer, rather than a part of one.
+//! A query whose deadline passes while it runs fails; it returns no partial result.
 
 use std::{
     cell::Cell,
@@ -14,19 +14,19 @@ use backscroll::{
 use crate::support::{answers, load::append_room, memory::Memory, rooms};
 
 thread_local! {
-    /// Counts the looks at the clock of this thread.
+    /// How often this thread has read the clock.
     static LOOKS: Cell<u32> = const { Cell::new(0) };
     static START: Instant = Instant::now();
 }
 
-/// A clock whose hand moves by a second each time it is looked at.
+/// A clock that advances by one second each time it is read.
 fn now() -> Instant {
     let looks = LOOKS.get();
     LOOKS.set(looks + 1);
     START.with(|start| *start + Duration::from_secs(looks.into()))
 }
 
-/// A deadline that passes after so many looks at the clock, which starts anew.
+/// Resets the clock; returns a deadline that passes after `looks` reads.
 fn after(looks: u32) -> Deadline {
     LOOKS.set(0);
     Deadline::new(Some(START.with(|it| *it + Duration::from_secs(looks.into()))), now)
@@ -36,24 +36,24 @@ fn events(page: &ServedPage) -> Vec<(&str, &[u8])> {
     page.events.iter().map(|it| (it.event_id.as_str(), &*it.pdu)).collect()
 }
 
-/// Asks with a deadline at each step of the way.
+/// Runs a query with a deadline at each possible step.
 fn cut_off_anywhere(cx: &Context, question: &impl WalkQuestion) {
     let ask = |deadline: &Deadline| query::answer(cx, question, deadline);
     let whole = ask(&Deadline::none()).unwrap();
     assert!(whole.events.len() > 3);
     ask(&after(u32::MAX)).unwrap();
     let steps = LOOKS.get();
-    assert!(steps >= whole.visited, "a look at the clock for every event looked at");
+    assert!(steps >= whole.visited, "the clock is read for each visited event");
     for looks in 0..steps {
         assert!(matches!(ask(&after(looks)), Err(QueryError::Deadline(_))), "after {looks} looks");
-        assert_eq!(LOOKS.get(), looks + 1, "nothing goes on after it");
+        assert_eq!(LOOKS.get(), looks + 1, "no work continues after the deadline");
     }
     assert_eq!(events(&ask(&after(steps)).unwrap()), events(&whole));
 }
 
-/// A caller that has left does not wait for an answer.
+/// A query whose caller has disconnected stops.
 #[test]
-fn a_question_ends_when_its_caller_leaves() {
+fn a_query_ends_when_its_caller_disconnects() {
     with_a_room(|cx, room_id, event_ids| {
         let question = Backfill { room_id, asker: Asker::Internal, event_ids, limit: Some(20) };
         let deadline = Deadline::none();

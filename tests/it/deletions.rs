@@ -1,5 +1,5 @@
-//! Rooms are deleted while others read, feed, purge, verify, back up and ask for figures. Nobody
-//! ever hears that a sound store is damaged.
+//! Rooms are deleted while other callers read, append, purge, verify, back up and request figures. No
+//! response ever reports damage of an undamaged store.
 
 use std::{
     collections::HashMap,
@@ -38,10 +38,10 @@ use crate::support::{
 
 const ALICE: &str = "@alice:one.example";
 const EVENTS: usize = 160;
-/// How often every room is deleted and fed again.
+/// How often every room is deleted and appended again.
 const ROUNDS: u64 = 12;
 
-/// A room of messages and state, in which some branch off.
+/// Makes a room of messages and state events with some branches.
 fn room(name: &str) -> (Room, Vec<Event>) {
     let (room, create) = Room::named(RoomVersion::V10, ALICE, name);
     let mut events = vec![create];
@@ -71,7 +71,7 @@ fn delete(cx: &Context, room_id: &str) {
     cx.store.forget_deleted_room(room_id).unwrap();
 }
 
-/// Whether a question was answered, or refused for a reason that a deletion gives.
+/// Whether a query succeeded; false if it failed for a reason that a deletion explains.
 fn sound<T>(asked: &str, answer: Result<T, QueryError>) -> bool {
     match answer {
         Ok(_) => true,
@@ -86,8 +86,8 @@ fn sound<T>(asked: &str, answer: Result<T, QueryError>) -> bool {
     }
 }
 
-/// Asks everything about a room. How many questions were answered. One that is fed by nobody else
-/// is listed as it is at one moment.
+/// Runs every query about a room; returns the number that succeeded. If the room is appended by one
+/// thread only, a list must show it as it was at one moment.
 fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool) -> usize {
     let (id, newest) = (room.room_id.as_str(), &events.last().unwrap().event_id);
     let ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
@@ -146,7 +146,7 @@ fn purge(cx: &Context, (room, events): &(Room, Vec<Event>), at: usize) {
     }
 }
 
-/// Ends the other threads, also when this one panics.
+/// Stops the other threads, also when this thread panics.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -155,7 +155,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Does something again and again, until it is told to end.
+/// Repeats some work until `done`.
 fn until(done: &AtomicBool, mut work: impl FnMut(usize)) {
     let mut nth = 0;
     while !done.load(Ordering::Relaxed) {
@@ -165,7 +165,7 @@ fn until(done: &AtomicBool, mut work: impl FnMut(usize)) {
 }
 
 #[test]
-fn nobody_hears_of_damage_while_rooms_are_deleted() {
+fn no_query_reports_damage_while_rooms_are_deleted() {
     let memory = Memory::new();
     let rooms: Vec<_> = ["a", "b", "c"].map(room).into();
     let (cx, done) = (&memory.cx, AtomicBool::new(false));
@@ -198,13 +198,13 @@ fn nobody_hears_of_damage_while_rooms_are_deleted() {
         verifying.join().unwrap();
         asking.join().unwrap()
     });
-    assert!(answered > 0, "nothing was answered");
+    assert!(answered > 0, "no query succeeded");
     assert_eq!(faults::of(&memory.cx.store), []);
 }
 
-/// The same with a purge under way, which removes a part of what is listed.
+/// The same during a purge, which removes some of the listed events.
 #[test]
-fn a_purge_and_a_deletion_meet() {
+fn a_purge_and_a_deletion_run_at_the_same_time() {
     let memory = Memory::new();
     let (cx, done) = (&memory.cx, AtomicBool::new(false));
     let room = room("a");
@@ -233,14 +233,14 @@ fn a_purge_and_a_deletion_meet() {
     assert_eq!(faults::of(&memory.cx.store), []);
 }
 
-/// A purge goes slice by slice, and looks for its room anew each time.
+/// A purge works in slices and looks its room up for each slice.
 #[test]
-fn a_purge_spares_the_room_that_came_after_a_deletion() {
+fn a_purge_spares_a_room_that_was_appended_after_a_deletion() {
     let memory = Memory::new();
     let room = room("a");
     feed(&memory.cx, &room);
     let (id, newest) = (room.0.room_id.as_str(), &room.1.last().unwrap().event_id);
-    // After the only slice, before unneeded states are removed.
+    // After the only slice, before unused states are removed.
     let mut watch = |_| {
         delete(&memory.cx, id);
         feed(&memory.cx, &room);
@@ -253,7 +253,7 @@ fn a_purge_spares_the_room_that_came_after_a_deletion() {
 }
 
 #[test]
-fn a_list_does_not_go_on_with_the_room_that_came_after_a_deletion() {
+fn a_list_does_not_continue_in_a_room_that_was_appended_after_a_deletion() {
     let memory = Memory::new();
     let (room, events) = room("a");
     let (cx, id) = (&memory.cx, room.room_id.clone());
@@ -280,16 +280,16 @@ fn get_state(cx: &Context, room_id: &str, page: PageRequest) -> Result<StatePage
     answers::ask(cx, &GetState { room_id, event_id, page })
 }
 
-/// The bytes of a record that is lost, on a store at rest, are damage still.
+/// A missing record in a store that no other thread changes is damage.
 #[test]
-fn what_is_lost_is_damage() {
+fn a_lost_record_is_damage() {
     let missing = StoreError::Missing { what: "body", key: "05".to_owned() };
     assert!(matches!(missing.at_rest(), StoreError::Corrupt { what: "body", .. }));
 }
 
-/// The same over the wire: what every RPC says.
+/// The same over gRPC, for every RPC.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_rpc_says_what_it_says_of_unknown_rooms() {
+async fn every_rpc_treats_a_deleted_room_as_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
     let mut clients = Clients::connect(&service).await;
@@ -372,7 +372,7 @@ fn code<T>(answer: Result<T, Status>) -> Code {
     answer.err().map_or(Code::Ok, |it| it.code())
 }
 
-/// How a stream ends.
+/// The status with which a stream ends.
 async fn ended<T>(answer: Result<Response<Streaming<T>>, Status>) -> Code {
     let mut stream = match answer {
         Ok(it) => it.into_inner(),
@@ -388,7 +388,7 @@ async fn ended<T>(answer: Result<Response<Streaming<T>>, Status>) -> Code {
 }
 
 #[test]
-fn backups_go_on_while_rooms_are_deleted() {
+fn backups_continue_while_rooms_are_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
@@ -418,7 +418,7 @@ fn backups_go_on_while_rooms_are_deleted() {
             let backup = path(&format!("backup-{nth}"));
             process::stdout(service.command(&["backup", &backup]));
             process::stdout(process::run(["verify", "--backup", &backup]));
-            // What was begun of a room that was deleted is gone.
+            // The unfinished file of a deleted room is removed.
             let manifest = fs::read_to_string(format!("{backup}/manifest.ndjson")).unwrap();
             for entry in fs::read_dir(format!("{backup}/rooms")).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();

@@ -1,4 +1,4 @@
-//! Stores that older builds wrote open here: `tests/stores/format-N` holds one of each.
+//! Stores of older formats can be opened: `tests/stores` contains one store of each older format.
 
 use std::{fs, path::Path};
 
@@ -9,11 +9,11 @@ use backscroll::{
 
 use crate::support::{answers, faults, rooms};
 
-/// The rooms that each of them was given.
+/// The rooms in each of these stores.
 const ROOMS: [&str; 3] = ["gap-v10-seen-by-hs2", "erased-v10", "forks-v2"];
 
-/// Opens a store as an older build left it.
-fn brought_up(format: &str) {
+/// Opens a store of an older format and checks its content.
+fn open(format: &str) {
     let dir = tempfile::tempdir().unwrap();
     let graph = dir.path().join("graph");
     fs::create_dir(&graph).unwrap();
@@ -22,7 +22,7 @@ fn brought_up(format: &str) {
     let packed = fs::File::open(kept.join("db.zst")).unwrap();
     fs::write(graph.join("db"), zstd::decode_all(packed).unwrap()).unwrap();
 
-    // The second time there is nothing left to bring up.
+    // The second time the store has the current format already.
     for _ in 0..2 {
         let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
         assert_eq!(faults::of(&cx.store), []);
@@ -37,18 +37,18 @@ fn brought_up(format: &str) {
 }
 
 #[test]
-fn a_store_of_format_1_is_brought_up_and_holds_what_it_held() {
-    brought_up("format-1");
+fn a_store_of_format_1_is_converted_and_keeps_its_content() {
+    open("format-1");
 }
 
-/// Its bodies are all alone, those of full pages too.
+/// Format 2 has no blocks: each body is a record of its own.
 #[test]
-fn a_store_of_format_2_is_brought_up_and_holds_what_it_held() {
-    brought_up("format-2");
+fn a_store_of_format_2_is_converted_and_keeps_its_content() {
+    open("format-2");
 }
 
-/// Its rooms count no unreadable events.
+/// Format 3 does not count unreadable events.
 #[test]
-fn a_store_of_format_3_is_brought_up_and_holds_what_it_held() {
-    brought_up("format-3");
+fn a_store_of_format_3_is_converted_and_keeps_its_content() {
+    open("format-3");
 }

@@ -1,6 +1,6 @@
-//! A volume of 64 MiB that an import fills up: the refusal, the reads that go on, health, the
-//! restart on a volume without a free byte, the recovery; and nothing that was acknowledged is
-//! lost. Needs to be allowed to mount a tmpfs; says so where it is not.
+//! An import fills a volume of 64 MiB: events are refused, reads continue, health changes, the service
+//! restarts on a full volume and recovers, and no acknowledged event is lost. Needs permission to mount
+//! a tmpfs; prints a line and skips otherwise.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use crate::support::{
     process::{self, Process},
 };
 
-/// What an operator's other files take of the volume, and give back.
+/// The size of other files on the volume, which are removed later.
 const BALLAST_BYTES: usize = 16 << 20;
-/// About so much of each event does not compress.
+/// The approximate number of bytes in each event that do not compress.
 const EVENT_BYTES: usize = 48 << 10;
 const ENOUGH_EVENTS: u32 = 2_000;
-/// How long it is looked at when the volume has just become full.
+/// How long the service is observed after the volume has become full.
 const BRINK_SECONDS: u32 = 4;
 const FLAGS: [&str; 4] = ["--reserved-mib", "12", "--cache-mib", "16"];
 
@@ -52,7 +52,7 @@ impl Drop for Volume {
     }
 }
 
-/// Text that does not compress, told by its number.
+/// A text that does not compress; the number selects it.
 fn noise(number: u32) -> String {
     let mut hash = Sha256::digest(number.to_be_bytes());
     let mut text = String::with_capacity(EVENT_BYTES);
@@ -63,14 +63,14 @@ fn noise(number: u32) -> String {
     text
 }
 
-/// Appends an event, acknowledged or not.
+/// Appends an event; an error if it was refused.
 async fn append(clients: &mut Clients, room: &Room, event: &Event) -> Result<(), Status> {
     let answers = clients.append(vec![request(room, &event.pdu)]).await?;
     assert!(matches!(answers[0].outcome, Some(Outcome::Appended(_))), "{answers:?}");
     Ok(())
 }
 
-/// Waits for a status of the ingest service, as an orchestrator does: by asking again.
+/// Waits for a status of the ingest service, by polling as an orchestrator does.
 async fn wait_for(clients: &mut Clients, status: ServingStatus) {
     let wait = async {
         while clients.health("IngestService").await != status {
@@ -80,7 +80,7 @@ async fn wait_for(clients: &mut Clients, status: ServingStatus) {
     tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
 }
 
-/// How many of these events can be read.
+/// The number of these events that can be read.
 async fn held(clients: &mut Clients, room: &Room, event_ids: &[String]) -> usize {
     clients.events(&room.room_id, event_ids).await.unwrap().len()
 }
@@ -100,7 +100,7 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     let (room, create) = Room::new(RoomVersion::V10, user);
     append(&mut clients, &room, &create).await.unwrap();
 
-    // The import that fills it up, until health has noticed as well.
+    // Fills the volume until an event is refused and health has changed.
     let (mut last, mut acknowledged) = (create, Vec::new());
     let mut refused = None;
     let filling = async {
@@ -124,25 +124,25 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     assert_eq!(reason(&refusal), (Code::ResourceExhausted, "DISK_FULL".to_owned()));
     assert!(refusal.message().contains("kept free"), "{}", refusal.message());
 
-    // What sled gives back at the brink changes nothing: no to and fro.
+    // sled frees a little space now and then: the service does not switch back and forth.
     for _ in 0..BRINK_SECONDS {
         assert!(append(&mut clients, &room, &last).await.is_err());
         assert_eq!(clients.health("IngestService").await, ServingStatus::NotServing);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
-    // Reads go on; only the ingest service is out of service.
+    // Reads continue; only the ingest service is NOT_SERVING.
     assert_eq!(clients.health("HistoryService").await, ServingStatus::Serving);
     assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
 
-    // Stopped and started again as it is, it opens, since space was kept for that.
+    // It can be restarted, because it reserved the space for that.
     let Ended { code, log } = service.stop();
     assert_eq!(code, Some(0), "{log}");
     let service = Process::start(&data_dir, &FLAGS);
     let mut clients = Clients::connect(&service).await;
     assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
 
-    // Others take the very last byte, also of what sled gave back as it opened: reads still go on.
+    // Other files take the last byte, also the space that sled freed when it opened: reads continue.
     let filler = volume.path().join("filler");
     let filled = fs::write(&filler, vec![2; 64 << 20]);
     assert!(filled.is_err(), "the volume is full");
@@ -150,7 +150,7 @@ async fn a_full_volume_refuses_events_and_loses_none() {
     assert_eq!(held(&mut clients, &room, &acknowledged).await, acknowledged.len());
     assert!(append(&mut clients, &room, &last).await.is_err());
 
-    // With space back, it goes on by itself.
+    // With free space it accepts events again by itself.
     fs::remove_file(&filler).unwrap();
     fs::remove_file(&ballast).unwrap();
     wait_for(&mut clients, ServingStatus::Serving).await;
@@ -167,13 +167,13 @@ async fn a_full_volume_refuses_events_and_loses_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_fails_all_the_same_stops_the_service() {
+async fn a_failing_write_stops_the_service() {
     let Some(volume) = Volume::mount() else {
         println!("skipped: a tmpfs cannot be mounted here");
         return;
     };
     let data_dir = volume.path().join("data");
-    // Nothing is kept free, so nothing is refused in time.
+    // Without reserved space, no event is refused in time.
     let flags = ["--reserved-mib", "0", "--cache-mib", "16"];
     let service = Process::start(&data_dir, &flags);
     let mut clients = Clients::connect(&service).await;

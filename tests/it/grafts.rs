@@ -1,8 +1,8 @@
-//! No answer holds an event of another room, wherever another room's events are named: as
-//! predecessors, authorisation, given state, targets of redactions, and in the questions. A room
-//! in a store with others is the room that it is alone.
+//! No response contains an event of another room, although events of another room are named as
+//! predecessors, authorisation, given state, targets of redactions, and in requests. A room in a store
+//! with other rooms is the same as in a store of its own.
 //!
-//! In room version 1 servers choose the ids of their events: here, the same ones in both rooms.
+//! In room version 1 servers choose the ids of their events: here both rooms have the same ids.
 
 use std::collections::BTreeSet;
 
@@ -28,16 +28,16 @@ use crate::support::{
 };
 
 const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V6, RoomVersion::V12];
-/// One case here is as much work as so many of a usual property.
+/// One case of this test is as much work as this number of cases of a usual property.
 const WEIGHT: u32 = 10;
 const ALICE: &str = "@alice:one.example";
 
-/// An event to be made. Every index picks among all events made so far, in both rooms.
+/// An event to be made. Each index selects one of all events made so far, in both rooms.
 #[derive(Clone, Debug)]
 struct Step {
-    /// In the second room.
+    /// Whether the event is in the second room.
     second: bool,
-    /// 0 a message, 1 a state event, 2 a redaction.
+    /// 0 for a message, 1 for a state event, 2 for a redaction.
     kind: u8,
     after: Vec<Index>,
     authorised_by: Vec<Index>,
@@ -57,7 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
     )
 }
 
-/// An event of one of the rooms, as it is sent to us.
+/// An event of one of the rooms, as it is appended.
 struct Coming {
     second: bool,
     event: Event,
@@ -78,7 +78,7 @@ impl Rooms {
         let mut it = Self { rooms: [first, second], coming: Vec::new() };
         for (second, create) in [(false, create_first), (true, create_second)] {
             let joined = it.room(second).member(ALICE, ALICE, "join").after([&create]);
-            // From room version 12 the create event authorises without being named.
+            // From room version 12 on, auth_events do not name the create event.
             let named = (version != RoomVersion::V12).then(|| create.event_id.clone());
             let joined = joined.authorised_by(named).finish();
             it.add(second, create);
@@ -108,7 +108,7 @@ impl Rooms {
         };
         let own = self.coming.iter().rev().find(|it| it.second == *second).unwrap();
         let ids: BTreeSet<String> = after.iter().map(id).collect();
-        // Predecessors by their ids alone, after one of its own that gives the depth.
+        // One predecessor of its own room gives the depth; the others are named by their ids.
         let named = ids.into_iter().filter(|it| *it != own.event.event_id);
         let draft = named.fold(draft.after([&own.event]), |draft, it| draft.after_id(&it));
         let own_create = room.room_id.replacen('!', "$", 1);
@@ -121,8 +121,8 @@ impl Rooms {
         self.coming.push(Coming { second: *second, event, verdict, outlier, state_after });
     }
 
-    /// Appends what comes, of one room or of both. What is refused (a state that names two events
-    /// for one key, say) is given back.
+    /// Appends the events of one room or of both. Returns those that were refused, such as one whose
+    /// given state has two events for one key.
     fn deliver(&self, memory: &Memory, order: &[usize], only: Option<bool>) -> Vec<(bool, String)> {
         let mut refused = Vec::new();
         for at in order {
@@ -147,7 +147,7 @@ impl Rooms {
     }
 }
 
-/// Everything that can be asked about a room.
+/// The results of all queries about a room.
 #[derive(Debug, PartialEq)]
 struct Picture {
     answers: Vec<Answer>,
@@ -222,18 +222,18 @@ fn check(version: RoomVersion, steps: &[Step], order: &[usize]) -> Result<(), Te
         let room_id = &rooms.room(second).room_id;
         for (event_id, _, pdu) in found.answers.iter().flatten().flat_map(|it| &it.events) {
             let pdu: Value = serde_json::from_slice(pdu).unwrap();
-            // From room version 12 the create event is what the room's id is made from.
+            // From room version 12 on, the room's id is the hash of the create event.
             let of = pdu["room_id"].as_str().map_or(event_id.replacen('$', "!", 1), Into::into);
             prop_assert_eq!(&of, room_id);
         }
         let served = found.answers.iter().flatten().any(|it| !it.events.is_empty());
-        prop_assert!(served, "there is something to serve");
+        prop_assert!(served, "some event is served");
     }
     Ok(())
 }
 
 #[test]
-fn a_room_among_others_is_the_room_alone() {
+fn a_room_among_others_is_the_same_as_alone() {
     for version in VERSIONS {
         let config = Config {
             cases: (Config::default().cases / WEIGHT).max(1),
@@ -242,7 +242,7 @@ fn a_room_among_others_is_the_room_alone() {
             ..Config::default()
         };
         let strategy = prop::collection::vec(step(), 1..14).prop_flat_map(|steps| {
-            // The create events and the joins stand before the steps.
+            // The create events and the joins precede the steps.
             let order: Vec<usize> = (0..steps.len() + 4).collect();
             (Just(steps), Just(order).prop_shuffle())
         });

@@ -1,15 +1,15 @@
-//! `backscroll graph`, as it is typed.
+//! The command `backscroll graph`.
 
 use std::{fs, path::Path, process::Command};
 
 use crate::support::{load::append_room, rooms, services::Services};
 
-/// The picture in the README.
+/// The room of `docs/graph.svg`.
 const ROOM: &str = "chaos0-v10";
 const EVENT: &str = "$x_mmK3SroGLZUb-IqlliFtjzVmzR3W2O7VtOsZ27AhA";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_picture_in_the_readme_is_what_the_command_draws() {
+async fn the_command_draws_the_picture_in_the_documentation() {
     let room = rooms::bundled().into_iter().find(|it| it.name == ROOM).unwrap();
     let data_dir = tempfile::tempdir().unwrap();
     let services = Services::start(data_dir.path(), "hs1.example:9101", "{}").await;
@@ -26,7 +26,10 @@ async fn the_picture_in_the_readme_is_what_the_command_draws() {
     assert!(drawn.status.success(), "{drawn:?}");
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/graph.svg");
     let same = fs::read_to_string(&made).unwrap() == fs::read_to_string(&kept).unwrap();
-    assert!(same, "if this was wanted, look at {made:?} and copy it to {kept:?}");
+    assert!(
+        same,
+        "the picture changed: if that is intended, look at {made:?} and copy it to {kept:?}"
+    );
 
     let dot = graph(&[]);
     let dot = String::from_utf8(dot.stdout).unwrap();

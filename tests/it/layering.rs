@@ -1,6 +1,6 @@
-//! Holds the import plan of both programs: which module may import which, how long a file may be, and
-//! that every file begins with a `//!` header. The sources are read as text. Tests inside them may
-//! import anything.
+//! Checks the allowed imports between the modules of both programs, the length of files, and that every
+//! file begins with a `//!` header. It reads the sources as text. Unit tests inside a file may import
+//! anything.
 
 use std::{
     fs,
@@ -55,7 +55,7 @@ const HISTORY_PLAN: Plan = &[
         ],
     ),
     ("verify", &["ingest", "store", "state", "pdu"]),
-    // Of `ingest`, the words for what was decided about an event.
+    // From `ingest` it takes the types that describe decisions about events.
     (
         "query",
         &[
@@ -224,7 +224,8 @@ fn files_are_short_and_have_a_header() {
 fn only_the_store_knows_sled_and_only_handlers_know_proto() {
     let root = root("src");
     for file in sources(&root) {
-        let (module, text) = (module_of(&file, &root), without_tests(&file));
+        let module = module_of(&file, &root);
+        let text = without_tests(&file);
         assert!(module == "store" || !text.contains("sled::"), "{}: knows sled", file.display());
         let is_a_handler = matches!(module.as_str(), "rpc" | "server" | "cli" | "proto");
         assert!(is_a_handler || !text.contains("tonic::"), "{}: knows tonic", file.display());

@@ -1,9 +1,9 @@
-//! Nobody gets what it may not have. The service against a second, slow implementation of the
-//! rules (`support/model.rs`), on random rooms in every kind of room version.
+//! No server gets an event that it may not see: compares the service with a second, slow implementation
+//! of the rules (`tests/it/support/model.rs`), on random rooms in room versions with different rules.
 //!
-//! In order, the service answers as the model does, exactly. In any order, at any moment, with
-//! half of the room not there yet: nothing is whole that the model hides, knowing all of the room
-//! that ever comes. What is not known hides.
+//! If events are appended in order, the service responds exactly as the model does. If they are appended
+//! in any order, at any moment, no event is served in full that the model hides when it knows the whole
+//! room. Unknown state hides.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -27,11 +27,10 @@ use crate::support::{
     worlds::{self, Delivery, SERVERS, Step, USERS, World},
 };
 
-/// Each has its own: ids that are chosen, redaction by rule, by power, of content, creators above
-/// all.
+/// Room versions that differ in event ids, rules of redactions, redacted content, or power of creators.
 const VERSIONS: [RoomVersion; 5] =
     [RoomVersion::V1, RoomVersion::V6, RoomVersion::V10, RoomVersion::V11, RoomVersion::V12];
-/// One case here is as much work as so many of a usual property.
+/// One case of this test is as much work as this number of cases of a usual property.
 const WEIGHT: u32 = 16;
 const STEPS: usize = 30;
 
@@ -41,7 +40,7 @@ fn config() -> Config {
     Config { cases, max_shrink_iters: 600, failure_persistence: None, ..usual }
 }
 
-/// A model of what came so far.
+/// A model of the events appended so far.
 fn model(world: &World, deliveries: &[Delivery], erased: &[usize]) -> Model {
     let mut model = Model::new(world.room.known_version(), &world.room.room_id);
     for delivery in deliveries {
@@ -66,7 +65,7 @@ fn asker(origin: &str) -> Asker {
     Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() }
 }
 
-/// Asks for everything at once: the form of every event.
+/// A request for every event of the room.
 fn everything(world: &World, origin: &str) -> Question {
     Question::Backfill(Backfill {
         room_id: world.room.room_id.clone(),
@@ -76,7 +75,7 @@ fn everything(world: &World, origin: &str) -> Question {
     })
 }
 
-/// Numbers that questions are made of.
+/// Random numbers that select the parameters of a request.
 type Picks = (Vec<Index>, Vec<Index>, u32, i64);
 
 fn picks() -> impl Strategy<Value = Vec<Picks>> {
@@ -85,7 +84,7 @@ fn picks() -> impl Strategy<Value = Vec<Picks>> {
 }
 
 #[test]
-fn answers_in_order_are_the_models() {
+fn responses_equal_those_of_the_model_when_events_are_in_order() {
     for version in VERSIONS {
         let strategy = (worlds::history(STEPS), picks());
         TestRunner::new(config())
@@ -152,7 +151,7 @@ fn in_order(
 }
 
 #[test]
-fn nothing_hidden_is_whole_at_any_moment() {
+fn no_hidden_event_is_served_in_full_at_any_moment() {
     for version in VERSIONS {
         let strategy = worlds::history(STEPS).prop_flat_map(move |(steps, erased)| {
             let count = World::new(version, &steps).deliveries.len();
@@ -168,7 +167,7 @@ fn shuffled(count: usize) -> impl Strategy<Value = Vec<usize>> {
     Just((0..count).collect::<Vec<usize>>()).prop_shuffle()
 }
 
-/// In order, but for some: most of the room is known at any moment.
+/// In order except for some events, so that most of the room is known at any moment.
 fn some_late(count: usize) -> impl Strategy<Value = Vec<usize>> {
     let lateness = prop_oneof![4 => Just(0), 1 => 1..12usize];
     prop::collection::vec(lateness, count).prop_map(|lateness| {
@@ -202,7 +201,7 @@ fn any_order(
     Ok(())
 }
 
-/// Whether a server gets what a model hides that knows as much, or one that knows everything.
+/// Compares the service with a model that knows the same events and with one that knows all events.
 fn check(
     memory: &Memory,
     world: &World,
@@ -216,7 +215,7 @@ fn check(
         prop_assert!(known.placed(&event_id).is_some_and(Held::is_served), "{}", at);
         let whole = form == Form::Full;
         prop_assert_eq!(whole, known.shows_whole(&event_id, origin), "{}", at);
-        // A redaction cannot hide before it comes, nor if its sender had lost the power by then.
+        // A redaction has no effect before it arrives, or if its sender had lost the power by then.
         let is_in_force =
             |redaction_id: &String| known.placed(redaction_id).is_some_and(|it| !it.powerless);
         let mut redactions = truth.held.iter().filter(|(_, it)| it.redacts() == Some(&*event_id));
@@ -226,7 +225,7 @@ fn check(
     Ok(())
 }
 
-/// The bytes of an event in a form, worked out by ruma.
+/// The bytes of an event in a form, computed with ruma.
 fn text(model: &Model, event_id: &str, whole: bool) -> Vec<u8> {
     let pdu = model.held[event_id].pdu.clone();
     if whole {
@@ -291,7 +290,7 @@ fn missing_events(model: &Model, question: &GetMissingEvents) -> Vec<String> {
             }
         }
     }
-    // Oldest first, and none before its predecessors.
+    // Oldest first, and each event after its predecessors.
     let mut ordered = Vec::new();
     while ordered.len() < found.len() {
         let is_ready = |it: &&String| {
@@ -308,7 +307,7 @@ fn missing_events(model: &Model, question: &GetMissingEvents) -> Vec<String> {
 }
 
 #[test]
-fn redacted_events_are_still_the_same_events() {
+fn a_redacted_event_keeps_its_id() {
     let world = World::new(RoomVersion::V10, &[]);
     let model = model(&world, &world.deliveries, &[]);
     for event_id in model.held.keys() {

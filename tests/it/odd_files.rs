@@ -1,5 +1,5 @@
-//! Files with odd rooms, by the real commands: events that break the format of their room version,
-//! and a state that is missing at first and comes with a later import.
+//! Imports of unusual room files with the real commands: files with unreadable events, and a state that
+//! only a later import contains.
 
 use std::{fs, path::Path};
 
@@ -37,7 +37,7 @@ fn write(path: &str, room: &Room, lines: &[Line]) {
     fs::write(path, text).unwrap();
 }
 
-/// Two members and a message, in order.
+/// The first events of a room: two members and a message.
 fn begin(room: &Room, create: Event) -> Vec<Event> {
     let mut events = vec![create];
     for draft in [
@@ -52,7 +52,7 @@ fn begin(room: &Room, create: Event) -> Vec<Event> {
 }
 
 #[test]
-fn odd_events_are_named_taken_and_given_back() {
+fn unreadable_events_are_reported_stored_and_exported() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (room, create) = Room::new(RoomVersion::V10, ALICE);
@@ -81,7 +81,7 @@ fn odd_events_are_named_taken_and_given_back() {
     let said = process::stdout(output);
     assert!(said.contains("8 events appended, 0 held already, 0 refused"), "{said}");
     assert!(said.contains("3 break the format"), "{said}");
-    // Strictly, the same is a failure.
+    // With --strict the exit code is 1.
     let output = service.command(&["import", "--strict", &path("room.ndjson")]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stdout).unwrap();
@@ -113,7 +113,7 @@ fn odd_events_are_named_taken_and_given_back() {
 }
 
 #[test]
-fn a_state_that_is_missing_comes_with_a_later_import() {
+fn a_later_import_gives_a_missing_state() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (room, create) = Room::new(RoomVersion::V10, ALICE);
@@ -127,19 +127,22 @@ fn a_state_that_is_missing_comes_with_a_later_import() {
 
     let service = Process::start(Path::new(&path("first")), &["--reserved-mib", "0"]);
     let said = process::stdout(service.command(&["import", &path("without.ndjson")]));
-    assert!(said.contains("1 had no known state"), "{said}");
+    assert!(said.contains("1 have no known state"), "{said}");
     let room_id = room.room_id.as_str();
     let explain = |service: &Process, event: &Event, server: &str| {
         process::stdout(service.command(&["explain", room_id, &event.event_id, server]))
     };
     let explained = explain(&service, &tip, "two.example");
     assert!(explained.starts_with("redacted: "), "{explained}");
-    assert!(explained.contains(&tip.event_id), "what is needed is named: {explained}");
+    assert!(
+        explained.contains(&tip.event_id),
+        "the event whose state is missing is named: {explained}"
+    );
     assert!(explain(&service, &events[3], "two.example").starts_with("full: "));
     assert!(explain(&service, &events[3], "no.example").starts_with("refused: "));
     let stats = process::stdout(service.command(&["stats"]));
-    assert!(stats.contains("answered by what was known last") && stats.contains(&tip.event_id));
-    // Who may ask is the same after an export and an import elsewhere.
+    assert!(stats.contains("served by the last known state") && stats.contains(&tip.event_id));
+    // Access is the same after an export and an import into another store.
     let output = service.command(&["export", room_id]);
     assert!(String::from_utf8(output.stderr.clone()).unwrap().contains(&tip.event_id));
     fs::write(path("exported.ndjson"), process::stdout(output)).unwrap();

@@ -1,4 +1,4 @@
-//! What operators see: probes in every state, metrics after a known load, the log's one line.
+//! The view of operators: probes in every state, metrics after a known load, one log line per request.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -35,7 +35,7 @@ use crate::support::{
 const HISTORY: &str = "backscroll.history.v1.HistoryService";
 const INGEST: &str = "backscroll.history.v1.IngestService";
 
-/// A service of which every step waits for the test.
+/// A service that waits for the test before each step of its life.
 struct Service {
     address: SocketAddr,
     metrics: Metrics,
@@ -55,11 +55,12 @@ impl Service {
         let (second, hurry) = oneshot::channel::<()>();
         let counted = metrics.clone();
         let running = tokio::spawn(async move {
-            let signals = (async { drop(shutdown.await) }, async { drop(hurry.await) });
+            let shutdown = async { drop(shutdown.await) };
+            let hurry = async { drop(hurry.await) };
             let front = Front { listener, callers: Callers::default(), metrics: counted };
-            server::run(front, opening, stopping, signals).await
+            server::run(front, opening, stopping, shutdown, hurry).await
         });
-        // Popped from the end.
+        // The signals are taken from the end of the list.
         Self { address, metrics, open: Some(open), signals: vec![second, first], running }
     }
 
@@ -76,7 +77,8 @@ impl Service {
         Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
-    /// Whether liveness, startup, the whole, the history and the ingest service are SERVING.
+    /// Whether liveness, startup, the empty name, the history and the ingest service are SERVING: one `+`
+    /// or `-` for each.
     async fn probes(&self) -> String {
         let mut health = HealthClient::new(self.channel().await);
         let mut heard = String::new();
@@ -118,7 +120,7 @@ async fn probes_from_opening_to_the_end() {
     let (notice, grace) = (Duration::from_secs(60), Duration::from_secs(60));
     let mut service = Service::start(Stopping { notice, grace }).await;
     assert_eq!(service.probes().await, "+----");
-    // What comes before the store is open waits for it.
+    // Requests that arrive before the store is open wait for it.
     let mut history = HistoryServiceClient::new(service.channel().await);
     let early = tokio::spawn(async move {
         let room_id = "!unknown:a.example".to_owned();
@@ -131,10 +133,10 @@ async fn probes_from_opening_to_the_end() {
 
     service.signal();
     service.wait_for_probes("++---").await;
-    // Notice was given; until it is over, everything goes on.
+    // During the shutdown notice the service continues to answer.
     let mut admin = AdminServiceClient::new(service.channel().await);
     assert_eq!(admin.stats(StatsRequest {}).await.unwrap().into_inner().room_count, 0);
-    // Neither a minute of notice nor a minute of grace after the second signal.
+    // The second signal ends both the notice and the grace period.
     let hurried = Instant::now();
     service.signal();
     service.running.await.unwrap().unwrap();
@@ -142,7 +144,7 @@ async fn probes_from_opening_to_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_while_the_store_is_opened_ends_it() {
+async fn a_signal_while_the_store_opens_stops_the_service() {
     let mut service = Service::start(Stopping::default()).await;
     assert_eq!(service.probes().await, "+----");
     service.signal();
@@ -263,7 +265,7 @@ async fn metrics_after_a_known_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_line_a_question_with_its_trace_and_no_content() {
+async fn a_request_logs_one_line_with_its_trace_and_without_content() {
     let data_dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_backscroll"))
         .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--reserved-mib", "0"])

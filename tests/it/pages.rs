@@ -1,6 +1,6 @@
-//! Rooms of the largest events there can be, in every script and every way of writing it, are paged
-//! through from end to end by both endpoints, through both services. Each page is small enough for
-//! any gRPC client, and whoever goes on from the oldest event of a page misses nothing.
+//! Rooms of the largest events, in several scripts and encodings, read page by page from end to end
+//! through both services and both endpoints. Each page fits the default limits of gRPC clients, and
+//! continuing from the oldest event of a page misses no event.
 
 use backscroll::{
     context::Context,
@@ -20,12 +20,12 @@ const ALICE: &str = "@alice:hs1.example:9101";
 const BOB: &str = "@bob:hs2.example:9102";
 const HOME: &str = "hs1.example:9101";
 const PEER: &str = "hs2.example:9102";
-/// What events may have in canonical form.
+/// The size limit of an event in canonical form.
 const MAX_PDU: usize = 65_536;
-/// Large events of a room: several pages of each kind.
+/// The number of large events in a room: enough for several pages.
 const LARGE: usize = 26;
 
-/// A script, and how it is written.
+/// A script and its encoding in JSON.
 struct Script {
     name: &'static str,
     version: RoomVersion,
@@ -37,12 +37,12 @@ fn raw(text: &str) -> String {
     text.to_owned()
 }
 
-/// As Synapse's database has events: all that is not ASCII as UTF-16, in hexadecimal.
+/// The encoding of Synapse's database: each character outside ASCII as hexadecimal UTF-16.
 fn ascii_only(text: &str) -> String {
     escaped(text, |it| !it.is_ascii())
 }
 
-/// As nobody writes and anybody may: every letter of the message.
+/// The largest encoding that is allowed: each character escaped.
 fn every_letter(text: &str) -> String {
     escaped(text, |it| it == 'x')
 }
@@ -77,7 +77,7 @@ const SCRIPTS: [Script; 9] = {
     ]
 };
 
-/// A room whose messages are as large as events may be.
+/// Makes a room whose messages have the maximal size.
 fn large_room(script: &Script) -> (Room, Vec<Event>) {
     let Script { version, letter, write, .. } = script;
     let (room, create) = Room::new(*version, ALICE);
@@ -85,11 +85,11 @@ fn large_room(script: &Script) -> (Room, Vec<Event>) {
     for user in [ALICE, BOB] {
         events.push(room.member(user, user, "join").after(events.last()).finish());
     }
-    // A letter in canonical form.
+    // The size of one character in canonical form.
     let bytes = Value::from(letter.to_string()).to_string().len() - 2;
     for _ in 0..LARGE {
         let short = room.message(BOB, "").after(events.last()).finish();
-        // The next event has numbers that are as long, or a digit longer.
+        // The numbers of the next event may have one more digit.
         let letters = (MAX_PDU - short.pdu.len() - 2) / bytes;
         let message = room.message(BOB, &letter.to_string().repeat(letters));
         let mut event = message.after(events.last()).finish();
@@ -102,7 +102,7 @@ fn large_room(script: &Script) -> (Room, Vec<Event>) {
     (room, events)
 }
 
-/// The PDUs of an answer with 200.
+/// Sends a request; returns the PDUs of its response, whose status must be 200.
 async fn pdus(
     (federation, services): (&Federation, &Services),
     (uri, content): (&str, Option<&Value>),
@@ -136,7 +136,7 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
     for script in &SCRIPTS {
         let (room, events) = large_room(script);
         for event in &events {
-            // A room apart for each, though their names are the same.
+            // Each room has an id of its own.
             let outcome = ingest::append_unflushed(&services.cx, &room.accepted(event)).unwrap();
             assert!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", script.name);
         }
@@ -145,13 +145,13 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
         let expected: Vec<&str> = events.iter().rev().map(|it| it.pdu.as_str()).collect();
         let newest = &events.last().unwrap().event_id;
 
-        // Newest first; each page begins with the last event of the one before.
+        // Newest first. Each page begins with the last event of the page before.
         let (mut read, mut start, mut pages): (Vec<String>, _, _) = (Vec::new(), newest.clone(), 0);
         while read.len() < events.len() {
             let path = format!("/_matrix/federation/v1/backfill/{room_id}");
             let uri = format!("{path}?v={}&limit=100", encoded(&start));
             let page = pdus(both, (&uri, None), script.name).await;
-            assert!(page.len() > 1, "{}: a page does not go on", script.name);
+            assert!(page.len() > 1, "{}: a page does not continue", script.name);
             let known = usize::from(pages > 0);
             read.extend(page.into_iter().skip(known));
             start = id_of(read.last().unwrap()).event_id().to_string();
@@ -160,14 +160,14 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
         assert_eq!(read, expected, "{}", script.name);
         assert!(pages <= 10, "{}: {pages} pages", script.name);
 
-        // Oldest first; each page ends before the first event of the one before.
+        // Oldest first. Each page ends before the first event of the page before.
         let (mut read, mut latest) = (Vec::new(), newest.clone());
         loop {
             let uri = format!("/_matrix/federation/v1/get_missing_events/{room_id}");
             let content = json!({"earliest_events": [], "latest_events": [latest], "limit": 20});
             let mut page = pdus(both, (&uri, Some(&content)), script.name).await;
             let Some(oldest) = page.first() else { break };
-            // Connected to where it was asked from.
+            // The page is connected to the event from which it was requested.
             let newest = id_of(page.last().unwrap()).event_id().to_string();
             let asked_from = events.iter().position(|it| it.event_id == latest).unwrap();
             assert_eq!(newest, events[asked_from - 1].event_id, "{}", script.name);
@@ -183,9 +183,9 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
     services.stop().await;
 }
 
-/// Asks for events by id, and goes on with those that were not looked at.
+/// `BatchGetEvents` says how many ids it has processed; the test continues with the others.
 #[test]
-fn whoever_asks_by_id_is_told_which_ids_were_not_looked_at() {
+fn batch_get_events_returns_the_number_of_processed_ids() {
     let memory = Memory::new();
     let (room, events) = large_room(&SCRIPTS[1]);
     for event in &events {
@@ -219,14 +219,14 @@ fn batch(cx: &Context, room_id: &str, event_ids: &[String]) -> Result<RoomEvents
     answers::ask(cx, &BatchGetEvents { room_id, event_ids })
 }
 
-/// Lists all events in pages, and all state that came with one.
+/// Lists all events, and the whole given state of one, page by page.
 #[test]
-fn lists_of_large_things_are_cut_and_go_on() {
+fn lists_of_large_items_are_cut_and_continue() {
     let memory = Memory::new();
     let (room, create) = Room::new(RoomVersion::V1, ALICE);
     let mut events = vec![create];
     events.push(room.member(ALICE, ALICE, "join").after(events.last()).finish());
-    // As large as members of state events get in the older versions.
+    // The largest type and state key that older room versions allow.
     let long = |it: usize| format!("{it:05}{}", "€".repeat(249));
     let entries = 3_000;
     for nth in 0..entries {
@@ -259,15 +259,15 @@ fn lists_of_large_things_are_cut_and_go_on() {
     });
     assert_eq!(state, (entries + 2, 4));
 
-    // An event behind a gap that came with this state.
+    // An event with a missing predecessor and this given state.
     let island = room.message(ALICE, "here").after_id("$nowhere:one.example").finish();
     let mut ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
     let given = NewEvent { state_after: &ids, ..room.accepted(&island) };
     assert!(matches!(ingest::append_unflushed(cx, &given).unwrap(), Outcome::Appended { .. }));
     let listed = batch(cx, room_id, std::slice::from_ref(&island.event_id));
-    let [event] = &listed.unwrap().events[..] else { panic!("it is held") };
+    let [event] = &listed.unwrap().events[..] else { panic!("the event is stored") };
     let (mut read, mut token) = (event.state_after.clone(), event.state_after_token.clone());
-    assert!(read.len() < ids.len(), "all of it is answered at once");
+    assert!(read.len() < ids.len(), "the first response is cut");
     while !token.is_empty() {
         let question = ListStateAfter {
             room_id: room_id.to_owned(),
@@ -295,7 +295,7 @@ fn lists_of_large_things_are_cut_and_go_on() {
 }
 
 #[test]
-fn a_room_with_many_ends_is_named_by_a_thousand_of_them() {
+fn get_room_lists_at_most_1000_forward_extremities() {
     let memory = Memory::new();
     let (room, create) = Room::new(RoomVersion::V10, ALICE);
     let joined = room.member(ALICE, ALICE, "join").after([&create]).finish();

@@ -1,5 +1,5 @@
-//! What was purged is gone and stays away, and nothing else changes: on random rooms, with
-//! everything delivered again afterwards. And the deletion of whole rooms.
+//! Purged events are removed and do not return, and no other event changes: on random rooms, whose events
+//! are all appended again afterwards. Also the deletion of whole rooms.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,14 +29,14 @@ use crate::support::{
 };
 
 const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V10, RoomVersion::V12];
-/// One case here is as much work as so many of a usual property.
+/// One case of this test is as much work as this number of cases of a usual property.
 const WEIGHT: u32 = 16;
 const STEPS: usize = 24;
 
-/// What everybody may see of a room, and what is known of it.
+/// The results of all queries about a room.
 #[derive(Debug, PartialEq, Eq)]
 struct Picture {
-    /// For each server and event, the form and the bytes.
+    /// The form and the bytes for each server and event.
     served: BTreeMap<(String, String), (Form, Vec<u8>)>,
     states: BTreeMap<String, State>,
     summary: Summary,
@@ -98,7 +98,7 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     let after = picture(&memory, &world);
     let (room_id, page) = (world.room.room_id.clone(), PageRequest::default());
     let list = answers::ask(&memory.cx, &ListPurgedEvents { room_id, page }).unwrap();
-    // Targets of redactions that never came may stay away with them.
+    // Tombstones may also remove the targets of purged redactions from the list of missing events.
     prop_assert!(list.event_id_hashes.len() >= usize::try_from(progress.to_purge).unwrap());
 
     let extremities = &before.summary.forward_extremities;
@@ -106,8 +106,8 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     prop_assert_eq!(after.summary.state_count, before.summary.state_count);
     for (of, (form, pdu)) in &after.served {
         let (form_before, pdu_before) = &before.served[of];
-        // An event whose state before is gone may be hidden; one whose redaction is gone is kept
-        // in its redacted form, to its own service too. Nobody sees more.
+        // An event whose state before was removed may be hidden. An event whose redaction was removed
+        // stays redacted, also for internal callers. No server sees more than before.
         let is_hidden = *form == Form::Redacted || of.0.is_empty();
         prop_assert!(pdu == pdu_before || is_hidden, "{:?}", of);
         prop_assert!(pdu.len() <= pdu_before.len(), "{:?}", of);
@@ -116,12 +116,12 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
     for (event_id, state) in &after.states {
         prop_assert_eq!(state, &before.states[event_id], "state after {}", event_id);
     }
-    // What the event follows is gone, whatever depth it claims.
+    // Every event that it follows is removed, whatever its depth.
     let mut behind: Vec<&str> = prev_events(&world, &chosen.event_id);
     let mut seen = BTreeSet::new();
     while let Some(event_id) = behind.pop() {
         if seen.insert(event_id) && !extremities.contains(event_id) {
-            prop_assert!(!after.states.contains_key(event_id), "{} is still here", event_id);
+            prop_assert!(!after.states.contains_key(event_id), "{} is still stored", event_id);
             behind.extend(prev_events(&world, event_id));
         }
     }
@@ -132,7 +132,7 @@ fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCase
             Outcome::Purged { .. } => false,
             Outcome::Refused { .. } => true,
         };
-        prop_assert!(!came_back, "{} came back", delivery.event.event_id);
+        prop_assert!(!came_back, "{} returned", delivery.event.event_id);
     }
     prop_assert_eq!(picture(&memory, &world), after);
     prop_assert_eq!(faults::of(&memory.cx.store), []);
@@ -152,7 +152,7 @@ fn prev_events<'w>(world: &'w World, event_id: &str) -> Vec<&'w str> {
 }
 
 #[test]
-fn what_was_purged_is_gone_and_stays_away() {
+fn purged_events_are_removed_and_do_not_return() {
     for version in VERSIONS {
         let config = Config {
             cases: (Config::default().cases / WEIGHT).max(1),
@@ -166,7 +166,7 @@ fn what_was_purged_is_gone_and_stays_away() {
 }
 
 #[test]
-fn a_deleted_room_stays_away_until_it_may_return() {
+fn a_deleted_room_does_not_return_unless_it_may() {
     let memory = Memory::new();
     let world = World::new(RoomVersion::V10, &[]);
     let room_id = &world.room.room_id;

@@ -1,5 +1,5 @@
-//! Every recorded request, answered as expected: through the real gateway, with real signatures,
-//! over a store fed through the real ingest. And the state after every recorded event.
+//! Every recorded request gets the expected response: through the real gateway, with real signatures,
+//! from a store that the real write path filled. Also the state after every recorded event.
 //!
 //! `cargo test --release --test it recorded -- --nocapture` prints the counts.
 
@@ -21,7 +21,7 @@ use crate::support::{
     services::Services,
 };
 
-/// How many requests were answered as expected, of how many.
+/// The number of requests with the expected response, and of all requests, by kind.
 #[derive(Default)]
 struct Tally(BTreeMap<String, (u32, u32)>);
 
@@ -34,12 +34,12 @@ impl Tally {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_answered_as_expected() {
+async fn every_request_gets_the_expected_response() {
     let (rooms, keys) = (rooms::all(), rooms::keys());
     let federation = Federation::from_json(&keys.signing);
     let mut tally = Tally::default();
     let mut wrong = Vec::new();
-    // The same room as two servers have it cannot lie in one store: one store a server.
+    // Two servers have different versions of the same room: each server needs a store of its own.
     for (server, rooms) in by_destination(&rooms) {
         let dir = tempfile::tempdir().unwrap();
         let services = Services::start(dir.path(), server, &keys.server).await;
@@ -87,7 +87,7 @@ fn by_destination(rooms: &[RecordedRoom]) -> BTreeMap<&str, Vec<&RecordedRoom>> 
     servers
 }
 
-/// What is wrong with an answer.
+/// The difference between a response and the expected one; `None` if there is none.
 fn fault(room: &RecordedRoom, request: &Request, status: u16, body: &[u8]) -> Option<String> {
     let expected = &request.expected;
     if status != expected.status {
@@ -106,7 +106,7 @@ fn fault(room: &RecordedRoom, request: &Request, status: u16, body: &[u8]) -> Op
     if hashes.len() != expected.events.len() {
         return Some(format!("{} events, not {}", hashes.len(), expected.events.len()));
     }
-    // The hash says which event it is and in which form.
+    // The hash identifies the event and its form.
     for (place, ((event_id, form, hash), given)) in expected.events.iter().zip(&hashes).enumerate()
     {
         if hash.as_ref().is_some_and(|it| it != given) {
@@ -116,7 +116,7 @@ fn fault(room: &RecordedRoom, request: &Request, status: u16, body: &[u8]) -> Op
     None
 }
 
-/// The PDUs of an answer, each in canonical form.
+/// The PDUs of a response, each in canonical form.
 fn pdus(room: &RecordedRoom, body: &[u8], member: &str) -> Vec<String> {
     #[derive(serde::Deserialize)]
     struct Envelope<'a> {
@@ -140,7 +140,7 @@ fn sha256(text: &str) -> String {
 }
 
 #[test]
-fn the_state_after_every_event_is_the_homeservers() {
+fn the_state_after_every_event_equals_that_of_the_homeserver() {
     let rooms = rooms::all();
     let (mut equal, mut wrong) = (0, Vec::new());
     for room in &rooms {

@@ -1,9 +1,8 @@
-//! The real service under load, killed at random moments, its opening among them, and looked
-//! through afterwards: every acknowledged event, byte for byte, and a walk through the whole store,
-//! which derives every edge and every state again.
+//! The real service is killed at random moments under load and while it opens. Afterwards the test looks
+//! for every acknowledged event, byte for byte, and verifies the whole store, which computes every edge
+//! and every state again.
 //!
-//! `BACKSCROLL_CRASH_ROUNDS` sets the number of `BACKSCROLL_CRASH_SEED` repeats those of a
-//! seed that was printed.
+//! `BACKSCROLL_CRASH_ROUNDS` is the number of rounds, `BACKSCROLL_CRASH_SEED` repeats a printed seed.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -29,7 +28,7 @@ use crate::support::{
 };
 
 const ROUNDS: u64 = 10;
-/// Rounds on one store before the next begins with an empty one.
+/// Rounds with the same store; then a new store is created.
 const ROUNDS_A_STORE: u64 = 10;
 const STREAMS: u64 = 4;
 const STEPS: usize = 40;
@@ -37,7 +36,7 @@ const FLAGS: [&str; 4] = ["--reserved-mib", "0", "--cache-mib", "16"];
 const VERSIONS: [RoomVersion; 5] =
     [RoomVersion::V1, RoomVersion::V2, RoomVersion::V6, RoomVersion::V10, RoomVersion::V12];
 
-/// A random room, its events in a random order if `shuffled`.
+/// Makes a random room, with its events in a random order if `shuffled`.
 fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
     let mut seed = [0; 32];
     seed.iter_mut().for_each(|it| *it = u8::try_from(random.below(256)).unwrap());
@@ -55,7 +54,7 @@ fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
     world
 }
 
-/// Acknowledged events: the room, the event, the bytes.
+/// The bytes of acknowledged events, by room id and event id.
 type Acknowledged = BTreeMap<(String, String), String>;
 
 fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
@@ -76,7 +75,7 @@ fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
     }
 }
 
-/// Appends rooms on one stream until the service is gone. What was acknowledged.
+/// Appends rooms on one stream until the service is killed; returns the acknowledged events.
 async fn load(mut clients: Clients, name: String, mut random: Random) -> Acknowledged {
     let mut acknowledged = Acknowledged::new();
     let (to_service, requests) = mpsc::channel(64);
@@ -99,7 +98,7 @@ async fn load(mut clients: Clients, name: String, mut random: Random) -> Acknowl
             }
         }
     });
-    // Answers come in the order of the requests; the end of the stream is the kill.
+    // Responses have the order of the requests; the kill ends the stream.
     while let Ok(Some(answer)) = answers.message().await {
         let (of, pdu) = sent.recv().await.unwrap();
         match answer.outcome {
@@ -111,7 +110,7 @@ async fn load(mut clients: Clients, name: String, mut random: Random) -> Acknowl
     acknowledged
 }
 
-/// How many of these events are not there as they were acknowledged.
+/// The number of acknowledged events that are missing or differ.
 async fn lost(clients: &mut Clients, acknowledged: &Acknowledged) -> u64 {
     let mut lost = 0;
     let mut of_rooms: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
@@ -141,7 +140,7 @@ struct Table {
     faults: u64,
 }
 
-/// Starts a service and kills it before it can have done much.
+/// Starts a service and kills it while it opens its store.
 fn kill_while_opening(data_dir: &Path, after: Duration) {
     let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
     command.args(["--data-dir", data_dir.to_str().unwrap()]).args(FLAGS);
@@ -204,5 +203,5 @@ async fn no_acknowledged_event_is_lost_when_the_service_is_killed() {
         table.acknowledged += u64::try_from(acknowledged.len()).unwrap();
         println!("{table:?}");
     }
-    assert!(table.acknowledged > 0, "nothing was acknowledged");
+    assert!(table.acknowledged > 0, "events were acknowledged");
 }

@@ -1,8 +1,8 @@
-//! Bytes of the store's files that have changed: either the opening says so, or `verify` names the
-//! damage, or all answers are still right. Never a wrong answer, and never a panic: a request that
-//! needs what is damaged is refused.
+//! Changed bytes in the files of a store: either opening the store fails, or `verify` names the damage,
+//! or all responses are still correct. No response is wrong and nothing panics: a request that needs a
+//! damaged record fails.
 //!
-//! `BACKSCROLL_ROT_ROUNDS` makes it longer, `BACKSCROLL_ROT_SEED` repeats what was printed.
+//! `BACKSCROLL_ROT_ROUNDS` is the number of rounds, `BACKSCROLL_ROT_SEED` repeats a printed seed.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     found.sort();
 }
 
-/// Changes a file: some bits, a block of zeros, or its end.
+/// Damages a random file: flips bits, writes a block of zeros, or truncates it. Returns a description.
 fn damage(dir: &Path, random: &mut Random) -> String {
     let mut found = Vec::new();
     files(dir, &mut found);
@@ -85,7 +85,7 @@ struct Table {
 }
 
 #[test]
-fn changed_bytes_are_named_or_do_no_harm() {
+fn changed_bytes_are_reported_or_have_no_effect() {
     let rooms: Vec<RecordedRoom> =
         rooms::bundled().into_iter().filter(|it| ROOMS.contains(&it.name.as_str())).collect();
     let dir = tempfile::tempdir().unwrap();
@@ -95,8 +95,8 @@ fn changed_bytes_are_named_or_do_no_harm() {
     cx.store.flush().unwrap();
     let truth = answers(&cx, &rooms);
     drop(cx);
-    // sled reads its log when it opens, and only from the snapshot on that the last opening wrote:
-    // what lies before is read when it is asked for. Both kinds are damaged in turn.
+    // When sled opens, it reads its log after the snapshot that the last opening wrote; it reads the rest
+    // on demand. The rounds damage stores with and without a snapshot in turn.
     let snapped = dir.path().join("snapped");
     folder::copy(&whole, &snapped).unwrap();
     for _ in 0..2 {
@@ -122,7 +122,7 @@ fn changed_bytes_are_named_or_do_no_harm() {
         let asked = asked.unwrap_or_else(|_| panic!("round {round}: {what}: a request panics"));
         let found = catch_unwind(AssertUnwindSafe(|| faults::of(&cx.store)));
         let found = found.unwrap_or_else(|_| panic!("round {round}: {what}: verify panics"));
-        // What was asked before the damage was looked for: refused, or right.
+        // The responses before `verify` ran: an error, or correct.
         let wrong = asked.iter().zip(&truth).filter(|(answer, truth)| answer != truth);
         let is_refused = |it: &(&Answer, &Answer)| {
             it.0.as_ref().is_err_and(|text| text.contains("damaged") || text.contains("failed"))

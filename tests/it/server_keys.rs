@@ -1,6 +1,6 @@
-//! The keys of servers, over a real socket: an answer that was fetched before the one held, which a
-//! gateway may bring that has lost its way, does not undo a newer one, however long it says it is
-//! valid; and none is remembered for longer than seven days after its fetch.
+//! The RPCs `PutServerKeys` and `GetServerKeys` over a real socket: a response that was fetched earlier
+//! than the stored one does not replace it, whatever validity it claims, and no response is kept for
+//! longer than seven days after it was fetched.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::support::{
     process::Process,
 };
 
-/// An answer that lists one key and is signed by it.
+/// A response with one key, signed by that key.
 fn answer(seed: u8, valid_until_ts: u64) -> String {
     let key = SigningKey::from_bytes(&[seed; 32]);
     let id = format!("ed25519:k{seed}");
@@ -32,14 +32,14 @@ fn answer(seed: u8, valid_until_ts: u64) -> String {
         "verify_keys": { &id: { "key": public } },
         "old_verify_keys": {},
     });
-    // Members in order, no spaces: what serde_json writes is canonical here.
+    // The members are in order and there are no spaces, so serde_json writes canonical JSON.
     let signature = key.sign(answer.to_string().as_bytes()).to_bytes();
     answer["signatures"] = json!({ "one.example": { id: STANDARD_NO_PAD.encode(signature) } });
     answer.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_fetched_later_counts_and_ends_after_seven_days() {
+async fn the_latest_fetch_counts_for_seven_days() {
     const DAY: u64 = 86_400_000;
     let dir = tempfile::tempdir().unwrap();
     let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
@@ -49,12 +49,12 @@ async fn what_was_fetched_later_counts_and_ends_after_seven_days() {
     let (first, second, third) =
         (answer(1, now + 99 * DAY), answer(2, now + DAY), answer(3, now + 98 * DAY));
     for (put, fetched_ts, held) in [
-        // Too long ago, though it says that it is valid.
+        // Fetched too long ago, although the response claims to be valid.
         (&first, now - 8 * DAY, None),
         (&first, now - 6 * DAY, Some((&first, now - 6 * DAY))),
-        // Newer, and valid for less long.
+        // Fetched later, valid for a shorter time.
         (&second, now - 5 * DAY, Some((&second, now - 5 * DAY))),
-        // Older, and valid for longer.
+        // Fetched earlier, valid for a longer time.
         (&first, now - 6 * DAY, Some((&second, now - 5 * DAY))),
         (&third, now - 4 * DAY, Some((&third, now - 4 * DAY))),
     ] {
@@ -72,7 +72,7 @@ async fn what_was_fetched_later_counts_and_ends_after_seven_days() {
             other => panic!("{other:?}"),
         }
     }
-    // Without the time, and with one still to come: now.
+    // A missing time and a time in the future both mean now.
     for fetched_ts in [0, now + DAY] {
         let request = pb::PutServerKeysRequest { answer: first.clone().into(), fetched_ts };
         keys.put_server_keys(request).await.unwrap();
@@ -82,8 +82,8 @@ async fn what_was_fetched_later_counts_and_ends_after_seven_days() {
     }
 }
 
-/// An import by pinned keys reports, and takes what the homeserver took; it names what of the file
-/// it does not use.
+/// An import with pinned keys reports wrong signatures and appends the events all the same. It names the
+/// entries of the key file that it does not use.
 #[test]
 fn an_import_reports_signatures_that_do_not_fit() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ fn an_import_reports_signatures_that_do_not_fit() {
     let room = fs::read_to_string(rooms.join("linear-v12/room.ndjson")).unwrap();
     let mut lines: Vec<Value> = room.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
     let count = lines.len() - 1;
-    // The fifth line of the file.
+    // Changes the fifth line of the file.
     let of_servers = lines[4]["pdu"]["signatures"].as_object_mut().unwrap();
     let (server, of_server) = of_servers.iter_mut().next().unwrap();
     let server = server.clone();
@@ -119,8 +119,8 @@ fn an_import_reports_signatures_that_do_not_fit() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
         assert!(stdout.contains(&taken), "{stdout}");
-        assert!(stdout.contains("1 have a signature that does not fit"), "{stdout}");
-        assert!(stderr.contains("left out: keys of odd.example: not a JSON object"), "{stderr}");
+        assert!(stdout.contains("1 have an invalid signature by --server-keys"), "{stdout}");
+        assert!(stderr.contains("not used: keys of odd.example: not a JSON object"), "{stderr}");
         let fault = format!("{room}:5: {event_id}: {server}: the signature by key {key_id}");
         assert!(stderr.contains(&fault), "{fault}: {stderr}");
     }

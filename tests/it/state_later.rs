@@ -1,6 +1,6 @@
-//! A feeder that refuses nothing: events come before what they follow, or without it, and the state
-//! after them comes later. Meanwhile the room is answered by what was known last, and never more is
-//! granted than that; in the end it is the room that came with everything at once.
+//! Events that are appended before their predecessors or without them, with the state after them given
+//! later. Until then the room is answered from its last known state, and grants no more than that. In the
+//! end the room is the same as if everything had been appended in order.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ const BOB: &str = "@bob:two.example";
 const CAROL: &str = "@carol:three.example";
 const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V10, RoomVersion::V12];
 
-/// A room of three servers.
+/// A store with a room of three servers.
 struct Stage {
     memory: Memory,
     room: Room,
@@ -66,7 +66,7 @@ impl Stage {
         }
     }
 
-    /// The state after an event that changes none.
+    /// The ids of the state after an event that is not a state event.
     fn state(&self) -> Vec<String> {
         self.events.iter().map(|it| it.event_id.clone()).collect()
     }
@@ -93,7 +93,7 @@ const HELD: (bool, bool, bool) = (true, false, false);
 const GIVEN: (bool, bool, bool) = (false, true, false);
 
 #[test]
-fn a_predecessor_that_is_not_held_closes_no_room() {
+fn a_missing_predecessor_does_not_close_a_room() {
     for version in VERSIONS {
         let stage = Stage::new(version);
         let room = &stage.room;
@@ -104,7 +104,7 @@ fn a_predecessor_that_is_not_held_closes_no_room() {
         assert_eq!(stage.append(&hello, &[]), NEW);
         assert_eq!(stage.append(&tip, &[]), OF_UNKNOWN_STATE);
         assert_eq!(stage.append(&next, &[]), OF_UNKNOWN_STATE);
-        // Who may ask still may; what is not known is hidden.
+        // Servers with access keep it. The event of unknown state is hidden.
         for server in ["two.example", "three.example"] {
             let served = stage.ask(&next, server).unwrap();
             let form = |event: &Event| served.iter().find(|it| it.0 == event.event_id).unwrap().1;
@@ -112,7 +112,7 @@ fn a_predecessor_that_is_not_held_closes_no_room() {
             assert_eq!((form(&hello), form(&stage.events[2])), (Form::Full, Form::Full));
         }
         assert!(stage.ask(&next, "no.example").is_err());
-        // It is said what is needed.
+        // The summary names the event whose state is needed.
         let room_id = room.room_id.as_str();
         let summary = answers::room(&stage.memory.cx, room_id).unwrap();
         assert_eq!(summary.state_needed, [tip.event_id.as_str()]);
@@ -129,7 +129,7 @@ fn a_predecessor_that_is_not_held_closes_no_room() {
         let explained = answers::ask(&stage.memory.cx, &question).unwrap();
         assert!(explained.facts.iter().any(|it| it.contains(&tip.event_id)), "{explained:?}");
         stage.is_sound();
-        // Sent again with it.
+        // The event is appended again with the state after it.
         assert_eq!(stage.append(&tip, &stage.state()), GIVEN);
         assert_eq!(stage.append(&tip, &stage.state()), HELD);
         assert_eq!(stage.append(&next, &[]), HELD);
@@ -140,9 +140,9 @@ fn a_predecessor_that_is_not_held_closes_no_room() {
     }
 }
 
-/// The hole is filled instead.
+/// The missing predecessors are appended instead.
 #[test]
-fn a_hole_that_is_filled_late_makes_the_same_room() {
+fn late_predecessors_result_in_the_same_room() {
     let stage = Stage::new(RoomVersion::V10);
     let room = &stage.room;
     let lost = room.member(CAROL, CAROL, "leave").after([stage.last()]).finish();
@@ -157,13 +157,13 @@ fn a_hole_that_is_filled_late_makes_the_same_room() {
 }
 
 #[test]
-fn what_is_known_since_can_only_take_rights_away() {
+fn later_knowledge_can_only_take_rights_away() {
     let stage = Stage::new(RoomVersion::V10);
     let room = &stage.room;
     let unknown = |name: &str| room.message(BOB, name).after_id("$not-held").finish();
     let first = unknown("first");
     assert_eq!(stage.append(&first, &[]), OF_UNKNOWN_STATE);
-    // Known, beside it: carol goes, dave comes.
+    // A known branch beside it: carol leaves, dave joins.
     let leave = room.member(CAROL, CAROL, "leave").after([stage.last()]).finish();
     assert_eq!(stage.append(&leave, &[]), NEW);
     let dave = "@dave:four.example";
@@ -171,12 +171,12 @@ fn what_is_known_since_can_only_take_rights_away() {
     assert_eq!(stage.append(&join, &[]), NEW);
     let denied = |server: &str| stage.ask(&join, server).is_err();
     assert!(!denied("two.example") && denied("three.example") && denied("four.example"));
-    // What follows all of it is not known; what was known stays so.
+    // An event of unknown state follows both; the known states stay known.
     let merge = room.message(BOB, "merge").after([&first, &join]).finish();
     assert_eq!(stage.append(&merge, &[]), OF_UNKNOWN_STATE);
     assert!(!denied("two.example") && denied("three.example") && denied("four.example"));
     stage.is_sound();
-    // An access control list likewise.
+    // The same for an access control list.
     let acl = json!({"allow": ["*"], "deny": ["two.example"]});
     let acl = room.state(ALICE, "m.room.server_acl", "", acl).after([&join]).finish();
     assert_eq!(stage.append(&acl, &[]), NEW);
@@ -184,7 +184,7 @@ fn what_is_known_since_can_only_take_rights_away() {
     let merge = room.message(ALICE, "merge").after([&merge, &acl]).finish();
     assert_eq!(stage.append(&merge, &[]), OF_UNKNOWN_STATE);
     assert!(denied("two.example"));
-    // In the end the state decides, as if it had been known all the time.
+    // When the state is known again, it alone decides.
     let state: Vec<String> = stage.state();
     let state: Vec<String> = state[..3].iter().cloned().chain([join.event_id.clone()]).collect();
     assert_eq!(stage.append(&merge, &state), GIVEN);
@@ -193,7 +193,7 @@ fn what_is_known_since_can_only_take_rights_away() {
 }
 
 #[test]
-fn a_room_whose_state_was_never_known_stays_shut() {
+fn a_room_whose_state_was_never_known_gives_no_access() {
     let (room, _) = Room::new(RoomVersion::V10, ALICE);
     let stage = Stage { memory: Memory::new(), room, events: vec![] };
     let alone = stage.room.member(BOB, BOB, "join").after_id("$not-held").finish();
@@ -203,9 +203,9 @@ fn a_room_whose_state_was_never_known_stays_shut() {
     assert!(!stats.unknown_rooms[0].is_answered);
 }
 
-/// A state that names what is not held yet waits for it; another one that comes takes its place.
+/// A given state with events that are not stored yet waits for them; a later given state replaces it.
 #[test]
-fn a_state_may_come_in_any_order_and_twice() {
+fn a_state_may_be_given_in_any_order_and_twice() {
     let stage = Stage::new(RoomVersion::V10);
     let room = &stage.room;
     let tip = room.message(BOB, "tip").after_id("$not-held").finish();
@@ -214,17 +214,17 @@ fn a_state_may_come_in_any_order_and_twice() {
     assert_eq!(stage.append(&tip, &with_topic), OF_UNKNOWN_STATE);
     assert_eq!(stage.append(&tip, &with_topic), (true, false, true));
     assert_eq!(stage.append(&tip, &stage.state()), GIVEN);
-    // It is known now, and stays what it is.
+    // The state is known now and does not change any more.
     assert_eq!(stage.append(&tip, &with_topic), HELD);
     let state = answers::state(&stage.memory.cx, &room.room_id, &tip.event_id).unwrap();
     assert_eq!(state.len(), stage.events.len());
     stage.is_sound();
 }
 
-/// A user's own membership may be read by its server if either side allows: also when the state
-/// before is known only after the one that came with it.
+/// A server may read its own user's member event if the state before or after allows it, also when the
+/// state before becomes known after the given state.
 #[test]
-fn the_state_before_is_known_whatever_came_first() {
+fn the_state_before_counts_in_either_order() {
     for given_first in [true, false] {
         let stage = Stage::new(RoomVersion::V10);
         let room = &stage.room;
@@ -252,15 +252,15 @@ fn the_state_before_is_known_whatever_came_first() {
     }
 }
 
-/// One case here is as much work as so many of a usual property.
+/// One case of this test is as much work as this number of cases of a usual property.
 const WEIGHT: u32 = 24;
 const STEPS: usize = 24;
 
-/// Random rooms with odd events in them, in random orders. A part is held back at first; whatever is
-/// of unknown state then is sent again with it, and then the holes are filled. In the end it is the
-/// room that came in order, all at once: every answer, every state, the extremities and the counts.
+/// Random rooms with unreadable events, in random orders. A part is missing at first. Events of unknown
+/// state are appended again with their state, then the missing part is appended. In the end the room is
+/// the same as in order: every response, every state, the extremities and the counts.
 #[test]
-fn a_feeder_that_mends_the_state_later_reaches_the_same_room() {
+fn states_given_later_result_in_the_same_room() {
     for version in [
         RoomVersion::V1,
         RoomVersion::V5,
@@ -308,8 +308,7 @@ fn mended_later(
             .filter(|at| send(&later, world, &world.deliveries[*at], false))
             .collect()
     };
-    // Of some it is said that their state is not known; of those that wait for what is held back,
-    // too.
+    // `state_unknown` is returned for events behind a gap and for events that wait for the missing part.
     let mut unknown = send_all(&others);
     let mend = |places: &BTreeSet<usize>| {
         for at in places {
@@ -326,7 +325,7 @@ fn mended_later(
     Ok(())
 }
 
-/// Sends an event, perhaps with the state after it. Whether its state is not known then.
+/// Appends an event, with the state after it if one is given; returns whether its state is unknown then.
 fn send(memory: &Memory, world: &World, delivery: &Delivery, with_state: bool) -> bool {
     let given = if with_state { delivery.given.clone() } else { vec![] };
     let delivery = Delivery { given, ..delivery.clone() };
@@ -336,7 +335,7 @@ fn send(memory: &Memory, world: &World, delivery: &Delivery, with_state: bool) -
     }
 }
 
-/// Everything that can be asked.
+/// The results of all queries.
 fn picture(memory: &Memory, world: &World) -> (Vec<Answer>, Vec<State>, Summary) {
     let ids: Vec<String> = world
         .deliveries

@@ -1,4 +1,4 @@
-//! Spans go to the collector that is named, as part of the trace that a request belongs to.
+//! Spans are sent to the collector of `--otlp-endpoint`, as part of the trace of their request.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl TraceService for Collector {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_is_a_span_of_its_trace() {
+async fn a_request_is_a_span_of_its_trace() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (collected, mut spans) = mpsc::unbounded_channel();
@@ -49,7 +49,7 @@ async fn a_question_is_a_span_of_its_trace() {
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     request.metadata_mut().insert("traceparent", parent.parse().unwrap());
     history.list_rooms(request).await.unwrap();
-    // What is not sent yet is sent at the end.
+    // Stopping sends the remaining spans.
     let Ended { code, log } = tokio::task::spawn_blocking(|| service.stop()).await.unwrap();
     assert_eq!(code, Some(0), "{log}");
 

@@ -1,5 +1,5 @@
-//! A store that is looked through while it serves: events come in, history is purged, rooms are
-//! deleted meanwhile, and none of that looks like a fault. And one that is repaired by hand.
+//! `backscroll verify` while the service serves: events are appended, history is purged and rooms are
+//! deleted, and none of that is a fault. Also `backscroll verify --repair`.
 
 use std::{
     path::Path,
@@ -19,7 +19,7 @@ use crate::support::{
     rooms::{self, RecordedRoom},
 };
 
-/// How often the store is looked through.
+/// How often the store is verified.
 const WALKS: usize = 12;
 
 fn file(room: &RecordedRoom) -> String {
@@ -28,7 +28,7 @@ fn file(room: &RecordedRoom) -> String {
 }
 
 #[test]
-fn what_changes_meanwhile_is_no_fault() {
+fn changes_during_verify_are_not_faults() {
     let dir = tempfile::tempdir().unwrap();
     let rooms = rooms::bundled();
     let service = Process::start(dir.path(), &["--reserved-mib", "0"]);
@@ -39,7 +39,7 @@ fn what_changes_meanwhile_is_no_fault() {
         for room in others.iter().cycle() {
             let (room_id, lines) = (room.header.room_id.as_str(), &room.lines);
             process::stdout(service.command(&["import", &file(room)]));
-            // An outlier cannot be purged to: then nothing is.
+            // Purging up to an outlier fails and removes nothing.
             drop(service.command(&["purge", room_id, &lines[lines.len() / 2].event_id]));
             process::stdout(service.command(&["delete-room", room_id, "--may-return"]));
             if done.load(Ordering::Relaxed) {
@@ -49,8 +49,8 @@ fn what_changes_meanwhile_is_no_fault() {
     };
     thread::scope(|scope| {
         scope.spawn(change);
-        let walks =
-            (0..WALKS).map(|_| service.command(&["verify", "--online", "--busy-percent", "100"]));
+        let walks = (0..WALKS)
+            .map(|_| service.command(&["verify", "--online", "--max-cpu-percent", "100"]));
         let walks: Vec<_> = walks.collect();
         done.store(true, Ordering::Relaxed);
         for walk in walks {
@@ -65,7 +65,7 @@ fn what_changes_meanwhile_is_no_fault() {
     assert!(verified.ends_with(" 0 faults\n"), "{verified}");
 }
 
-/// Changes a room of a store that nobody has open.
+/// Changes a room in a store that no process has open.
 fn change(data_dir: &str, room: &RecordedRoom, change: impl FnOnce(&mut Edit<'_>)) {
     let store = Store::open(&Options::small(Path::new(data_dir))).unwrap();
     let mut edit = store.edit(&room.header.room_id, None).unwrap().unwrap();
@@ -79,7 +79,7 @@ fn number(edit: &Edit<'_>, event_id: &str) -> EventNum {
 }
 
 #[test]
-fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
+fn computed_records_are_repaired_and_lost_records_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().to_str().unwrap();
     let rooms = rooms::bundled();
@@ -109,7 +109,7 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
     assert!(said.ends_with("\n6 faults repaired, 0 left\n"), "{said}");
     assert_eq!((code, verify(&[]).0), (Some(0), Some(0)), "{said}");
 
-    // With a body gone bad, its room is left alone; others are repaired all the same.
+    // A room with a damaged body is left unchanged; other rooms are repaired.
     for room in [first, second] {
         change(data_dir, room, |edit| edit.room.outliers += 1);
     }
@@ -125,7 +125,7 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
     assert!(said.ends_with(&format!("\n1 faults repaired, {left} left\n")), "{said}");
     assert_eq!(verify(&[]).0, Some(1));
 
-    // As the help says.
+    // The help text says how.
     let service = Process::start(dir.path(), &["--reserved-mib", "0"]);
     let room_id = first.header.room_id.as_str();
     process::stdout(service.command(&["delete-room", room_id, "--may-return"]));
@@ -135,8 +135,8 @@ fn what_can_be_derived_again_is_repaired_and_what_is_lost_is_not() {
 }
 
 #[test]
-fn only_a_store_that_nobody_has_open_is_repaired() {
-    for flags in [["--online", "--busy-percent=9"], ["--backup", "backup"]] {
+fn a_store_that_a_process_has_open_is_not_repaired() {
+    for flags in [["--online", "--max-cpu-percent=9"], ["--backup", "backup"]] {
         let output = process::run(["verify", "--data-dir", ".", "--repair"].iter().chain(&flags));
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");

@@ -48,7 +48,7 @@ fn what_cannot_be_used_is_left_out() {
         (signed(|answer| answer["verify_keys"] = json!({ "rsa:1": {} })), "no ed25519 key", 0),
         (
             signed(|answer| answer["verify_keys"]["ed25519:k2"]["key"] = json!("AAAA")),
-            "keys of a.example: key \"ed25519:k2\" is no ed25519 key in base64",
+            "keys of a.example: key \"ed25519:k2\" is not an ed25519 key in base64",
             1,
         ),
         (unsigned_change(|answer| answer["valid_until_ts"] = json!(1)), "is not signed", 0),

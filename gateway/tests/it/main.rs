@@ -8,6 +8,24 @@
 
 mod support;
 
+/// The messages of the contract, where the generated servers expect them.
+mod proto {
+    pub(crate) use backscroll_gateway::proto::v1;
+}
+
+/// The generated servers of the contract.
+#[expect(
+    unreachable_pub,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    reason = "generated code"
+)]
+mod servers {
+    include!(concat!(env!("OUT_DIR"), "/servers/backscroll.history.v1.rs"));
+}
+
 mod backfill;
 mod get_missing_events;
 

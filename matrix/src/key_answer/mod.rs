@@ -1,7 +1,7 @@
-//! What a server answers to `/_matrix/key/v2/server`, checked.
+//! The answer of a server to `/_matrix/key/v2/server`, checked.
 //!
-//! An answer counts if one key that it lists as in use, and that can be read, has signed it: then
-//! all of its keys count, as in Synapse. What cannot be read is left out.
+//! An answer is valid if at least one readable key that it lists as in use has signed it. Then all of
+//! its keys are used, as in Synapse. Keys that cannot be read are left out.
 
 use std::collections::BTreeMap;
 
@@ -12,59 +12,59 @@ use crate::{
     signed_object::{has_signed, time},
 };
 
-/// Further keys of an answer are left out: each may have a signature to check.
+/// The most keys of an answer that are used; each may have a signature to check.
 const MAX_KEYS: usize = 128;
 
-/// The keys of a server.
+/// The keys of a server, from a valid answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyAnswer {
-    /// Whose keys these are, as the answer has it.
+    /// The server that the answer names.
     pub server_name: String,
-    /// Until when the keys in use are valid, in milliseconds since 1970.
+    /// The end of the validity of the keys in use, in milliseconds since 1970.
     pub valid_until_ts: u64,
-    /// The keys in use, by their ids. One of them at least has signed the answer.
+    /// The keys in use, by their ids. At least one of them has signed the answer.
     pub verify_keys: BTreeMap<String, VerifyKey>,
     /// The keys that were in use, by their ids.
     pub old_verify_keys: BTreeMap<String, OldKey>,
-    /// What is listed and not used.
+    /// The keys that are listed but not used.
     pub left_out: Vec<LeftOutKey>,
 }
 
 /// A key that is no longer in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OldKey {
-    /// The key.
+    /// The public key.
     pub key: VerifyKey,
-    /// Until when it was in use, in milliseconds since 1970.
+    /// The time until which it was in use, in milliseconds since 1970.
     pub expired_ts: u64,
 }
 
-/// A key that is listed and not used.
+/// A key that an answer lists but that is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key {key_id:?} {fault}")]
 pub struct LeftOutKey {
-    /// Its id.
+    /// The id of the key.
     pub key_id: String,
-    /// What is wrong with it.
+    /// The reason why it is not used.
     pub fault: KeyFault,
 }
 
-/// What is wrong with an answer.
+/// The reason why an answer is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerFault {
-    /// Not a JSON object, or one that nobody can have signed.
+    /// The answer is not a JSON object that can be signed.
     #[error(transparent)]
     Json(#[from] SignedObjectError),
-    /// A member is missing or of another type.
+    /// A member is missing or has the wrong type.
     #[error("`{0}` is missing or malformed")]
     Member(&'static str),
-    /// Another server's answer.
+    /// The answer names another server.
     #[error("`server_name` names another server")]
     OtherServer,
-    /// No ed25519 key in `verify_keys` that can be used.
+    /// The answer has no usable ed25519 key in `verify_keys`.
     #[error("no ed25519 key in `verify_keys` that can be used")]
     NoKey,
-    /// No key that it lists has signed it.
+    /// No key that the answer lists has signed it.
     #[error("the answer is not signed by a key that it lists")]
     NotSigned,
 }
@@ -73,15 +73,15 @@ impl KeyAnswer {
     /// Reads an answer and checks that it is signed by itself.
     ///
     /// # Errors
-    /// It holds no keys of a server.
+    /// The answer is invalid.
     pub fn parse(bytes: &[u8]) -> Result<Self, AnswerFault> {
         Self::read(&SignedObject::parse(bytes)?)
     }
 
-    /// Reads the answer of this server.
+    /// Reads an answer as [`read`](Self::read) does; it must be that of a given server.
     ///
     /// # Errors
-    /// It holds no keys of this server.
+    /// The answer is invalid, or it names another server.
     pub fn read_of(server: &str, answer: &SignedObject<'_>) -> Result<Self, AnswerFault> {
         let read = Self::read(answer)?;
         if read.server_name == server { Ok(read) } else { Err(AnswerFault::OtherServer) }
@@ -90,7 +90,7 @@ impl KeyAnswer {
     /// Reads an answer and checks that it is signed by itself.
     ///
     /// # Errors
-    /// It holds no keys of a server.
+    /// The answer is invalid.
     pub fn read(answer: &SignedObject<'_>) -> Result<Self, AnswerFault> {
         let server_name = answer.string("server_name").ok_or(AnswerFault::Member("server_name"))?;
         let valid_until_ts =
@@ -102,13 +102,14 @@ impl KeyAnswer {
             return Err(AnswerFault::NoKey);
         }
         let verify_keys = signers(answer, &server_name, in_use, &mut left_out)?;
-        // An answer without old keys, or with something else in their place, is as good.
+        // An answer is valid without `old_verify_keys`, or if they are not an object.
         let old = answer.object("old_verify_keys").unwrap_or_default();
         let old_verify_keys = split(old, &mut left_out, old_key);
         Ok(Self { server_name, valid_until_ts, verify_keys, old_verify_keys, left_out })
     }
 
-    /// Whether these keys have signed an object, as this server: one at least, and none wrongly.
+    /// Whether the server has signed an object with these keys: at least one signature verifies, and
+    /// none of a known key fails.
     #[must_use]
     pub fn have_signed(&self, object: &SignedObject<'_>) -> bool {
         let Ok(text) = object.signed_text() else { return false };
@@ -122,8 +123,8 @@ impl KeyAnswer {
     }
 }
 
-/// The keys in use, without those under whose id a signature stands that does not fit. One of them
-/// must have signed.
+/// Removes the keys in use whose signature on the answer does not verify. At least one key must have
+/// signed.
 fn signers(
     answer: &SignedObject<'_>,
     server_name: &str,
@@ -134,7 +135,7 @@ fn signers(
     let mut is_signed = false;
     for (key_id, given) in answer.signatures_of(server_name) {
         let Some(key) = in_use.get(&key_id) else { continue };
-        // Such a key stays, so that whatever it has signed can be told from what nobody knows.
+        // The key is kept: a signature by a published key is told apart from one by an unknown key.
         if key.is_public_knowledge() {
             continue;
         }
@@ -148,7 +149,7 @@ fn signers(
     if is_signed { Ok(in_use) } else { Err(AnswerFault::NotSigned) }
 }
 
-/// The keys that can be read. Other algorithms than ours are passed over without a word.
+/// Reads the listed keys. Keys that cannot be read are left out; those of other algorithms are ignored.
 fn split<K>(
     listed: BTreeMap<String, &RawValue>,
     left_out: &mut Vec<LeftOutKey>,

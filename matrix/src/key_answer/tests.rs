@@ -55,13 +55,13 @@ fn what_is_good_is_used_whatever_stands_beside_it() {
             "a second key that is none",
             answer(lists("ed25519:2", json!({"key": "AAAA"})), one),
             "ed25519:1",
-            "key \"ed25519:2\" is no ed25519 key in base64",
+            "key \"ed25519:2\" is not an ed25519 key in base64",
         ),
         (
             "a second key that is no object",
             answer(lists("ed25519:2", json!(null)), one),
             "ed25519:1",
-            "key \"ed25519:2\" is no ed25519 key in base64",
+            "key \"ed25519:2\" is not an ed25519 key in base64",
         ),
         (
             "a weak one",
@@ -82,7 +82,7 @@ fn what_is_good_is_used_whatever_stands_beside_it() {
                 &[("ed25519:1", 1), ("ed25519:2", 3)],
             ),
             "ed25519:1",
-            "key \"ed25519:2\" has not made the signature that stands under its id",
+            "key \"ed25519:2\" has not made the signature under its id",
         ),
         (
             "an old key without a time",

@@ -80,13 +80,29 @@ fn references_must_be_of_the_form_of_their_version() {
     assert_faults(vec![
         (ALL, json!({"prev_events": null}), "prev_events is missing"),
         (ALL, json!({"auth_events": {}}), "auth_events is not an array"),
-        (ALL, json!({"prev_events": [1]}), "prev_events holds what is no reference"),
-        (PAIRS, json!({"prev_events": ["$p"]}), "prev_events holds what is no reference"),
-        (PAIRS, json!({"prev_events": [["$p"]]}), "prev_events holds what is no reference"),
-        (PAIRS, json!({"prev_events": [["$p", "h"]]}), "prev_events holds what is no reference"),
-        (PAIRS, json!({"auth_events": [["p", {}]]}), "auth_events holds what is no event id"),
-        (HASHED, json!({"prev_events": [["$p", {}]]}), "prev_events holds what is no reference"),
-        (HASHED, json!({"prev_events": [""]}), "prev_events holds what is no event id"),
+        (ALL, json!({"prev_events": [1]}), "prev_events has an item that is not a reference"),
+        (PAIRS, json!({"prev_events": ["$p"]}), "prev_events has an item that is not a reference"),
+        (
+            PAIRS,
+            json!({"prev_events": [["$p"]]}),
+            "prev_events has an item that is not a reference",
+        ),
+        (
+            PAIRS,
+            json!({"prev_events": [["$p", "h"]]}),
+            "prev_events has an item that is not a reference",
+        ),
+        (
+            PAIRS,
+            json!({"auth_events": [["p", {}]]}),
+            "auth_events has an item that is not an event id",
+        ),
+        (
+            HASHED,
+            json!({"prev_events": [["$p", {}]]}),
+            "prev_events has an item that is not a reference",
+        ),
+        (HASHED, json!({"prev_events": [""]}), "prev_events has an item that is not an event id"),
         (
             &[V12],
             json!({"room_id": "!c", "auth_events": ["$a", "$c"]}),
@@ -133,7 +149,7 @@ fn long_members_are_measured_in_characters_and_from_version_11_in_bytes() {
 #[test]
 fn a_create_event_of_version_12_makes_its_room() {
     let create = json!({"type": "m.room.create", "state_key": "", "auth_events": []});
-    assert_faults(vec![(&[V12], create.clone(), "room_id stands on a create event")]);
+    assert_faults(vec![(&[V12], create.clone(), "room_id is not allowed in a create event")]);
     assert!(parse(&message_with(V11, create.clone()), V11).is_ok());
     let mut event = message_with(V12, create);
     event.as_object_mut().unwrap().remove("room_id");

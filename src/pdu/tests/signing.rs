@@ -52,11 +52,11 @@ fn forged(server: &str, key_id: &str) -> SignatureCheck {
 }
 
 fn invalid(server: &str, reason: BadSignature) -> SignatureCheck {
-    SignatureCheck::Invalid { server: crate::pdu::ServerName::parse(server).unwrap(), reason }
+    SignatureCheck::Invalid { server: crate::pdu::OpaqueServerName::parse(server).unwrap(), reason }
 }
 
 fn unknown(server: &str) -> SignatureCheck {
-    SignatureCheck::Unknown { server: crate::pdu::ServerName::parse(server).unwrap() }
+    SignatureCheck::Unknown { server: crate::pdu::OpaqueServerName::parse(server).unwrap() }
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn signatures_are_those_of_the_specification() {
     assert_eq!(verify_signatures(&pdu, &|_, _| Some(verify_key)), SignatureCheck::Valid);
     assert!(pdu.content_hash_matches());
     // The second is no whole event, so it is asked below the door.
-    let json = crate::pdu::json::Json::parse(redactable, true).ok().unwrap().value;
+    let json = crate::pdu::read::parse_json(redactable, true).ok().unwrap().value;
     let text = json.redacted_signed_text(&V1.rules().redaction).unwrap();
     let signature = object(redactable)["signatures"].as_object().unwrap()["domain"]
         .as_object()

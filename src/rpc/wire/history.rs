@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tonic::Status;
 
 use crate::{
-    graph::End,
+    graph::WalkEnd,
     ingest::Verdict,
     proto::v1::{self as pb, ErrorReason},
     query::{
@@ -99,12 +99,12 @@ pub(in crate::rpc) fn get_missing_events_response(
     }
 }
 
-fn end_reason(end: End) -> i32 {
+fn end_reason(end: WalkEnd) -> i32 {
     let reason = match end {
-        End::Exhausted => pb::EndReason::Exhausted,
-        End::Limit => pb::EndReason::Limit,
-        End::Budget => pb::EndReason::Budget,
-        End::Size => pb::EndReason::Size,
+        WalkEnd::Exhausted => pb::EndReason::Exhausted,
+        WalkEnd::Limit => pb::EndReason::Limit,
+        WalkEnd::Budget => pb::EndReason::Budget,
+        WalkEnd::Size => pb::EndReason::Size,
     };
     reason.into()
 }

@@ -1,5 +1,5 @@
-//! A disk that fails, or never answers: the service stops with exit code 1, and what it has not
-//! written for certain it has not acknowledged.
+//! A disk that fails or does not respond: the service stops with exit code 1, and it has acknowledged
+//! only events that are on disk.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::support::{
 const USER: &str = "@alice:one.example";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A service of which calls fail once `when` is there.
+/// Starts a service whose file operations fail once the file `when` exists.
 fn start(fail: &Path, data_dir: &Path, call: &str, how: &str, when: &Path) -> Process {
     let flags = [&FLAGS[..], &["--flush-timeout-seconds", "2"]].concat();
     Process::start_with(data_dir, &flags, |command| {
@@ -25,8 +25,8 @@ fn start(fail: &Path, data_dir: &Path, call: &str, how: &str, when: &Path) -> Pr
     })
 }
 
-/// Appends an event, then lets calls fail, then appends others one by one. How many of those were
-/// acknowledged, the exit code and the log.
+/// Appends an event, makes file operations fail, then appends other events one by one. Returns the number
+/// of these that were acknowledged, the exit code and the log.
 async fn append(fail: &Path, dir: &Path, call: &str, how: &str) -> (usize, Option<i32>, String) {
     let when = dir.join("when");
     let service = start(fail, &dir.join("data"), call, how, &when);
@@ -46,7 +46,9 @@ async fn append(fail: &Path, dir: &Path, call: &str, how: &str) -> (usize, Optio
             last = next;
         }
     };
-    timeout(PATIENCE, appending).await.unwrap_or_else(|_| panic!("{call} {how}: no end"));
+    timeout(PATIENCE, appending)
+        .await
+        .unwrap_or_else(|_| panic!("{call} {how}: the service does not end"));
     let ended = tokio::task::spawn_blocking(move || service.wait());
     let Ended { code, log } = timeout(PATIENCE, ended).await.unwrap().unwrap();
     (acknowledged, code, log)
@@ -56,7 +58,7 @@ async fn append(fail: &Path, dir: &Path, call: &str, how: &str) -> (usize, Optio
 async fn a_call_that_fails_stops_the_service_and_nothing_is_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let Some(fail) = library("fail", dir.path()) else {
-        println!("skipped: there is no C compiler here");
+        println!("skipped: no C compiler");
         return;
     };
     for call in ["fsync", "fdatasync", "pwrite", "sync_file_range"] {
@@ -64,7 +66,7 @@ async fn a_call_that_fails_stops_the_service_and_nothing_is_acknowledged() {
         let (acknowledged, code, log) = append(&fail, dir.path(), call, "EIO").await;
         assert_eq!((acknowledged, code), (0, Some(1)), "{call}: {log}");
         assert!(log.contains("a write to the store failed"), "{call}: {log}");
-        // What was acknowledged before is there.
+        // The events acknowledged before are stored.
         let service = Process::start(&dir.path().join("data"), &FLAGS);
         let mut clients = Clients::connect(&service).await;
         let (_, events) = clients.room("!room:one.example").await.unwrap();
@@ -76,7 +78,7 @@ async fn a_call_that_fails_stops_the_service_and_nothing_is_acknowledged() {
 async fn a_flush_that_does_not_return_ends_the_service_within_its_bound() {
     let dir = tempfile::tempdir().unwrap();
     let Some(fail) = library("fail", dir.path()) else {
-        println!("skipped: there is no C compiler here");
+        println!("skipped: no C compiler");
         return;
     };
     for call in ["fdatasync", "pwrite"] {
@@ -88,10 +90,10 @@ async fn a_flush_that_does_not_return_ends_the_service_within_its_bound() {
 }
 
 #[test]
-fn a_sync_that_fails_at_the_start_is_said() {
+fn a_failing_sync_at_the_start_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let Some(fail) = library("fail", dir.path()) else {
-        println!("skipped: there is no C compiler here");
+        println!("skipped: no C compiler");
         return;
     };
     let data_dir = dir.path().join("data");

@@ -1,5 +1,5 @@
-//! What a recorded service is loaded with: events whose bodies do not compress, of several rooms,
-//! on streams; and what was acknowledged, with the place in the record when it was.
+//! The load of a recorded service: events of several rooms, on several streams, with bodies that do not
+//! compress; and the acknowledged events with their position in the recording.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ use super::record::Recording;
 use crate::support::clients::{Clients, request};
 
 const USER: &str = "@alice:one.example";
-/// Requests under way on a stream.
+/// Requests in flight on a stream.
 const IN_FLIGHT: usize = 40;
 /// How long an acknowledgement may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -27,13 +27,13 @@ pub(crate) struct Acknowledged {
     pub(crate) room_id: String,
     pub(crate) event_id: String,
     pub(crate) pdu: String,
-    /// How many records there were when it was acknowledged.
+    /// The number of records when it was acknowledged.
     pub(crate) after: usize,
-    /// From which record on it may be gone, since it was purged.
+    /// The record from which on it may be missing, because it was purged.
     pub(crate) purged: Option<usize>,
 }
 
-/// A room that grows by messages.
+/// A room to which messages are appended.
 pub(crate) struct Growing {
     pub(crate) room: Room,
     last: Event,
@@ -46,7 +46,7 @@ impl Growing {
         Self { room, last: create, begun: false }
     }
 
-    /// The next so many events.
+    /// Makes the next `count` events.
     pub(crate) fn next(&mut self, count: u64, random: &mut Random) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..count {
@@ -66,7 +66,7 @@ impl Growing {
     }
 }
 
-/// Text that does not compress.
+/// A text of this number of bytes that does not compress.
 fn noise(bytes: u64, random: &mut Random) -> String {
     let bytes = usize::try_from(bytes).unwrap();
     let mut hash = Sha256::digest(random.below(u64::MAX).to_be_bytes());
@@ -84,8 +84,8 @@ fn noise(bytes: u64, random: &mut Random) -> String {
     text
 }
 
-/// Appends events to each of some rooms, a stream a room, so many under way at once, until all are
-/// acknowledged or the service has gone.
+/// Appends events to several rooms, one stream per room with `in_flight` requests, until all are
+/// acknowledged or the service has ended.
 pub(crate) async fn burst(
     clients: &Clients,
     recording: &Recording,
@@ -133,7 +133,7 @@ async fn stream(
             sent += 1;
         }
         let answer = timeout(PATIENCE, answers.message()).await;
-        let Ok(Some(answer)) = answer.expect("an append is never answered") else { break };
+        let Ok(Some(answer)) = answer.expect("an append gets no response") else { break };
         assert!(matches!(answer.outcome, Some(Outcome::Appended(_))), "{answer:?}");
         let request = &requests[acknowledged.len()];
         acknowledged.push(Acknowledged {
@@ -147,7 +147,7 @@ async fn stream(
     acknowledged
 }
 
-/// Purges what came before the middle of a room's events; those may be gone from now on.
+/// Purges the older half of a room. From now on these events may be missing.
 pub(crate) async fn purge(
     clients: &Clients,
     recording: &Recording,
@@ -169,7 +169,7 @@ pub(crate) async fn purge(
     while let Ok(Some(_)) = timeout(PATIENCE, answers.message()).await.unwrap() {}
 }
 
-/// By room: what must be there after a cut at a record.
+/// The events that must be stored after a power cut at a record, by room.
 pub(crate) fn due(acknowledged: &[Acknowledged], at: usize) -> BTreeMap<&str, Vec<&Acknowledged>> {
     let mut due: BTreeMap<&str, Vec<&Acknowledged>> = BTreeMap::new();
     for it in acknowledged {

@@ -1,10 +1,10 @@
-//! Power cuts: the real service is recorded under load, and what a cut at any moment may have left
-//! of its files is opened and compared with what was acknowledged.
+//! Power cuts: records the file operations of the real service under load, builds the files that a power
+//! cut at any moment may leave, opens the store, and compares it with the acknowledged events.
 //!
-//! `BACKSCROLL_POWER_CUTS` sets the number of cuts, `BACKSCROLL_POWER_SEED` repeats those of a seed
-//! that was printed, and `BACKSCROLL_POWER_FLAGS` is how the file system treats the inode flags:
-//! `heeded`, `files` or `none`. With `none` cuts do leave stores that do not open, and the test
-//! fails. Needs a C compiler; says so where there is none.
+//! `BACKSCROLL_POWER_CUTS` is the number of cuts, `BACKSCROLL_POWER_SEED` repeats a printed seed, and
+//! `BACKSCROLL_POWER_FLAGS` says how the file system treats the inode flags: `heeded`, `files` or `none`.
+//! With `none`, some stores do not open, and the test fails. Needs a C compiler; prints a line and skips
+//! otherwise.
 
 mod failing;
 mod load;
@@ -32,16 +32,16 @@ use self::{
 };
 use crate::support::{clients::Clients, faults, process::Process};
 
-/// Cuts of the usual test, and of one recording.
+/// The number of cuts without the variable, and of one recording.
 const CUTS: u64 = 60;
 const CUTS_A_RECORDING: u64 = 24;
-/// One cut in so many is looked through by `verify` as well.
+/// One of this number of cuts is also verified as a whole.
 const VERIFIED: u64 = 6;
 /// How long an opening may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 const FLAGS: [&str; 4] = ["--reserved-mib", "0", "--cache-mib", "16"];
 
-/// What is done while it is recorded.
+/// What the service does while it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Burst,
@@ -54,12 +54,12 @@ enum Phase {
 const PHASES: [Phase; 5] =
     [Phase::Burst, Phase::Single, Phase::Purge, Phase::Opening, Phase::Shutdown];
 
-/// What came of a cut.
+/// The outcome of a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
     Sound,
     NotOpened,
-    /// It did not open, and is not as the cut left it.
+    /// The store did not open, and its files were changed.
     NotOpenedAndChanged,
     Hung,
     Empty,
@@ -67,7 +67,7 @@ enum End {
     Damaged,
 }
 
-/// A store that a cut has left, and what was acknowledged before.
+/// A store after a power cut, and the events acknowledged before.
 struct Base {
     dir: PathBuf,
     acknowledged: Vec<Acknowledged>,
@@ -76,7 +76,7 @@ struct Base {
 struct Table {
     ends: BTreeMap<(Phase, End), u64>,
     acknowledged: usize,
-    /// The first of each kind, in words.
+    /// A description of the first failure of each kind.
     examples: BTreeMap<(Phase, End), String>,
 }
 
@@ -85,7 +85,7 @@ async fn no_acknowledged_event_is_lost_when_the_power_is_cut() {
     let (cuts, mut random, flags) = asked();
     let dir = memory();
     let Some(recorder) = library("record", dir.path()) else {
-        println!("skipped: there is no C compiler here");
+        println!("skipped: no C compiler");
         return;
     };
     let mut table = Table { ends: BTreeMap::new(), acknowledged: 0, examples: BTreeMap::new() };
@@ -99,11 +99,11 @@ async fn no_acknowledged_event_is_lost_when_the_power_is_cut() {
     println!("{} acknowledged; {:?}", table.acknowledged, table.ends);
     let failed = table.ends.iter().filter(|((_, end), _)| *end != End::Sound);
     let failed: u64 = failed.map(|it| it.1).sum();
-    assert!(table.acknowledged > 0, "nothing was acknowledged");
+    assert!(table.acknowledged > 0, "events were acknowledged");
     assert!(failed == 0, "{failed} of {cuts} cuts: {:#?}", table.examples);
 }
 
-/// How many cuts, from which seed, with which flags.
+/// Reads the number of cuts, the seed and the flags from the environment.
 fn asked() -> (u64, Random, Flags) {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     let variable = |name: &str| env::var(format!("BACKSCROLL_POWER_{name}")).ok();
@@ -119,7 +119,7 @@ fn asked() -> (u64, Random, Flags) {
     (cuts, Random::new(seed), flags)
 }
 
-/// A folder in memory, where there is one.
+/// A temporary folder, in memory if possible.
 fn memory() -> tempfile::TempDir {
     let shared = Path::new("/dev/shm");
     if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.unwrap()
@@ -135,7 +135,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Gives back what the next round may begin with.
+    /// Returns a store that the next round may begin with.
     async fn round(
         &self,
         base: Option<Base>,
@@ -186,11 +186,11 @@ impl Work<'_> {
                 next = Some(Base { dir, acknowledged: of_next(&acknowledged, at) });
             }
         }
-        // From time to time begun with nothing.
+        // Some rounds begin with an empty store.
         next.filter(|_| !self.round.is_multiple_of(7))
     }
 
-    /// Where a cut is: anywhere, or near the beginning or the end.
+    /// Selects the record of a cut: anywhere, or near the beginning or the end.
     fn place(&self, length: usize, random: &mut Random) -> usize {
         let length = u64::try_from(length).unwrap();
         let near = length.min(300);
@@ -241,14 +241,14 @@ impl Work<'_> {
     }
 }
 
-/// What was acknowledged before a cut, for a recording that begins with what it left.
+/// The events acknowledged before a cut, for a recording that begins with the store that it left.
 fn of_next(acknowledged: &[Acknowledged], at: usize) -> Vec<Acknowledged> {
     let due = due(acknowledged, at);
     let due = due.into_values().flatten().cloned();
     due.map(|it| Acknowledged { after: 0, purged: None, ..it }).collect()
 }
 
-/// Opens what a cut left, in a thread of its own since it may hang, and compares.
+/// Opens the store after a cut and compares it, in a thread of its own because opening may hang.
 fn check(
     left: &Path,
     opened: &Path,
@@ -268,14 +268,14 @@ fn check(
         }
         Ok(Ok(store)) => store,
     };
-    // Where the flags are not heeded, sled may throw at what it reads as well.
+    // If the flags are ignored, sled may also panic while it reads.
     match caught(|| compare(&store, due, verified)) {
         Ok(end) => end,
         Err(thrown) => (End::Damaged, thrown.to_string()),
     }
 }
 
-/// What of all that is due is there.
+/// Compares the store with the events that it must contain.
 fn compare(
     store: &Store,
     due: &BTreeMap<&str, Vec<&Acknowledged>>,
@@ -310,7 +310,7 @@ fn is_held(store: &Store, it: &Acknowledged) -> Result<bool, StoreError> {
     Ok(*store.body(room, event)?.pdu == *it.pdu.as_bytes())
 }
 
-/// All files below a folder, with what is in them.
+/// All files of a folder and their content.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let Ok(entries) = fs::read_dir(folder) else { return found };
@@ -326,7 +326,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Keeps what a cut left that went wrong, where it is asked for.
+/// Copies the files of a failed cut if `BACKSCROLL_POWER_KEEP` names a folder.
 fn keep(left: &Path, round: u64, at: usize) {
     #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
     if let Ok(folder) = env::var("BACKSCROLL_POWER_KEEP") {

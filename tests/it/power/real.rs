@@ -1,6 +1,6 @@
-//! Real cuts: a real ext4 or XFS on a loop device is cut off from its disk under load, mounted
-//! again, and the store in it opened and compared. Needs root, loop devices, and the programs that
-//! make the file systems; says so where there are none.
+//! Real power cuts: a real ext4 or XFS file system on a loop device is cut off from its disk under load
+//! and mounted again; then the store is opened and compared. Needs root, loop devices, and the programs
+//! that create the file systems; prints a line and skips otherwise.
 //!
 //! ```text
 //! BACKSCROLL_REAL_CUTS=50 cargo test --test it power::real -- --ignored --nocapture
@@ -21,11 +21,11 @@ use super::{
 };
 use crate::support::{clients::Clients, process::Process};
 
-/// Cuts of each file system.
+/// The number of cuts of each file system.
 const CUTS: u64 = 50;
-/// Cuts of one store before the next begins with nothing.
+/// Cuts of the same store; then a new store is created.
 const CUTS_A_STORE: u64 = 5;
-/// Events of a stream, more than it comes to.
+/// Events of a stream: more than it can append before the cut.
 const EVENTS: u64 = 700;
 const LONGEST_MS: u64 = 4_300;
 const IMAGE_BYTES: u64 = 1 << 30;
@@ -61,7 +61,7 @@ impl Volume {
         succeeds("umount", &[self.mounted.to_str().unwrap()])
     }
 
-    /// What a cut that never came to its end leaves.
+    /// Unmounts the file system after a test that failed.
     fn unmount_for_good(&self) {
         if !self.unmount() {
             succeeds("umount", &["-l", self.mounted.to_str().unwrap()]);
@@ -83,7 +83,7 @@ async fn ext4_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes, and root"]
-async fn xfs_loses_nothing() {
+async fn xfs_loses_no_event() {
     rounds("xfs").await;
 }
 
@@ -94,14 +94,14 @@ async fn rounds(kind: &str) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/cut.c");
     let (cut, source) = (dir.path().join("cut"), source.to_str().unwrap().to_owned());
     if !succeeds("cc", &["-o", cut.to_str().unwrap(), &source]) {
-        println!("skipped: there is no C compiler here");
+        println!("skipped: no C compiler");
         return;
     }
     let (mut random, mut total, mut failed) = (Random::new(1), 0, Vec::new());
     let mut done = 0;
     while done < cuts {
         let Some(volume) = Volume::make(kind, dir.path()) else {
-            println!("skipped: {kind} on a loop device cannot be had here");
+            println!("skipped: {kind} on a loop device is not possible here");
             return;
         };
         let mut acknowledged = Vec::new();

@@ -1,5 +1,5 @@
-//! A service whose file operations are written down, and libraries that change what the C library
-//! says to it.
+//! A service whose file operations are recorded, with preloaded libraries that change the results of
+//! the C library.
 
 use std::{
     fs,
@@ -13,11 +13,11 @@ use crate::support::process::Process;
 /// How the file system treats the inode flags S and D, as the service sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flags {
-    /// As ext4.
+    /// Like ext4: each write and each change of a name is durable when the call returns.
     Heeded,
-    /// As XFS: none for names.
+    /// Like XFS: the flags have no effect on names.
     Files,
-    /// As tmpfs: not at all.
+    /// Like tmpfs: the flags have no effect.
     None,
 }
 
@@ -31,8 +31,8 @@ impl Flags {
     }
 }
 
-/// Builds a library of `tests/power` into a folder. `None` if there is no C compiler, or this is no
-/// Linux.
+/// Builds a library of `tests/power` into a folder; `None` without a C compiler, or on a system other
+/// than Linux.
 pub(crate) fn library(name: &str, folder: &Path) -> Option<PathBuf> {
     if !cfg!(target_os = "linux") {
         return None;
@@ -53,7 +53,7 @@ pub(crate) fn library(name: &str, folder: &Path) -> Option<PathBuf> {
     }
 }
 
-/// How services are recorded.
+/// The parameters of a recording.
 pub(crate) struct Recorder<'a> {
     pub(crate) preloaded: &'a Path,
     pub(crate) flags: Flags,
@@ -85,12 +85,12 @@ impl Recorder<'_> {
 }
 
 impl Recording {
-    /// None: what is done is real.
+    /// `None` if the real flags are used.
     pub(crate) fn none() -> Self {
         Self { counter: None }
     }
 
-    /// How many records there are: all that was done before lies below.
+    /// The number of records so far: every earlier operation has a lower number.
     pub(crate) fn now(&self) -> usize {
         let Some(counter) = &self.counter else { return 0 };
         let bytes = fs::read(counter).unwrap();

@@ -1,12 +1,12 @@
-//! What a power cut may leave of files whose changes `tests/power/record.c` wrote down.
+//! The files that a power cut may leave, built from the recording of `tests/power/record.c`.
 //!
-//! Certain is, of a file, what had been written before a sync of it began that has returned; and of
-//! a file with the flag S, each write that has returned. Of everything else any sector of 512 or
-//! 4,096 bytes may be there in any of the versions that it had since, or not at all, in any order;
-//! the size may be the old or the new one, and what lies between and was not written is zeros.
+//! A write to a file is durable if a sync of the file began after it and has returned, or if the file has
+//! the flag S and the write has returned. Of all other writes, each sector of 512 or 4,096 bytes may have
+//! any version since the last durable one, independently of other sectors. The size of the file may be
+//! the old or the new one; bytes between them that were not written are zeros.
 //!
-//! Names are a journal, as ext4, XFS and Btrfs have it: a prefix of all changes is there, at least
-//! up to what a sync of a folder, or of a file that was new, or the flags promise.
+//! Names are a journal, as in ext4, XFS and Btrfs: a prefix of all changes is durable, at least up to the
+//! change that a sync of a folder, a sync of a new file, or the flags made durable.
 
 use backscroll_testkit::Random;
 use std::{
@@ -31,7 +31,7 @@ const FLAG_SYNC: u64 = 0x8;
 const FLAG_DIRSYNC: u64 = 0x1_0000;
 const HEAD_BYTES: usize = 24;
 
-/// One thing that was done.
+/// One recorded file operation.
 pub(crate) struct Record {
     op: u8,
     is_dir: bool,
@@ -42,7 +42,7 @@ pub(crate) struct Record {
     data: Vec<u8>,
 }
 
-/// Reads what the recorder wrote. A record that is cut off ends it.
+/// Reads a recording. An incomplete last record is ignored.
 pub(crate) fn read_log(path: &Path) -> Vec<Record> {
     let bytes = fs::read(path).unwrap_or_default();
     let (mut records, mut at) = (Vec::new(), 0);
@@ -69,7 +69,7 @@ pub(crate) fn read_log(path: &Path) -> Vec<Record> {
     records
 }
 
-/// A write, or a change of a file's length, that may not be on the disk.
+/// A write, or a change of a file's length, that may not be durable.
 #[derive(Clone)]
 struct Change<'a> {
     begun: usize,
@@ -102,23 +102,23 @@ fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
 
 #[derive(Default)]
 struct File<'a> {
-    /// What is on the disk for certain.
+    /// The durable content.
     durable: Vec<u8>,
     pending: Vec<Change<'a>>,
-    /// Each write is on the disk when it returns.
+    /// Whether each write is durable when it returns.
     is_sync: bool,
 }
 
-/// What a name leads to.
+/// What a name refers to.
 #[derive(Clone)]
 enum Node {
     Folder,
-    /// A file that nobody has opened.
+    /// A file that the recording never opens.
     Base(Vec<u8>),
     Inode(u32),
 }
 
-/// What is left of the changes that are not certain.
+/// Which of the changes that are not durable survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     Nothing,
@@ -143,17 +143,17 @@ const STYLES: [Style; 9] = [
     Style::Sectors,
 ];
 
-/// Goes through a log once: cuts are asked for in the order of their places.
+/// Replays a recording once: cuts are requested in the order of their records.
 pub(crate) struct Replay<'a> {
     log: &'a [Record],
     at: usize,
     files: BTreeMap<u32, File<'a>>,
     /// The names before the first record.
     tree: BTreeMap<String, Node>,
-    /// Records that change names, and how many of them are on the disk for certain.
+    /// The records that change names, and the number of them that are durable.
     names: Vec<usize>,
     certain: usize,
-    /// Of a sync that has begun: how many changes of names it covers.
+    /// The number of name changes that each started sync covers.
     covers: BTreeMap<usize, usize>,
     created: BTreeMap<u32, usize>,
     folders: BTreeSet<u32>,
@@ -162,7 +162,7 @@ pub(crate) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Of a log, and the folder as it was before.
+    /// Starts a replay with the folder as it was before the recording.
     pub(crate) fn new(log: &'a [Record], base: &Path) -> Self {
         let mut tree = BTreeMap::new();
         if base.exists() {
@@ -224,7 +224,7 @@ impl<'a> Replay<'a> {
             _ => {}
         }
         self.names.push(seq);
-        // A change in a folder with the flag D, and all before it.
+        // A change in a folder with the flag D makes itself and all earlier changes durable.
         let folder = |it: &String| it.rsplit_once('/').map_or("", |it| it.0).to_owned();
         if record.names.iter().any(|it| !it.is_empty() && self.dirsync.contains(&folder(it))) {
             self.certain = self.names.len();
@@ -259,7 +259,7 @@ impl<'a> Replay<'a> {
                 change.has_ended = true;
                 if file.is_sync {
                     file.pending.remove(at).apply(&mut file.durable);
-                    // The journal is written up to here, and the names with it.
+                    // The sync writes the journal up to here, and with it the names.
                     self.certain = self.names.len();
                 }
             }
@@ -291,7 +291,7 @@ impl<'a> Replay<'a> {
         covered.iter().for_each(|it: &Change<'_>| it.apply(&mut file.durable));
     }
 
-    /// Writes what a cut before a record may leave into a folder. Says how it was cut.
+    /// Writes the files that a cut before a record may leave into a folder; returns a description.
     pub(crate) fn cut(&mut self, at: usize, out: &Path, random: &mut Random) -> String {
         self.advance(at);
         let style = STYLES[below(random, STYLES.len())];
@@ -309,7 +309,7 @@ impl<'a> Replay<'a> {
             rename(&mut tree, &self.log[*seq]);
         }
         fs::create_dir_all(out).unwrap();
-        // In order of the paths: a folder comes before what lies in it.
+        // In the order of the paths: a folder is created before its files.
         for (path, node) in &tree {
             let path = out.join(path.trim_start_matches('/'));
             let parent = path.parent().unwrap();
@@ -374,7 +374,7 @@ fn rename(tree: &mut BTreeMap<String, Node>, record: &Record) {
     }
 }
 
-/// A file's bytes after a cut.
+/// The content of a file after a cut.
 fn left(file: &File<'_>, style: Style, sector: usize, random: &mut Random) -> Vec<u8> {
     let (mut bytes, pending) = (file.durable.clone(), &file.pending);
     if pending.is_empty() || style == Style::Nothing {
@@ -386,7 +386,7 @@ fn left(file: &File<'_>, style: Style, sector: usize, random: &mut Random) -> Ve
     let tears = chance(random, 50);
     let old = bytes.len();
     let (mut full, mut kept) = (old, old);
-    // Sectors of which a version was lost: later ones were as well.
+    // When a version of a sector is lost, later versions of it are lost too.
     let mut lost = BTreeSet::new();
     for (number, change) in pending.iter().enumerate() {
         let is_taken = match style {

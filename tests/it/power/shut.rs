@@ -1,5 +1,5 @@
-//! Stores that sled cannot open, and file systems that are not durable enough: what the commands
-//! say, and what they leave.
+//! Stores that sled cannot open, and file systems that are not durable enough: the error texts of the
+//! commands, and the files that they leave.
 
 use std::{fs, path::Path, process::Output};
 
@@ -16,7 +16,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Fills a store with recorded rooms by a service that is then killed.
+/// Fills a store with recorded rooms, and kills the service.
 fn killed_store(data_dir: &Path) {
     let service = Process::start(data_dir, &FLAGS);
     for room in rooms::bundled().into_iter().take(3) {
@@ -27,7 +27,7 @@ fn killed_store(data_dir: &Path) {
     service.kill();
 }
 
-/// Exit code 1, in words, and no panic on standard error.
+/// Checks that the exit code is 1 and that no panic is printed; returns standard error.
 fn said(output: Output) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -36,11 +36,11 @@ fn said(output: Output) -> String {
 }
 
 #[test]
-fn a_store_that_does_not_open_is_left_as_it_was_and_the_way_out_is_said() {
+fn a_store_that_does_not_open_stays_unchanged_and_the_error_names_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     killed_store(&data_dir);
-    // The head of the first segment, where sled's own records are.
+    // The head of the first segment contains sled's own records.
     let db = data_dir.join("graph/db");
     let mut bytes = fs::read(&db).unwrap();
     bytes[20..4_000].fill(0xa5);
@@ -77,10 +77,10 @@ fn a_damaged_snapshot_is_set_aside_by_every_command() {
 }
 
 #[test]
-fn a_file_system_that_is_not_durable_is_warned_of_or_refused() {
+fn a_file_system_that_is_not_durable_is_reported_or_refused() {
     let shared = Path::new("/dev/shm");
     if !shared.is_dir() {
-        println!("skipped: there is no file system in memory here");
+        println!("skipped: no file system in memory");
         return;
     }
     let dir = tempfile::tempdir_in(shared).unwrap();

@@ -1,11 +1,11 @@
-//! Everything that can be asked of a room, and the answers, in a form that can be compared.
+//! All queries about a room, and their results in a form that can be compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use backscroll::{
     context::Context,
     deadline::Deadline,
-    graph::End,
+    graph::WalkEnd,
     query::{
         self, Asker, Backfill, GetMissingEvents, GetRoom, GetState, ListErasedMembers, ListEvents,
         PageRequest, QueryError, RoomEvent, RoomSummary, ServedEvent, ServedPage, StateEntry,
@@ -17,12 +17,12 @@ use serde_json::Value;
 
 use super::rooms::Request;
 
-/// Asks a question without a deadline.
+/// Runs a query without a deadline.
 pub(crate) fn ask<Q: query::Question>(cx: &Context, question: &Q) -> Result<Q::Answer, QueryError> {
     query::answer(cx, question, &Deadline::none())
 }
 
-/// Asks for the summary of a room.
+/// The summary of a room.
 pub(crate) fn room(cx: &Context, room_id: &str) -> Result<RoomSummary, QueryError> {
     ask(cx, &GetRoom { room_id: room_id.to_owned() })
 }
@@ -33,30 +33,30 @@ pub(crate) fn events(cx: &Context, room_id: &str) -> Vec<RoomEvent> {
     ask(cx, &ListEvents { room_id: room_id.to_owned(), max_append_number: 0, page }).unwrap().events
 }
 
-/// A question about a room's history.
+/// A request for a room's history.
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
     Backfill(Backfill),
     MissingEvents(GetMissingEvents),
 }
 
-/// An answer; a refusal is its text.
+/// A result; an error is its text.
 pub(crate) type Answer = Result<Served, String>;
 
-/// The part of an answer that may not depend on how events came.
+/// The part of a result that must not depend on the order in which events were appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Served {
     pub(crate) events: Vec<(String, Form, Vec<u8>)>,
-    pub(crate) end: End,
+    pub(crate) end: WalkEnd,
     pub(crate) missing_event_ids: Vec<String>,
     pub(crate) visited: u32,
 }
 
-/// The state at an event, by type and state key; none if it is not known.
+/// The state after an event, by type and state key; `None` if it is unknown.
 pub(crate) type State = Option<BTreeMap<(String, String), String>>;
 
 impl Question {
-    /// The question of a recorded request.
+    /// Converts a recorded request.
     pub(crate) fn recorded(room_id: &str, request: &Request) -> Self {
         let asker = Asker::Server {
             origin: request.origin.clone(),
@@ -81,7 +81,7 @@ impl Question {
         })
     }
 
-    /// Asks it.
+    /// Runs the query.
     pub(crate) fn ask(&self, cx: &Context) -> Answer {
         let page = match self {
             Self::Backfill(question) => ask(cx, question),
@@ -96,14 +96,14 @@ impl Question {
                 let events = events.into_iter().map(event).collect();
                 Ok(Served { events, end, missing_event_ids, visited })
             }
-            // The reason is for the operator: part of what may not change.
+            // The reason is part of the result.
             Err(QueryError::NotAllowed(reason)) => Err(format!("not allowed: {reason}")),
             Err(other) => Err(other.to_string()),
         }
     }
 }
 
-/// The values of `v` and `limit`.
+/// Reads the parameters `v` and `limit` of a `/backfill` request.
 fn backfill_parameters(uri: &str) -> (Vec<String>, Option<u32>) {
     let (mut event_ids, mut limit) = (Vec::new(), None);
     let (_, parameters) = uri.split_once('?').unwrap_or_default();
@@ -118,7 +118,7 @@ fn backfill_parameters(uri: &str) -> (Vec<String>, Option<u32>) {
     (event_ids, limit)
 }
 
-/// The state after an event, or now if the id is empty.
+/// The state after an event, or the current state if the id is empty.
 pub(crate) fn state(cx: &Context, room_id: &str, event_id: &str) -> State {
     let question = GetState {
         room_id: room_id.to_owned(),
@@ -139,13 +139,13 @@ pub(crate) fn state(cx: &Context, room_id: &str, event_id: &str) -> State {
     }
 }
 
-/// A room's summary without the order in which it happens to list things.
+/// A room's summary, without the order of its lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) forward_extremities: BTreeSet<String>,
     pub(crate) backward_extremities: BTreeSet<String>,
     pub(crate) erased_users: BTreeSet<String>,
-    /// Of events, outliers, rejected events, soft-failed events, unreadable events.
+    /// The number of events, outliers, rejected, soft-failed and unreadable events.
     pub(crate) counts: [u64; 5],
     pub(crate) state_count: Option<u32>,
 }

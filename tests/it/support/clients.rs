@@ -1,4 +1,4 @@
-//! Clients of a running service.
+//! gRPC clients of a running service.
 
 use backscroll::proto::v1::{
     self as pb, history_service_client::HistoryServiceClient,
@@ -32,7 +32,7 @@ impl Clients {
         }
     }
 
-    /// Sends events on one stream, and gives back all answers.
+    /// Appends events on one stream; returns all responses.
     pub(crate) async fn append(
         &mut self,
         requests: Vec<pb::AppendEventsRequest>,
@@ -46,7 +46,7 @@ impl Clients {
         Ok(answers)
     }
 
-    /// Those of some events that are held. Asks on until every id was looked at.
+    /// The stored events among some ids. Repeats the request until every id was processed.
     pub(crate) async fn events(
         &mut self,
         room_id: &str,
@@ -66,7 +66,7 @@ impl Clients {
         Ok(events)
     }
 
-    /// The health of a service of ours; of the whole process for no name.
+    /// The health of one service, or of the whole process if the name is empty.
     pub(crate) async fn health(&mut self, service: &str) -> ServingStatus {
         let service = match service {
             "" => String::new(),
@@ -75,7 +75,7 @@ impl Clients {
         self.health.check(HealthCheckRequest { service }).await.unwrap().into_inner().status()
     }
 
-    /// Everything that is held of a room.
+    /// The summary of a room and all of its events.
     pub(crate) async fn room(
         &mut self,
         room_id: &str,
@@ -101,7 +101,7 @@ impl Clients {
     }
 }
 
-/// An event of a room, to be appended as accepted.
+/// The request that appends an event as accepted.
 pub(crate) fn request(room: &Room, pdu: &str) -> pb::AppendEventsRequest {
     pb::AppendEventsRequest {
         room_id: room.room_id.clone(),
@@ -120,7 +120,7 @@ pub(crate) fn verdict(rejected: bool, soft_failed: bool) -> pb::Verdict {
     }
 }
 
-/// The code of a status, and the reason that travels with it.
+/// The code of a status and its reason; an empty reason if it has none.
 pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info();
     assert!(info.as_ref().is_none_or(|it| it.domain == "backscroll.history.v1"));

@@ -1,4 +1,4 @@
-//! What a walk through a whole store finds wrong.
+//! The faults that `verify` finds in a store.
 
 use backscroll::{
     store::Store,

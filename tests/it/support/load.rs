@@ -1,4 +1,4 @@
-//! Recorded rooms into a store, without a socket in between.
+//! Appends recorded rooms to a store directly, without a socket.
 
 use backscroll::{
     context::Context,
@@ -7,7 +7,7 @@ use backscroll::{
 
 use super::rooms::RecordedRoom;
 
-/// Appends a room's events in the order of the file; every one of them must be taken.
+/// Appends a room's events in the order of the file; each of them must be stored.
 pub(crate) fn append_room(cx: &Context, room: &RecordedRoom) {
     for line in &room.lines {
         let event = NewEvent::of_line(&room.header, line);

@@ -1,4 +1,4 @@
-//! A store that is gone afterwards, and the use cases over it without a socket in between.
+//! A temporary store, for calling use cases directly, without a socket.
 
 use backscroll::{
     context::Context,
@@ -6,9 +6,9 @@ use backscroll::{
 };
 use tempfile::TempDir;
 
-/// A context over a store of its own.
+/// A context over a temporary store.
 pub(crate) struct Memory {
-    // Dropped first: the store has to be closed before its folder goes.
+    // Fields are dropped in order: the store is closed before its folder is removed.
     pub(crate) cx: Context,
     _dir: TempDir,
 }

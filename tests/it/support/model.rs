@@ -1,7 +1,7 @@
-//! The rules of access and visibility a second time: slow, obvious, and on whole states.
+//! A second implementation of the rules of access and visibility: slow, obvious, and on whole states.
 //!
-//! Nothing here is shared with the service but the resolution of states, on whole maps. Every
-//! question is worked out from the events alone.
+//! It shares only the state resolution algorithm with the service. Every result is computed from the
+//! events alone.
 
 use std::{
     cell::RefCell,
@@ -17,10 +17,10 @@ use backscroll::{
 use ruma::{EventId, OwnedEventId};
 use serde_json::{Value, value::to_raw_value};
 
-/// Our own server.
+/// The server that owns the history.
 pub(crate) const HOME: &str = "one.example";
 
-/// An event as it is held.
+/// A stored event.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) pdu: Value,
@@ -28,39 +28,39 @@ pub(crate) struct Held {
     pub(crate) verdict: Verdict,
     pub(crate) outlier: bool,
     pub(crate) arrival: i64,
-    /// The state that came with it.
+    /// The ids of the state that was given with it.
     given: Vec<String>,
-    /// Breaks the format of its room version.
+    /// Whether it breaks the format of its room version.
     odd: bool,
-    /// Whether it redacts and its sender lacked the power to when it came.
+    /// Whether it is a redaction whose sender had no power to redact when it arrived.
     pub(crate) powerless: bool,
 }
 
-/// What the service should know.
+/// The events and states that the service should know.
 #[derive(Clone)]
 pub(crate) struct Model {
     pub(crate) version: RoomVersion,
     room_id: String,
     pub(crate) held: BTreeMap<String, Held>,
     pub(crate) erased: BTreeSet<String>,
-    /// States that are known; they stay so.
+    /// The known states after events. A known state does not change.
     states: RefCell<BTreeMap<String, StateMap>>,
-    /// The current state when it was last known, and the states that it was resolved from.
+    /// The last known current state, and the states that it was resolved from.
     known: Option<(StateMap, Vec<StateMap>)>,
-    /// What has been known since, and was followed by events of unknown state.
+    /// The states that became known since and were followed by events of unknown state.
     known_since: Vec<StateMap>,
-    /// Whether the current state was not known when the last event had come.
+    /// Whether the current state was unknown after the last event.
     was_unknown: bool,
 }
 
-/// The greatest depth that any server reads.
+/// The greatest depth that every server can read.
 const MAX_DEPTH: i64 = (1 << 53) - 1;
 
-/// An event that comes.
+/// An event to be appended.
 pub(crate) struct Coming<'a> {
     pub(crate) event_id: &'a str,
     pub(crate) pdu: &'a str,
-    /// Breaks the format of its room version.
+    /// Whether it breaks the format of its room version.
     pub(crate) odd: bool,
     pub(crate) verdict: Verdict,
     pub(crate) outlier: bool,
@@ -73,12 +73,12 @@ impl Held {
         self.pdu[member].as_str().unwrap_or_default()
     }
 
-    /// No walk ends at an odd event.
+    /// The depth for `min_depth`: an unreadable event ends no walk.
     pub(crate) fn depth(&self) -> i64 {
         if self.odd { i64::MAX } else { self.pdu["depth"].as_i64().unwrap() }
     }
 
-    /// Whether it may be in an answer.
+    /// Whether a response may contain it.
     pub(crate) fn is_served(&self) -> bool {
         !self.odd && self.verdict != Verdict::Rejected && self.depth() <= MAX_DEPTH
     }
@@ -109,8 +109,8 @@ impl Model {
         Self { version, room_id, held, erased, states, known, known_since, was_unknown: false }
     }
 
-    /// An event comes. What is held already stays, unless it was only an outlier, or its state was
-    /// not known and comes now.
+    /// Appends an event. A stored event does not change, unless it was an outlier, or its state was unknown
+    /// and is given now.
     pub(crate) fn add(&mut self, coming: &Coming<'_>) {
         let ends = self.ends();
         self.take(coming);
@@ -123,7 +123,7 @@ impl Model {
             return;
         }
         let is_unknown = |id: &str| self.placed(id).is_some() && self.after(id).is_none();
-        // The event that made the current state unknown adds nothing: it was known before.
+        // The event that made the current state unknown adds no state: its state is unknown.
         if self.known.is_none() || !self.was_unknown || !is_unknown(coming.event_id) {
             self.was_unknown = true;
             return;
@@ -161,12 +161,12 @@ impl Model {
         self.held.insert(event_id.to_owned(), held);
     }
 
-    /// Placed in the graph: held, and no outlier.
+    /// A stored event that is not an outlier; `None` otherwise.
     pub(crate) fn placed(&self, event_id: &str) -> Option<&Held> {
         self.held.get(event_id).filter(|it| !it.outlier)
     }
 
-    /// The state before an event, if it is known.
+    /// The state before an event; `None` if it is unknown.
     pub(crate) fn before(&self, event_id: &str) -> Option<StateMap> {
         let held = self.placed(event_id)?;
         if held.prev.is_empty() {
@@ -175,7 +175,7 @@ impl Model {
         self.merged(&held.prev)
     }
 
-    /// The state after an event, if it is known.
+    /// The state after an event; `None` if it is unknown.
     pub(crate) fn after(&self, event_id: &str) -> Option<StateMap> {
         if let Some(known) = self.states.borrow().get(event_id) {
             return Some(known.clone());
@@ -199,7 +199,7 @@ impl Model {
         given.iter().map(entry).collect()
     }
 
-    /// One state from the states after some events.
+    /// Resolves the states after some events; `None` if one of them is unknown.
     fn merged(&self, event_ids: &[String]) -> Option<StateMap> {
         let states: Option<Vec<StateMap>> = event_ids.iter().map(|it| self.after(it)).collect();
         let states = states?;
@@ -207,7 +207,7 @@ impl Model {
         if states.iter().all(|it| it == first) {
             return Some(first.clone());
         }
-        // Where states differ, an odd event stands only where nothing else does.
+        // Where states differ, an unreadable event is used only if there is no other event.
         let differs =
             |key: &(String, String)| states.iter().any(|it| it.get(key) != first.get(key));
         let is_odd = |it: &EventId| self.held[it.as_str()].odd;
@@ -253,13 +253,13 @@ impl Model {
         })
     }
 
-    /// The state now: over the forward extremities.
+    /// The current state, resolved over the forward extremities; `None` if one of their states is unknown.
     pub(crate) fn current(&self) -> Option<StateMap> {
         self.merged(&self.ends())
     }
 
-    /// All accepted events that no accepted event follows, be it through events that were not
-    /// accepted.
+    /// The forward extremities: accepted events that no accepted event follows, directly or through events
+    /// that were not accepted.
     fn ends(&self) -> Vec<String> {
         let mut followed = BTreeSet::new();
         let mut next: Vec<&String> =
@@ -285,7 +285,8 @@ impl Model {
         event_id.is_some_and(|it| self.held[it.as_str()].odd)
     }
 
-    /// Whether the sender of a redaction may redact others' events, in a state.
+    /// Whether a state gives the sender of a redaction the power to redact events of other users; `None` if
+    /// that cannot be decided.
     fn has_power(&self, state: &StateMap, redaction: &Held) -> Option<bool> {
         let sender = redaction.text("sender");
         let create = state.get(&("m.room.create".to_owned(), String::new()))?;
@@ -310,7 +311,7 @@ impl Model {
         Some(level.unwrap_or(0) >= levels["redact"].as_i64().unwrap_or(50))
     }
 
-    /// Whether an event is redacted, or may be.
+    /// Whether an event is redacted, or may be redacted by an undecided redaction.
     pub(crate) fn is_redacted(&self, event_id: &str) -> bool {
         let target = &self.held[event_id];
         let redactions = self.held.iter().filter(|(_, it)| {
@@ -327,7 +328,7 @@ impl Model {
             })
     }
 
-    /// Whether a server has a user of this membership in a state.
+    /// Whether a state contains a user of the server with this membership.
     fn has(&self, state: &StateMap, server: &str, membership: &str) -> bool {
         state.iter().any(|((kind, user), event_id)| {
             kind == "m.room.member"
@@ -348,7 +349,7 @@ impl Model {
         }
     }
 
-    /// Whether a server may have an event whole.
+    /// Whether a server may get an event in full.
     pub(crate) fn shows_whole(&self, event_id: &str, server: &str) -> bool {
         let Some(after) = self.after(event_id) else { return false };
         let held = &self.held[event_id];
@@ -364,8 +365,8 @@ impl Model {
             && (!self.erased.contains(held.text("sender")) || self.has(&after, server, "join"))
     }
 
-    /// Whether a server may ask: the current state has to allow it; while that is not known, the
-    /// one that was known last, and everything that is known since.
+    /// Whether a server has access: the current state must allow it. While that is unknown, the last known
+    /// state and all states that became known since must allow it.
     pub(crate) fn admits(&self, server: &str) -> bool {
         if let Some(current) = self.current() {
             return self.admits_in(&current, server);
@@ -380,7 +381,7 @@ impl Model {
     fn admits_in(&self, current: &StateMap, server: &str) -> bool {
         let acl = current.get(&("m.room.server_acl".to_owned(), String::new()));
         let is_listed = acl.is_none_or(|event_id| {
-            // A redacted list is an empty one: it allows nobody. Nor does an odd one.
+            // Neither a redacted nor an unreadable access control list allows any server.
             let held = &self.held[event_id.as_str()];
             if held.odd {
                 return false;

@@ -1,5 +1,5 @@
-//! Rooms recorded from a real homeserver: those that come with the project, and the whole set
-//! where it lies beside the checkout.
+//! Rooms recorded from a real homeserver: those in this repository, and a larger set if it exists next to
+//! the checkout.
 
 use std::{
     fs::{self, File},
@@ -17,11 +17,11 @@ pub(crate) struct RecordedRoom {
     pub(crate) header: Header,
     pub(crate) lines: Vec<Line>,
     pub(crate) requests: Vec<Request>,
-    /// Event id and hash of the state after it.
+    /// The event ids with the hash of the state after each event.
     pub(crate) states: Vec<(String, String)>,
 }
 
-/// A federation request and the answer we must give.
+/// A federation request and the expected response.
 #[derive(Clone, Deserialize)]
 pub(crate) struct Request {
     pub(crate) origin: String,
@@ -33,7 +33,7 @@ pub(crate) struct Request {
     pub(crate) differs: Vec<String>,
 }
 
-/// The answer.
+/// An expected response.
 #[derive(Clone, Deserialize)]
 pub(crate) struct Expected {
     pub(crate) status: u16,
@@ -42,14 +42,14 @@ pub(crate) struct Expected {
     pub(crate) events: Vec<(String, String, Option<String>)>,
 }
 
-/// The folder with all recorded rooms, and whether it is the whole set.
+/// The folder with the recorded rooms, and whether it is the larger set.
 pub(crate) fn folder() -> (PathBuf, bool) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let whole = root.join("../shared/rooms");
     if whole.is_dir() { (whole, true) } else { (root.join("tests/rooms"), false) }
 }
 
-/// All rooms at hand. Says so when only those of the project are.
+/// All available rooms. Prints a line if only those of this repository are.
 pub(crate) fn all() -> Vec<RecordedRoom> {
     let (folder, whole) = folder();
     let rooms = read(&folder);
@@ -67,13 +67,13 @@ pub(crate) struct Keys {
     pub(crate) signing: String,
 }
 
-/// Reads them.
+/// Reads the keys of the servers.
 pub(crate) fn keys() -> Keys {
     let read = |name: &str| fs::read_to_string(folder().0.join(name)).unwrap();
     Keys { server: read("server-keys.json"), signing: read("signing-keys.json") }
 }
 
-/// The rooms that come with the project.
+/// The rooms in this repository.
 pub(crate) fn bundled() -> Vec<RecordedRoom> {
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms"))
 }

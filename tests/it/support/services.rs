@@ -1,4 +1,4 @@
-//! Both services on real sockets, over a store that is gone afterwards.
+//! Both services on real sockets, in this process.
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -47,7 +47,7 @@ impl Services {
             let stopped = async { drop(stopped.await) };
             backscroll_gateway::server::serve(listener, options, stopped).await.unwrap();
         });
-        // The gateway first, since it asks the other.
+        // The gateway stops first, because it calls the history service.
         let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);
         Self { gateway, history, cx, gateway_metrics, stop, running }
     }

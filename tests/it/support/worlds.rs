@@ -1,5 +1,5 @@
-//! Random rooms: three servers whose members come and go, visibilities and access lists that
-//! change, redactions, forks and merges, gaps, outliers, and events that were not accepted.
+//! Random rooms: three servers whose users join and leave, changing visibilities and access control lists,
+//! redactions, forks and merges, gaps, outliers, and events that were not accepted.
 
 use backscroll::{
     ingest::{NewEvent, Verdict},
@@ -14,7 +14,7 @@ use super::{
     model::{Coming, Model},
 };
 
-/// Everybody. The first makes the room.
+/// All users. The first creates the room.
 pub(crate) const USERS: [&str; 6] = [
     "@alice:one.example",
     "@anne:one.example",
@@ -23,27 +23,27 @@ pub(crate) const USERS: [&str; 6] = [
     "@carol:three.example",
     "@chris:three.example",
 ];
-/// Every server, and one that is never in the room.
+/// All servers, and one that is never in the room.
 pub(crate) const SERVERS: [&str; 4] = ["one.example", "two.example", "three.example", "no.example"];
 
-/// What happens.
+/// The content of one step.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Message,
     Member(usize, &'static str),
     Visibility(&'static str),
-    /// Who is denied; nobody is beyond the servers.
+    /// An access control list that denies the server of this index; no server if it is out of range.
     Acl(usize),
-    /// Who may redact, beside the first.
+    /// Power levels that allow the user of this index to redact, besides the first user.
     Power(usize),
-    /// Of the event so many before.
+    /// A redaction of an earlier event: this number of events before.
     Redaction(usize),
 }
 
-/// A member, and a value that it may not have.
+/// A member of an event, and a value that breaks the format.
 type Oddity = (&'static str, fn() -> Value);
 
-/// What of an event breaks the format of its room version, in every version.
+/// Ways to break the format of every room version.
 const ODDITIES: [Oddity; 6] = [
     ("depth", || json!(-1)),
     ("content", || json!("no object")),
@@ -53,21 +53,21 @@ const ODDITIES: [Oddity; 6] = [
     ("origin_server_ts", || Value::Null),
 ];
 
-/// What becomes of an event.
+/// How an event is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Accepted,
     Rejected,
     SoftFailed,
-    /// It is never sent to us.
+    /// The event is never appended.
     Lost,
-    /// It comes with the state after it.
+    /// The event is appended with the state after it.
     WithState,
-    /// It comes, and the state after it later.
+    /// The event is appended, and the state after it is given later.
     StateLater,
-    /// It is only ever held as an outlier.
+    /// The event is appended as an outlier only.
     Outlier,
-    /// It is held as an outlier first.
+    /// The event is appended as an outlier first.
     OutlierFirst,
 }
 
@@ -76,10 +76,10 @@ pub(crate) enum Fate {
 pub(crate) struct Step {
     what: What,
     sender: usize,
-    /// How far back the predecessors stand; 0 is the event before.
+    /// The distances of the predecessors; 0 is the event before.
     after: Vec<usize>,
     fate: Fate,
-    /// Whether it breaks the format of its room version, and how.
+    /// The index of the way in which it breaks the format; `None` if it does not.
     odd: Option<usize>,
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-/// Steps, and who asked for erasure.
+/// Generates steps, and the users who asked for erasure.
 pub(crate) fn history(steps: usize) -> impl Strategy<Value = (Vec<Step>, Vec<usize>)> {
     let erased = prop_oneof![
         2 => Just(vec![]),
@@ -131,7 +131,7 @@ pub(crate) fn history(steps: usize) -> impl Strategy<Value = (Vec<Step>, Vec<usi
     (prop::collection::vec(step(), 1..steps), erased)
 }
 
-/// An event as it is sent to us.
+/// An event as it is appended.
 #[derive(Clone)]
 pub(crate) struct Delivery {
     pub(crate) event: Event,
@@ -171,7 +171,7 @@ impl Delivery {
     }
 }
 
-/// A room, and what is sent to us of it, in order.
+/// A room and the events that are appended, in order.
 pub(crate) struct World {
     pub(crate) room: Room,
     pub(crate) deliveries: Vec<Delivery>,
@@ -182,7 +182,7 @@ impl World {
         Self::named(version, steps, "room")
     }
 
-    /// Of a room whose name tells it from others.
+    /// Makes a room with a name of its own.
     pub(crate) fn named(version: RoomVersion, steps: &[Step], name: &str) -> Self {
         let (room, create) = Room::named(version, USERS[0], name);
         let mut maker = Maker::new(&room, create);
@@ -193,7 +193,7 @@ impl World {
         Self { room, deliveries }
     }
 
-    /// Every event of a history, in order, none lost, each with the state after it.
+    /// Makes a room with every event of the steps, in order, each with the state after it.
     pub(crate) fn whole(version: RoomVersion, steps: &[Step]) -> Self {
         let (room, create) = Room::new(version, USERS[0]);
         let mut maker = Maker::new(&room, create);
@@ -219,7 +219,7 @@ fn ids_after(all: &Model, event: &Event) -> Vec<String> {
     state.values().map(ToString::to_string).collect()
 }
 
-/// Makes a history, knowing all of it: events name what authorises them.
+/// Makes the events of a room. It knows all of them, so each event names those that authorise it.
 struct Maker<'r> {
     room: &'r Room,
     all: Model,
@@ -246,7 +246,7 @@ impl<'r> Maker<'r> {
     }
 
     fn levels(&self, user: &str) -> Value {
-        // From room version 12 a creator has no number: it stands above all.
+        // From room version 12 on, a creator has no power level: it is above all levels.
         let first = (self.room.known_version() != RoomVersion::V12).then_some((USERS[0], 100));
         let users: serde_json::Map<String, Value> = first
             .into_iter()
@@ -264,7 +264,7 @@ impl<'r> Maker<'r> {
             What::Message => self.room.message(sender, "what was said"),
             What::Member(user, membership) => {
                 target = Some(USERS[*user]);
-                // Nobody else can join or be the one who leaves.
+                // Only the user itself can join or leave.
                 if matches!(*membership, "join" | "leave") {
                     sender = USERS[*user];
                 }
@@ -301,7 +301,7 @@ impl<'r> Maker<'r> {
         let mut places: Vec<usize> = after.iter().map(|it| last.saturating_sub(*it)).collect();
         places.dedup();
         let before: Vec<Event> = places.iter().map(|it| self.events[*it].0.clone()).collect();
-        // The authority lies in the state before; of several predecessors the first will do.
+        // The authorising events are taken from the state before, of the first predecessor.
         let state = self.all.after(&before[0].event_id).unwrap_or_default();
         let needed = [
             ("m.room.create", ""),
@@ -341,7 +341,7 @@ impl<'r> Maker<'r> {
         self.events.push((event, fate));
     }
 
-    /// What is sent to us. What a given state names comes at least as an outlier.
+    /// The events to append. Events of a given state are appended at least as outliers.
     fn deliveries(mut self) -> Vec<Delivery> {
         for at in 0..self.events.len() {
             if matches!(self.events[at].1, Fate::WithState | Fate::StateLater) {
@@ -383,7 +383,7 @@ impl<'r> Maker<'r> {
     }
 }
 
-/// What the homeserver thinks of the event where it stands in the graph.
+/// The homeserver's verdict on an event.
 fn verdict(fate: Fate) -> Verdict {
     Verdict::of_flags(fate == Fate::Rejected, fate == Fate::SoftFailed)
 }

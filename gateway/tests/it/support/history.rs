@@ -11,8 +11,6 @@ use backscroll_gateway::proto::v1::{
     BackfillRequest, BackfillResponse, EndReason, EventForm, GetMissingEventsRequest,
     GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest,
     PutServerKeysResponse,
-    history_service_server::{HistoryService, HistoryServiceServer},
-    key_service_server::{KeyService, KeyServiceServer},
 };
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -23,6 +21,10 @@ use tonic_health::server::HealthReporter;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::within;
+use crate::servers::{
+    history_service_server::{HistoryService, HistoryServiceServer},
+    key_service_server::{KeyService, KeyServiceServer},
+};
 
 /// What it was asked.
 #[derive(Clone, Debug, PartialEq)]
