@@ -24,7 +24,7 @@ async fn a_request_under_way_is_finished() {
     hold.arrived().await;
 
     stage.stop.cancel();
-    // Nothing new is accepted once the listener is closed.
+    // No connection is accepted once the listener is closed.
     until("closed", async || TcpStream::connect(stage.address).await.is_err()).await;
     assert!(!stage.serving.is_finished());
     hold.release_one();
@@ -53,7 +53,7 @@ async fn idle_connections_do_not_delay_the_end() {
     // Longer than any wait of this test: idle connections must not be waited for.
     let hour = Duration::from_secs(3_600);
     let stage = Stage::start_with(|options| options.drain_timeout = hour).await;
-    // One that never asked, one that could ask again.
+    // One without a request, and one after its first request.
     let mut fresh = TcpStream::connect(stage.address).await.unwrap();
     let mut kept = TcpStream::connect(stage.address).await.unwrap();
     kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

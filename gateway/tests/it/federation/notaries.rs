@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// Makes a notary's list of answers from the answer of a server.
 type Listed<'a> = Box<dyn Fn(Value) -> Vec<Value> + 'a>;
 
-/// A notary's word for a server that is away: signed by both, or it is none.
+/// A notary's answer for a server that does not answer must be signed by both.
 #[tokio::test(flavor = "multi_thread")]
 async fn notaries() {
     let peer = Peer::new("h.example:99", 7);
@@ -68,13 +68,13 @@ async fn notaries() {
     }
 }
 
-/// The keys of a notary may be pinned; the first that helps is the last that is asked; a notary
-/// is no witness for itself.
+/// The keys of a notary may be pinned. After the first useful answer no other notary is asked. A notary is
+/// not asked about itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn several_notaries() {
     let world = World::new().await;
     let peer = Peer::new("h.example:99", 7);
-    // Pinned by every stage.
+    // Its keys are pinned in every `Stage`.
     let pinned = Peer::new("peer.example:8448", 1);
     let notary = Peer::new("n.example:99", 5);
     let unpublished = world.server(&pinned, "5.4.4.4:8448").await;

@@ -25,7 +25,7 @@ use crate::support::{
     tls::hello,
 };
 
-/// How long an attacker holds what it has before it begins again.
+/// How long an attacker holds its connections before it starts again.
 pub(super) const AGAIN: Duration = Duration::from_secs(2);
 
 /// An attack, which goes on until this is dropped.
@@ -86,7 +86,7 @@ fn unsigned(peer: &str) -> String {
     )
 }
 
-/// A stranger's request over HTTP/1.1, of which this is sent.
+/// Sends the beginning of an unauthenticated request over HTTP/1.1.
 async fn post(nth: u8, to: SocketAddr, headers: &str, body: Vec<u8>) -> io::Result<TcpStream> {
     let mut stream = connect_from(nth, to).await?;
     let head = format!(
@@ -98,14 +98,14 @@ async fn post(nth: u8, to: SocketAddr, headers: &str, body: Vec<u8>) -> io::Resu
     Ok(stream)
 }
 
-/// A hundred streams of HTTP/2 whose bodies have these bytes, and no end, as far as windows allow.
+/// Opens a hundred HTTP/2 streams with unfinished bodies of this many bytes, as far as windows allow.
 async fn unfinished(nth: u8, to: SocketAddr, body: usize) -> io::Result<TcpStream> {
     let mut raw = Raw::connect(nth, to, &[]).await?;
     let head = head("POST", MISSING, &unsigned("a.example"));
     for _ in 0..100 {
         let stream = raw.ask(END_HEADERS, &head).await?;
         for part in vec![b'1'; body].chunks(16_384) {
-            // What comes must be read, or nobody could write to us.
+            // Received bytes must be read, or the gateway could not write.
             let mut ignored = [0; 4_096];
             while raw.stream.try_read(&mut ignored).is_ok_and(|read| read > 0) {}
             raw.send(&frame(DATA, 0, stream, part)).await?;
@@ -172,7 +172,7 @@ pub(super) const UNFINISHED: &[(&str, Begin)] = &[
     }),
 ];
 
-/// Questions of a server that is known, whose answers it does not take.
+/// Sends requests of an authenticated server, and does not read the answers.
 async fn greedy(nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<TcpStream> {
     greedy_as(&Peer::new("other.example", 2), nth, to, settings).await
 }
@@ -188,7 +188,7 @@ async fn greedy_as(peer: &Peer, nth: u8, to: SocketAddr, settings: &[u8]) -> io:
     Ok(raw.stream)
 }
 
-/// About as large as any is: 2 MiB.
+/// Makes answers of the largest usual size: 2 MiB.
 pub(super) fn large_pages(history: &FakeHistory) {
     history.respond(|| Ok(vec![vec![b'1'; 60_000]; 35]));
 }
@@ -228,7 +228,7 @@ pub(super) const UNTAKEN: &[(&str, Begin)] = &[
     }),
 ];
 
-/// Of servers that are known, each of which uses up all that is its own.
+/// Many authenticated servers, each of which uses all of its own limits.
 pub(super) const TOGETHER: Begin = |to| {
     Box::pin(from_each(MANY, 1, to, |nth, to| async move {
         greedy_as(&one_of_many(nth), nth, to, &[0, 4, 0, 0, 0, 0]).await
@@ -285,7 +285,7 @@ pub(super) const HANDSHAKES: &[(&str, Begin)] = &[
         Box::pin(flood(4, 20, to, |nth, to| async move {
             let mut stream = connect_from(nth, to).await?;
             stream.write_all(&hello()).await?;
-            // Until the other end has done its part.
+            // Until the gateway has sent its part of the handshake.
             drop(time::timeout(AGAIN, stream.read(&mut [0; 1])).await);
             Ok(stream)
         }))

@@ -1,5 +1,5 @@
-//! Attacks by which strangers try to shut others out, with real sockets from many addresses, against the
-//! program with its default limits. During each attack a well-behaved server gets its answers, and the
+//! Attacks by unauthenticated clients that try to shut others out, from many addresses, against the program
+//! with its default limits. During each attack a well-behaved server gets its answers, and the
 //! program stays below the memory of its manifest.
 
 mod attacks;
@@ -27,7 +27,7 @@ use crate::support::{
 };
 
 const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
-/// `docker/kubernetes/gateway.yaml`
+/// The memory limit in `docker/kubernetes/gateway.yaml`.
 const MANIFEST_MIB: u64 = 256;
 /// Requests of the well-behaved server during an attack.
 const ATTEMPTS: usize = 20;
@@ -81,7 +81,7 @@ async fn requests_that_do_not_come_whole() {
     hold(USUAL, UNFINISHED).await;
 }
 
-/// Known servers have a common limit too.
+/// Authenticated servers have a common limit too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_known_servers_take_no_more_memory() {
     let program = PAGES.start().await;
@@ -120,10 +120,10 @@ async fn floods() {
     hold(USUAL, FLOODS).await;
 }
 
-/// How many of its requests a server that means well has answered while each attack lasts, when it asks
-/// at a steady rate; and how many a second when it asks as fast as answers come, before and meanwhile.
-/// The second takes all of the machine, which the attackers are on as well. Of use on a machine that does
-/// nothing else, with `--release`, and with `BACKSCROLL_GATEWAY_BINARY` for a version before.
+/// Measures a well-behaved server during each attack: the part of its requests that is answered at a steady
+/// rate, and the answers per second at full speed, before and during the attack. At full speed it competes
+/// with the attackers for the processor. Run it with `--release` on an idle machine; set
+/// `BACKSCROLL_GATEWAY_BINARY` to compare with another version.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures"]
 async fn goodput() {
@@ -153,7 +153,7 @@ async fn goodput() {
     }
 }
 
-/// What part of its requests is answered within two seconds when `rate` of them are sent each second.
+/// The part of the requests that is answered within two seconds, at `rate` requests per second.
 async fn steady_goodput(program: &Program, rate: u32) -> f64 {
     let attempts = rate * 5;
     let started = time::Instant::now();
@@ -230,7 +230,7 @@ async fn floods_of_frames_end_the_connection() {
         let (mut reading, mut writing) =
             TcpStream::connect(stage.address).await.unwrap().into_split();
         let writing = tokio::spawn(async move {
-            // It may be closed before all is written. What is left open is not closed by us.
+            // The gateway may close the connection before all is written. The client keeps it open.
             drop(writing.write_all(&bytes).await);
             std::future::pending::<()>().await;
         });

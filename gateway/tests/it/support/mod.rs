@@ -38,8 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for something that must happen soon. Panics if it does not.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let outcome = time::timeout(PATIENCE, work).await;
-    outcome.unwrap_or_else(|_elapsed| panic!("waited too long: {what}"))
+    time::timeout(PATIENCE, work).await.expect(what)
 }
 
 /// Waits until a condition holds.
