@@ -43,6 +43,7 @@ pub mod deadline;
 pub mod graph;
 pub mod ingest;
 pub mod metrics;
+mod num;
 pub mod pdu;
 pub mod picture;
 #[cfg(any(test, fuzzing))]
@@ -55,6 +56,7 @@ pub mod server;
 pub mod slow_walks;
 pub mod state;
 pub mod store;
+mod sync;
 pub mod verify;
 pub mod visibility;
 

@@ -15,7 +15,7 @@ use crate::{
 /// The room of events that do not name theirs.
 const ROOM: &str = "!room:hs1.example";
 
-/// Holds, or panics.
+/// Checks the property for one input. Panics if it does not hold.
 pub fn append_events(cx: &Context, bytes: &[u8]) {
     let Some((head, pdu)) = bytes.split_first() else { return };
     let mut versions = RoomVersion::ALL.into_iter().cycle();

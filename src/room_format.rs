@@ -1,50 +1,52 @@
-//! The room format: a room as a file that outlives any store.
+//! The room format: a room as a file that does not depend on any store. `docs/room-format.md`
+//! describes it.
 //!
-//! NDJSON, UTF-8. The first line is the header, then one line an event, in the order of arrival:
+//! The file is NDJSON in UTF-8. The first line is the header; each other line is an event, in the
+//! order of arrival:
 //!
 //! ```text
 //! {"room": {"room_id": "!r:example.org", "room_version": "10", "erased_users": ["@gone:example.org"]}}
 //! {"event_id": "$...", "pdu": {...}, "outlier": true, "rejected": true, "soft_failed": true, "state_after": ["$...", ...]}
 //! ```
 //!
-//! `pdu` is the event as servers exchange it, without `unsigned`, its text untouched. The flags
-//! are the homeserver's verdict, absent when false. `state_after` stands where a predecessor is
-//! not in the file: the ids of all state events after this one.
+//! `pdu` is the event as servers exchange it, without `unsigned`, byte for byte. The flags are the
+//! homeserver's verdict, absent when false. `state_after` is given where a predecessor is not in the
+//! file: the ids of all state events after this one.
 
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The first line.
+/// The header: the first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The room's id.
+    /// The id of the room.
     pub room_id: String,
-    /// The room's version.
+    /// The version of the room.
     pub room_version: String,
-    /// Users of the room who asked for erasure.
+    /// The users of the room who asked for erasure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erased_users: Vec<String>,
 }
 
-/// Any other line.
+/// The line of an event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Line {
-    /// The event's id.
+    /// The id of the event.
     pub event_id: String,
-    /// The event's text.
+    /// The JSON text of the event.
     pub pdu: Box<RawValue>,
-    /// Held, but not placed in the graph.
+    /// The event is held, but not placed in the graph.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outlier: bool,
-    /// Failed the authorisation rules.
+    /// The event failed the authorisation rules.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rejected: bool,
-    /// Failed them against the current state only.
+    /// The event failed the authorisation rules against the current state only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub soft_failed: bool,
-    /// The ids of all state events after it, where its predecessors are not in the file.
+    /// The ids of all state events after this event, where a predecessor is not in the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state_after: Vec<String>,
 }
@@ -54,7 +56,7 @@ struct FirstLine {
     room: Header,
 }
 
-/// Why a file cannot be read.
+/// An error in a room's file.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// The file cannot be read.
@@ -63,27 +65,27 @@ pub enum FormatError {
     /// The file is empty.
     #[error("line 1: the header is missing; a room begins with {{\"room\": {{…}}}}")]
     NoHeader,
-    /// A line is not what it should be.
+    /// A line is malformed.
     #[error("line {line}: {source}")]
     Line {
-        /// Which, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The error of the JSON parser.
         source: serde_json::Error,
     },
 }
 
-/// Reads a room.
+/// Reads the file of a room.
 pub struct Reader<R> {
     lines: io::Lines<R>,
     line: usize,
 }
 
 impl<R: BufRead> Reader<R> {
-    /// Reads the header.
+    /// Reads the header, and returns it with a reader of the events.
     ///
     /// # Errors
-    /// When there is none.
+    /// When the file has no valid header.
     pub fn open(from: R) -> Result<(Header, Self), FormatError> {
         let mut lines = from.lines();
         let first = lines.next().ok_or(FormatError::NoHeader)??;
@@ -112,20 +114,14 @@ impl<R: BufRead> Iterator for Reader<R> {
     }
 }
 
-/// Writes the header.
-///
-/// # Errors
-/// When it cannot be written.
+/// Writes the header of a room.
 pub fn write_header(mut to: impl Write, header: &Header) -> io::Result<()> {
     serde_json::to_writer(&mut to, &FirstLine { room: header.clone() })?;
     to.write_all(b"\n")
 }
 
-/// Writes an event. Its text is written as it is, but for line breaks, which JSON allows only
-/// between its parts.
-///
-/// # Errors
-/// When it cannot be written.
+/// Writes an event. Its text stays as it is, except that line breaks become spaces; in JSON they occur
+/// only between tokens.
 pub fn write_line(mut to: impl Write, line: &Line) -> io::Result<()> {
     let text = serde_json::to_string(line)?;
     to.write_all(text.replace(['\n', '\r'], " ").as_bytes())?;
@@ -142,7 +138,7 @@ mod tests {
 "#;
 
     #[test]
-    fn what_was_read_is_written_again() {
+    fn a_room_round_trips() {
         let (header, lines) = Reader::open(ROOM.as_bytes()).unwrap();
         let mut out = Vec::new();
         write_header(&mut out, &header).unwrap();

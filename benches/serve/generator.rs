@@ -86,6 +86,7 @@ impl Generator {
     }
 
     /// Sends `rate` requests per second, at even distances.
+    #[expect(clippy::disallowed_methods, reason = "requests are due at fixed times")]
     pub(crate) async fn open(&self, duration: Duration, rate: u32) -> anyhow::Result<Measured> {
         let connections = self.connect().await?;
         let workers = connections.len();

@@ -1,4 +1,4 @@
-//! See `body` in `gateway/src/properties.rs`.
+//! Calls the property `body` of `gateway/src/properties.rs` with arbitrary bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| backscroll_gateway::properties::body(bytes));

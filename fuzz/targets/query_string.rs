@@ -1,4 +1,4 @@
-//! See `query_string` in `gateway/src/properties.rs`.
+//! Calls the property `query_string` of `gateway/src/properties.rs` with arbitrary bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| backscroll_gateway::properties::query_string(bytes));

@@ -1,4 +1,4 @@
-//! See `server_name` in `gateway/src/properties.rs`.
+//! Calls the property `server_name` of `gateway/src/properties.rs` with arbitrary bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| backscroll_gateway::properties::server_name(bytes));

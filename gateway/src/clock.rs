@@ -21,6 +21,7 @@ pub struct Clock {
 impl Clock {
     /// The clocks of the operating system.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the clock that is passed in everywhere else")]
     pub fn system() -> Self {
         let start = Instant::now();
         let wall = || {

@@ -1,4 +1,5 @@
-//! The manifest of a backup: an entry a line, what each room's files are and what stays away.
+//! The manifest of a backup: one entry per line. It lists the files of each room, and the tombstones
+//! of the store.
 
 use std::{
     collections::BTreeSet,
@@ -11,71 +12,87 @@ use serde::{Deserialize, Serialize};
 
 use super::{BackupError, at};
 
-/// A room of a backup.
+/// The entry of a room in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Room {
-    /// The room.
+pub struct BackupRoom {
+    /// The id of the room.
     pub room_id: String,
-    /// Its file, from the folder of the backup.
+    /// The path of its file, relative to the folder of the backup.
     pub file: String,
-    /// Events in it.
+    /// The number of events in the file.
     pub events: u64,
-    /// SHA-256 of the file, in hexadecimal.
+    /// The SHA-256 of the file, in hexadecimal.
     pub sha256: String,
-    /// Which events were purged from it and must not come back, if any were.
+    /// The events that were purged from the room and may not return; `None` if none were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub purged: Option<Purged>,
+    pub purged: Option<FileEntry>,
 }
 
-/// The purged events of a room.
+/// A file of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purged {
-    /// The file, from the folder of the backup.
+pub struct FileEntry {
+    /// The path of the file, relative to the folder of the backup.
     pub file: String,
-    /// SHA-256 of the file, in hexadecimal.
+    /// The SHA-256 of the file, in hexadecimal.
     pub sha256: String,
 }
 
-/// What is to stay away from the store as a whole.
+/// The rooms and users whose events must not be served again after a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Withheld {
-    /// Rooms that were deleted and may not return.
+pub struct Tombstones {
+    /// The ids of rooms that were deleted and may not return.
     pub rooms: BTreeSet<String>,
-    /// Users who asked for erasure.
+    /// The ids of users who asked for erasure.
     pub users: BTreeSet<String>,
 }
 
-/// What a manifest says.
+/// A manifest that was read.
 #[derive(Default)]
 pub(super) struct Manifest {
-    pub(super) rooms: Vec<Room>,
-    pub(super) withheld: Withheld,
-    /// How many rooms and events there are, if it is whole.
-    pub(super) complete: Option<(u64, u64)>,
+    pub(super) rooms: Vec<BackupRoom>,
+    pub(super) tombstones: Tombstones,
+    /// The totals of a finished backup; `None` if it is not finished.
+    pub(super) complete: Option<Totals>,
 }
 
+/// The numbers of rooms and events of a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// The number of rooms.
+    pub rooms: u64,
+    /// The number of events in all rooms.
+    pub events: u64,
+}
+
+/// A line of a manifest.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Entry {
-    Room(Room),
-    Withheld(Withheld),
-    Complete { rooms: u64, events: u64 },
+    Room(BackupRoom),
+    /// The name in files stays as it was at first.
+    #[serde(rename = "withheld")]
+    Tombstones(Tombstones),
+    Complete(Totals),
 }
 
-impl Room {
-    /// The number in the name of its file.
+impl BackupRoom {
+    /// The number in the name of its file; `None` if the name is none of ours.
     pub(super) fn number(&self) -> Option<u64> {
         self.file.strip_prefix("rooms/")?.strip_suffix(".ndjson")?.parse().ok()
     }
 
-    /// Its files and their checksums.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&String, &String)> {
-        let purged = self.purged.iter().map(|it| (&it.file, &it.sha256));
-        std::iter::once((&self.file, &self.sha256)).chain(purged)
+    /// Whether all of its files in `dir` have the checksums of the manifest.
+    pub(super) fn is_whole(&self, dir: &Path) -> bool {
+        let is_whole = |file: &str, sha256: &str| {
+            super::sha256_of(&dir.join(file)).is_ok_and(|it| it == *sha256)
+        };
+        is_whole(&self.file, &self.sha256)
+            && self.purged.as_ref().is_none_or(|it| is_whole(&it.file, &it.sha256))
     }
 }
 
-/// What a manifest says. Half a line at the end of an incomplete one is what a crash leaves.
+/// Reads a manifest. In one that is not finished, half a line at the end is skipped: a crash leaves
+/// it.
 pub(super) fn read(path: &Path) -> Result<Manifest, BackupError> {
     let file = BufReader::new(File::open(path).map_err(at(path))?);
     let mut found = Manifest::default();
@@ -83,11 +100,11 @@ pub(super) fn read(path: &Path) -> Result<Manifest, BackupError> {
     for (number, text) in (1..).zip(&lines) {
         match serde_json::from_str(text) {
             Ok(Entry::Room(room)) => found.rooms.push(room),
-            Ok(Entry::Withheld(mut it)) => {
-                found.withheld.rooms.append(&mut it.rooms);
-                found.withheld.users.append(&mut it.users);
+            Ok(Entry::Tombstones(mut it)) => {
+                found.tombstones.rooms.append(&mut it.rooms);
+                found.tombstones.users.append(&mut it.users);
             }
-            Ok(Entry::Complete { rooms, events }) => found.complete = Some((rooms, events)),
+            Ok(Entry::Complete(totals)) => found.complete = Some(totals),
             Err(_) if number == lines.len() && path.ends_with(super::PARTIAL) => {}
             Err(_) => return Err(BackupError::Manifest { path: path.to_owned(), line: number }),
         }
@@ -95,6 +112,7 @@ pub(super) fn read(path: &Path) -> Result<Manifest, BackupError> {
     Ok(found)
 }
 
+/// Appends an entry to a manifest, and syncs it.
 pub(super) fn write(manifest: &mut File, entry: &Entry) -> io::Result<()> {
     let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');

@@ -1,17 +1,17 @@
-//! A backup: a folder of rooms in the room format, with a manifest that says what belongs to it and
-//! what each file's checksum is. It outlives the store, and needs none of it to be read.
+//! A backup: a folder of rooms in the room format, with a manifest that lists the files and their
+//! checksums. It can be read without the store that it was made from.
 //!
 //! ```text
-//! DIR/manifest.ndjson      {"room": {"room_id", "file", "events", "sha256"}} a line a room,
-//!                          {"withheld": {"rooms", "users"}}: deleted, erased; as many as needed
-//!                          and, last, {"complete": {"rooms", "events"}}
+//! DIR/manifest.ndjson      for each room {"room": {"room_id", "file", "events", "sha256"}},
+//!                          {"withheld": {"rooms", "users"}}: deleted rooms and erased users, and
+//!                          as the last line {"complete": {"rooms", "events"}}
 //! DIR/rooms/000001.ndjson  a room
-//! DIR/rooms/000001.purged  hashes of the ids of events that were purged from it, if any were:
-//!                          half a SHA-256 a line, in hexadecimal
+//! DIR/rooms/000001.purged  hashes of the ids of events that were purged from the room, if any
+//!                          were: half a SHA-256 per line, in hexadecimal
 //! ```
 //!
-//! While a backup is being made the manifest is `manifest.partial`, so that one which was cut off
-//! is never taken for a whole one, and can be gone on with.
+//! Until a backup is finished its manifest is `manifest.partial`. So an interrupted backup is never
+//! taken for a finished one, and the next run continues it.
 
 mod manifest;
 
@@ -23,68 +23,69 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+pub use self::manifest::{BackupRoom, FileEntry, Tombstones, Totals};
 use self::manifest::{Entry, Manifest};
-pub use self::manifest::{Purged, Room, Withheld};
 use crate::{
+    num,
     pdu::{Event, RoomVersion},
     room_format::{FormatError, Header, Line, Reader},
 };
 
-/// The manifest of a whole backup, and of one that is being made.
+/// The name of the manifest of a finished backup, and of an unfinished one.
 const MANIFEST: &str = "manifest.ndjson";
 const PARTIAL: &str = "manifest.partial";
 
-/// Why a backup is not to be relied on.
+/// An error of a backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// A file cannot be read or written.
     #[error("{path}: {source}")]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There is no backup, or none that was finished.
+    /// The directory holds no backup, or one that is not finished.
     #[error(
-        "{0} holds no finished backup; if one was cut off, `backscroll backup` goes on with it"
+        "{0} holds no finished backup; if one was interrupted, `backscroll backup` continues it"
     )]
     NotFinished(PathBuf),
-    /// There is one already.
+    /// The directory holds a finished backup already.
     #[error("{0} holds a finished backup already; give another directory")]
     Finished(PathBuf),
-    /// The manifest is damaged.
+    /// A line of the manifest is damaged.
     #[error("{path}: line {line} is damaged")]
     Manifest {
-        /// The manifest.
+        /// The path of the manifest.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         line: usize,
     },
-    /// A file is not what the manifest says.
+    /// A file differs from the manifest.
     #[error("{path}: {what}")]
     Room {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The difference.
         what: String,
     },
 }
 
-/// A backup that is being made.
-pub struct Writer {
+/// Writes a backup.
+pub struct BackupWriter {
     dir: PathBuf,
     manifest: File,
-    rooms: Vec<Room>,
-    /// Number of the next room's file: behind those of all rooms that are in it already.
+    rooms: Vec<BackupRoom>,
+    /// The number of the next room's file, greater than those of all rooms in the backup.
     next_file: u64,
 }
 
-impl Writer {
-    /// Begins a backup in an empty or new directory, or goes on with one that was cut off.
+impl BackupWriter {
+    /// Begins a backup in an empty or new directory, or continues an interrupted one.
     ///
     /// # Errors
-    /// When there is a finished one, or the directory cannot be written.
+    /// When the directory holds a finished backup, or cannot be written.
     pub fn open(dir: &Path) -> Result<Self, BackupError> {
         if dir.join(MANIFEST).exists() {
             return Err(BackupError::Finished(dir.to_owned()));
@@ -93,46 +94,44 @@ impl Writer {
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         let path = dir.join(PARTIAL);
         let mut rooms = if path.exists() { manifest::read(&path)?.rooms } else { Vec::new() };
-        let is_whole = |(file, sha256): (&String, &String)| {
-            sha256_of(&dir.join(file)).is_ok_and(|it| it == *sha256)
-        };
-        rooms.retain(|room| room.files().all(is_whole));
-        // Begun anew, so that half a line at its end does no harm.
+        rooms.retain(|room| room.is_whole(dir));
+        // The manifest is written anew, without half a line at its end.
         let mut manifest = File::create(&path).map_err(at(&path))?;
         for room in &rooms {
             manifest::write(&mut manifest, &Entry::Room(room.clone())).map_err(at(&path))?;
         }
-        // Not how many there are: one that was not whole left a number out.
-        let next_file = rooms.iter().filter_map(Room::number).max().unwrap_or(0) + 1;
+        // Not the number of rooms: the number of a room that was dropped is not used again.
+        let next_file = rooms.iter().filter_map(BackupRoom::number).max().unwrap_or(0) + 1;
         Ok(Self { dir: dir.to_owned(), manifest, rooms, next_file })
     }
 
-    /// Whether a room is in it already.
+    /// Whether a room is in the backup already.
     #[must_use]
     pub fn has(&self, room_id: &str) -> bool {
         self.rooms.iter().any(|it| it.room_id == room_id)
     }
 
-    /// A file for the next room.
+    /// Makes the file for the next room.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the file cannot be made.
     pub fn begin_room(&self) -> Result<RoomFile, BackupError> {
         self.begin_file("ndjson")
     }
 
-    /// A file for what was purged from the next room.
+    /// Makes the file for the events that were purged from the next room.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the file cannot be made.
     pub fn begin_purged(&self) -> Result<RoomFile, BackupError> {
         self.begin_file("purged")
     }
 
-    /// Removes the files of a room that was begun and not ended: it was deleted meanwhile, say.
+    /// Removes the files of a room that was begun and not ended, for example because it was deleted
+    /// meanwhile.
     ///
     /// # Errors
-    /// When they cannot be removed.
+    /// When a file cannot be removed.
     pub fn abandon_room(&self) -> Result<(), BackupError> {
         for kind in ["ndjson", "purged"] {
             let path = self.dir.join(self.file_name(kind));
@@ -157,20 +156,20 @@ impl Writer {
         Ok(RoomFile { file, path, open: io::BufWriter::new(open), hash: Sha256::new() })
     }
 
-    /// Puts a room into the manifest; its file is on disk when this returns.
+    /// Adds a room to the manifest. Its files are on disk when this returns.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When a file cannot be written.
     pub fn end_room(
         &mut self,
-        (room, purged): (RoomFile, Option<RoomFile>),
+        room: RoomFile,
+        purged: Option<RoomFile>,
         room_id: &str,
         events: u64,
     ) -> Result<(), BackupError> {
-        let (file, sha256) = room.end()?;
+        let FileEntry { file, sha256 } = room.end()?;
         let purged = purged.map(RoomFile::end).transpose()?;
-        let purged = purged.map(|(file, sha256)| Purged { file, sha256 });
-        let room = Room { room_id: room_id.to_owned(), file, events, sha256, purged };
+        let room = BackupRoom { room_id: room_id.to_owned(), file, events, sha256, purged };
         let manifest = self.dir.join(PARTIAL);
         manifest::write(&mut self.manifest, &Entry::Room(room.clone())).map_err(at(&manifest))?;
         self.rooms.push(room);
@@ -178,30 +177,29 @@ impl Writer {
         Ok(())
     }
 
-    /// Finishes the backup; it is on disk, whole, when this returns. How many rooms and events it
-    /// holds.
+    /// Finishes the backup, and returns its totals. It is on disk when this returns.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn finish(mut self, withheld: Withheld) -> Result<(u64, u64), BackupError> {
-        let (partial, whole) = (self.dir.join(PARTIAL), self.dir.join(MANIFEST));
-        manifest::write(&mut self.manifest, &Entry::Withheld(withheld)).map_err(at(&partial))?;
-        let rooms = u64::try_from(self.rooms.len()).unwrap_or(u64::MAX);
-        let events = self.rooms.iter().map(|it| it.events).sum();
-        manifest::write(&mut self.manifest, &Entry::Complete { rooms, events })
+    /// When a file cannot be written.
+    pub fn finish(mut self, tombstones: Tombstones) -> Result<Totals, BackupError> {
+        let partial = self.dir.join(PARTIAL);
+        let whole = self.dir.join(MANIFEST);
+        manifest::write(&mut self.manifest, &Entry::Tombstones(tombstones))
             .map_err(at(&partial))?;
-        // The names of the files, and only then that of what says they are all there.
+        let totals = totals(&self.rooms);
+        manifest::write(&mut self.manifest, &Entry::Complete(totals)).map_err(at(&partial))?;
+        // The names of the files become durable before the name of the manifest.
         sync_folder(&self.dir.join("rooms"))?;
         fs::rename(&partial, &whole).map_err(at(&whole))?;
         sync_folder(&self.dir)?;
-        // Another's folder, perhaps: our name in it is worth a try.
+        // The parent may belong to another user; its entry for the backup is synced if possible.
         let parent = self.dir.parent().filter(|it| !it.as_os_str().is_empty());
         drop(parent.map(sync_folder));
-        Ok((rooms, events))
+        Ok(totals)
     }
 }
 
-/// A room's file while it is written.
+/// A file of a room while it is written.
 pub struct RoomFile {
     file: String,
     path: PathBuf,
@@ -210,12 +208,12 @@ pub struct RoomFile {
 }
 
 impl RoomFile {
-    /// Puts it on disk. Its name and its checksum.
-    fn end(self) -> Result<(String, String), BackupError> {
+    /// Syncs the file, and returns its name and its checksum.
+    fn end(self) -> Result<FileEntry, BackupError> {
         let Self { file, path, open, hash } = self;
         let open = open.into_inner().map_err(|error| at(&path)(error.into_error()))?;
         open.sync_all().map_err(at(&path))?;
-        Ok((file, hex(hash)))
+        Ok(FileEntry { file, sha256: hex(hash) })
     }
 }
 
@@ -231,31 +229,35 @@ impl Write for RoomFile {
     }
 }
 
-/// The rooms of a finished backup, and what is to stay away.
+/// Reads the manifest of a finished backup: its rooms, and its tombstones.
 ///
 /// # Errors
-/// When there is none, or its manifest is damaged.
-pub fn rooms(dir: &Path) -> Result<(Vec<Room>, Withheld), BackupError> {
+/// When the backup is not finished, or its manifest is damaged.
+pub fn rooms(dir: &Path) -> Result<(Vec<BackupRoom>, Tombstones), BackupError> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
         return Err(BackupError::NotFinished(dir.to_owned()));
     }
-    let Manifest { rooms, withheld, complete } = manifest::read(&path)?;
-    let counted = u64::try_from(rooms.len()).unwrap_or(u64::MAX);
-    let events = rooms.iter().map(|it| it.events).sum();
-    if complete != Some((counted, events)) {
+    let Manifest { rooms, tombstones, complete } = manifest::read(&path)?;
+    if complete != Some(totals(&rooms)) {
         return Err(BackupError::NotFinished(dir.to_owned()));
     }
-    Ok((rooms, withheld))
+    Ok((rooms, tombstones))
 }
 
-/// Reads a room of a backup whose checksum is right.
+/// The totals of some rooms.
+fn totals(rooms: &[BackupRoom]) -> Totals {
+    let events = rooms.iter().map(|it| it.events).sum();
+    Totals { rooms: num::u64(rooms.len()), events }
+}
+
+/// Opens the file of a room, after its checksum was verified.
 ///
 /// # Errors
-/// When the file is not what the manifest says.
+/// When the file differs from the manifest.
 pub fn open_room(
     dir: &Path,
-    room: &Room,
+    room: &BackupRoom,
 ) -> Result<(Header, Reader<BufReader<File>>), BackupError> {
     let path = dir.join(&room.file);
     let fault = |what: String| BackupError::Room { path: path.clone(), what };
@@ -268,26 +270,28 @@ pub fn open_room(
     Ok((header, lines))
 }
 
-/// The hashes of the ids of events that were purged from a room of a backup.
+/// Reads the hashes of the ids of events that were purged from a room.
 ///
 /// # Errors
-/// When the file is not what the manifest says.
-pub fn purged_of(dir: &Path, room: &Room) -> Result<Vec<[u8; 16]>, BackupError> {
-    let Some(Purged { file, sha256 }) = &room.purged else { return Ok(Vec::new()) };
+/// When the file differs from the manifest.
+pub fn purged_of(dir: &Path, room: &BackupRoom) -> Result<Vec<[u8; 16]>, BackupError> {
+    let Some(FileEntry { file, sha256 }) = &room.purged else { return Ok(Vec::new()) };
     let path = dir.join(file);
     check_file(&path, sha256)?;
-    let fault =
-        || BackupError::Room { path: path.clone(), what: "holds what is no hash".to_owned() };
+    let fault = || BackupError::Room {
+        path: path.clone(),
+        what: "holds a line that is no hash".to_owned(),
+    };
     let text = fs::read_to_string(&path).map_err(at(&path))?;
     let hash = |line: &str| u128::from_str_radix(line, 16).map(u128::to_be_bytes);
     text.lines().map(|line| hash(line).map_err(|_| fault())).collect()
 }
 
-/// Checks a room of a backup, event by event, without a store: ids, rooms, counts.
+/// Checks the file of a room without a store: the id and the room of each event, and their number.
 ///
 /// # Errors
-/// The first fault found.
-pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
+/// The first fault that is found.
+pub fn check_room(dir: &Path, room: &BackupRoom) -> Result<(), BackupError> {
     let (header, lines) = open_room(dir, room)?;
     let fault = |what: String| BackupError::Room { path: dir.join(&room.file), what };
     let version = RoomVersion::parse(&header.room_version).map_err(|it| fault(it.to_string()))?;
@@ -302,7 +306,7 @@ pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
         };
         if own_id.is_some_and(|it| *it != *event_id) || room_id.is_some_and(|it| it != room.room_id)
         {
-            return Err(fault(format!("{event_id} is not the event that stands there")));
+            return Err(fault(format!("{event_id} is not the event of its line")));
         }
         events += 1;
     }
@@ -313,21 +317,24 @@ pub fn check_room(dir: &Path, room: &Room) -> Result<(), BackupError> {
     }
 }
 
+/// Syncs a folder to disk.
 fn sync_folder(path: &Path) -> Result<(), BackupError> {
     File::open(path).and_then(|it| it.sync_all()).map_err(at(path))
 }
 
+/// Verifies the checksum of a file.
 fn check_file(path: &Path, sha256: &str) -> Result<(), BackupError> {
     if sha256_of(path).map_err(at(path))? == *sha256 {
         return Ok(());
     }
-    let what = "the file is not what was backed up: its checksum is another".to_owned();
+    let what = "the file is not what was backed up: its checksum differs".to_owned();
     Err(BackupError::Room { path: path.to_owned(), what })
 }
 
 fn sha256_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok(hex(hash)),
@@ -340,6 +347,7 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|it| format!("{it:02x}")).collect()
 }
 
+/// Makes an error of the operating system into one that names the path.
 fn at(path: &Path) -> impl Fn(io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::File { path: path.clone(), source }

@@ -14,7 +14,7 @@ use super::{
     out, progress_target,
 };
 use crate::{
-    backup::{RoomFile, Withheld, Writer},
+    backup::{BackupWriter, RoomFile, Tombstones, Totals},
     proto::v1::{
         self as pb, admin_service_client::AdminServiceClient,
         history_service_client::HistoryServiceClient,
@@ -47,7 +47,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { server, dir } = args;
     let Clients { mut history, mut admin, .. } = connect(&server).await?;
     let mut backup = Backup {
-        writer: Writer::open(&dir)?,
+        writer: BackupWriter::open(&dir)?,
         progress: ProgressBar::with_draw_target(None, progress_target()),
     };
     for_each_page(async |page_token| {
@@ -65,14 +65,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     // Tombstones come last, so that they include rooms that were deleted meanwhile.
     let tombstones = tombstones(&mut admin).await?;
     backup.progress.finish_and_clear();
-    let (rooms, events) = backup.writer.finish(tombstones)?;
+    let Totals { rooms, events } = backup.writer.finish(tombstones)?;
     out::line(format_args!("{rooms} rooms, {events} events in {}", dir.display()))?;
     Ok(())
 }
 
 /// A backup that is being written.
 struct Backup {
-    writer: Writer,
+    writer: BackupWriter,
     progress: ProgressBar,
 }
 
@@ -114,7 +114,7 @@ impl Backup {
         let mut file = self.writer.begin_room()?;
         let events = write_room(history, room, &mut file, &self.progress).await?;
         let purged = self.write_purged(history, room_id).await?;
-        self.writer.end_room((file, purged), room_id, events)?;
+        self.writer.end_room(file, purged, room_id, events)?;
         Ok(())
     }
 
@@ -146,8 +146,8 @@ impl Backup {
 }
 
 /// The tombstones of the whole store: deleted rooms and erased users.
-async fn tombstones(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Withheld> {
-    let mut tombstones = Withheld::default();
+async fn tombstones(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Tombstones> {
+    let mut tombstones = Tombstones::default();
     for_each_page(async |page_token| {
         let request = pb::ListDeletedRoomsRequest { page_size: MAX_PAGE_OF_IDS, page_token };
         let page = message(admin.list_deleted_rooms(request).await)?;

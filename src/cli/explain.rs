@@ -15,15 +15,15 @@ pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// The room.
+    /// The id of the room.
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 
-    /// The event.
+    /// The id of the event.
     #[arg(value_name = "EVENT_ID")]
     event_id: String,
 
-    /// The requesting server.
+    /// The name of the requesting server.
     #[arg(value_name = "SERVER")]
     origin: String,
 

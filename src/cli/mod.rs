@@ -91,7 +91,7 @@ enum Command {
     Restore(restore::Args),
     /// Purge the history of a room before an event.
     Purge(purge::PurgeArgs),
-    /// Delete a room.
+    /// Delete a room with all of its events.
     DeleteRoom(purge::DeleteRoomArgs),
     /// Verify a whole store, and print each fault.
     Verify(verify::Args),

@@ -19,7 +19,7 @@ pub(super) struct PurgeArgs {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// The room.
+    /// The id of the room.
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 
@@ -37,7 +37,7 @@ pub(super) struct DeleteRoomArgs {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// The room.
+    /// The id of the room.
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 

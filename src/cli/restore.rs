@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use super::{Mib, out, progress_target};
 use crate::{
-    backup::{self, Room},
+    backup::{self, BackupRoom},
     context::Context,
     ingest::{self, NewEvent, Outcome},
     store::{Decision, Options, View as _},
@@ -38,9 +38,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let Args { dir, data_dir, cache_mib } = args;
-    let (mut rooms, withheld) = backup::rooms(&dir)?;
+    let (mut rooms, tombstones) = backup::rooms(&dir)?;
     // A room may have been deleted after its file was written.
-    rooms.retain(|it| !withheld.rooms.contains(&it.room_id));
+    rooms.retain(|it| !tombstones.rooms.contains(&it.room_id));
     let options = Options::plain(data_dir, cache_mib.bytes);
     let cx = crate::server::open(&options)?;
     for (_, held) in cx.store.rooms(None, usize::MAX)? {
@@ -51,10 +51,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             );
         }
     }
-    for user_id in &withheld.users {
+    for user_id in &tombstones.users {
         cx.store.set_erased(user_id, true)?;
     }
-    withheld.rooms.iter().try_for_each(|it| cx.store.bury_room(it))?;
+    tombstones.rooms.iter().try_for_each(|it| cx.store.bury_room(it))?;
     let events = rooms.iter().map(|it| it.events).sum();
     let progress = ProgressBar::with_draw_target(Some(events), progress_target());
     for room in &rooms {
@@ -70,7 +70,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 fn restore_room(
     cx: &Context,
     dir: &Path,
-    room: &Room,
+    room: &BackupRoom,
     progress: &ProgressBar,
 ) -> anyhow::Result<()> {
     let (header, lines) = backup::open_room(dir, room)?;

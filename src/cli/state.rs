@@ -20,7 +20,7 @@ pub(super) struct Args {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// The room.
+    /// The id of the room.
     #[arg(value_name = "ROOM_ID")]
     room_id: String,
 

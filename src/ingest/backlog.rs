@@ -63,9 +63,6 @@ fn work_off_notes(edit: &mut Edit<'_>) -> Result<Decision<NotesLeft>, StoreError
 }
 
 /// Works off all notes of a room.
-///
-/// # Errors
-/// When the store fails.
 pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
     while turn(store, room_id)? == NotesLeft::Some {}
     Ok(())
@@ -73,9 +70,6 @@ pub fn settle_waiting(store: &Store, room_id: &str) -> Result<(), StoreError> {
 
 /// Takes one turn in the room that has waited longest. Returns whether any room may have more
 /// notes.
-///
-/// # Errors
-/// When the store fails.
 pub fn work_off(cx: &Context) -> Result<NotesLeft, StoreError> {
     let Some(room_id) = cx.backlog.take() else { return Ok(NotesLeft::None) };
     if turn(&cx.store, &room_id)? == NotesLeft::Some {
@@ -87,9 +81,6 @@ pub fn work_off(cx: &Context) -> Result<NotesLeft, StoreError> {
 /// Completes what a crash has interrupted, in all rooms: deletions, and turns up to a limit. To be
 /// called once, after the store is opened. Returns the ids of the rooms that may have more notes;
 /// the caller adds them to the backlog.
-///
-/// # Errors
-/// When the store fails.
 pub fn recover(store: &Store) -> Result<Vec<String>, StoreError> {
     for room in store.deleted_rooms()? {
         while store.remove_deleted(room)? > 0 {}

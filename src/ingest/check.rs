@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{NewEvent, Refusal, refusal::Refused};
+use super::{NewEvent, Refusal, refusal::RefusedEvent};
 use crate::{
     pdu::{Event, Pdu, PduError, RoomVersion, Unreadable, id_of_unreadable},
     store::{Store, StoreError, View},
@@ -28,7 +28,7 @@ pub(super) struct CheckedBeforeLock<'e> {
     pub(super) event: &'e NewEvent<'e>,
     /// The version that was known before the lock; `None` if the store did not hold the room.
     known_version: Option<String>,
-    result: Result<Arc<Checked>, Refused>,
+    result: Result<Arc<Checked>, RefusedEvent>,
 }
 
 impl<'e> CheckedBeforeLock<'e> {
@@ -39,7 +39,10 @@ impl<'e> CheckedBeforeLock<'e> {
     }
 
     /// The result for a room of a known version, or for a new room.
-    pub(super) fn for_version(&self, known_version: Option<&str>) -> Result<Arc<Checked>, Refused> {
+    pub(super) fn for_version(
+        &self,
+        known_version: Option<&str>,
+    ) -> Result<Arc<Checked>, RefusedEvent> {
         let is_current = self.known_version.as_deref() == known_version
             || matches!(&self.result, Ok(it) if Some(it.version.as_str()) == known_version);
         if is_current {
@@ -56,8 +59,8 @@ pub(super) fn known_version(store: &Store, room_id: &str) -> Result<Option<Strin
     Ok(store.find_room(number)?.map(|it| it.room_version))
 }
 
-fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, Refused> {
-    let version = version(event, known_version).map_err(Refused::without_id)?;
+fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, RefusedEvent> {
+    let version = version(event, known_version).map_err(RefusedEvent::without_id)?;
     let pdu = match Pdu::parse(event.pdu, version) {
         Ok(pdu) => pdu,
         Err(why) => return unreadable(event, version, why),
@@ -68,14 +71,14 @@ fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, R
             expected: event.event_id.to_owned(),
             found: event_id.to_owned(),
         };
-        return Err(Refused::of(event_id, mismatch));
+        return Err(RefusedEvent::of(event_id, mismatch));
     }
     if *pdu.room_id() != *event.room_id {
         let mismatch = Refusal::RoomMismatch {
             expected: event.room_id.to_owned(),
             found: pdu.room_id().as_str().to_owned(),
         };
-        return Err(Refused::of(event_id, mismatch));
+        return Err(RefusedEvent::of(event_id, mismatch));
     }
     if pdu.content_hash_matches() {
         return Ok(Checked::read(pdu, false));
@@ -100,28 +103,28 @@ fn unreadable(
     event: &NewEvent<'_>,
     version: RoomVersion,
     why: PduError,
-) -> Result<Checked, Refused> {
+) -> Result<Checked, RefusedEvent> {
     let own_id = id_of_unreadable(event.pdu, version);
     let contains_id = version.rules().event_format.require_event_id;
     let event_id = match (event.event_id, own_id) {
         ("", Some(own_id)) if contains_id => own_id.as_str().to_owned(),
         ("", own_id) => {
             let event_id = own_id.map(|it| it.as_str().to_owned());
-            return Err(Refused { event_id, refusal: Refusal::Unreadable(why) });
+            return Err(RefusedEvent { event_id, refusal: Refusal::Unreadable(why) });
         }
         (given, Some(own_id)) if own_id != *given => {
             let expected = given.to_owned();
             let found = own_id.as_str().to_owned();
             let mismatch = Refusal::EventIdMismatch { expected, found };
-            return Err(Refused::of(own_id.as_str(), mismatch));
+            return Err(RefusedEvent::of(own_id.as_str(), mismatch));
         }
         (given, _) => given.to_owned(),
     };
     let stored = Unreadable::read(event.pdu, &event_id, why)
-        .map_err(|why| Refused::without_id(Refusal::Pdu(why)))?;
+        .map_err(|why| RefusedEvent::without_id(Refusal::Pdu(why)))?;
     if let Some(found) = stored.room_id(version).filter(|it| it != event.room_id) {
         let expected = event.room_id.to_owned();
-        return Err(Refused::of(&event_id, Refusal::RoomMismatch { expected, found }));
+        return Err(RefusedEvent::of(&event_id, Refusal::RoomMismatch { expected, found }));
     }
     let bytes = stored.bytes_as_received().to_vec();
     Ok(Checked { event: Event::Unreadable(stored), bytes, version, redacted: false })

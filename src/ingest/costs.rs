@@ -1,5 +1,5 @@
-//! What an append costs does not grow with what strangers can make many of: counted in records read
-//! and written, beside few and beside many.
+//! The cost of an append does not grow with the number of anything that other servers can make many
+//! of. The cost is counted in records read and written, in rooms with few and with many of it.
 
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{
-    MAX_PREV_EVENTS, NewEvent, NotesLeft, Outcome, Refusal, Verdict, append_unflushed, work_off,
+    BatchOutcome, MAX_PREV_EVENTS, NewEvent, NotesLeft, Outcome, Refusal, Verdict, append_all,
+    append_unflushed, work_off,
 };
 use crate::{
     context::Context,
@@ -18,11 +19,12 @@ use crate::{
 
 const ALICE: &str = "@alice:one.example";
 const BOB: &str = "@bob:two.example";
-/// More than is done in one turn, and many times that.
+/// More than the work of one turn.
 const FEW: usize = 300;
+/// Several times the work of one turn.
 const MANY: usize = 1_500;
-/// Records that one append may touch beside many of something, whatever it is.
-const AT_MOST: u64 = 4_000;
+/// The most records that one append may read and write.
+const MAX_RECORDS: u64 = 4_000;
 
 /// An event of a room, accepted, to be appended.
 fn accepted<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
@@ -76,9 +78,10 @@ impl Held {
         self.cx.store.touched.load(Ordering::Relaxed) - before
     }
 
-    /// Works off what was left: how many turns, and the most records that one of them touched.
+    /// Works off all notes; returns the number of turns, and the most records of a turn.
     fn work_off(&self) -> (usize, u64) {
-        let (mut turns, mut most) = (0, 0);
+        let mut turns = 0;
+        let mut most = 0;
         loop {
             let before = self.cx.store.touched.load(Ordering::Relaxed);
             let left = work_off(&self.cx).unwrap();
@@ -120,8 +123,8 @@ impl Held {
     }
 }
 
-/// What the last of so many events costs, each made from how many there are.
-fn last_of(count: usize, make: impl Fn(&Held, usize) -> (Event, Verdict)) -> u64 {
+/// The cost of the last of `count` events; each is made from the number of events before it.
+fn cost_of_last(count: usize, make: impl Fn(&Held, usize) -> (Event, Verdict)) -> u64 {
     let held = Held::new();
     let mut last = 0;
     for number in 0..count {
@@ -134,9 +137,30 @@ fn last_of(count: usize, make: impl Fn(&Held, usize) -> (Event, Verdict)) -> u64
 
 #[track_caller]
 fn is_flat(make: impl Fn(&Held, usize) -> (Event, Verdict)) {
-    let (few, many) = (last_of(FEW, &make), last_of(MANY, &make));
+    let few = cost_of_last(FEW, &make);
+    let many = cost_of_last(MANY, &make);
     assert!(many <= few + few / 4 + 20, "{few} records beside {FEW}, {many} beside {MANY}");
-    assert!(many <= AT_MOST, "{many} records");
+    assert!(many <= MAX_RECORDS, "{many} records");
+}
+
+/// The number of flushes that the metrics count.
+fn flushes(cx: &Context) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &cx.metrics.registry()).unwrap();
+    text.lines().find(|it| it.starts_with("backscroll_flush_seconds_count")).unwrap().to_owned()
+}
+
+#[test]
+fn events_that_are_appended_together_share_one_flush() {
+    let held = Held::new();
+    let events: Vec<Event> = (0..256).map(|_| held.message(&held.join)).collect();
+    let events: Vec<NewEvent<'_>> = events.iter().map(|it| accepted(&held.room, it)).collect();
+    assert_eq!(flushes(&held.cx), "backscroll_flush_seconds_count 0");
+    let BatchOutcome { outcomes, failure } = append_all(&held.cx, &events);
+    assert!(failure.is_none(), "{failure:?}");
+    assert!(outcomes.iter().all(|it| matches!(it, Outcome::Appended { duplicate: false, .. })));
+    assert_eq!(outcomes.len(), events.len());
+    assert_eq!(flushes(&held.cx), "backscroll_flush_seconds_count 1");
 }
 
 #[test]
@@ -181,8 +205,8 @@ fn redactions_whose_state_is_not_known() {
     });
 }
 
-/// What so many waited for comes: it is acknowledged after bounded work, and in the end all of them
-/// are known, whichever way they waited.
+/// An event that many others wait for is acknowledged after bounded work. In the end the states after
+/// all of them are known, in whichever way they waited.
 #[test]
 fn an_event_that_many_wait_for_is_acknowledged_before_all_are_told() {
     let held = Held::new();
@@ -196,15 +220,15 @@ fn an_event_that_many_wait_for_is_acknowledged_before_all_are_told() {
     held.append(&behind, Verdict::Accepted);
     held.work_off();
     let cost = held.append(&awaited, Verdict::Accepted);
-    assert!(cost <= 2 * AT_MOST, "{cost} records");
-    assert!(held.states_known() < MANY, "not all before the answer");
+    assert!(cost <= 2 * MAX_RECORDS, "{cost} records");
+    assert!(held.states_known() < MANY, "some are left for later turns");
     let (turns, most) = held.work_off();
     assert!(turns > 4, "{turns} turns");
-    assert!(most <= AT_MOST, "{most} records in a turn");
+    assert!(most <= MAX_RECORDS, "{most} records in a turn");
     assert_eq!(held.states_known(), MANY + 4);
 }
 
-/// An event comes that strangers have redacted over and over; only one redaction counts.
+/// An event is stored that other servers have redacted many times; only one redaction takes effect.
 #[test]
 fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
     let held = Held::new();
@@ -215,15 +239,16 @@ fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
         held.append(&held.authorised(redaction), Verdict::Accepted);
     }
     let cost = held.append(&said, Verdict::Accepted);
-    assert!(cost <= 4 * AT_MOST, "{cost} records");
+    assert!(cost <= 4 * MAX_RECORDS, "{cost} records");
     assert!(held.flags(&said).redaction_pending);
     let (_, most) = held.work_off();
-    assert!(most <= AT_MOST, "{most} records in a turn");
+    assert!(most <= MAX_RECORDS, "{most} records in a turn");
     let flags = held.flags(&said);
     assert_eq!((flags.redacted, flags.redaction_pending), (true, false));
 }
 
-/// Whoever was not accepted is followed through: a line of them, however long, in steps.
+/// Events that were not accepted are walked through to mark what they follow: a long chain of them in
+/// several steps.
 #[test]
 fn a_long_line_of_soft_failed_events_is_followed_in_steps() {
     let held = Held::new();
@@ -236,9 +261,9 @@ fn a_long_line_of_soft_failed_events_is_followed_in_steps() {
     }
     assert!(!held.flags(&own).followed);
     let cost = held.append(&held.message(&last), Verdict::Accepted);
-    assert!(cost <= AT_MOST, "{cost} records");
+    assert!(cost <= MAX_RECORDS, "{cost} records");
     let (_, most) = held.work_off();
-    assert!(most <= AT_MOST, "{most} records in a turn");
+    assert!(most <= MAX_RECORDS, "{most} records in a turn");
     assert!(held.flags(&own).followed);
 }
 
@@ -260,8 +285,8 @@ fn of_very_many_predecessors_the_first_are_kept_and_the_state_is_not_known() {
     assert_eq!(node.state_after, None);
 }
 
-/// Given states name what comes later: each that comes costs the same, but for the few that are
-/// looked out for.
+/// A given state names events that are stored later: each costs the same when it is stored, except
+/// for the few that are waited for.
 #[test]
 fn a_given_state_whose_events_come_one_by_one() {
     let held = Held::new();
@@ -275,7 +300,7 @@ fn a_given_state_whose_events_come_one_by_one() {
     let known = held.states_known();
     let costs: Vec<u64> = entries.iter().map(|it| held.append_outlier(it)).collect();
     let cheap = costs.iter().filter(|it| **it < 150).count();
-    // Each look at all of them halves what is left, about.
+    // Each time that all of them are looked up, about half of them are left.
     assert!(cheap > MANY - 40, "{cheap} of {MANY}");
     held.work_off();
     assert_eq!(held.states_known(), known + 1);

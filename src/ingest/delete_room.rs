@@ -10,7 +10,7 @@ pub enum DeleteError {
     /// The store does not hold the room.
     #[error("room {0} is not held")]
     RoomUnknown(String),
-    /// The store failed.
+    /// The store failed during the deletion.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -8,7 +8,7 @@ use crate::{
 
 /// What a room holds under the id of a new event.
 pub(super) enum Existing {
-    /// No event.
+    /// The room does not hold the event.
     None,
     /// The same event. The new one changes nothing.
     Same(EventNum),

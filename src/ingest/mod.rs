@@ -99,7 +99,7 @@ pub struct NewEvent<'a> {
     pub event_id: &'a str,
     /// The PDU, as JSON.
     pub pdu: &'a [u8],
-    /// The homeserver's verdict.
+    /// The homeserver's verdict on the event.
     pub verdict: Verdict,
     /// Whether the event is only stored, without a place in the graph.
     pub outlier: bool,
@@ -143,15 +143,15 @@ impl<'a> NewEvent<'a> {
 pub enum Outcome {
     /// The room holds the event.
     Appended {
-        /// The event's id.
+        /// The id of the event.
         event_id: String,
-        /// Whether the room held it before, and nothing changed.
+        /// Whether the event was stored before, and nothing changed.
         duplicate: bool,
         /// Whether only its redacted form is stored, because its content hash did not match.
         redacted: bool,
         /// Why the event is an unreadable one; `None` if it can be read.
         unreadable: Option<PduError>,
-        /// Whether the room held the event before, and the state given with it now was stored.
+        /// Whether the event was stored before, and the state given with it has been stored now.
         state_given: bool,
         /// Whether the state after the event is not known. It may become known later; to give it,
         /// append the event again with `state_after`.

@@ -2,8 +2,9 @@
 
 use super::{NewEvent, Verdict, check::Checked, extremities, given_state::GivenState, redaction};
 use crate::{
+    num,
     pdu::Event,
-    store::{Edit, EventNode, EventNum, Flags, PrevEvent, StoreError, View},
+    store::{Edit, EventNode, EventNum, Flags, Follower, PrevEvent, StoreError, View},
 };
 
 /// The most predecessors of an event that get an edge. Homeservers refuse events with more
@@ -147,11 +148,10 @@ fn link_followers(
     event_id: &str,
 ) -> Result<bool, StoreError> {
     let followers = edit.followers_of_missing(edit.room_num(), event_id, MAX_NOTIFIED)?;
-    for (follower, position) in followers.iter().copied() {
+    for Follower { event: follower, index } in followers.iter().copied() {
         edit.remove_missing(event_id, follower);
         let mut node = edit.node(follower)?;
-        let position = usize::try_from(position).ok();
-        if let Some(edge) = position.and_then(|it| node.prev_events.get_mut(it)) {
+        if let Some(edge) = node.prev_events.get_mut(num::usize(index)) {
             *edge = PrevEvent::Held(number);
         }
         let is_state_known = node.state_after.is_some();

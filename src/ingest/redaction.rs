@@ -41,7 +41,8 @@ use crate::{
         resolution::StateEvent,
     },
     store::{
-        Edit, EventNode, EventNum, Flags, Judged as _, Judgement, Power, StateNum, StoreError, View,
+        Arrival, Edit, EventNode, EventNum, Flags, Judged as _, Judgement, Power, PowerEvent,
+        StateNum, StoreError, View,
     },
 };
 
@@ -134,12 +135,12 @@ pub(super) fn settled(
 pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
     let arrival = edit.node(event)?.arrival;
     let Some(power) = edit.power(edit.room_num(), arrival, event)? else { return Ok(()) };
-    let after = power.judged_up_to.unwrap_or((arrival, event));
+    let after = power.judged_up_to.unwrap_or(Arrival { arrival, event });
     let later = edit.redactions_after(edit.room_num(), after, MAX_JUDGED)?;
     let version = version_of(edit)?;
-    for (_, redaction) in &later {
-        if let Some(pdu) = parse_stored(edit, *redaction, version)? {
-            judge(edit, *redaction, &pdu)?;
+    for redaction in later.iter().map(|it| it.event) {
+        if let Some(pdu) = parse_stored(edit, redaction, version)? {
+            judge(edit, redaction, &pdu)?;
         }
     }
     if later.len() == MAX_JUDGED {
@@ -303,7 +304,9 @@ fn has_lost_power(
     }
     let mut replaced = BTreeSet::new();
     let mut is_denied = false;
-    for (event, power) in edit.powers_before(edit.room_num(), arrival, MAX_POWERS_READ)? {
+    for PowerEvent { event, power } in
+        edit.powers_before(edit.room_num(), arrival, MAX_POWERS_READ)?
+    {
         if !replaced.contains(&event) {
             let pdu = parse_stored(edit, event, version_of(edit)?)?;
             let Some(levels) = pdu.and_then(|it| state_event(&it, false)) else {

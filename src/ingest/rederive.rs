@@ -22,9 +22,6 @@ pub struct Derived {
 }
 
 /// Derives the facts about a placed event again. The edit must not be committed.
-///
-/// # Errors
-/// When a record that the facts follow from cannot be read.
 pub fn derive(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<Derived, StoreError> {
     edit.room.resolved_from.clear();
     let node = edit.node(event)?;
@@ -34,9 +31,6 @@ pub fn derive(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<Deri
 }
 
 /// Derives again whether an event is hidden by redactions.
-///
-/// # Errors
-/// When a record that this follows from cannot be read.
 pub fn derive_redaction(
     edit: &Edit<'_>,
     event: EventNum,
@@ -47,9 +41,6 @@ pub fn derive_redaction(
 
 /// Lists and judges an event as a redaction again, if it is one that is not listed. Returns whether
 /// that changed anything.
-///
-/// # Errors
-/// When the event or its target cannot be read.
 pub fn note_redaction_again(
     edit: &mut Edit<'_>,
     event: EventNum,
@@ -66,9 +57,6 @@ pub fn note_redaction_again(
 
 /// Derives the room's current state again and stores it in the edit. Returns it; `None` if it
 /// cannot be known.
-///
-/// # Errors
-/// When a record that it follows from cannot be read.
 pub fn derive_current_state(edit: &mut Edit<'_>) -> Result<Option<StateNum>, StoreError> {
     edit.room.current_state = None;
     edit.room.resolved_from.clear();
@@ -78,9 +66,6 @@ pub fn derive_current_state(edit: &mut Edit<'_>) -> Result<Option<StateNum>, Sto
 
 /// Derives an event's edges and depth again from its body, and notes its missing predecessors
 /// again. Returns whether that changed anything.
-///
-/// # Errors
-/// When the event's node or a predecessor cannot be read.
 pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<bool, StoreError> {
     let stored = edit.node(event)?;
     let mut node = stored.clone();
@@ -90,7 +75,7 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<
         // Predecessors beyond the limit have no edges and are not noted.
         let linked = read.prev_events().iter().take(place::MAX_PREV_EVENTS);
         for ((position, edge), prev) in (0u32..).zip(&stored.prev_events).zip(linked) {
-            let noted = || edit.place_of_missing(edit.room_num(), prev.as_str(), event);
+            let noted = || edit.index_of_missing(edit.room_num(), prev.as_str(), event);
             are_all_noted &= *edge != PrevEvent::Missing || noted()? == Some(position);
         }
         node.prev_events = place::link(edit, event, read)?;
@@ -101,9 +86,6 @@ pub fn link_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<
 }
 
 /// Removes the state after an event and works it out again, if that is possible now.
-///
-/// # Errors
-/// When a record that the state follows from cannot be read.
 pub fn settle_again(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     // The stored current state may be wrong, so nothing is derived from it.
     let current = edit.room.current_state.take();

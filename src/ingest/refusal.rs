@@ -10,13 +10,13 @@ pub enum Refusal {
     /// The room id is not valid.
     #[error("not a room id: it must begin with `!` and have at most 255 bytes")]
     RoomIdInvalid,
-    /// The room is not held, and the event came without a room version.
+    /// The room is not stored yet, and the event was sent without a room version.
     #[error("the room is not known yet, so its first event must come with the room version")]
     RoomVersionMissing,
     /// The room version is not known to this build.
     #[error("room version `{0}` is not known; known are 1 to 12")]
     RoomVersionUnknown(String),
-    /// The room is held with another version.
+    /// The room is stored with another version.
     #[error("the room has version {held}, the event came with version {given}")]
     RoomVersionMismatch {
         /// The version of the room.
@@ -27,7 +27,7 @@ pub enum Refusal {
     /// The PDU is not JSON, too large, or not an object.
     #[error(transparent)]
     Pdu(#[from] PduError),
-    /// The PDU breaks the format of its room version, and came without its id.
+    /// The PDU breaks the format of its room version, and was sent without its id.
     #[error("{0}; sent again with its event id, it is held as an unreadable event")]
     Unreadable(PduError),
     /// The PDU belongs to another room.
@@ -62,15 +62,15 @@ pub enum Refusal {
     },
 }
 
-/// A refused event.
+/// A refused event, and the reason for the refusal.
 #[derive(Clone)]
-pub(super) struct Refused {
+pub(super) struct RefusedEvent {
     /// The event's id; `None` if it could not be derived.
     pub(super) event_id: Option<String>,
     pub(super) refusal: Refusal,
 }
 
-impl Refused {
+impl RefusedEvent {
     pub(super) fn of(event_id: &str, refusal: Refusal) -> Self {
         Self { event_id: Some(event_id.to_owned()), refusal }
     }
@@ -80,9 +80,9 @@ impl Refused {
     }
 }
 
-impl From<Refused> for Outcome {
-    fn from(refused: Refused) -> Self {
-        let Refused { event_id, refusal } = refused;
+impl From<RefusedEvent> for Outcome {
+    fn from(refused: RefusedEvent) -> Self {
+        let RefusedEvent { event_id, refusal } = refused;
         Self::Refused { event_id, refusal }
     }
 }
@@ -90,18 +90,18 @@ impl From<Refused> for Outcome {
 /// Why an event is not stored: a refusal is the answer for this event, a failing store ends the
 /// whole call.
 pub(super) enum NotTaken {
-    Refused(Refused),
+    Refused(RefusedEvent),
     Store(StoreError),
 }
 
 impl NotTaken {
     pub(super) fn refused(event_id: &str, refusal: Refusal) -> Self {
-        Self::Refused(Refused::of(event_id, refusal))
+        Self::Refused(RefusedEvent::of(event_id, refusal))
     }
 }
 
-impl From<Refused> for NotTaken {
-    fn from(refused: Refused) -> Self {
+impl From<RefusedEvent> for NotTaken {
+    fn from(refused: RefusedEvent) -> Self {
         Self::Refused(refused)
     }
 }

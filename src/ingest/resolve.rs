@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
-    state::{self, Base, Entry},
+    state::{self, Base, MapEntry},
     stored::{parse_stored, read_stored, version_of},
 };
 use crate::{
@@ -61,7 +61,7 @@ pub(super) fn merge(
                     return Ok(None);
                 };
                 let read = read_stored(edit, event, version)?;
-                entries.extend(Entry::of(event, &read));
+                entries.extend(MapEntry::of(event, &read));
                 open.remove(&key);
             }
         }
@@ -125,19 +125,19 @@ fn unreadable(
     edit: &Edit<'_>,
     version: RoomVersion,
     differing: &Differing,
-) -> Result<BTreeMap<Key, Entry>, StoreError> {
+) -> Result<BTreeMap<Key, MapEntry>, StoreError> {
     let mut found = BTreeMap::new();
     if edit.room.unreadable == 0 {
         return Ok(found);
     }
     for (key, values) in differing {
-        let mut smallest: Option<(String, Entry)> = None;
+        let mut smallest: Option<(String, MapEntry)> = None;
         for event in values.iter().flatten() {
             let read = read_stored(edit, *event, version)?;
             let event_id = read.event_id().as_str();
             let is_smallest = smallest.as_ref().is_none_or(|(it, _)| event_id < it.as_str());
             if read.pdu().is_none() && is_smallest {
-                smallest = Entry::of(*event, &read).map(|it| (event_id.to_owned(), it));
+                smallest = MapEntry::of(*event, &read).map(|it| (event_id.to_owned(), it));
             }
         }
         found.extend(smallest.map(|(_, entry)| (*key, entry)));
@@ -264,13 +264,13 @@ fn state_entry(pdu: &Pdu) -> Option<(StateKey, OwnedEventId)> {
 /// Converts an event for state resolution; `None` if one of its ids is not a valid Matrix id.
 pub(super) fn state_event(pdu: &Pdu, rejected: bool) -> Option<StateEvent> {
     #[derive(Deserialize)]
-    struct Content {
+    struct ContentField {
         content: Box<RawValue>,
     }
     let ids = |ids: &[pdu::EventId]| -> Option<Vec<OwnedEventId>> {
         ids.iter().map(|it| it.as_ruma().map(ToOwned::to_owned)).collect()
     };
-    let Content { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
+    let ContentField { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
     Some(StateEvent {
         event_id: pdu.event_id().as_ruma()?.to_owned(),
         room_id: pdu.room_id().as_ruma()?.to_owned(),

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     extremities, place, redaction, resolve,
-    state::{self, Base, Entry},
+    state::{self, Base, MapEntry},
     stored::{read_stored, version_of},
 };
 use crate::{
@@ -180,7 +180,7 @@ pub(super) fn state_after(
         StateBefore::Known(before) => Some(before),
     };
     let is_change = read.pdu().is_some() && !node.flags.rejected;
-    let entry = Entry::of(event, read).filter(|_| is_change);
+    let entry = MapEntry::of(event, read).filter(|_| is_change);
     let state = match (entry, before) {
         (None, Some(before)) => before,
         (entry, before) => {

@@ -38,7 +38,7 @@ pub(super) fn adopt_given(
             Some(key) => key,
             None => {
                 let read = read_stored(edit, event, version)?;
-                match Entry::of(event, &read) {
+                match MapEntry::of(event, &read) {
                     Some(entry) => {
                         let key = entry.key();
                         entries.push(entry);
@@ -85,7 +85,7 @@ fn all_held(
 
 /// A state event as an entry of the state map.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct MapEntry {
     event: EventNum,
     event_type: String,
     state_key: String,
@@ -93,7 +93,7 @@ pub(super) struct Entry {
     history_visibility: HistoryVisibility,
 }
 
-impl Entry {
+impl MapEntry {
     /// The entry of an event; `None` if it is no state event. An unreadable event grants the least:
     /// no membership, and history for joined members only.
     pub(super) fn of(event: EventNum, read: &Event) -> Option<Self> {
@@ -147,7 +147,7 @@ pub(super) struct Base {
 pub(super) fn write(
     edit: &mut Edit<'_>,
     base: Base,
-    entries: &[Entry],
+    entries: &[MapEntry],
     removals: &[Key],
 ) -> Result<StateNum, StoreError> {
     let room = edit.room_num();
@@ -159,7 +159,7 @@ pub(super) fn write(
     };
     facts.before = base.before;
     let visibility_key = Key::of_state("m.room.history_visibility", "");
-    let mut members = Members::default();
+    let mut members = MemberChanges::default();
     let nodes = edit.states(room);
     let mut changed = MapEdit::new(&nodes, base.share.map(StateNum::root));
     for key in removals {
@@ -201,7 +201,7 @@ fn server_of(edit: &Edit<'_>, value: Value) -> Result<Option<String>, StoreError
         return Ok(None);
     }
     let read = read_stored(edit, EventNum(event), version_of(edit)?)?;
-    Ok(Entry::of(EventNum(event), &read).and_then(|it| it.server().map(str::to_owned)))
+    Ok(MapEntry::of(EventNum(event), &read).and_then(|it| it.server().map(str::to_owned)))
 }
 
 /// Writes a state again with another state before it, unless it has that already.
@@ -221,7 +221,7 @@ pub(super) fn with_before(
 
 /// Changes to the member counts of servers, by server name.
 #[derive(Default)]
-struct Members(BTreeMap<String, CountChange>);
+struct MemberChanges(BTreeMap<String, CountChange>);
 
 #[derive(Default)]
 struct CountChange {
@@ -229,7 +229,7 @@ struct CountChange {
     invited: i64,
 }
 
-impl Members {
+impl MemberChanges {
     fn enter(&mut self, server: Option<&str>, value: Value) {
         self.add(server, value, 1);
     }

@@ -35,7 +35,7 @@ pub(super) struct Row<'p> {
 
 /// A line from an event to its predecessor: down from row `from`, through lane `via`, to row `to`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line {
+pub(super) struct EdgeLine {
     pub(super) from: usize,
     pub(super) via: usize,
     pub(super) to: usize,
@@ -46,7 +46,7 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Layout<'p> {
     pub(super) rows: Vec<Row<'p>>,
-    pub(super) edges: Vec<Line>,
+    pub(super) edges: Vec<EdgeLine>,
     pub(super) lanes: usize,
     /// Events that are not placed in the graph: they have no lines.
     pub(super) loose: Vec<&'p DrawnEvent>,
@@ -74,7 +74,7 @@ pub(super) fn layout(picture: &Picture) -> Layout<'_> {
         let branch = ended.as_ref().map_or(branches, |it| it.branch);
         branches += usize::from(found.is_none());
         for from in ended.into_iter().flat_map(|it| it.from) {
-            layout.edges.push(Line { from, via: lane, to: row, branch });
+            layout.edges.push(EdgeLine { from, via: lane, to: row, branch });
         }
         let prevs = edges.get(node.id()).map(Vec::as_slice).unwrap_or_default();
         for (position, prev) in prevs.iter().enumerate() {

@@ -18,9 +18,9 @@ const MAX_GAPS: usize = 200;
 /// The content of a picture.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
-    /// The room's id.
+    /// The id of the room.
     pub room_id: String,
-    /// The room's version.
+    /// The version of the room.
     pub room_version: String,
     /// The number of events that the store holds of the room.
     pub held: u64,
@@ -36,9 +36,9 @@ pub struct Picture {
 /// An event of a picture, without its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DrawnEvent {
-    /// The event's id.
+    /// The id of the event.
     pub event_id: String,
-    /// The event's type.
+    /// The type of the event.
     pub event_type: String,
     /// The user who sent it.
     pub sender: String,

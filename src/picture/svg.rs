@@ -3,7 +3,7 @@
 
 use super::{
     DrawnEvent, Marks, Picture, clipped,
-    lanes::{Layout, Line, Row, Symbol, layout},
+    lanes::{EdgeLine, Layout, Row, Symbol, layout},
     short,
 };
 
@@ -151,8 +151,8 @@ impl Columns {
         ));
     }
 
-    fn edge(&self, out: &mut String, edge: Line, layout: &Layout<'_>) {
-        let Line { from, via, to, branch } = edge;
+    fn edge(&self, out: &mut String, edge: EdgeLine, layout: &Layout<'_>) {
+        let EdgeLine { from, via, to, branch } = edge;
         let (Some(first), Some(last)) = (layout.rows.get(from), layout.rows.get(to)) else {
             return;
         };
@@ -169,7 +169,8 @@ impl Columns {
             vec![(via, from + 1), (via, to - 1), (last.lane, to)]
         };
         for (next, row) in turns {
-            let (x, below) = (centre(next), middle(row));
+            let x = centre(next);
+            let below = middle(row);
             if next == lane {
                 path.push_str(&format!("V{below}"));
             } else {
@@ -313,18 +314,24 @@ fn node(out: &mut String, at: Point, colour: &str, is_state: bool, marks: Marks)
     };
     let paint = format!("fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"2\"{more}");
     if is_state {
-        let (left, right, top, bottom) = (x - 6, x + 6, y - 6, y + 6);
         out.push_str(&format!(
-            "<path {paint} d=\"M{x} {top}L{right} {y}L{x} {bottom}L{left} {y}Z\"/>\n"
+            "<path {paint} d=\"M{x} {top}L{right} {y}L{x} {bottom}L{left} {y}Z\"/>\n",
+            left = x - 6,
+            right = x + 6,
+            top = y - 6,
+            bottom = y + 6,
         ));
     } else {
         out.push_str(&format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"5\" {paint}/>\n"));
     }
-    let (left, right, top, bottom) = (x - 2, x + 2, y - 2, y + 2);
+    let left = x - 2;
+    let right = x + 2;
     if marks.rejected {
         out.push_str(&format!(
             "<path stroke=\"#cf222e\" stroke-width=\"1.6\" \
-             d=\"M{left} {top}L{right} {bottom}M{left} {bottom}L{right} {top}\"/>\n"
+             d=\"M{left} {top}L{right} {bottom}M{left} {bottom}L{right} {top}\"/>\n",
+            top = y - 2,
+            bottom = y + 2,
         ));
     } else if marks.redacted {
         out.push_str(&format!(

@@ -1,4 +1,4 @@
-//! The picture of a drawn graph, and laws that hold for every graph.
+//! The picture of a drawn graph, and properties that hold for every graph.
 
 use proptest::prelude::*;
 
@@ -23,7 +23,7 @@ fn event(name: &str, depth: i64, prev_events: &[&str]) -> DrawnEvent {
 /// (gone) ◄─ create ◄─ left ◄──── merge ◄─ end
 ///              ▲───── right ◄──────┘ ▲─── rejected
 /// ```
-/// with everything that can be special, and texts that try to break out.
+/// with all marks, and texts that contain markup.
 fn drawn() -> Picture {
     let state = |event: DrawnEvent, event_type: &str, state_key: &str| DrawnEvent {
         event_type: event_type.to_owned(),
@@ -52,7 +52,7 @@ fn drawn() -> Picture {
     }
 }
 
-/// After a wanted change: write what the test prints into the file, and look at it.
+/// After an intended change, write the printed text into the file, and check the picture by eye.
 #[test]
 fn a_drawn_graph() {
     for (made, kept) in
@@ -63,7 +63,7 @@ fn a_drawn_graph() {
 }
 
 #[test]
-fn what_an_event_says_stays_text() {
+fn markup_in_an_event_stays_text() {
     let made = svg(&drawn());
     assert!(made.contains("!&lt;script&gt;&quot;&amp;\u{fffd}"));
     assert!(made.contains("@&lt;b&gt;&amp;&quot;&apos;\u{fffd}:x"));
@@ -73,7 +73,7 @@ fn what_an_event_says_stays_text() {
 }
 
 #[test]
-fn what_is_near() {
+fn near_events_are_selected() {
     let names = |seeds: &[&str], steps| {
         let seeds: Vec<String> = seeds.iter().map(|it| format!("${it}")).collect();
         let near = near(drawn().events, &seeds, steps);
@@ -99,8 +99,8 @@ fn a_picture_is_bounded() {
 }
 
 proptest! {
-    /// Whatever the events say of each other, circles included: each stands once, and what is not
-    /// in a circle stands above what it references.
+    /// For any graph, even with circles, each event is drawn once. An event outside circles is above
+    /// all events that it references.
     #[test]
     fn everything_has_its_row(
         prevs in prop::collection::vec(prop::collection::vec(0usize..12, 0..4), 1..12),
@@ -125,7 +125,7 @@ proptest! {
                 .map(|it| it.prev_events.iter().collect::<BTreeSet<_>>().len()).sum();
             prop_assert_eq!(layout.edges.len(), distinct);
         }
-        // Nothing shares a place.
+        // No two symbols have the same position.
         for edge in &layout.edges {
             let between = edge.from + 1..edge.to;
             prop_assert!(between.into_iter().all(|it| layout.rows[it].lane != edge.via));

@@ -8,7 +8,7 @@ use crate::{
     access::{self, AccessRefusal, acl_allows},
     pdu::{Pdu, RoomVersion},
     state::map::{self, Key},
-    store::{EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
+    store::{ContentKey, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
 /// The most last known states that are looked at for one question, while the current state is not
@@ -156,5 +156,6 @@ fn is_allowed_by_acl(
         }
         serde_json::to_value(pdu.content()).ok()
     };
-    store.with_content((room.number, event, redacted), content, |it| acl_allows(it, server))
+    let key = ContentKey { room: room.number, event, redacted };
+    store.with_content(key, content, |it| acl_allows(it, server))
 }

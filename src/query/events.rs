@@ -12,7 +12,7 @@ use crate::{
     context::Context,
     deadline::Deadline,
     ingest::Verdict,
-    store::{Body, EventNum, GivenEvent, Store, StoreError, View},
+    store::{Arrival, Body, EventNum, GivenEvent, Store, StoreError, View},
 };
 
 /// The most event ids that are looked at for one answer.
@@ -144,23 +144,24 @@ impl Question for ListEvents {
         let room = find_internal(store, &self.room_id)?;
         let after = self.page.position(&room, parse_arrival)?;
         let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
-        let listed = store.by_arrival((room.number, &room.record), after, size)?;
+        let listed = store.by_arrival(room.number, &room.record, after, size)?;
         let mut answer = EventList::default();
         let mut space = AnswerSpace::default();
         let mut looked_at = 0;
         let mut last = None;
-        for (arrival, event) in &listed {
-            if self.max_append_number == 0 || u64::from(event.0) < self.max_append_number {
-                let event = read(store, &room, *event)?;
+        for arrived in &listed {
+            let number = u64::from(arrived.event.0);
+            if self.max_append_number == 0 || number < self.max_append_number {
+                let event = read(store, &room, arrived.event)?;
                 if !space.take(event.bytes()) {
                     break;
                 }
                 answer.events.push(event);
             }
-            last = Some((*arrival, *event));
+            last = Some(*arrived);
             looked_at += 1;
         }
-        if let Some((arrival, event)) = last
+        if let Some(Arrival { arrival, event }) = last
             && (looked_at == size || looked_at < listed.len())
         {
             answer.next_page_token = token(&room, format_args!("{arrival}.{}", event.0));
@@ -199,9 +200,9 @@ impl Question for ListStateAfter {
     }
 }
 
-fn parse_arrival(position: &str) -> Option<(i64, EventNum)> {
+fn parse_arrival(position: &str) -> Option<Arrival> {
     let (arrival, event) = position.split_once('.')?;
-    Some((arrival.parse().ok()?, EventNum(event.parse().ok()?)))
+    Some(Arrival { arrival: arrival.parse().ok()?, event: EventNum(event.parse().ok()?) })
 }
 
 fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<RoomEvent, StoreError> {

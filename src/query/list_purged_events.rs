@@ -43,10 +43,10 @@ impl Question for ListPurgedEvents {
         let room = find_internal(&cx.store, &self.room_id)?;
         let after = self.page.position(&room, parse_hash)?;
         let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
-        let (event_id_hashes, last) =
-            cx.store.purged_events(room.number, after, (size, MAX_LOOKED_AT))?;
+        let page = cx.store.purged_events(room.number, after, size, MAX_LOOKED_AT)?;
         let next = |it| token(&room, format_args!("{:032x}", u128::from_be_bytes(it)));
-        Ok(PurgedList { event_id_hashes, next_page_token: last.map(next).unwrap_or_default() })
+        let next_page_token = page.next.map(next).unwrap_or_default();
+        Ok(PurgedList { event_id_hashes: page.hashes, next_page_token })
     }
 }
 

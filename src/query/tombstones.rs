@@ -35,8 +35,8 @@ impl Question for ListDeletedRooms {
     fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<IdList, QueryError> {
         let token = self.page.token.as_str();
         let after = (!token.is_empty()).then_some(token);
-        let (ids, last) = cx.store.buried_rooms(after, self.page.size(DEFAULT_PAGE, MAX_PAGE))?;
-        Ok(IdList { ids, next_page_token: last.unwrap_or_default() })
+        let page = cx.store.buried_rooms(after, self.page.size(DEFAULT_PAGE, MAX_PAGE))?;
+        Ok(IdList { ids: page.room_ids, next_page_token: page.next.unwrap_or_default() })
     }
 }
 

@@ -225,6 +225,40 @@ mod tests {
         }
     }
 
+    /// Comments in the proto name each reason at a service or an RPC, and no reason that does not
+    /// exist.
+    #[test]
+    fn the_proto_names_reasons_at_its_services() {
+        const CODES: [&str; 8] = [
+            "DEADLINE_EXCEEDED",
+            "DATA_LOSS",
+            "FAILED_PRECONDITION",
+            "INVALID_ARGUMENT",
+            "NOT_FOUND",
+            "OUT_OF_RANGE",
+            "PERMISSION_DENIED",
+            "RESOURCE_EXHAUSTED",
+        ];
+        let services = concat!(
+            include_str!("../../proto/backscroll/history/v1/admin_service.proto"),
+            include_str!("../../proto/backscroll/history/v1/history_service.proto"),
+            include_str!("../../proto/backscroll/history/v1/ingest_service.proto"),
+            include_str!("../../proto/backscroll/history/v1/key_service.proto"),
+        );
+        let comments = services.lines().filter_map(|it| it.trim().strip_prefix("//"));
+        let words: BTreeSet<&str> = comments
+            .flat_map(|it| it.split(|it: char| !it.is_ascii_uppercase() && it != '_'))
+            .filter(|it| it.contains(char::is_alphabetic))
+            .collect();
+        for reason in all_reasons() {
+            assert!(words.contains(reason.as_str_name()), "{} is at no RPC", reason.as_str_name());
+        }
+        for word in words.into_iter().filter(|it| it.contains('_')) {
+            let is_known = Reason::from_str_name(word).is_some() || CODES.contains(&word);
+            assert!(is_known, "{word} is neither a reason nor a code");
+        }
+    }
+
     /// The comment of each reason begins with its status code, as the table here has it.
     #[test]
     fn the_proto_names_the_code_of_each_reason() {

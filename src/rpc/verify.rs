@@ -105,6 +105,7 @@ impl Watch for Reporter<'_> {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "verification limits its own share of a core")]
     fn pause(&mut self) -> ControlFlow<()> {
         if !self.next.faults.is_empty() || self.reported.elapsed() >= REPORT_EVERY {
             self.report();

@@ -1,38 +1,40 @@
-//! Event bodies: the exact bytes, compressed with a dictionary of what events have in common.
+//! Event bodies: the exact bytes, compressed with a dictionary of text that events have in common.
 //!
-//! The dictionary is part of the disk format: a new one gets a new kind byte and the old one stays
-//! readable. What compression would not shorten is kept as it is.
+//! The dictionary is part of the disk format. A new dictionary needs a new kind byte, and the old
+//! one must stay readable. A body that compression would not shorten is stored as it is.
 
 use bytes::Bytes;
 
 use super::{
     codec::{Malformed, Reader, Writer},
-    packing::Packing,
+    compression::Compression,
 };
 
-/// Trained on events of all room versions, in the member orders that homeservers send.
+/// The dictionary, trained on events of all room versions, with the orders of members that
+/// homeservers send.
 static DICTIONARY_1: &[u8] = include_bytes!("body/pdu-1.zdict");
-/// No stored body is larger: ingest refuses longer texts.
+/// The longest body in bytes, uncompressed: ingest refuses longer texts.
 const MAX_BODY: usize = 1 << 20;
 
 const PLAIN: u8 = 0;
 const COMPRESSED_1: u8 = 1;
 
-/// An event's id and its PDU as it came, without `unsigned`.
+/// The id of an event, and its PDU as it was received, without `unsigned`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// The event's id.
+    /// The id of the event.
     pub event_id: String,
-    /// The PDU, JSON.
+    /// The PDU as JSON text.
     pub pdu: Bytes,
 }
 
 thread_local! {
-    static PACKING: Packing = const { Packing::new(DICTIONARY_1) };
+    static COMPRESSION: Compression = const { Compression::new(DICTIONARY_1) };
 }
 
+/// The value on disk, without its checksum.
 pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
-    let compressed = PACKING.with(|it| it.compress(pdu));
+    let compressed = COMPRESSION.with(|it| it.compress(pdu));
     let mut out = Writer::default();
     out.byte(if compressed.is_some() { COMPRESSED_1 } else { PLAIN });
     out.text(event_id);
@@ -41,6 +43,7 @@ pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
     out.finish()
 }
 
+/// Reads a value as [`encode`] writes it.
 pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
     let mut from = Reader(bytes);
     let kind = from.byte()?;
@@ -51,7 +54,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
     }
     let pdu = match kind {
         PLAIN => from.0.to_vec(),
-        COMPRESSED_1 => PACKING.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
+        COMPRESSED_1 => COMPRESSION.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
         _ => return Err(Malformed),
     };
     if pdu.len() == length { Ok(Body { event_id, pdu: pdu.into() }) } else { Err(Malformed) }

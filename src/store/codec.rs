@@ -1,24 +1,27 @@
-//! Numbers and bytes on disk: variable-length integers, signed ones folded so that small
-//! magnitudes stay short, and a checksum that covers the key as well as the value.
+//! Numbers and bytes on disk: integers of variable length, signed ones folded so that small absolute
+//! values are short, and a checksum of both the key and the value.
 
-/// Bytes that do not say what they should.
+use crate::num;
+
+/// An error: bytes are not of the expected form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed bytes")]
 pub(crate) struct Malformed;
 
-/// Builds a value.
+/// Writes a value.
 #[derive(Default)]
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
+    /// Appends a byte.
     pub(crate) fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
 
-    /// Seven bits a byte, the lowest first.
+    /// Appends a number, seven bits per byte, the lowest first.
     pub(crate) fn number(&mut self, mut number: u64) {
         loop {
-            let low = u8::try_from(number & 0x7f).unwrap_or(0);
+            let low = u8::try_from(number & 0x7f).expect("seven bits fit into a byte");
             number >>= 7;
             if number == 0 {
                 self.0.push(low);
@@ -28,19 +31,22 @@ impl Writer {
         }
     }
 
-    /// 0, -1, 1, -2, 2 … become 0, 1, 2, 3, 4 …
+    /// Appends a signed number: 0, -1, 1, -2, 2 … as 0, 1, 2, 3, 4 …
     pub(crate) fn signed(&mut self, number: i64) {
         self.number(((number << 1) ^ (number >> 63)).cast_unsigned());
     }
 
+    /// Appends a length.
     pub(crate) fn length(&mut self, length: usize) {
-        self.number(u64::try_from(length).unwrap_or(u64::MAX));
+        self.number(num::u64(length));
     }
 
+    /// Appends bytes without their length.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
+    /// Appends text after its length.
     pub(crate) fn text(&mut self, text: &str) {
         self.length(text.len());
         self.raw(text.as_bytes());
@@ -51,16 +57,18 @@ impl Writer {
     }
 }
 
-/// Takes a value apart.
+/// Reads a value, from its start.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Reads a byte.
     pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         let (first, rest) = self.0.split_first().ok_or(Malformed)?;
         self.0 = rest;
         Ok(*first)
     }
 
+    /// Reads a number of up to 64 bits.
     pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
@@ -77,51 +85,58 @@ impl<'a> Reader<'a> {
         Err(Malformed)
     }
 
+    /// Reads a signed number.
     pub(crate) fn signed(&mut self) -> Result<i64, Malformed> {
         let folded = self.number()?;
         Ok((folded >> 1).cast_signed() ^ -((folded & 1).cast_signed()))
     }
 
+    /// Reads a number of up to 32 bits.
     pub(crate) fn small(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.number()?).map_err(|_| Malformed)
     }
 
-    /// A count of things of at least a byte each: never more than there are bytes left, so that
-    /// nothing can make us reserve memory that the value does not fill.
+    /// Reads a count of items of at least one byte each. It is refused if it is greater than the
+    /// number of bytes left, so that no value makes the reader reserve more memory than it fills.
     pub(crate) fn length(&mut self) -> Result<usize, Malformed> {
         let length = usize::try_from(self.number()?).map_err(|_| Malformed)?;
         if length > self.0.len() { Err(Malformed) } else { Ok(length) }
     }
 
+    /// Reads `length` bytes.
     pub(crate) fn raw(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 
+    /// Reads text after its length.
     pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
         let length = self.length()?;
         std::str::from_utf8(self.raw(length)?).map_err(|_| Malformed)
     }
 
+    /// Fails if bytes are left.
     pub(crate) fn end(&self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 }
 
-/// Appends the checksum. It covers the key too: a value under another's key is found out.
-pub(crate) fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+/// Appends the checksum to a value. It covers the key too, so that a value under a wrong key is
+/// detected.
+pub(crate) fn add_checksum(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
     let sum = checksum(key, &value);
     value.extend_from_slice(&sum.to_be_bytes());
     value
 }
 
-/// Takes the checksum off, if it is right.
-pub(crate) fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], Malformed> {
-    let (value, sum) = sealed.split_last_chunk::<4>().ok_or(Malformed)?;
+/// Removes the checksum from a stored value, and fails if it is wrong.
+pub(crate) fn strip_checksum<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let (value, sum) = stored.split_last_chunk::<4>().ok_or(Malformed)?;
     if checksum(key, value).to_be_bytes() == *sum { Ok(value) } else { Err(Malformed) }
 }
 
+/// The CRC-32 of a key and a value.
 fn checksum(key: &[u8], value: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
@@ -137,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back(number: u64, signed: i64, text: String) {
+        fn numbers_round_trip(number: u64, signed: i64, text: String) {
             let mut writer = Writer::default();
             writer.number(number);
             writer.signed(signed);
@@ -151,18 +166,18 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_harm(bytes: Vec<u8>) {
+        fn reading_any_bytes_does_not_panic(bytes: Vec<u8>) {
             let mut reader = Reader(&bytes);
             while reader.number().is_ok() && reader.text().is_ok() {}
         }
 
         #[test]
-        fn a_flipped_bit_is_found(key: Vec<u8>, value: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
-            let mut sealed = seal(&key, value.clone());
-            prop_assert_eq!(unseal(&key, &sealed), Ok(value.as_slice()));
-            let at = at.index(sealed.len());
-            sealed[at] ^= 1 << bit;
-            prop_assert_eq!(unseal(&key, &sealed), Err(Malformed));
+        fn a_flipped_bit_is_detected(key: Vec<u8>, value: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
+            let mut stored = add_checksum(&key, value.clone());
+            prop_assert_eq!(strip_checksum(&key, &stored), Ok(value.as_slice()));
+            let at = at.index(stored.len());
+            stored[at] ^= 1 << bit;
+            prop_assert_eq!(strip_checksum(&key, &stored), Err(Malformed));
         }
     }
 

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::{
     Edit, Room, RoomNum, Store, StoreError, View,
-    codec::{Malformed, unseal},
-    edit::{Commit, Seen, Start},
+    codec::{Malformed, strip_checksum},
+    edit::Start,
+    engine::{Commit, Seen},
     keys,
 };
 
@@ -48,18 +49,17 @@ impl Store {
         mut decide: impl FnMut(&mut Edit<'_>) -> Result<Decision<T>, E>,
     ) -> Result<Option<T>, E> {
         let _guard = self.room_locks.lock(room_id);
-        for _ in 0..MAX_TRIES {
-            let Some(start) = self.start(room_id, make)? else { return Ok(None) };
+        retried(room_id, || {
+            let Some(start) = self.start(room_id, make)? else { return Ok(Some(None)) };
             let mut edit = Edit::new(self, start, None);
             match decide(&mut edit)? {
-                Decision::Discard(value) => return Ok(Some(value)),
+                Decision::Discard(value) => Ok(Some(Some(value))),
                 Decision::Commit(value) => match edit.apply()? {
-                    Commit::Done => return Ok(Some(value)),
-                    Commit::Conflict => {}
+                    Commit::Done => Ok(Some(Some(value))),
+                    Commit::Conflict => Ok(None),
                 },
             }
-        }
-        Err(StoreError::Conflict { room_id: room_id.to_owned() }.into())
+        })
     }
 
     /// Begins a decision about a room: nobody else writes to it until the edit is dropped.
@@ -78,7 +78,7 @@ impl Store {
         if let Some(number) = self.room_num(room_id)? {
             let key = keys::room(number);
             let value = self.value(&key)?.ok_or_else(|| StoreError::missing("room", &key))?;
-            let room = unseal(&key, &value).and_then(Room::decode);
+            let room = strip_checksum(&key, &value).and_then(Room::decode);
             let room = room.map_err(|Malformed| StoreError::corrupt("room", &key))?;
             return Ok(Some(Start { number, room, seen: Seen { key, value: Some(value) } }));
         }
@@ -93,10 +93,28 @@ impl Store {
     }
 }
 
+/// Calls `attempt` until it returns a value; it returns `None` after a conflict.
+///
+/// # Errors
+/// The first error of `attempt`, and [`StoreError::Conflict`] after the last try.
+pub(super) fn retried<T, E: From<StoreError>>(
+    room_id: &str,
+    mut attempt: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<T, E> {
+    for _ in 0..MAX_TRIES {
+        if let Some(value) = attempt()? {
+            return Ok(value);
+        }
+    }
+    Err(StoreError::Conflict { room_id: room_id.to_owned() }.into())
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::store::{Options, codec};
+    use crate::store::{Body, EventNum, Options, codec};
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -140,8 +158,8 @@ mod tests {
                 let key = keys::room(edit.room_num());
                 let mut other = store.room(edit.room_num())?;
                 other.outliers += 1;
-                let value = codec::seal(&key, other.encode());
-                store.write(|tree| tree.insert(key, value))?;
+                let value = codec::add_checksum(&key, other.encode());
+                store.engine.put([(key, Some(value.into()))].into())?;
             }
             Ok(Decision::Commit(calls))
         });
@@ -160,13 +178,64 @@ mod tests {
         let mut other = store.room(room).unwrap();
         other.outliers = 0;
         let key = keys::room(room);
-        let value = codec::seal(&key, other.encode());
-        store.write(|tree| tree.insert(key, value)).unwrap();
+        let value = codec::add_checksum(&key, other.encode());
+        store.engine.put([(key, Some(value.into()))].into()).unwrap();
         let (calls, decided) = disturbed(&store, 3);
         assert_eq!((calls, decided.unwrap()), (4, Some(4)));
         assert_eq!(store.room(room).unwrap().next_event.0, 1);
         assert!(store.event_num(room, "$of-call-4").unwrap().is_some());
         assert!(store.event_num(room, "$of-call-3").unwrap().is_none());
+    }
+
+    /// Decides about two rooms as a list of numbers says; returns all records.
+    fn decide_all(store: &Store, numbers: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        for number in numbers {
+            let room_id = if number % 2 == 0 { "!even:b" } else { "!odd:b" };
+            match number % 16 {
+                15 => drop(store.delete_room(room_id).unwrap()),
+                14 => drop(store.forget_deleted_room(room_id).unwrap()),
+                13 => store.bury_room(room_id).unwrap(),
+                kind => {
+                    let decided = store.decide(room_id, Some("10"), |edit| {
+                        let event_id = format!("${}", edit.room.next_event.0);
+                        let event = edit.add_event(&event_id);
+                        edit.put_body(event, &event_id, &[*number]);
+                        edit.room.next_arrival += 1;
+                        let decision = if kind < 2 { Decision::Discard } else { Decision::Commit };
+                        Ok::<_, StoreError>(decision(event))
+                    });
+                    decided.unwrap();
+                }
+            }
+        }
+        let records = store.scan(&[], None, usize::MAX).unwrap();
+        records.into_iter().map(|(key, value)| (key, value.to_vec())).collect()
+    }
+
+    proptest! {
+        /// Conflicts change nothing but the room numbers, which are not given twice.
+        #[test]
+        fn decisions_with_conflicts_give_the_same_store(seed: u64, numbers: Vec<u8>) {
+            let expected = decide_all(&Store::with_conflicts(seed, 0), &numbers);
+            let store = Store::with_conflicts(seed, 3);
+            prop_assert_eq!(decide_all(&store, &numbers).len(), expected.len());
+            for room_id in ["!even:b", "!odd:b"] {
+                let undisturbed = Store::with_conflicts(seed, 0);
+                decide_all(&undisturbed, &numbers);
+                let room = |store: &Store| -> Result<_, StoreError> {
+                    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
+                    let room = store.room(number)?;
+                    let events = (0..room.next_event.0).map(EventNum);
+                    let bodies: Result<Vec<Body>, _> = events.map(|it| store.body(number, it)).collect();
+                    Ok(Some((room, bodies?)))
+                };
+                prop_assert_eq!(room(&store).unwrap(), room(&undisturbed).unwrap());
+                prop_assert_eq!(
+                    store.is_deleted(room_id).unwrap(),
+                    undisturbed.is_deleted(room_id).unwrap()
+                );
+            }
+        }
     }
 
     #[test]

@@ -1,133 +1,137 @@
-//! Deleting a room. It is gone with one write, which takes its id away from its number; what it
-//! left behind is then removed bit by bit, after a crash too.
+//! Deletes rooms. One commit makes a room disappear: it separates the room's id from its number. The
+//! records of the room are removed afterwards, in steps; after a crash the removal is continued.
 
 use super::{
-    RoomNum, Store, StoreError, View,
-    codec::{seal, unseal},
+    Decision, RoomNum, Store, StoreError, View,
+    codec::{add_checksum, strip_checksum},
+    decide::retried,
+    engine::{Commit, Seen, StoredValue},
     keys,
     view::number_or_gone,
 };
 
 /// Records removed in one batch.
-const AT_ONCE: usize = 1_000;
+const REMOVED_AT_ONCE: usize = 1_000;
+
+/// A page of room ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomIds {
+    /// The ids, in ascending order.
+    pub room_ids: Vec<String>,
+    /// The id after which the next page starts; `None` if this page is the last.
+    pub next: Option<String>,
+}
 
 impl Store {
-    /// Deletes a room; its id stays taken, so that nothing of it comes back. On disk when this
-    /// returns. Nothing if there is no such room.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Deletes a room. Its id stays taken, so that no event of it is accepted again. On disk when
+    /// this returns. Returns `None` if the store holds no such room.
     pub fn delete_room(&self, room_id: &str) -> Result<Option<DeletedRoom>, StoreError> {
-        let _guard = self.room_locks.lock(room_id);
-        let Some(number) = self.room_num(room_id)? else { return Ok(None) };
-        let mut batch = sled::Batch::default();
-        for key in [keys::room_by_name(room_id), keys::deleted_room(number)] {
-            let value = seal(&key, Vec::new());
-            batch.insert(key, value);
-        }
-        batch.remove(keys::room(number));
-        let apply = || self.write(|tree| tree.apply_batch(batch));
-        match self.removals(room_id) {
-            Some(removals) => removals.of_rooms.during(apply)?,
-            None => apply()?,
-        }
-        self.caches.forget_bodies(number);
-        self.flush()?;
-        Ok(Some(DeletedRoom(number)))
-    }
-
-    /// Lets a deleted room come back, as a room that was never here.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn forget_deleted_room(&self, room_id: &str) -> Result<bool, StoreError> {
-        let _guard = self.room_locks.lock(room_id);
-        let is_deleted = self.is_deleted(room_id)?;
-        if is_deleted {
-            self.write(|tree| tree.remove(keys::room_by_name(room_id)))?;
+        let deleted = self.decide(room_id, None, |edit| {
+            edit.delete_room();
+            Ok::<_, StoreError>(Decision::Commit(DeletedRoom(edit.room_num())))
+        })?;
+        if deleted.is_some() {
             self.flush()?;
         }
-        Ok(is_deleted)
+        Ok(deleted)
     }
 
-    /// Sees to it that a room never comes. Nothing if it is held.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Lets a deleted room return, as a room without history. Returns whether it was deleted.
+    pub fn forget_deleted_room(&self, room_id: &str) -> Result<bool, StoreError> {
+        let _guard = self.room_locks.lock(room_id);
+        let forgotten = retried(room_id, || {
+            let key = keys::room_by_name(room_id);
+            let value = self.value(&key)?;
+            if !self.is_deleted(room_id)? {
+                return Ok::<_, StoreError>(Some(false));
+            }
+            let changes = [(key.clone(), None)].into();
+            let commit = self.engine.commit(Some(&Seen { key, value }), changes)?;
+            Ok((commit == Commit::Done).then_some(true))
+        })?;
+        if forgotten {
+            self.flush()?;
+        }
+        Ok(forgotten)
+    }
+
+    /// Makes the store refuse a room as if it had been deleted. A room that the store holds is left
+    /// as it is.
     pub fn bury_room(&self, room_id: &str) -> Result<(), StoreError> {
         let _guard = self.room_locks.lock(room_id);
-        if self.room_num(room_id)?.is_none() {
+        retried(room_id, || {
             let key = keys::room_by_name(room_id);
-            let value = seal(&key, Vec::new());
-            self.write(|tree| tree.insert(key, value))?;
-        }
-        Ok(())
+            if self.value(&key)?.is_some() {
+                return Ok(Some(()));
+            }
+            let empty = add_checksum(&key, Vec::new());
+            let changes = [(key.clone(), Some(empty.into()))].into();
+            let commit = self.engine.commit(Some(&Seen { key, value: None }), changes)?;
+            Ok((commit == Commit::Done).then_some(()))
+        })
     }
 
-    /// The ids of rooms that were deleted and stay away, behind `after` in their own order: those
-    /// among so many rooms looked at, and where to go on, if there may be more.
+    /// The ids of rooms that were deleted and may not return, those greater than `after`. Looks at
+    /// `looked_at` rooms at most, deleted or not.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When a record is damaged.
     pub fn buried_rooms(
         &self,
         after: Option<&str>,
         looked_at: usize,
-    ) -> Result<(Vec<String>, Option<String>), StoreError> {
+    ) -> Result<RoomIds, StoreError> {
         let after = after.map(keys::room_by_name);
         let records = self.scan(&keys::rooms_by_name(), after.as_deref(), looked_at)?;
-        let (mut found, mut last) = (Vec::new(), None);
+        let mut found = RoomIds::default();
         for (key, value) in &records {
             let damaged = || StoreError::corrupt("room number", key);
             let room_id = keys::text(key).ok_or_else(damaged)?;
-            let number = unseal(key, value).and_then(number_or_gone).map_err(|_| damaged())?;
-            if number.is_none() {
-                found.push(room_id.to_owned());
+            let number = strip_checksum(key, value).and_then(number_or_gone);
+            if number.map_err(|_| damaged())?.is_none() {
+                found.room_ids.push(room_id.to_owned());
             }
-            last = Some(room_id.to_owned());
+            found.next = Some(room_id.to_owned());
         }
-        Ok((found, last.filter(|_| records.len() >= looked_at)))
+        if records.len() < looked_at {
+            found.next = None;
+        }
+        Ok(found)
     }
 
-    /// The rooms that are deleted but have left something behind.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The deleted rooms whose records are not all removed.
     pub fn deleted_rooms(&self) -> Result<Vec<DeletedRoom>, StoreError> {
         let records = self.scan(&keys::deleted_rooms(), None, usize::MAX)?;
         let rooms = records.iter().filter_map(|(key, _)| keys::room_of(key));
         Ok(rooms.map(DeletedRoom).collect())
     }
 
-    /// Removes some of what a deleted room has left behind; says how many records, none when it is
-    /// all gone.
-    ///
-    /// # Errors
-    /// When the store fails.
+    /// Removes some records of a deleted room. Returns how many; 0 when all are removed.
     pub fn remove_deleted(&self, room: DeletedRoom) -> Result<usize, StoreError> {
         let DeletedRoom(number) = room;
         for prefix in keys::all_of_room(number) {
-            let records = self.scan(&prefix, None, AT_ONCE)?;
+            let records = self.scan(&prefix, None, REMOVED_AT_ONCE)?;
             if records.is_empty() {
                 continue;
             }
-            let mut batch = sled::Batch::default();
-            records.iter().for_each(|(key, _)| batch.remove(key.as_slice()));
-            self.write(|tree| tree.apply_batch(batch))?;
+            let removed = records.len();
+            let remove = |(key, _): (Vec<u8>, StoredValue)| (key, None);
+            self.engine.put(records.into_iter().map(remove).collect())?;
             self.flush()?;
-            return Ok(records.len());
+            return Ok(removed);
         }
-        self.write(|tree| tree.remove(keys::deleted_room(number)))?;
+        self.engine.put([(keys::deleted_room(number), None)].into())?;
         self.flush()?;
         Ok(0)
     }
 }
 
-/// A room that is deleted, by the number that it had.
+/// A deleted room, by the number that it had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeletedRoom(RoomNum);
 
 impl DeletedRoom {
+    /// The number that the room had.
     pub(super) fn number(self) -> RoomNum {
         self.0
     }

@@ -1,41 +1,50 @@
-//! Writing: one decision about one room, applied at once or not at all.
+//! The changes of one decision about one room, applied as one atomic batch or not at all.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use sled::IVec;
 
 use super::{
     Body, EventNode, EventNum, Extremity, Room, RoomNum, StateFacts, StateNum, Store, StoreError,
     View,
-    codec::seal,
+    blocks::Bodies,
+    codec::add_checksum,
+    engine::{Changes, Commit, Records, Seen, StoredValue},
     keys, record,
-    record::Page,
+    record::{Page, page_of},
     room_locks::RoomGuard,
-    sealing::Bodies,
-    view::{Records, number_or_gone},
+    view::number_or_gone,
 };
 use crate::state::map::{Node, Ptr};
 
-/// A decision being made. Reads see what it has changed so far; the disk sees all of it, at
-/// [`commit`](Self::commit), or nothing. Dropped without a commit, it has never been.
-#[must_use = "nothing is written before commit"]
+/// The changes of a decision. Reads through it see the changes made so far. They are applied by the
+/// commit of [`Store::decide`]; an edit that is dropped before changes nothing.
+#[must_use = "nothing is written before the commit"]
 pub struct Edit<'s> {
-    /// The room's record; written with the rest.
+    /// The record of the room, which every commit writes.
     pub room: Room,
     pub(super) store: &'s Store,
     pub(super) number: RoomNum,
-    /// Events from here on are added by this edit.
+    /// The first event that this edit adds; all greater ones are added by it too.
     pub(super) first_new: EventNum,
-    changes: BTreeMap<Vec<u8>, Option<IVec>>,
+    changes: Changes,
     pages: BTreeMap<u32, Page>,
     pub(super) has_unsettled: bool,
     seen: Seen,
-    /// Whether it removes what somebody may be about to read.
-    removes: bool,
+    removes: Removes,
     bodies: Bodies,
     /// `None` if the caller holds the lock for longer than the edit.
     _guard: Option<RoomGuard<'s>>,
+}
+
+/// Whether an edit removes records that someone may be about to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removes {
+    Nothing,
+    /// Some records of a room that stays.
+    Records,
+    /// The room.
+    Room,
 }
 
 /// What a decision about a room starts from.
@@ -43,22 +52,6 @@ pub(super) struct Start {
     pub(super) number: RoomNum,
     pub(super) room: Room,
     pub(super) seen: Seen,
-}
-
-/// The record on which a decision depends: its commit is refused if it has changed since.
-pub(super) struct Seen {
-    pub(super) key: Vec<u8>,
-    /// `None` if there was no record.
-    pub(super) value: Option<IVec>,
-}
-
-/// How a commit ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Commit {
-    /// Everything was applied.
-    Done,
-    /// Nothing was applied: the room was changed since its record was read.
-    Conflict,
 }
 
 impl<'s> Edit<'s> {
@@ -70,11 +63,11 @@ impl<'s> Edit<'s> {
             room,
             store,
             number,
-            changes: BTreeMap::new(),
+            changes: Changes::new(),
             pages: BTreeMap::new(),
             has_unsettled: false,
             seen,
-            removes: false,
+            removes: Removes::Nothing,
             bodies: Bodies::new(),
             _guard: guard,
         };
@@ -84,13 +77,13 @@ impl<'s> Edit<'s> {
         edit
     }
 
-    /// The room's number.
+    /// The number of the room.
     #[must_use]
     pub fn room_num(&self) -> RoomNum {
         self.number
     }
 
-    /// Gives an event the room's next number.
+    /// Gives an event the next number of the room, and maps its id to that number.
     pub fn add_event(&mut self, event_id: &str) -> EventNum {
         let event = self.room.next_event;
         self.room.next_event = EventNum(event.0 + 1);
@@ -98,40 +91,35 @@ impl<'s> Edit<'s> {
         event
     }
 
-    /// Keeps an event's body.
+    /// Stores or replaces the body of an event.
     pub fn put_body(&mut self, event: EventNum, event_id: &str, pdu: &[u8]) {
         let body = Body { event_id: event_id.to_owned(), pdu: Bytes::copy_from_slice(pdu) };
         self.bodies.insert(event, Some(body));
     }
 
-    /// An event's node as it stands now.
+    /// The node of an event, with the changes of this edit.
     ///
     /// # Errors
-    /// When it cannot be read, or there is none.
+    /// [`StoreError::Missing`] if there is no node.
     pub fn node(&self, event: EventNum) -> Result<EventNode, StoreError> {
-        let page = || keys::page(self.number, event.0 / keys::PAGE_EVENTS);
+        let page = || keys::page(self.number, page_of(event));
         self.find_node(event)?.ok_or_else(|| StoreError::missing("event", &page()))
     }
 
-    /// An event's node as it stands now; nothing if the event was purged, or never was.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The node of an event, with the changes of this edit; `None` if the event was purged, or if
+    /// its number was never given.
     pub fn find_node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
-        let number = event.0 / keys::PAGE_EVENTS;
+        let number = page_of(event);
         Ok(match self.pages.get(&number) {
             Some(page) => page.get(event).cloned(),
             None => self.page(self.number, number)?.get(event).cloned(),
         })
     }
 
-    /// Writes an event's node. Lists its arrival where that is not its number, and the event among
-    /// the forward extremities if it is one.
-    ///
-    /// # Errors
-    /// When its page cannot be read.
+    /// Stores or replaces the node of an event. Keeps two lists in step with it: arrivals that
+    /// differ from the event's number, and forward extremities.
     pub fn put_node(&mut self, event: EventNum, node: EventNode) -> Result<(), StoreError> {
-        let page = event.0 / keys::PAGE_EVENTS;
+        let page = page_of(event);
         if !self.pages.contains_key(&page) {
             let read = self.page(self.number, page)?;
             self.pages.insert(page, read);
@@ -171,63 +159,62 @@ impl<'s> Edit<'s> {
         }
     }
 
-    /// Lists a forward extremity that the list leaves out.
+    /// Adds a forward extremity to the list. [`put_node`](Self::put_node) does so itself; this is for
+    /// repairs.
     pub fn list_extremity(&mut self, extremity: Extremity) {
         let Extremity { event, arrival, state_after } = extremity;
         let key = keys::extremity(self.number, arrival, event);
         self.put(key, record::encode_extremity(state_after));
     }
 
-    /// Takes a forward extremity out of the list.
+    /// Removes a forward extremity from the list.
     pub fn remove_extremity(&mut self, extremity: Extremity) {
         let Extremity { event, arrival, .. } = extremity;
         let key = keys::extremity(self.number, arrival, event);
         if event >= self.first_new {
-            // It is only listed in this edit.
+            // It is on the list in this edit only.
             self.changes.remove(&key);
         } else {
             self.remove(key);
         }
     }
 
-    /// Whether an event is found where it arrived: by its number, or in the list.
-    ///
-    /// # Errors
-    /// When the disk fails.
+    /// Whether an event can be found by its arrival: because its number is the same, or because it is
+    /// on the list of arrivals.
     pub fn is_listed(&self, event: EventNum, arrival: i64) -> Result<bool, StoreError> {
         let key = keys::arrival(self.number, arrival, event);
         Ok(arrival == i64::from(event.0) || self.value(&key)?.is_some())
     }
 
-    /// Lists an arrival that the list leaves out.
+    /// Adds an arrival to the list.
     pub fn list_arrival(&mut self, event: EventNum, arrival: i64) {
         self.put(keys::arrival(self.number, arrival, event), Vec::new());
     }
 
-    /// Takes an arrival out of the list.
+    /// Removes an arrival from the list.
     pub fn remove_arrival(&mut self, event: EventNum, arrival: i64) {
         self.remove(keys::arrival(self.number, arrival, event));
     }
 
-    /// Makes an id lead to an event that is held.
+    /// Maps an id to an event that is held.
     pub fn lead(&mut self, event_id: &str, event: EventNum) {
         self.put(keys::event(self.number, event_id), event.0.to_be_bytes().to_vec());
     }
 
-    /// Removes an event: its node, its body, the state that came with it. What is left is that it
-    /// [was purged](View::is_purged).
+    /// Removes an event: its node, its body, and the state that was received with it. Only its id is
+    /// kept, as [purged](View::is_purged).
     ///
     /// # Errors
-    /// When its page cannot be read.
+    /// [`StoreError::Missing`] if the event has no node.
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
-        self.removes = true;
+        self.removes = Removes::Records;
         let node = self.node(event)?;
         if node.arrival != i64::from(event.0) {
             self.remove_arrival(event, node.arrival);
             self.room.listed_arrivals = self.room.listed_arrivals.saturating_sub(1);
         }
         self.change_extremity(node.extremity(event), None);
-        let number = event.0 / keys::PAGE_EVENTS;
+        let number = page_of(event);
         if !self.pages.contains_key(&number) {
             let read = self.page(self.number, number)?;
             self.pages.insert(number, read);
@@ -242,16 +229,13 @@ impl<'s> Edit<'s> {
         Ok(())
     }
 
-    /// Sees to it that an event never comes, or never comes back.
+    /// Makes the room refuse an event from now on, as if it had been purged.
     pub fn bury(&mut self, event_id: &str) {
         self.put(keys::event(self.number, event_id), Vec::new());
     }
 
-    /// As [`bury`](Self::bury), by the hash of the id: what is held is marked as purged, if it is
-    /// an outlier, and otherwise left alone.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// As [`bury`](Self::bury), by the hash of the id. An outlier that is held is marked as purged;
+    /// any other event that is held is left as it is.
     pub fn bury_hash(&mut self, hash: [u8; 16]) -> Result<(), StoreError> {
         let key = keys::event_by_hash(self.number, hash);
         match self.read("event number", &key, number_or_gone)?.flatten() {
@@ -265,13 +249,13 @@ impl<'s> Edit<'s> {
         Ok(())
     }
 
-    /// The number that the next state will get.
+    /// The number of the next state.
     #[must_use]
     pub fn next_state(&self) -> StateNum {
         self.room.next_state
     }
 
-    /// Keeps a state's own nodes under the next number.
+    /// Stores a state, with the nodes of its map that no older state has, under the next number.
     pub fn add_state(&mut self, facts: StateFacts, nodes: &[Node]) -> StateNum {
         let state = self.room.next_state;
         self.room.next_state = StateNum(state.0 + 1);
@@ -279,16 +263,25 @@ impl<'s> Edit<'s> {
         state
     }
 
-    /// Removes a state that nothing refers to.
+    /// Removes a state that no event and no other state needs.
     pub fn remove_state(&mut self, state: StateNum) {
-        self.removes = true;
+        self.removes = Removes::Records;
         self.remove(keys::state(self.number, state));
     }
 
-    /// Applies everything at once. On disk only after [`Store::flush`].
+    /// Deletes the room. From the commit on its id maps to no number; its records are removed by
+    /// [`Store::remove_deleted`].
+    pub(super) fn delete_room(&mut self) {
+        self.removes = Removes::Room;
+        self.put(keys::room_by_name(&self.room.room_id), Vec::new());
+        self.put(keys::deleted_room(self.number), Vec::new());
+    }
+
+    /// Applies all changes as one atomic batch. On disk only after [`Store::flush`].
     ///
     /// # Errors
-    /// When the disk fails, or what is changed is damaged; then nothing was applied.
+    /// [`StoreError::Conflict`] if the room was changed since its record was read. Nothing was
+    /// applied then.
     pub fn commit(mut self) -> Result<(), StoreError> {
         match self.apply()? {
             Commit::Done => Ok(()),
@@ -300,43 +293,43 @@ impl<'s> Edit<'s> {
 
     /// Applies all changes as one atomic batch.
     pub(super) fn apply(&mut self) -> Result<Commit, StoreError> {
-        // The room is locked, so nothing changes between this comparison and the batch.
-        if self.store.value(&self.seen.key)? != self.seen.value {
-            return Ok(Commit::Conflict);
-        }
         let bodies = std::mem::take(&mut self.bodies);
         self.place_bodies(&bodies)?;
-        self.put(keys::room(self.number), self.room.encode());
+        let room = keys::room(self.number);
+        match self.removes {
+            Removes::Room => self.remove(room),
+            Removes::Nothing | Removes::Records => self.put(room, self.room.encode()),
+        }
         for (number, page) in std::mem::take(&mut self.pages) {
             let key = keys::page(self.number, number);
             if page.is_empty() { self.remove(key) } else { self.put(key, page.encode(number)) }
         }
         #[cfg(test)]
-        self.store.touched.fetch_add(
-            u64::try_from(self.changes.len()).unwrap_or(u64::MAX),
-            std::sync::atomic::Ordering::Relaxed,
-        );
-        let (mut batch, mut bytes) = (sled::Batch::default(), 0);
-        for (key, value) in std::mem::take(&mut self.changes) {
-            bytes += key.len() + value.as_ref().map_or(0, |it| it.len());
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+        self.store
+            .touched
+            .fetch_add(crate::num::u64(self.changes.len()), std::sync::atomic::Ordering::Relaxed);
+        let changes = std::mem::take(&mut self.changes);
+        let commit = || self.store.engine.commit(Some(&self.seen), changes);
+        let removals = self.store.removals(&self.room.room_id);
+        let commit = match self.removes {
+            Removes::Nothing => commit()?,
+            Removes::Records => removals.of_records.during(commit)?,
+            Removes::Room => removals.of_rooms.during(commit)?,
+        };
+        if commit == Commit::Done {
+            match self.removes {
+                Removes::Room => self.store.caches.forget_bodies(self.number),
+                Removes::Nothing | Removes::Records => {
+                    bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
+                }
             }
         }
-        let apply = || self.store.write(|tree| tree.apply_batch(batch));
-        match self.store.removals(&self.room.room_id).filter(|_| self.removes) {
-            Some(removals) => removals.of_records.during(apply)?,
-            None => apply()?,
-        }
-        bodies.keys().for_each(|it| self.store.caches.forget_body(self.number, *it));
-        self.store.after_batch(bytes)?;
-        Ok(Commit::Done)
+        Ok(commit)
     }
 
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        let sealed = seal(&key, value);
-        self.changes.insert(key, Some(sealed.into()));
+        let value = add_checksum(&key, value);
+        self.changes.insert(key, Some(value.into()));
     }
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
@@ -345,7 +338,7 @@ impl<'s> Edit<'s> {
 }
 
 impl View for Edit<'_> {
-    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+    fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
         match self.changes.get(key) {
             Some(change) => Ok(change.clone()),
             None => self.store.value(key),
@@ -362,10 +355,10 @@ impl View for Edit<'_> {
             let from = self.changes.range(prefix.to_vec()..);
             from.take_while(|(key, _)| key.starts_with(prefix))
         };
-        // Of what is on disk, no more can be gone than was removed.
+        // Removed records are skipped, so as many more are read.
         let removed = changed().filter(|(_, change)| change.is_none()).count();
         let enough = limit.saturating_add(removed);
-        let mut records: BTreeMap<Vec<u8>, IVec> =
+        let mut records: BTreeMap<Vec<u8>, StoredValue> =
             self.store.scan(prefix, after, enough)?.into_iter().collect();
         for (key, change) in changed() {
             match change {

@@ -1,28 +1,25 @@
-//! Why the store cannot do what it was asked, said so that an operator knows what to do next.
+//! Errors of the store, in words that tell an operator what to do next.
 
 use std::{io, path::PathBuf};
 
 use super::Room;
 
-/// Why the store cannot do what it was asked.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk, or sled, failed. What was not flushed may or may not be there.
+    /// The engine failed. Changes that were not flushed may be lost or not.
     #[error("the store failed: {0}")]
-    Sled(#[from] sled::Error),
-    /// sled panicked at what it did not expect.
-    #[error("the store failed: sled met what it did not expect ({0})")]
-    Panicked(String),
-    /// sled cannot open its files. They are as they were, if the store was not closed before.
+    Engine(#[from] EngineError),
+    /// sled cannot open its files. If the store was not closed before, they are as they were.
     #[error(
         "sled cannot open its log in {data_dir} ({said}); restore a backup into an empty directory \
          with `backscroll restore BACKUP --data-dir DIR` and serve that; if there is none, keep a \
          copy of {data_dir} before anything else is tried"
     )]
     NotOpened {
-        /// Where the store lies.
+        /// The directory of the store.
         data_dir: PathBuf,
-        /// What sled said.
+        /// The message of sled.
         said: String,
     },
     /// The file system does not make each write durable before it returns.
@@ -35,102 +32,128 @@ pub enum StoreError {
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A record does not say what it should, or is lost: the store is damaged.
+    /// A record is malformed or lost: the store is damaged.
     #[error("the store is damaged: {what} (key {key})")]
     Corrupt {
-        /// What was to be read.
+        /// The kind of record.
         what: &'static str,
-        /// Its key, in hexadecimal.
+        /// The record's key, in hexadecimal.
         key: String,
     },
-    /// A record is not there though another one names it. Either it was removed between the two
-    /// reads, by a purge or since the room was deleted; or it is lost: [`StoreError::at_rest`].
-    #[error("what was to be read is not there: {what} (key {key})")]
+    /// A record does not exist though another record names it. Either it was removed between the
+    /// two reads, by a purge or with its room, or it is lost: see [`StoreError::at_rest`].
+    #[error("a record does not exist: {what} (key {key})")]
     Missing {
-        /// What was to be read.
+        /// The kind of record.
         what: &'static str,
-        /// Its key, in hexadecimal.
+        /// The record's key, in hexadecimal.
         key: String,
     },
-    /// This build does not know the version of a room that is held; a newer one does.
+    /// The store holds a room of a version that this build does not know; a newer build does.
     #[error("room {room_id} has version {version}, which this build does not know")]
     RoomVersionUnknown {
-        /// The room.
+        /// The id of the room.
         room_id: String,
-        /// Its version.
+        /// The version of the room.
         version: String,
     },
-    /// Others changed the room at every try of a decision. Nothing was committed; the caller may
-    /// try again.
-    #[error("room {room_id} is changed by others all the time; try again in a moment")]
+    /// Other writers changed the room at every try of a decision. Nothing was committed; the caller
+    /// may try again.
+    #[error("room {room_id} is changed by other writers all the time; try again in a moment")]
     Conflict {
-        /// The room.
+        /// The id of the room.
         room_id: String,
     },
-    /// The program did what it should never do. Nothing is wrong with what is held.
+    /// An invariant of the program does not hold. The store is not damaged.
     #[error("this should not be possible, please report it: {0}")]
     Bug(&'static str),
-    /// The volume is nearly full. Nothing was written; what is held can still be read.
+    /// The volume is nearly full. Nothing was written; everything that is stored can be read.
     #[error(
         "the volume of the store has {free} bytes left and {reserved} are kept free for opening \
          it again: no events are taken until there are {needed}"
     )]
     DiskFull {
-        /// Bytes left.
+        /// Bytes that are free.
         free: u64,
-        /// Bytes that are never written to.
+        /// Bytes that are kept free.
         reserved: u64,
-        /// Bytes that must be left before events are taken again.
+        /// Bytes that must be free before events are accepted again.
         needed: u64,
     },
     /// Another process has the store open.
     #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]
     InUse(PathBuf),
-    /// The store has held more than it does now.
+    /// The store holds fewer flushes than it did before.
     #[error(
         "the store has lost its end: it was flushed {expected} times and holds {held} of them, so \
          its files were changed or put back; restore a backup, or delete {mark} to go on with what \
          is left"
     )]
     CutOff {
-        /// What it holds.
+        /// Flushes that the store holds.
         held: u64,
-        /// What it has held.
+        /// Flushes that the mark counts.
         expected: u64,
-        /// The file that says so.
+        /// The path of the mark.
         mark: PathBuf,
     },
     /// The store was written by a newer build.
     #[error("the store has format {found}, this build knows {known}; start the newer build")]
     NewerFormat {
-        /// What the store says.
+        /// The format of the store.
         found: u32,
-        /// What this build knows.
+        /// The format that this build reads and writes.
         known: u32,
     },
 }
 
+/// An error of the engine below the store, by what can be done about it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine's files are damaged. Repair the store, or restore a backup.
+    #[error("{0}")]
+    Damaged(String),
+    /// A read or a write failed. After a failed write only opening the store again helps.
+    #[error("{0}")]
+    Failed(String),
+    /// The engine panicked. Only opening the store again helps.
+    #[error("sled met what it did not expect ({0})")]
+    Panicked(String),
+}
+
+impl EngineError {
+    /// The message of the engine.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Damaged(text) | Self::Failed(text) | Self::Panicked(text) => text,
+        }
+    }
+}
+
 impl StoreError {
+    /// A record is malformed or lost.
     pub(crate) fn corrupt(what: &'static str, key: &[u8]) -> Self {
         Self::Corrupt { what, key: hex(key) }
     }
 
+    /// A record does not exist.
     pub(crate) fn missing(what: &'static str, key: &[u8]) -> Self {
         Self::Missing { what, key: hex(key) }
     }
 
+    /// This build does not know the version of a room.
     pub(crate) fn version_unknown(room: &Room) -> Self {
         let Room { room_id, room_version, .. } = room;
         Self::RoomVersionUnknown { room_id: room_id.clone(), version: room_version.clone() }
     }
 
-    /// What a failure means where nothing can have been removed meanwhile: a record that is not
-    /// there is lost.
+    /// The error as it is where nothing can have been removed meanwhile: a record that does not
+    /// exist is lost.
     #[must_use]
     pub fn at_rest(self) -> Self {
         match self {
@@ -139,13 +162,13 @@ impl StoreError {
         }
     }
 
-    /// Whether something that was on disk is not there as it was: for a repair, or a backup.
+    /// Whether the files of the store are damaged, so that a repair or a backup is needed.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Corrupt { .. } | Self::Sled(sled::Error::Corruption { .. }))
+        matches!(self, Self::Corrupt { .. } | Self::Engine(EngineError::Damaged(_)))
     }
 
-    /// Whether the failure is about one record: it is damaged, or not there.
+    /// Whether the error is about one record, which is damaged or does not exist.
     #[must_use]
     pub fn is_of_record(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Missing { .. })

@@ -1,23 +1,27 @@
-//! Reading what is noted of redactions, and of the power levels that judge them.
+//! Reading what is noted about redactions, and about the power levels that they are judged by.
 
-use sled::IVec;
+use super::{
+    Arrival, EventNum, Judgement, Power, RoomNum, StoreError, StoredValue, View,
+    codec::strip_checksum, keys, record,
+};
 
-use super::{EventNum, Judgement, Power, RoomNum, StoreError, View, codec::unseal, keys, record};
+/// A power levels event that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerEvent {
+    /// The event.
+    pub event: EventNum,
+    /// What is noted about it.
+    pub power: Power,
+}
 
-/// What is noted of redactions.
+/// What is noted about redactions and power levels.
 pub trait Judged: View {
     /// Whether any redaction of an event is noted.
-    ///
-    /// # Errors
-    /// When the disk fails.
     fn has_redactions(&self, room: RoomNum, target_id: &str) -> Result<bool, StoreError> {
         Ok(!self.scan(&keys::all_redactions(room, target_id), None, 1)?.is_empty())
     }
 
-    /// Redactions of an event that were judged alike, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The redactions of an event that have a given judgement, at most `limit`.
     fn redactions_of(
         &self,
         room: RoomNum,
@@ -28,10 +32,7 @@ pub trait Judged: View {
         self.last_numbers(&keys::redactions(room, target_id, judgement.number()), limit)
     }
 
-    /// How a redaction of an event was judged; nothing if it is not noted.
-    ///
-    /// # Errors
-    /// When the disk fails.
+    /// The judgement of a redaction of an event; `None` if the redaction is not noted.
     fn judgement(
         &self,
         room: RoomNum,
@@ -47,21 +48,19 @@ pub trait Judged: View {
         Ok(None)
     }
 
-    /// Power levels that arrived before an arrival, the last first, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The power levels events that arrived before `arrival`, the last first, at most `limit`.
     fn powers_before(
         &self,
         room: RoomNum,
         arrival: i64,
         limit: usize,
-    ) -> Result<Vec<(EventNum, Power)>, StoreError> {
+    ) -> Result<Vec<PowerEvent>, StoreError> {
         let after = keys::power(room, arrival, EventNum(u32::MAX));
         let records = self.scan(&keys::powers(room), Some(&after), limit)?;
-        let power = |(key, value): &(Vec<u8>, IVec)| {
-            let (_, event) = keys::extremity_of(key)?;
-            Some((event, unseal(key, value).and_then(record::decode_power).ok()?))
+        let power = |(key, value): &(Vec<u8>, StoredValue)| {
+            let event = keys::extremity_of(key)?.event;
+            let power = strip_checksum(key, value).and_then(record::decode_power).ok()?;
+            Some(PowerEvent { event, power })
         };
         records
             .iter()
@@ -69,10 +68,7 @@ pub trait Judged: View {
             .collect()
     }
 
-    /// What is known of power levels that were accepted.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// What is noted about a power levels event; `None` if it was not accepted.
     fn power(
         &self,
         room: RoomNum,
@@ -82,17 +78,14 @@ pub trait Judged: View {
         self.read("power levels", &keys::power(room, arrival, event), record::decode_power)
     }
 
-    /// Redactions by their arrival, behind `after`, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The redactions that arrived after `after`, in their order of arrival, at most `limit`.
     fn redactions_after(
         &self,
         room: RoomNum,
-        after: (i64, EventNum),
+        after: Arrival,
         limit: usize,
-    ) -> Result<Vec<(i64, EventNum)>, StoreError> {
-        let after = keys::later_redaction(room, after.0, after.1);
+    ) -> Result<Vec<Arrival>, StoreError> {
+        let after = keys::later_redaction(room, after.arrival, after.event);
         let records = self.scan(&keys::later_redactions(room), Some(&after), limit)?;
         Ok(records.iter().filter_map(|(key, _)| keys::arrival_of(key)).collect())
     }

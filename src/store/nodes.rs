@@ -1,14 +1,17 @@
-//! The nodes of a room's graph, and those of its states, as walks ask for them.
+//! The nodes of a room's event graph and of its states, for walks.
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use super::{EventNode, EventNum, RoomNum, StateNum, StoreError, View, keys, record::Page};
+use super::{
+    EventNode, EventNum, RoomNum, StoreError, View,
+    record::{Page, page_of},
+};
 use crate::state::map::{Node, Nodes, Ptr};
 
-/// Pages that are remembered at most: more than one answer reads, less than a large room has.
-const REMEMBERED_PAGES: usize = 2_048;
+/// The most pages that a topology caches: more than one answer reads, fewer than a large room has.
+const MAX_CACHED_PAGES: usize = 2_048;
 
-/// The nodes of a room's graph. Remembers the pages it has read.
+/// The nodes of a room's event graph. Caches the pages that it has read.
 pub struct Topology<'v, V> {
     pub(super) view: &'v V,
     pub(super) room: RoomNum,
@@ -16,19 +19,16 @@ pub struct Topology<'v, V> {
 }
 
 impl<V: View> Topology<'_, V> {
-    /// An event's node; nothing if there is no such event.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The node of an event; `None` if the event was purged, or its number was never given.
     pub fn node(&self, event: EventNum) -> Result<Option<EventNode>, StoreError> {
-        let page = event.0 / keys::PAGE_EVENTS;
+        let page = page_of(event);
         if let Some(page) = self.pages.borrow().get(&page) {
             return Ok(page.get(event).cloned());
         }
         let read = self.view.page(self.room, page)?;
         let node = read.get(event).cloned();
         let mut pages = self.pages.borrow_mut();
-        if pages.len() >= REMEMBERED_PAGES {
+        if pages.len() >= MAX_CACHED_PAGES {
             pages.clear();
         }
         pages.insert(page, read);
@@ -47,13 +47,5 @@ impl<V: View> Nodes for StateNodes<'_, V> {
 
     fn node(&self, at: Ptr) -> Result<Arc<Node>, StoreError> {
         self.view.state_node(self.room, at)
-    }
-}
-
-impl StateNum {
-    /// Where the map of this state begins.
-    #[must_use]
-    pub fn root(self) -> Ptr {
-        Ptr { record: self.0, slot: 0 }
     }
 }

@@ -1,34 +1,44 @@
-//! What an edit notes of events: what is missing, what waits, what is left to do, what redacts what,
-//! and the states that came with events.
+//! What an edit notes about events: missing predecessors, states that wait, work to be done,
+//! redactions, and the states that were received with events.
 
-use super::{Edit, EventNum, GivenEvent, StoreError, View, keys, record};
+use super::{Arrival, Edit, EventNum, GivenEvent, StoreError, View, keys, record};
 
 /// An event for which work is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsettled {
-    /// The event: its state may be known now.
+    /// The event; the state after it may be known now.
     pub event: EventNum,
-    /// Not all other events were told of it.
+    /// Whether events that depend on it are still to be updated too.
     pub is_unfinished: bool,
 }
 
-/// What was found out about a redaction.
+/// An event that has a missing event among its predecessors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// The event.
+    pub event: EventNum,
+    /// The index of the missing event among its predecessors.
+    pub index: u32,
+}
+
+/// Whether a redaction takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Nothing yet: its target was not held when it came.
+    /// Not judged yet: the target was not held when the redaction was stored.
     Unseen,
-    /// It cannot be told yet whether it takes effect.
+    /// Not decided yet: the state before the redaction, or that it waits for, is not known.
     Waiting,
     /// It takes effect.
     Heeded,
-    /// It does not.
+    /// It does not take effect.
     Unheeded,
 }
 
 impl Judgement {
-    /// All of them.
+    /// All judgements.
     pub const ALL: [Self; 4] = [Self::Unseen, Self::Waiting, Self::Heeded, Self::Unheeded];
 
+    /// The number of the judgement in keys.
     pub(super) const fn number(self) -> u8 {
         match self {
             Self::Unseen => 0,
@@ -39,24 +49,24 @@ impl Judgement {
     }
 }
 
-/// What is known of power levels that were accepted.
+/// What is noted about a power levels event that was accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Power {
-    /// The power levels that they replaced.
+    /// The power levels event that it replaced; `None` if there was none, or it is not known.
     pub before: Option<EventNum>,
-    /// Up to which redaction, by its arrival, those that arrived later were judged again.
-    pub judged_up_to: Option<(i64, EventNum)>,
+    /// The last of the redactions with a later arrival that were judged again because of it; `None`
+    /// if none was.
+    pub judged_up_to: Option<Arrival>,
 }
 
 impl Edit<'_> {
-    /// Notes that `follower` references, at `place` among its predecessors, an event that is not
-    /// placed.
-    pub fn put_missing(&mut self, event_id: &str, follower: EventNum, place: u32) {
+    /// Notes that `follower` has an event that is not placed among its predecessors, at `index`.
+    pub fn put_missing(&mut self, event_id: &str, follower: EventNum, index: u32) {
         let key = keys::missing_of(self.number, event_id, follower);
-        self.put(key, record::encode_missing(place, event_id));
+        self.put(key, record::encode_missing(index, event_id));
     }
 
-    /// Takes such a note back.
+    /// Removes a note of [`put_missing`](Self::put_missing).
     pub fn remove_missing(&mut self, event_id: &str, follower: EventNum) {
         self.remove(keys::missing_of(self.number, event_id, follower));
     }
@@ -66,15 +76,12 @@ impl Edit<'_> {
         self.put(keys::waiting_of(self.number, event, follower), Vec::new());
     }
 
-    /// Takes such a note back.
+    /// Removes a note of [`put_waiting`](Self::put_waiting).
     pub fn remove_waiting(&mut self, event: EventNum, follower: EventNum) {
         self.remove(keys::waiting_of(self.number, event, follower));
     }
 
-    /// Notes that the state of an event may be known now.
-    ///
-    /// # Errors
-    /// When the disk fails.
+    /// Notes that the state after an event may be known now.
     pub fn put_unsettled(&mut self, event: EventNum) -> Result<(), StoreError> {
         self.has_unsettled = true;
         let key = keys::unsettled(self.number, event);
@@ -84,30 +91,30 @@ impl Edit<'_> {
         Ok(())
     }
 
-    /// Notes that not all other events were told of an event.
+    /// Notes that events which depend on an event are still to be updated.
     pub fn put_unfinished(&mut self, event: EventNum) {
         self.has_unsettled = true;
         self.put(keys::unsettled(self.number, event), record::encode_unsettled(true));
     }
 
-    /// Whether such a note was made.
+    /// Whether this edit has noted that work is left for an event.
     #[must_use]
     pub fn has_unsettled(&self) -> bool {
         self.has_unsettled
     }
 
-    /// Takes such a note back.
+    /// Removes the note that work is left for an event.
     pub fn remove_unsettled(&mut self, event: EventNum) {
         self.remove(keys::unsettled(self.number, event));
     }
 
-    /// Notes a redaction of an event, held or not.
+    /// Notes a redaction of an event, which may be held or not.
     pub fn put_redaction(&mut self, target_id: &str, redaction: EventNum, judgement: Judgement) {
         let key = keys::redaction(self.number, target_id, judgement.number(), redaction);
         self.put(key, Vec::new());
     }
 
-    /// Takes such a note back.
+    /// Removes a note of [`put_redaction`](Self::put_redaction).
     pub fn remove_redaction(&mut self, target_id: &str, redaction: EventNum, judgement: Judgement) {
         self.remove(keys::redaction(self.number, target_id, judgement.number(), redaction));
     }
@@ -117,32 +124,32 @@ impl Edit<'_> {
         self.put(keys::later_redaction(self.number, arrival, redaction), Vec::new());
     }
 
-    /// Takes it out of that list.
+    /// Removes a redaction from the list by arrival.
     pub fn remove_listed_redaction(&mut self, arrival: i64, redaction: EventNum) {
         self.remove(keys::later_redaction(self.number, arrival, redaction));
     }
 
-    /// Lists power levels that were accepted, and what is known of them.
+    /// Lists a power levels event that was accepted, with what is noted about it.
     pub fn put_power(&mut self, arrival: i64, event: EventNum, power: Power) {
         self.put(keys::power(self.number, arrival, event), record::encode_power(power));
     }
 
-    /// Keeps the state that came with an event.
+    /// Stores the state that was received with an event.
     pub fn put_given_state(&mut self, event: EventNum, state: &[GivenEvent]) {
         self.put(keys::given_state(self.number, event), record::encode_given(state));
     }
 
-    /// Takes it back.
+    /// Removes the state that was received with an event.
     pub fn remove_given_state(&mut self, event: EventNum) {
         self.remove(keys::given_state(self.number, event));
     }
 
-    /// Notes that the state of `follower` needs an event that is not held.
+    /// Notes that the given state of `follower` names an event that is not held.
     pub fn put_wanted(&mut self, event_id: &str, follower: EventNum) {
         self.put(keys::wanted_by(self.number, event_id, follower), Vec::new());
     }
 
-    /// Takes such a note back.
+    /// Removes a note of [`put_wanted`](Self::put_wanted).
     pub fn remove_wanted(&mut self, event_id: &str, follower: EventNum) {
         self.remove(keys::wanted_by(self.number, event_id, follower));
     }

@@ -1,28 +1,32 @@
-//! What is removed from a room while somebody reads it. Reading takes no lock: whoever finds that
-//! a record is not there asks here whether it was removed meanwhile, or is lost.
+//! Counts removals, so that a reader can tell a removed record from a lost one. Reading takes no
+//! lock: a reader that does not find a record asks here whether records were removed meanwhile.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::Store;
+use crate::sync::lock;
 
-/// The removals from rooms that share a count.
+/// The removals from the rooms that share a count.
 #[derive(Default)]
 pub(super) struct Removals {
-    /// From rooms that stay: by purges.
-    pub(super) of_records: Count,
-    /// Of whole rooms.
-    pub(super) of_rooms: Count,
+    /// Removals of records from rooms that stay: purges.
+    pub(super) of_records: RemovalCount,
+    /// Removals of whole rooms.
+    pub(super) of_rooms: RemovalCount,
 }
 
-/// Counts what is done, when it begins and when it has ended.
+/// Counts operations, when they begin and when they have ended.
 #[derive(Default)]
-pub(super) struct Count {
+pub(super) struct RemovalCount {
     begun: AtomicU64,
     ended: AtomicU64,
 }
 
-impl Count {
-    /// Does something, and counts it.
+impl RemovalCount {
+    /// Runs and counts an operation.
     pub(super) fn during<T>(&self, remove: impl FnOnce() -> T) -> T {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let done = remove();
@@ -39,43 +43,58 @@ impl Count {
     }
 }
 
-/// A moment, told by what had been removed from a room until then.
+/// A moment: the counts of removals from a room until then.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     of_records: u64,
     of_rooms: u64,
 }
 
-/// What was removed from a room since a moment, or may have been.
+/// What may have been removed from a room since a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
-    /// Nothing: what is not there was not there at that moment either.
+    /// Nothing: a record that is not found did not exist at that moment either.
     Nothing,
     /// Some of its records, by a purge.
     Records,
-    /// The room as a whole.
+    /// The whole room.
     Room,
 }
 
+/// Counts of removals; rooms share them by a hash of their ids.
+pub(super) const REMOVAL_COUNTS: usize = 256;
+
 impl Store {
+    /// Waits until no other purge is running, and keeps others from beginning while the guard is
+    /// held.
+    pub fn purge_alone(&self) -> MutexGuard<'_, ()> {
+        lock(&self.purging)
+    }
+
+    /// The counts of removals that a room shares with others.
+    pub(super) fn removals(&self, room_id: &str) -> &Removals {
+        let hash = |sum: usize, byte: u8| sum.wrapping_mul(31).wrapping_add(byte.into());
+        let index = room_id.bytes().fold(0, hash) % REMOVAL_COUNTS;
+        self.removals.get(index).expect("there is a count for each remainder")
+    }
+
     /// The moment now, for a room that is about to be read.
     pub fn moment(&self, room_id: &str) -> Moment {
         let removals = self.removals(room_id);
-        // What has begun and not ended may remove something only after this.
-        let ended = |count: Option<&Count>| count.map_or(0, Count::ended);
-        Moment {
-            of_records: ended(removals.map(|it| &it.of_records)),
-            of_rooms: ended(removals.map(|it| &it.of_rooms)),
-        }
+        // A removal that has begun and not ended may still remove records after this.
+        Moment { of_records: removals.of_records.ended(), of_rooms: removals.of_rooms.ended() }
     }
 
-    /// What may have been removed from a room since a moment. Rooms share counts: it may
-    /// name what was removed from another one.
+    /// What may have been removed from a room since a moment. Rooms share counts, so the removal
+    /// may be one from another room.
     pub fn removed_since(&self, room_id: &str, moment: Moment) -> Removed {
-        match self.removals(room_id) {
-            Some(it) if it.of_rooms.begun() != moment.of_rooms => Removed::Room,
-            Some(it) if it.of_records.begun() != moment.of_records => Removed::Records,
-            Some(_) | None => Removed::Nothing,
+        let removals = self.removals(room_id);
+        if removals.of_rooms.begun() != moment.of_rooms {
+            Removed::Room
+        } else if removals.of_records.begun() != moment.of_records {
+            Removed::Records
+        } else {
+            Removed::Nothing
         }
     }
 }
@@ -86,10 +105,10 @@ mod tests {
     use crate::store::Options;
 
     #[test]
-    fn what_has_begun_before_a_moment_and_ended_after_it_is_named() {
+    fn a_removal_that_overlaps_with_a_moment_counts_as_later() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Options::small(dir.path())).unwrap();
-        let (room, removals) = ("!a:one.example", store.removals("!a:one.example").unwrap());
+        let (room, removals) = ("!a:one.example", store.removals("!a:one.example"));
         let before = store.moment(room);
         assert_eq!(store.removed_since(room, before), Removed::Nothing);
         let within = removals.of_records.during(|| {

@@ -1,48 +1,51 @@
-//! One lock for each room that somebody writes to. Writers of different rooms never wait for each
-//! other. Writers of one room get it in the order in which they asked, so that whoever does much
-//! work in small steps leaves room for others between two of them.
+//! One lock for each room that is written to. Writers of different rooms never wait for each other.
+//! Writers of one room get its lock in the order in which they asked for it, so that a writer that
+//! does much work in small steps lets others write between two steps.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
-/// The locks of the rooms that somebody writes to or waits to write to.
+use crate::sync::{lock, wait};
+
+/// The locks of the rooms with a writer, or with a writer that waits.
 #[derive(Default)]
 pub(super) struct RoomLocks(Mutex<HashMap<String, Turns>>);
 
-/// Whose turn it is to write to a room.
+/// The writers of a room: each gets a turn, and turns are numbered.
 #[derive(Default)]
 struct Turns {
-    /// The turn that the next writer to ask will get.
+    /// The turn of the next writer that asks.
     next: u64,
-    /// The turn that has come.
+    /// The turn of the writer that holds the lock.
     current: u64,
-    /// Told when a turn has ended.
+    /// Notified when a turn ends.
     ended: Arc<Condvar>,
 }
 
-/// Held while writing to a room.
+/// The lock of a room, held until this is dropped.
 pub(super) struct RoomGuard<'l> {
     locks: &'l RoomLocks,
     room_id: String,
 }
 
 impl RoomLocks {
-    /// Waits until nobody else writes to a room.
+    /// Waits until no other writer has the lock of a room, and takes it.
     pub(super) fn lock(&self, room_id: &str) -> RoomGuard<'_> {
         let mut rooms = self.rooms();
         let turns = rooms.entry(room_id.to_owned()).or_default();
-        let (turn, ended) = (turns.next, Arc::clone(&turns.ended));
+        let turn = turns.next;
+        let ended = Arc::clone(&turns.ended);
         turns.next += 1;
         while rooms.get(room_id).is_some_and(|it| it.current != turn) {
-            rooms = ended.wait(rooms).unwrap_or_else(PoisonError::into_inner);
+            rooms = wait(&ended, rooms);
         }
         RoomGuard { locks: self, room_id: room_id.to_owned() }
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<String, Turns>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -71,13 +74,13 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(30);
 
-    /// How many have asked for a room and not left it.
+    /// How many writers have asked for a room's lock and not dropped it.
     fn present(locks: &RoomLocks, room_id: &str) -> u64 {
         locks.rooms().get(room_id).map_or(0, |it| it.next - it.current)
     }
 
     #[test]
-    fn no_room_waits_for_another() {
+    fn writers_of_different_rooms_do_not_wait() {
         let locks = Arc::new(RoomLocks::default());
         let _one = locks.lock("!0:a");
         let others = Arc::clone(&locks);
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_of_a_room_come_one_at_a_time_in_the_order_in_which_they_asked() {
+    fn writers_of_a_room_get_its_lock_in_the_order_in_which_they_asked() {
         let locks = Arc::new(RoomLocks::default());
         let first = locks.lock("!a:b");
         let (order, came) = mpsc::channel();
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_rooms_that_nobody_writes_to() {
+    fn rooms_without_writers_take_no_memory() {
         let locks = RoomLocks::default();
         for room in 0..100 {
             drop(locks.lock(&format!("!{room}:a")));

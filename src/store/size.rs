@@ -1,54 +1,43 @@
-//! How large the store is, and how much of it waits for something.
+//! How large the store is, and how many notes of unfinished work it holds.
 
-use std::path::Path;
+use super::{Store, StoreError, View, keys};
 
-use super::{Store, StoreError, durable::at, keys};
-
-/// Bytes left for anybody on the volume of a directory.
-pub(super) fn free_bytes(data_dir: &Path) -> Result<u64, StoreError> {
-    let volume = rustix::fs::statvfs(data_dir).map_err(|error| at(data_dir)(error.into()))?;
-    Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
-}
+/// Records read at a time while they are counted.
+const COUNTED_AT_ONCE: usize = 1_000;
 
 impl Store {
-    /// Bytes on disk.
-    ///
-    /// # Errors
-    /// When the disk fails.
+    /// Bytes that the store takes on disk.
     pub fn bytes(&self) -> Result<u64, StoreError> {
-        Ok(self.tree.size_on_disk()?)
+        self.engine.bytes_on_disk()
     }
 
-    /// Bytes left on the volume for anybody.
-    ///
-    /// # Errors
-    /// When the volume cannot be asked.
+    /// Bytes that are free on the volume of the store.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        free_bytes(&self.data_dir)
+        self.engine.free_bytes()
     }
 
-    /// References to events that are not placed, in all rooms; counted up to `most`.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn count_gaps(&self, most: usize) -> Result<u64, StoreError> {
-        self.count(&keys::all_gaps(), most)
+    /// References to events that are not placed, in all rooms; counted up to `at_most`.
+    pub fn count_gaps(&self, at_most: usize) -> Result<u64, StoreError> {
+        self.count(&keys::all_gaps(), at_most)
     }
 
-    /// Events whose state waits for that of another, in all rooms; counted up to `most`.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn count_waiting(&self, most: usize) -> Result<u64, StoreError> {
-        self.count(&keys::all_waiting(), most)
+    /// Events whose state waits for that of another, in all rooms; counted up to `at_most`.
+    pub fn count_waiting(&self, at_most: usize) -> Result<u64, StoreError> {
+        self.count(&keys::all_waiting(), at_most)
     }
 
-    fn count(&self, prefix: &[u8], most: usize) -> Result<u64, StoreError> {
+    fn count(&self, prefix: &[u8], at_most: usize) -> Result<u64, StoreError> {
         let mut count = 0;
-        for key in self.tree.scan_prefix(prefix).keys().take(most) {
-            key?;
-            count += 1;
+        let mut after: Option<Vec<u8>> = None;
+        while count < at_most {
+            let limit = COUNTED_AT_ONCE.min(at_most - count);
+            let records = self.scan(prefix, after.as_deref(), limit)?;
+            count += records.len();
+            match records.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
         }
-        Ok(count)
+        Ok(crate::num::u64(count))
     }
 }

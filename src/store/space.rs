@@ -1,19 +1,19 @@
-//! Whether there is space to write to. With less than what is reserved there is none; and then, as
-//! sled gives a little back now and then, none before there is a good deal more than that: or what
-//! is taken, and what health says of it, would go to and fro at the brink.
+//! Whether the volume has space to write to. Below the reserved space it has none. After that,
+//! a quarter more must be free before it has some again: sled gives a little space back now and
+//! then, and without the margin writes would be refused and accepted in turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Store, StoreError};
 
-/// What part of the reserved space must be free beside it before events are taken again.
-const MARGIN: u64 = 4;
+/// The margin is the reserved space divided by this.
+const MARGIN_DIVISOR: u64 = 4;
 
-/// What is kept free of a volume.
+/// The space of the volume that is kept free.
 #[derive(Debug)]
 pub(super) struct Space {
     reserved: u64,
-    /// There was too little when it was last asked for.
+    /// Whether there was too little space at the last check.
     is_full: AtomicBool,
 }
 
@@ -24,11 +24,13 @@ impl Space {
 
     /// How many bytes must be free.
     fn needed(&self) -> u64 {
-        let margin = if self.is_full.load(Ordering::Relaxed) { self.reserved / MARGIN } else { 0 };
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        let margin = if is_full { self.reserved / MARGIN_DIVISOR } else { 0 };
         self.reserved.saturating_add(margin)
     }
 
-    /// Whether so many free bytes are enough, and what would be. Remembered until the next call.
+    /// Whether `free` bytes are enough; if not, the number that is. The next call depends on the
+    /// outcome.
     fn suffices(&self, free: u64) -> Result<(), u64> {
         let needed = self.needed();
         self.is_full.store(free < needed, Ordering::Relaxed);
@@ -37,10 +39,10 @@ impl Space {
 }
 
 impl Store {
-    /// Whether there is space to write to.
+    /// Checks that the volume has space to write to.
     ///
     /// # Errors
-    /// [`StoreError::DiskFull`] when there is too little, or when the volume cannot be asked.
+    /// [`StoreError::DiskFull`] when it has not; another error when its free space cannot be read.
     pub fn check_space(&self) -> Result<(), StoreError> {
         let reserved = self.space.reserved;
         if reserved == 0 {
@@ -57,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_below_what_is_reserved_and_begins_again_well_above() {
+    fn writes_stop_below_the_reserved_space_and_resume_a_quarter_above_it() {
         let space = Space::new(400);
         let asked = [
             (401, Ok(())),
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_reserved_it_stays_as_it_is_at_the_brink() {
+    fn near_the_limit_the_answer_stays_the_same() {
         for reserved in [1, 4, 12 << 20, u64::MAX] {
             let space = Space::new(reserved);
             assert!(space.suffices(reserved - 1).is_err(), "{reserved}");

@@ -1,7 +1,8 @@
-//! Opening, locking, editing, listing, group commit.
+//! Opening, editing, listing, blocks of bodies, group commit.
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc, Barrier,
         atomic::{AtomicU64, Ordering},
@@ -11,28 +12,45 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{block::Block, flush::Flushes, format::FORMAT, sealing::page_of, *};
+use super::{
+    blocks::{Block, MAX_MEMBER},
+    engine::{Changes, GroupCommit},
+    format::FORMAT,
+    record::page_of,
+    *,
+};
 
 /// Damage that no writer does.
 impl Store {
+    /// Writes a value without its checksum, or removes the record.
+    pub(crate) fn put_raw(&self, key: &[u8], value: Option<Vec<u8>>) {
+        self.engine.put(Changes::from([(key.to_vec(), value.map(Into::into))])).unwrap();
+    }
+
+    /// Flips a bit of a byte of a value.
+    fn flip(&self, key: &[u8], byte: usize) {
+        let mut value = self.value(key).unwrap().unwrap().to_vec();
+        value[byte] ^= 1;
+        self.put_raw(key, Some(value));
+    }
+
     pub(crate) fn damage_block(&self, room: RoomNum, event: EventNum) {
-        let key = keys::block(room, page_of(event));
-        let mut value = self.tree.get(&key).unwrap().unwrap().to_vec();
-        value[40] ^= 1;
-        self.tree.insert(key, value).unwrap();
+        self.flip(&keys::block(room, page_of(event)), 40);
         self.caches.forget_bodies(room);
     }
 
     pub(crate) fn lose_block(&self, room: RoomNum, event: EventNum) {
-        self.tree.remove(keys::block(room, page_of(event))).unwrap().unwrap();
+        let key = keys::block(room, page_of(event));
+        assert!(self.value(&key).unwrap().is_some());
+        self.put_raw(&key, None);
         self.caches.forget_bodies(room);
     }
 
     pub(crate) fn double_body(&self, room: RoomNum, event: EventNum) {
         let body = self.body(room, event).unwrap();
         let key = keys::body(room, event);
-        let value = codec::seal(&key, body::encode(&body.event_id, &body.pdu));
-        self.tree.insert(key, value).unwrap();
+        let value = codec::add_checksum(&key, body::encode(&body.event_id, &body.pdu));
+        self.put_raw(&key, Some(value));
     }
 }
 
@@ -51,7 +69,7 @@ fn node(arrival: i64) -> EventNode {
 }
 
 #[test]
-fn what_was_committed_and_flushed_is_there_after_reopening() {
+fn committed_and_flushed_records_are_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
@@ -77,7 +95,7 @@ fn what_was_committed_and_flushed_is_there_after_reopening() {
 }
 
 #[test]
-fn an_edit_that_is_dropped_has_never_been() {
+fn a_dropped_edit_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let mut edit = store.edit("!a:b", Some("10")).unwrap().unwrap();
@@ -90,7 +108,7 @@ fn an_edit_that_is_dropped_has_never_been() {
 }
 
 #[test]
-fn a_second_process_is_turned_away() {
+fn a_second_process_cannot_open_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     assert!(matches!(open(dir.path()), Err(StoreError::InUse(_))));
@@ -99,7 +117,7 @@ fn a_second_process_is_turned_away() {
 }
 
 #[test]
-fn who_is_just_closing_is_waited_for() {
+fn opening_waits_for_a_store_that_is_closing() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).unwrap();
     for _ in 0..20 {
@@ -110,7 +128,7 @@ fn who_is_just_closing_is_waited_for() {
 }
 
 #[test]
-fn a_snapshot_that_a_crash_cut_off_does_not_keep_it_from_opening() {
+fn a_store_with_an_interrupted_snapshot_opens() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
     let left_over = dir.path().join("graph/snap.00000000DEADBEEF.generating");
@@ -123,8 +141,8 @@ fn a_snapshot_that_a_crash_cut_off_does_not_keep_it_from_opening() {
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
-    let value = codec::seal(&keys::format(), (FORMAT + 1).to_be_bytes().to_vec());
-    store.tree.insert(keys::format(), value).unwrap();
+    let value = codec::add_checksum(&keys::format(), (FORMAT + 1).to_be_bytes().to_vec());
+    store.put_raw(&keys::format(), Some(value));
     store.flush().unwrap();
     drop(store);
     let newer = FORMAT + 1;
@@ -144,20 +162,18 @@ fn a_damaged_value_is_named() {
     edit.put_body(event, "$one", b"{\"some\":\"thing\"}");
     edit.commit().unwrap();
     let key = keys::body(room, event);
-    let mut value = store.tree.get(&key).unwrap().unwrap().to_vec();
-    value[7] ^= 1;
-    store.tree.insert(key, value).unwrap();
+    store.flip(&key, 7);
     let error = store.body(room, event).unwrap_err();
     assert_eq!(error.to_string(), "the store is damaged: body (key 050000000000000000)");
 }
 
 fn text(event: u32) -> Vec<u8> {
     // One in ten is too long to share a block.
-    let length = if event % 10 == 7 { block::MAX_MEMBER } else { 300 };
+    let length = if event % 10 == 7 { MAX_MEMBER } else { 300 };
     format!("{{\"number\":{event},\"body\":\"{}\"}}", "x".repeat(length)).into_bytes()
 }
 
-/// Appends events to `!a:b`, so many in a batch.
+/// Appends events to `!a:b`, `in_a_batch` at a time.
 fn append(store: &Store, events: std::ops::Range<u32>, in_a_batch: usize) -> RoomNum {
     let events: Vec<u32> = events.collect();
     for batch in events.chunks(in_a_batch) {
@@ -174,17 +190,17 @@ fn append(store: &Store, events: std::ops::Range<u32>, in_a_batch: usize) -> Roo
     store.room_num("!a:b").unwrap().unwrap()
 }
 
-/// The events whose bodies are alone, and those in blocks.
+/// The events whose bodies have records of their own, and those in blocks.
 fn places(store: &Store, room: RoomNum) -> (Vec<u32>, Vec<u32>) {
     let next = store.room(room).unwrap().next_event.0;
-    let alone = (0..next).filter(|it| store.is_alone(room, EventNum(*it)).unwrap()).collect();
+    let alone = (0..next).filter(|it| store.has_own_body(room, EventNum(*it)).unwrap()).collect();
     let pages = (0..next).step_by(32).map(EventNum);
-    let sealed = pages.flat_map(|it| store.sealed_with(room, it).unwrap()).map(|it| it.0);
-    (alone, sealed.collect())
+    let packed = pages.flat_map(|it| store.in_block_of(room, it).unwrap()).map(|it| it.0);
+    (alone, packed.collect())
 }
 
 #[test]
-fn a_page_is_sealed_by_whoever_fills_it() {
+fn the_edit_that_fills_a_page_packs_it_into_a_block() {
     for in_a_batch in [1, 5, 32, 64, 100] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path()).unwrap();
@@ -199,9 +215,9 @@ fn a_page_is_sealed_by_whoever_fills_it() {
             store
         };
         let next = store.room(room).unwrap().next_event.0;
-        let (expected_alone, expected_sealed): (Vec<u32>, Vec<u32>) =
+        let (expected_alone, expected_packed): (Vec<u32>, Vec<u32>) =
             (0..next).partition(|it| *it >= 64 || it % 10 == 7);
-        assert_eq!(places(&store, room), (expected_alone, expected_sealed));
+        assert_eq!(places(&store, room), (expected_alone, expected_packed));
         for event in (0..next).rev() {
             let body = store.body(room, EventNum(event)).unwrap();
             assert_eq!((body.event_id, &body.pdu[..]), (format!("${event}"), &text(event)[..]));
@@ -210,7 +226,7 @@ fn a_page_is_sealed_by_whoever_fills_it() {
 }
 
 #[test]
-fn a_sealed_body_can_be_replaced_and_removed() {
+fn a_body_in_a_block_can_be_replaced_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let room = append(&store, 0..40, 64);
@@ -218,7 +234,7 @@ fn a_sealed_body_can_be_replaced_and_removed() {
     assert_eq!(pdu(3).unwrap(), text(3));
     let mut edit = store.edit("!a:b", None).unwrap().unwrap();
     edit.put_body(EventNum(3), "$3", b"{}");
-    edit.put_body(EventNum(4), "$4", &vec![b'y'; block::MAX_MEMBER]);
+    edit.put_body(EventNum(4), "$4", &vec![b'y'; MAX_MEMBER]);
     edit.put_body(EventNum(7), "$7", b"{\"long\":false}");
     edit.purge_event(EventNum(5), "$5").unwrap();
     assert_eq!(edit.body(room, EventNum(3)).unwrap().pdu.as_ref(), b"{}");
@@ -226,13 +242,13 @@ fn a_sealed_body_can_be_replaced_and_removed() {
     assert_eq!(pdu(3).unwrap(), text(3), "not before it is committed");
     edit.commit().unwrap();
     assert_eq!(pdu(3).unwrap(), b"{}");
-    assert_eq!(pdu(4).unwrap(), vec![b'y'; block::MAX_MEMBER]);
+    assert_eq!(pdu(4).unwrap(), vec![b'y'; MAX_MEMBER]);
     assert!(pdu(5).is_err());
     assert_eq!(pdu(7).unwrap(), b"{\"long\":false}");
     assert_eq!(pdu(6).unwrap(), text(6));
-    let (alone, sealed) = places(&store, room);
+    let (alone, packed) = places(&store, room);
     assert_eq!(alone, [4, 7, 17, 27, 32, 33, 34, 35, 36, 37, 38, 39]);
-    assert!(!sealed.contains(&4) && !sealed.contains(&5) && sealed.contains(&3));
+    assert!(!packed.contains(&4) && !packed.contains(&5) && packed.contains(&3));
 
     let mut edit = store.edit("!a:b", None).unwrap().unwrap();
     for event in (0..32).filter(|it| *it != 5) {
@@ -244,14 +260,12 @@ fn a_sealed_body_can_be_replaced_and_removed() {
 }
 
 #[test]
-fn a_damaged_body_does_not_keep_its_page_from_being_sealed() {
+fn a_page_with_a_damaged_body_is_packed_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let room = append(&store, 0..31, 1);
     let key = keys::body(room, EventNum(9));
-    let mut value = store.tree.get(&key).unwrap().unwrap().to_vec();
-    value[7] ^= 1;
-    store.tree.insert(&key, value).unwrap();
+    store.flip(&key, 7);
     append(&store, 31..32, 1);
     assert!(store.body(room, EventNum(9)).is_err());
     assert_eq!(places(&store, room).0, [7, 9, 17, 27]);
@@ -272,8 +286,8 @@ fn a_deleted_room_leaves_no_block_behind() {
 }
 
 #[test]
-fn writers_share_a_flush_and_none_returns_before_one_that_covers_it() {
-    let flushes = Arc::new(Flushes::default());
+fn writers_share_a_flush_and_return_after_one_that_covers_their_writes() {
+    let flushes = Arc::new(GroupCommit::default());
     let (written, flushed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let barrier = Arc::new(Barrier::new(8));
     let writers: Vec<_> = (0..8)
@@ -301,9 +315,9 @@ fn writers_share_a_flush_and_none_returns_before_one_that_covers_it() {
 }
 
 #[test]
-fn a_failed_flush_is_everybodys_own() {
-    let flushes = Flushes::default();
-    let failure = || Err(StoreError::Sled(sled::Error::Unsupported("full".into())));
+fn a_failed_flush_fails_only_its_caller() {
+    let flushes = GroupCommit::default();
+    let failure = || Err(StoreError::Engine(EngineError::Failed("full".into())));
     assert!(flushes.wait(failure).is_err());
     assert!(flushes.wait(|| Ok(())).is_ok());
 }
@@ -314,7 +328,7 @@ proptest! {
 
     /// Whatever arrivals callers give, and however they page, a listing is all events in order.
     #[test]
-    fn a_listing_is_everything_in_order(
+    fn a_listing_returns_all_events_in_order_of_arrival(
         given in prop::collection::vec(prop::option::weighted(0.4, -20i64..60), 1..80),
         limit in 1usize..20,
     ) {
@@ -328,14 +342,14 @@ proptest! {
             edit.room.next_arrival = edit.room.next_arrival.max(arrival + 1);
             edit.put_node(event, node(arrival)).unwrap();
             edit.commit().unwrap();
-            expected.push((arrival, event));
+            expected.push(Arrival { arrival, event });
         }
         expected.sort();
         let room = store.room_num("!a:b").unwrap().unwrap();
         let record = store.room(room).unwrap();
-        let mut listed: Vec<(i64, EventNum)> = Vec::new();
+        let mut listed: Vec<Arrival> = Vec::new();
         loop {
-            let page = store.by_arrival((room, &record), listed.last().copied(), limit).unwrap();
+            let page = store.by_arrival(room, &record, listed.last().copied(), limit).unwrap();
             if page.is_empty() { break; }
             listed.extend(page);
         }
@@ -344,19 +358,19 @@ proptest! {
 }
 
 impl Store {
-    /// Removes some record of a room, or changes a bit of its value. Says which, as tests print it.
+    /// Removes a record of a room, or flips a bit of its value. Returns which, for a message.
     pub(crate) fn damage(&self, number: usize, bit: Option<usize>) -> String {
         let records = self.scan(&[], None, usize::MAX).unwrap();
         let of_rooms = |key: &[u8]| !matches!(keys::parts(key), Some(keys::Parts::Store) | None);
         let records: Vec<_> = records.into_iter().filter(|(key, _)| of_rooms(key)).collect();
         let (key, value) = &records[number % records.len()];
         match bit {
-            None => drop(self.tree.remove(key).unwrap()),
+            None => self.put_raw(key, None),
             Some(bit) => {
                 let mut value = value.to_vec();
                 let bit = bit % (8 * value.len());
                 value[bit / 8] ^= 1 << (bit % 8);
-                self.tree.insert(key, value).unwrap();
+                self.put_raw(key, Some(value));
             }
         }
         format!("{key:02x?} {bit:?}")

@@ -1,14 +1,16 @@
-//! Reading, in domain words: what is on disk, or what is on disk with an [`Edit`](super::Edit)'s
-//! changes laid over it.
+//! Reading, in domain words: what is on disk, or what is on disk with the changes of an
+//! [`Edit`](super::Edit) laid over it.
+//!
+//! All methods fail if the engine fails, with an error of [`StoreError::Corrupt`] if a record is
+//! damaged, and with [`StoreError::Missing`] if a record does not exist though another names it.
 
 use std::{cell::RefCell, sync::Arc};
 
-use sled::IVec;
-
 use super::{
-    Body, EventNum, Extremity, GivenEvent, Room, RoomNum, StateFacts, StateNum, StoreError,
-    Unsettled,
-    codec::{Malformed, unseal},
+    Arrival, Body, EventNum, Extremity, Follower, GivenEvent, Room, RoomNum, StateFacts, StateNum,
+    StoreError, Unsettled,
+    codec::{Malformed, strip_checksum},
+    engine::{Records, StoredValue},
     keys,
     nodes::{StateNodes, Topology},
     record,
@@ -16,21 +18,22 @@ use super::{
 };
 use crate::state::map::{Node, Ptr};
 
-/// Keys and sealed values, in order.
-pub(super) type Records = Vec<(Vec<u8>, IVec)>;
+/// A page of ids of purged events, as hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PurgedIds {
+    /// The hashes, in ascending order: half of the SHA-256 of each id.
+    pub hashes: Vec<[u8; 16]>,
+    /// The hash after which the next page starts; `None` if this page is the last.
+    pub next: Option<[u8; 16]>,
+}
 
-/// What can be read from.
+/// A store, or a store with the changes of an edit laid over it.
 pub trait View {
-    /// A sealed value.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    fn value(&self, key: &[u8]) -> Result<Option<IVec>, StoreError>;
+    /// The value of a key, with its checksum; `None` if there is no such record.
+    fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError>;
 
-    /// At most `limit` records whose keys begin with `prefix` and lie behind `after`, in order.
-    ///
-    /// # Errors
-    /// When the disk fails.
+    /// The records whose keys begin with `prefix` and are greater than `after`, in the order of
+    /// their keys, at most `limit`.
     fn scan(
         &self,
         prefix: &[u8],
@@ -38,10 +41,8 @@ pub trait View {
         limit: usize,
     ) -> Result<Records, StoreError>;
 
-    /// Reads a value.
-    ///
-    /// # Errors
-    /// When the disk fails, or the value is damaged.
+    /// Reads and decodes a record; `None` if it does not exist. `what` names the kind of record in
+    /// an error.
     #[expect(private_bounds, reason = "how a value is laid out stays inside the store")]
     fn read<T>(
         &self,
@@ -50,111 +51,89 @@ pub trait View {
         decode: impl FnOnce(&[u8]) -> Result<T, Malformed>,
     ) -> Result<Option<T>, StoreError> {
         let Some(value) = self.value(key)? else { return Ok(None) };
-        let decoded = unseal(key, &value).and_then(decode);
+        let decoded = strip_checksum(key, &value).and_then(decode);
         decoded.map(Some).map_err(|Malformed| StoreError::corrupt(what, key))
     }
 
-    /// The number of a room; nothing if it is not held.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The number of a room; `None` if the room is not held.
     fn room_num(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
         let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
         Ok(read.flatten().map(RoomNum))
     }
 
-    /// Whether a room was deleted, never to come back.
-    ///
-    /// # Errors
-    /// When that cannot be read.
+    /// Whether a room was deleted and may not return.
     fn is_deleted(&self, room_id: &str) -> Result<bool, StoreError> {
         let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
         Ok(read == Some(None))
     }
 
     /// The record of a room that has a number.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     fn room(&self, room: RoomNum) -> Result<Room, StoreError> {
         let key = keys::room(room);
         self.read("room", &key, Room::decode)?.ok_or_else(|| StoreError::missing("room", &key))
     }
 
-    /// The number of an event in a room; nothing if it is not held there.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The number of an event in a room; `None` if the event is not held there.
     fn event_num(&self, room: RoomNum, event_id: &str) -> Result<Option<EventNum>, StoreError> {
         let read = self.read("event number", &keys::event(room, event_id), number_or_gone)?;
         Ok(read.flatten().map(EventNum))
     }
 
-    /// Whether an event was purged without a trace but its id, never to come back.
-    ///
-    /// # Errors
-    /// When that cannot be read.
+    /// Whether an event was purged, so that only its id is left, and may not return.
     fn is_purged(&self, room: RoomNum, event_id: &str) -> Result<bool, StoreError> {
         let read = self.read("event number", &keys::event(room, event_id), number_or_gone)?;
         Ok(read == Some(None))
     }
 
-    /// The hashes of ids of events that were purged, those that are outliers since then included,
-    /// behind `after` in their own order: at most so many, of at most so many looked at. And where
-    /// to go on, if there may be more.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    #[expect(clippy::type_complexity, reason = "a page and where it ends")]
+    /// The ids of events that were purged, those made outliers included, with hashes greater than
+    /// `after`, at most `limit`. Looks at `looked_at` ids at most, purged or not.
     fn purged_events(
         &self,
         room: RoomNum,
         after: Option<[u8; 16]>,
-        (at_most, looked_at): (usize, usize),
-    ) -> Result<(Vec<[u8; 16]>, Option<[u8; 16]>), StoreError>
+        limit: usize,
+        looked_at: usize,
+    ) -> Result<PurgedIds, StoreError>
     where
         Self: Sized,
     {
         let after = after.map(|it| keys::event_by_hash(room, it));
         let records = self.scan(&keys::events(room), after.as_deref(), looked_at)?;
-        let (mut found, topology) = (Vec::new(), self.topology(room));
+        let mut found = PurgedIds::default();
+        let topology = self.topology(room);
         for (key, value) in &records {
             let damaged = || StoreError::corrupt("event number", key);
             let hash = keys::hash_of(key).ok_or_else(damaged)?;
-            let number = unseal(key, value).and_then(number_or_gone).map_err(|_| damaged())?;
-            let purged = match number {
+            let number = strip_checksum(key, value).and_then(number_or_gone);
+            let is_purged = match number.map_err(|_| damaged())? {
                 None => true,
                 Some(event) => topology.node(EventNum(event))?.is_some_and(|it| it.flags.purged),
             };
-            if purged {
-                found.push(hash);
+            if is_purged {
+                found.hashes.push(hash);
             }
-            if found.len() >= at_most {
-                return Ok((found, Some(hash)));
+            if found.hashes.len() >= limit {
+                found.next = Some(hash);
+                return Ok(found);
             }
         }
-        let last = records.last().filter(|_| records.len() >= looked_at);
-        let last = last.and_then(|(key, _)| keys::hash_of(key));
-        Ok((found, last))
+        if records.len() >= looked_at {
+            found.next = records.last().and_then(|(key, _)| keys::hash_of(key));
+        }
+        Ok(found)
     }
 
-    /// An event's body.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The body of an event that is held.
     fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError>;
 
-    /// A page of topology.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// A page of nodes; empty if it has no record.
     #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]
     fn page(&self, room: RoomNum, page: u32) -> Result<Page, StoreError> {
         let read = self.read("page", &keys::page(room, page), |it| Page::decode(page, it));
         read.map(Option::unwrap_or_default)
     }
 
-    /// The nodes of a room's graph.
+    /// The nodes of a room's event graph.
     fn topology(&self, room: RoomNum) -> Topology<'_, Self>
     where
         Self: Sized,
@@ -171,19 +150,13 @@ pub trait View {
     }
 
     /// A node of a state.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
         let key = keys::state(room, StateNum(at.record));
         let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
         node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
     }
 
-    /// All nodes that a state has of its own.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The nodes that the record of a state holds; it shares all others with older states.
     fn state_record(&self, room: RoomNum, state: StateNum) -> Result<Vec<Node>, StoreError> {
         let key = keys::state(room, state);
         let nodes = self.read("state", &key, record::decode_state_nodes)?;
@@ -191,19 +164,13 @@ pub trait View {
     }
 
     /// The facts about a state.
-    ///
-    /// # Errors
-    /// When they cannot be read.
     fn state_facts(&self, room: RoomNum, state: StateNum) -> Result<StateFacts, StoreError> {
         let key = keys::state(room, state);
         let facts = self.read("state", &key, record::decode_state_facts)?;
         facts.ok_or_else(|| StoreError::missing("state", &key))
     }
 
-    /// The numbers of a room's states behind `after`, in order, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The numbers of a room's states greater than `after`, in ascending order, at most `limit`.
     fn state_nums(
         &self,
         room: RoomNum,
@@ -215,10 +182,7 @@ pub trait View {
         Ok(records.iter().filter_map(|(key, _)| keys::last_number(key)).map(StateNum).collect())
     }
 
-    /// The state that came with an event, if any did.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The state that was received with an event; `None` if there was none.
     fn given_state(
         &self,
         room: RoomNum,
@@ -227,21 +191,17 @@ pub trait View {
         self.read("given state", &keys::given_state(room, event), record::decode_given)
     }
 
-    /// Events that reference an event which is not placed, each with the place of the reference
-    /// among its predecessors: at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The events that have an event which is not placed among their predecessors, at most `limit`.
     fn followers_of_missing(
         &self,
         room: RoomNum,
         event_id: &str,
         limit: usize,
-    ) -> Result<Vec<(EventNum, u32)>, StoreError> {
+    ) -> Result<Vec<Follower>, StoreError> {
         let records = self.scan(&keys::missing(room, event_id), None, limit)?;
-        let follower = |(key, value): &(Vec<u8>, IVec)| {
-            let (place, _) = unseal(key, value).and_then(record::decode_missing).ok()?;
-            Some((EventNum(keys::last_number(key)?), place))
+        let follower = |(key, value): &(Vec<u8>, StoredValue)| {
+            let missing = strip_checksum(key, value).and_then(record::decode_missing).ok()?;
+            Some(Follower { event: EventNum(keys::last_number(key)?), index: missing.index })
         };
         records
             .iter()
@@ -249,36 +209,30 @@ pub trait View {
             .collect()
     }
 
-    /// Which of its predecessors `follower` is noted to reference by an id that is not placed; none
-    /// if that is not noted.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    fn place_of_missing(
+    /// The index, among the predecessors of `follower`, of an event that is not placed; `None` if
+    /// no such reference is noted.
+    fn index_of_missing(
         &self,
         room: RoomNum,
         event_id: &str,
         follower: EventNum,
     ) -> Result<Option<u32>, StoreError> {
         let key = keys::missing_of(room, event_id, follower);
-        Ok(self.read("missing event", &key, record::decode_missing)?.map(|(place, _)| place))
+        Ok(self.read("missing event", &key, record::decode_missing)?.map(|it| it.index))
     }
 
-    /// The ids that are referenced in a room but not placed, each once, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The ids of predecessors in a room that are not placed, each once, at most `limit`.
     fn backward_extremities(&self, room: RoomNum, limit: usize) -> Result<Vec<String>, StoreError> {
         let mut found: Vec<String> = Vec::new();
         let mut after: Option<Vec<u8>> = None;
         while found.len() < limit {
             let records = self.scan(&keys::all_missing(room), after.as_deref(), 256)?;
             for (key, value) in &records {
-                let (_, event_id) = unseal(key, value)
+                let missing = strip_checksum(key, value)
                     .and_then(record::decode_missing)
                     .map_err(|Malformed| StoreError::corrupt("missing event", key))?;
-                if found.last() != Some(&event_id) {
-                    found.push(event_id);
+                if found.last() != Some(&missing.event_id) {
+                    found.push(missing.event_id);
                 }
             }
             match records.into_iter().next_back() {
@@ -290,10 +244,7 @@ pub trait View {
         Ok(found)
     }
 
-    /// Events whose state waits for that of another, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The events whose state waits for that of `event`, at most `limit`.
     fn waiting_for(
         &self,
         room: RoomNum,
@@ -303,10 +254,7 @@ pub trait View {
         self.last_numbers(&keys::waiting(room, event), limit)
     }
 
-    /// Events whose state needs an event that was not held, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The events whose given state names an event that is not held, at most `limit`.
     fn wanted_by(
         &self,
         room: RoomNum,
@@ -316,40 +264,32 @@ pub trait View {
         self.last_numbers(&keys::wanted(room, event_id), limit)
     }
 
-    /// Events of a room for which work is left, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The events of a room for which work is left, at most `limit`.
     fn unsettled(&self, room: RoomNum, limit: usize) -> Result<Vec<Unsettled>, StoreError> {
         let records = self.scan(&keys::unsettled_in(room), None, limit)?;
-        let note = |(key, value): &(Vec<u8>, IVec)| {
+        let note = |(key, value): &(Vec<u8>, StoredValue)| {
             let event = EventNum(keys::last_number(key)?);
-            let is_unfinished = unseal(key, value).and_then(record::decode_unsettled).ok()?;
+            let is_unfinished =
+                strip_checksum(key, value).and_then(record::decode_unsettled).ok()?;
             Some(Unsettled { event, is_unfinished })
         };
         records
             .iter()
-            .map(|it| note(it).ok_or_else(|| StoreError::corrupt("work left", &it.0)))
+            .map(|it| note(it).ok_or_else(|| StoreError::corrupt("unsettled event", &it.0)))
             .collect()
     }
 
     /// Whether work is left for an event.
-    ///
-    /// # Errors
-    /// When the disk fails.
     fn is_unsettled(&self, room: RoomNum, event: EventNum) -> Result<bool, StoreError> {
         Ok(self.value(&keys::unsettled(room, event))?.is_some())
     }
 
-    /// Forward extremities, the one that arrived last first, at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The forward extremities of a room, the one that arrived last first, at most `limit`.
     fn extremities(&self, room: RoomNum, limit: usize) -> Result<Vec<Extremity>, StoreError> {
         let records = self.scan(&keys::extremities(room), None, limit)?;
-        let extremity = |(key, value): &(Vec<u8>, IVec)| {
-            let (arrival, event) = keys::extremity_of(key)?;
-            let state_after = unseal(key, value).and_then(record::decode_extremity).ok()?;
+        let extremity = |(key, value): &(Vec<u8>, StoredValue)| {
+            let Arrival { arrival, event } = keys::extremity_of(key)?;
+            let state_after = strip_checksum(key, value).and_then(record::decode_extremity).ok()?;
             Some(Extremity { event, arrival, state_after })
         };
         records
@@ -358,60 +298,72 @@ pub trait View {
             .collect()
     }
 
-    /// Events in their order of arrival, those that arrived together by number, behind `after`,
-    /// at most `limit`.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The events of a room after `after`, in their order of arrival, at most `limit`. `record` is
+    /// the room's record.
     fn by_arrival(
         &self,
-        room: (RoomNum, &Room),
-        after: Option<(i64, EventNum)>,
+        room: RoomNum,
+        record: &Room,
+        after: Option<Arrival>,
         limit: usize,
-    ) -> Result<Vec<(i64, EventNum)>, StoreError>
+    ) -> Result<Vec<Arrival>, StoreError>
     where
         Self: Sized,
     {
-        let (number, room) = room;
-        let last = after.map(|(arrival, event)| keys::arrival(number, arrival, event));
-        let listed = self.scan(&keys::arrivals(number), last.as_deref(), limit)?;
-        let mut found: Vec<(i64, EventNum)> =
+        let last = after.map(|it| keys::arrival(room, it.arrival, it.event));
+        let listed = self.scan(&keys::arrivals(room), last.as_deref(), limit)?;
+        let mut found: Vec<Arrival> =
             listed.iter().filter_map(|(key, _)| keys::arrival_of(key)).collect();
-        // The others arrived as they are numbered.
-        let topology = self.topology(number);
         let all_listed =
-            room.listed_arrivals.saturating_add(room.purged) >= u64::from(room.next_event.0);
-        let from = after.map_or(0, |(arrival, event)| {
-            if arrival > i64::from(event.0) { arrival } else { arrival.saturating_add(1) }
-        });
-        let from = u32::try_from(from.max(0)).unwrap_or(u32::MAX);
-        let mut others = 0;
-        for event in (from..room.next_event.0).map(EventNum) {
-            if others >= limit || all_listed {
-                break;
-            }
-            let arrival = i64::from(event.0);
-            if topology.node(event)?.is_some_and(|it| it.arrival == arrival) {
-                found.push((arrival, event));
-                others += 1;
-            }
+            record.listed_arrivals.saturating_add(record.purged) >= u64::from(record.next_event.0);
+        if !all_listed {
+            found.extend(self.arrived_as_numbered(room, record, after, limit)?);
+            found.sort_unstable();
         }
-        found.sort_unstable();
         found.truncate(limit);
         Ok(found)
     }
 
-    /// The event numbers at the end of the keys with a prefix.
-    ///
-    /// # Errors
-    /// When they cannot be read.
+    /// The events after `after` whose arrival is their number, and which are therefore not listed,
+    /// at most `limit`.
+    fn arrived_as_numbered(
+        &self,
+        room: RoomNum,
+        record: &Room,
+        after: Option<Arrival>,
+        limit: usize,
+    ) -> Result<Vec<Arrival>, StoreError>
+    where
+        Self: Sized,
+    {
+        let from = after.map_or(0, |Arrival { arrival, event }| {
+            if arrival > i64::from(event.0) { arrival } else { arrival.saturating_add(1) }
+        });
+        // Event numbers are below u32::MAX, so that the range is empty if `from` is greater.
+        let from = u32::try_from(from.max(0)).unwrap_or(u32::MAX);
+        let topology = self.topology(room);
+        let mut found = Vec::new();
+        for event in (from..record.next_event.0).map(EventNum) {
+            if found.len() >= limit {
+                break;
+            }
+            let arrival = i64::from(event.0);
+            if topology.node(event)?.is_some_and(|it| it.arrival == arrival) {
+                found.push(Arrival { arrival, event });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The event numbers at the end of the keys that begin with `prefix`, at most `limit`.
     fn last_numbers(&self, prefix: &[u8], limit: usize) -> Result<Vec<EventNum>, StoreError> {
         let records = self.scan(prefix, None, limit)?;
         Ok(records.iter().filter_map(|(key, _)| keys::last_number(key)).map(EventNum).collect())
     }
 }
 
-/// A number, or what is left of one that was taken back for good: no bytes at all.
+/// Decodes the number of a room or event; `None` if the id is kept without a number, because it was
+/// deleted or purged.
 pub(super) fn number_or_gone(bytes: &[u8]) -> Result<Option<u32>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);

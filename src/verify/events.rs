@@ -45,25 +45,25 @@ impl VerifiedRoom<'_> {
 
     /// Verifies that the bodies in a block belong to events, and are not stored a second time.
     fn block(&mut self, edit: &Edit<'_>, first: EventNum) -> Result<(), StoreError> {
-        let sealed = self.store.sealed_with(self.number, first)?;
-        if !sealed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
+        let packed = self.store.in_block_of(self.number, first)?;
+        if !packed.is_empty() && edit.room.next_event.0 < first.0.saturating_add(PAGE_EVENTS) {
             self.fault("", FaultKind::BlockTooEarly(first.0))?;
         }
-        for event in sealed {
+        for event in packed {
             if edit.find_node(event)?.is_none() {
                 self.fault("", FaultKind::NodeMissing(event.0))?;
             }
-            if self.store.is_alone(self.number, event)? {
+            if self.store.has_own_body(self.number, event)? {
                 self.fault("", FaultKind::TwoBodies(event.0))?;
             }
         }
         Ok(())
     }
 
-    /// Verifies one event.
+    /// Verifies one event with its body, edges and state.
     fn event(&mut self, edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError> {
         let Some(node) = edit.find_node(event)? else {
-            if self.store.is_alone(self.number, event)? {
+            if self.store.has_own_body(self.number, event)? {
                 self.fault("", FaultKind::NodeMissing(event.0))?;
             }
             return Ok(());
@@ -168,7 +168,7 @@ impl VerifiedRoom<'_> {
                 (PrevEvent::Held(edge), Some(held)) if *edge == held => {}
                 (PrevEvent::Missing, None) if prev == read.event_id() => {}
                 (PrevEvent::Missing, None) => {
-                    let noted = edit.place_of_missing(self.number, prev.as_str(), event)?;
+                    let noted = edit.index_of_missing(self.number, prev.as_str(), event)?;
                     if noted != Some(position) {
                         self.fault(event_id, FaultKind::GapNotNoted(prev.to_string()))?;
                     }

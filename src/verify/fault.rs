@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::{Astray, Part, Stray};
+use crate::store::{Orphan, OrphanReason, Part};
 
 /// A fault in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,7 +11,7 @@ pub struct Fault {
     pub room_id: String,
     /// The event's id; empty if the fault belongs to no event.
     pub event_id: String,
-    /// What is wrong.
+    /// The kind of the fault.
     pub kind: FaultKind,
 }
 
@@ -136,9 +136,9 @@ pub enum FaultKind {
     /// A counter in the room's record is wrong.
     #[error("has {counted} {what}, but its record counts {recorded}")]
     Count {
-        /// What is counted.
+        /// The thing that is counted.
         what: Counted,
-        /// The correct number.
+        /// The number that was counted.
         counted: u64,
         /// The number in the record.
         recorded: u64,
@@ -157,7 +157,7 @@ pub enum FaultKind {
     Cycle,
     /// A record that nothing refers to, or that cannot be read.
     #[error("{0}")]
-    Stray(Stray),
+    Orphan(Orphan),
 }
 
 /// The things that a room's record counts.
@@ -260,32 +260,34 @@ impl FaultKind {
             | Self::BodyOfAnother(_)
             | Self::BodyOfAnotherRoom
             | Self::BodyUnhashed => Remedy::Restore,
-            Self::Stray(stray) => of_stray(stray.what),
+            Self::Orphan(orphan) => of_orphan(orphan.reason),
         }
     }
 }
 
-fn of_stray(what: Astray) -> Remedy {
-    match what {
-        Astray::Damaged(Some(Part::Id)) | Astray::EventNumberDamaged => Remedy::FromBodies,
-        Astray::Damaged(Some(Part::State)) | Astray::StateToCome => Remedy::FromGraph,
-        Astray::Damaged(Some(Part::Note))
-        | Astray::OfNoEvent(Part::Note | Part::GivenState | Part::Redaction)
-        | Astray::EventToCome
-        | Astray::NoteOfNoEvent
-        | Astray::NoArrival
-        | Astray::NoExtremity
-        | Astray::NothingMissing => Remedy::Remove,
+fn of_orphan(reason: OrphanReason) -> Remedy {
+    match reason {
+        OrphanReason::Damaged(Some(Part::Id)) | OrphanReason::EventNumberDamaged => {
+            Remedy::FromBodies
+        }
+        OrphanReason::Damaged(Some(Part::State)) | OrphanReason::StateToCome => Remedy::FromGraph,
+        OrphanReason::Damaged(Some(Part::Note))
+        | OrphanReason::OfNoEvent(Part::Note | Part::GivenState | Part::Redaction)
+        | OrphanReason::EventToCome
+        | OrphanReason::NoteOfNoEvent
+        | OrphanReason::NoArrival
+        | OrphanReason::NoExtremity
+        | OrphanReason::NothingMissing => Remedy::Remove,
         // The next number that is compared with may itself be wrong, and so may the room's.
-        Astray::PageToCome
-        | Astray::EventLost
-        | Astray::NoRoom
-        | Astray::NoKind
-        | Astray::RoomDamaged
-        | Astray::RoomNumberDamaged
-        | Astray::RoomNowhere
-        | Astray::OfNoEvent(Part::Body | Part::Id | Part::Page | Part::State)
-        | Astray::Damaged(
+        OrphanReason::PageToCome
+        | OrphanReason::EventLost
+        | OrphanReason::NoRoom
+        | OrphanReason::NoKind
+        | OrphanReason::RoomDamaged
+        | OrphanReason::RoomNumberDamaged
+        | OrphanReason::RoomNowhere
+        | OrphanReason::OfNoEvent(Part::Body | Part::Id | Part::Page | Part::State)
+        | OrphanReason::Damaged(
             Some(Part::Page | Part::Body | Part::GivenState | Part::Redaction) | None,
         ) => Remedy::Restore,
     }

@@ -125,30 +125,30 @@ pub(super) fn oldest_first(
 ) -> Result<OldestFirst, StoreError> {
     /// The progress of the walk with one event.
     #[derive(Clone, Copy, PartialEq)]
-    enum Mark {
+    enum Visit {
         Unseen,
         OnPath,
         Done,
     }
     let mut order = Vec::new();
     let mut cyclic = Vec::new();
-    let mut marks = vec![Mark::Unseen; index(room.next_event)];
+    let mut marks = vec![Visit::Unseen; index(room.next_event)];
     for start in (0..room.next_event.0).map(EventNum) {
         let mut path = vec![(start, false)];
         while let Some((event, leaving)) = path.pop() {
             let Some(mark) = marks.get_mut(index(event)) else { continue };
             if leaving {
-                *mark = Mark::Done;
+                *mark = Visit::Done;
                 order.push(event);
                 continue;
             }
             match *mark {
-                Mark::Done => continue,
-                Mark::OnPath => {
+                Visit::Done => continue,
+                Visit::OnPath => {
                     cyclic.push(event);
                     continue;
                 }
-                Mark::Unseen => *mark = Mark::OnPath,
+                Visit::Unseen => *mark = Visit::OnPath,
             }
             path.push((event, true));
             if let Some(node) = topology.node(event)? {

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     pdu::RoomVersion,
-    store::{Edit, Place, RoomNum, Store, StoreError, View},
+    store::{Cursor, Edit, RoomNum, Store, StoreError, View},
 };
 
 pub use fault::{Counted, Fault, FaultKind, Remedy};
@@ -54,9 +54,6 @@ pub trait Watch {
 }
 
 /// The number of events in the store, for a progress bar. Rooms with a damaged record are left out.
-///
-/// # Errors
-/// When the disk fails.
 pub fn extent(store: &Store) -> Result<u64, StoreError> {
     let mut last = None;
     let mut events = 0;
@@ -97,12 +94,12 @@ pub fn verify(store: &Store, watch: &mut dyn Watch) -> Result<ControlFlow<()>, S
             }
         }
     }
-    let mut from = Place::default();
+    let mut from = Cursor::default();
     loop {
-        let (strays, next) = store.strays(&from, RECORDS_PER_PAUSE)?;
-        for stray in strays {
-            let room_id = stray.room_id.clone().unwrap_or_default();
-            let kind = FaultKind::Stray(stray);
+        let (orphans, next) = store.orphans(&from, RECORDS_PER_PAUSE)?;
+        for orphan in orphans {
+            let room_id = orphan.room_id.clone().unwrap_or_default();
+            let kind = FaultKind::Orphan(orphan);
             watch.fault(Fault { room_id, event_id: String::new(), kind });
         }
         let Some(next) = next else { return Ok(ControlFlow::Continue(())) };

@@ -1,4 +1,4 @@
-//! A sound store has no faults, whatever lies in it; each kind of damage is named.
+//! A sound store has no faults, whatever it contains; each kind of damage is reported.
 
 use std::{fs::File, io::BufReader, path::Path};
 
@@ -27,7 +27,7 @@ impl Watch for Found {
     }
 }
 
-/// A store with a recorded room in it, and the room's id.
+/// A store that contains a recorded room, and the room's id.
 pub(super) fn store_of(room: &str) -> (tempfile::TempDir, Context, String) {
     let dir = tempfile::tempdir().unwrap();
     let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
@@ -89,30 +89,30 @@ fn damaged_node(event: u32, damage: impl FnOnce(&mut crate::store::EventNode)) -
 }
 
 #[track_caller]
-fn names(faults: &[String], what: &str) {
-    assert!(faults.iter().any(|it| it.contains(what)), "{what}: {faults:?}");
+fn reports(faults: &[String], text: &str) {
+    assert!(faults.iter().any(|it| it.contains(text)), "{text}: {faults:?}");
 }
 
 #[test]
-fn a_body_under_anothers_number_is_named() {
+fn a_body_under_the_number_of_another_event_is_reported() {
     let found = damaged(|edit| {
         let body = edit.body(edit.room_num(), EventNum(20)).unwrap();
         edit.put_body(EventNum(21), &body.event_id, &body.pdu);
     });
-    names(&found, "is stored twice, as event 20 and as event 21");
+    reports(&found, "is stored twice, as event 20 and as event 21");
 }
 
 #[test]
-fn an_id_that_leads_elsewhere_is_named() {
+fn an_id_that_refers_to_another_event_is_reported() {
     let found = damaged(|edit| {
         let event_id = edit.body(edit.room_num(), EventNum(20)).unwrap().event_id;
         edit.lead(&event_id, EventNum(21));
     });
-    names(&found, "the id does not refer to the event");
+    reports(&found, "the id does not refer to the event");
 }
 
 #[test]
-fn a_changed_body_is_named() {
+fn a_changed_body_is_reported() {
     let found = damaged(|edit| {
         let body = edit.body(edit.room_num(), EventNum(9)).unwrap();
         let text = String::from_utf8(body.pdu.to_vec()).unwrap().replacen("hs1", "hs2", 1);
@@ -121,7 +121,7 @@ fn a_changed_body_is_named() {
     assert!(!found.is_empty());
 }
 
-/// Damages a store below its writer.
+/// Damages the records of a store without its writer.
 fn damaged_below(damage: impl FnOnce(&Store, RoomNum)) -> Vec<String> {
     let (_dir, cx, room_id) = store_of("chaos0-v10");
     let room = cx.store.room_num(&room_id).unwrap().unwrap();
@@ -130,52 +130,55 @@ fn damaged_below(damage: impl FnOnce(&Store, RoomNum)) -> Vec<String> {
 }
 
 #[test]
-fn a_damaged_block_is_named() {
+fn a_damaged_block_is_reported() {
     let found = damaged_below(|store, room| store.damage_block(room, EventNum(40)));
-    names(&found, "damaged block (key 120000000000000001)");
+    reports(&found, "damaged block (key 120000000000000001)");
 }
 
 #[test]
-fn a_body_in_two_places_or_in_none_is_named() {
+fn a_body_that_is_stored_twice_or_not_at_all_is_reported() {
     let twice = damaged_below(|store, room| store.double_body(room, EventNum(33)));
     assert_eq!(twice, ["event 33 has two bodies: one in its block and one of its own"]);
     let never = damaged_below(|store, room| store.lose_block(room, EventNum(33)));
     for event in 32..64 {
-        names(&never, &format!("damaged body (key 0500000000{event:08x})"));
+        reports(&never, &format!("damaged body (key 0500000000{event:08x})"));
     }
 }
 
 #[test]
-fn changed_nodes_are_named() {
-    names(&damaged_node(30, |it| it.depth += 1), "the depth differs from the depth in the body");
+fn changed_nodes_are_reported() {
+    reports(&damaged_node(30, |it| it.depth += 1), "the depth differs from the depth in the body");
     let elsewhere = |it: &mut crate::store::EventNode| {
         it.prev_events = vec![PrevEvent::Held(EventNum(1)); it.prev_events.len()];
     };
-    names(&damaged_node(30, elsewhere), "refers to another event");
+    reports(&damaged_node(30, elsewhere), "refers to another event");
     let missing = |it: &mut crate::store::EventNode| {
         it.prev_events = vec![PrevEvent::Missing; it.prev_events.len()];
     };
-    names(&damaged_node(30, missing), "is in the graph, but the edge to it is marked as missing");
+    reports(&damaged_node(30, missing), "is in the graph, but the edge to it is marked as missing");
     let states = |it: &mut crate::store::EventNode| it.state_after = None;
-    names(&damaged_node(30, states), "the state after the event could be known, but is not stored");
+    reports(
+        &damaged_node(30, states),
+        "the state after the event could be known, but is not stored",
+    );
     let first_state = |it: &mut crate::store::EventNode| {
         it.state_after = Some(crate::store::StateNum(0));
     };
-    names(
+    reports(
         &damaged_node(30, first_state),
         "the state after the event does not follow from the graph",
     );
     let redacted = |it: &mut crate::store::EventNode| it.flags.redacted = !it.flags.redacted;
-    names(&damaged_node(30, redacted), "is hidden as redacted, but no stored redaction hides it");
+    reports(&damaged_node(30, redacted), "is hidden as redacted, but no stored redaction hides it");
     let followed = |it: &mut crate::store::EventNode| it.flags.followed = !it.flags.followed;
-    names(
+    reports(
         &damaged_node(30, followed),
         "the flag for events that an accepted event follows is wrong",
     );
 }
 
 #[test]
-fn a_cycle_is_named() {
+fn a_cycle_is_reported() {
     let found = damaged(|edit| {
         for (event, prev) in [(30, 31), (31, 30)] {
             let mut node = edit.node(EventNum(event)).unwrap();
@@ -183,67 +186,67 @@ fn a_cycle_is_named() {
             edit.put_node(EventNum(event), node).unwrap();
         }
     });
-    names(&found, "is its own predecessor");
+    reports(&found, "is its own predecessor");
 }
 
 #[test]
-fn counters_and_extremities_that_do_not_add_up_are_named() {
-    names(&damaged(|edit| edit.room.rejected += 1), "rejected events, but its record counts");
-    names(&damaged(|edit| edit.room.outliers += 1), "outliers, but its record counts");
-    names(&damaged(|edit| edit.room.unreadable += 1), "unreadable events, but its record counts");
+fn wrong_counters_and_extremities_are_reported() {
+    reports(&damaged(|edit| edit.room.rejected += 1), "rejected events, but its record counts");
+    reports(&damaged(|edit| edit.room.outliers += 1), "outliers, but its record counts");
+    reports(&damaged(|edit| edit.room.unreadable += 1), "unreadable events, but its record counts");
     let kept = |edit: &mut Edit<'_>| edit.room.last_known.extend(edit.room.current_state);
-    names(&damaged(kept), "the states that were known last are stored");
+    reports(&damaged(kept), "the states that were known last are stored");
     let lost = |edit: &mut Edit<'_>| edit.room.last_known = vec![edit.next_state()];
-    names(&damaged(lost), "the states that were known last cannot be read");
-    names(
+    reports(&damaged(lost), "the states that were known last cannot be read");
+    reports(
         &damaged(|edit| edit.room.next_arrival = 3),
         "the next position in the order of arrival is taken",
     );
     let none = |edit: &mut Edit<'_>| edit.room.forward_extremities = 0;
-    names(&damaged(none), "the list of forward extremities does not follow from the graph");
+    reports(&damaged(none), "the list of forward extremities does not follow from the graph");
     let none = |edit: &mut Edit<'_>| {
         let listed = edit.extremities(edit.room_num(), 9).unwrap();
         listed.into_iter().for_each(|it| edit.remove_extremity(it));
     };
-    names(&damaged(none), "the list of forward extremities does not follow from the graph");
+    reports(&damaged(none), "the list of forward extremities does not follow from the graph");
     let current = |edit: &mut Edit<'_>| {
         edit.room.current_state = Some(crate::store::StateNum(0));
     };
-    names(&damaged(current), "the current state does not follow from the forward extremities");
+    reports(&damaged(current), "the current state does not follow from the forward extremities");
     let arrival = |edit: &mut Edit<'_>| {
         let node = edit.node(EventNum(30)).unwrap();
         edit.put_node(EventNum(30), crate::store::EventNode { arrival: 1_000, ..node }).unwrap();
         edit.remove_arrival(EventNum(30), 1_000);
     };
-    names(&damaged(arrival), "is not in the list of arrivals");
+    reports(&damaged(arrival), "is not in the list of arrivals");
     let note = |edit: &mut Edit<'_>| edit.put_missing("$never", EventNum(3), 0);
-    names(&damaged(note), "a missing predecessor is noted where none is missing");
+    reports(&damaged(note), "a missing predecessor is noted where none is missing");
 }
 
 #[test]
-fn records_that_nothing_leads_to_are_named() {
+fn orphans_are_reported() {
     let beyond = EventNum(100_000);
     let body = |edit: &mut Edit<'_>| edit.put_body(beyond, "$beyond", b"{}");
-    names(&damaged(body), "a record of an event that is not held");
+    reports(&damaged(body), "a record of an event that is not held");
     let given = |edit: &mut Edit<'_>| edit.put_given_state(beyond, &[]);
-    names(&damaged(given), "a record of an event that is not held");
+    reports(&damaged(given), "a record of an event that is not held");
     let waiting = |edit: &mut Edit<'_>| edit.put_waiting(EventNum(3), beyond);
-    names(&damaged(waiting), "a note about an event that is not held");
+    reports(&damaged(waiting), "a note about an event that is not held");
     let redaction = |edit: &mut Edit<'_>| edit.put_redaction("$target", beyond, Judgement::Heeded);
-    names(&damaged(redaction), "a record of an event that is not held");
+    reports(&damaged(redaction), "a record of an event that is not held");
     let states = |edit: &mut Edit<'_>| edit.room.next_state = crate::store::StateNum(1);
-    names(&damaged(states), "a state that never was");
+    reports(&damaged(states), "a state whose number was never given");
     let events = |edit: &mut Edit<'_>| edit.room.next_event = EventNum(1);
-    names(&damaged(events), "a page of events that never came");
+    reports(&damaged(events), "a page of event numbers that were never given");
     let id = |edit: &mut Edit<'_>| {
         edit.add_event("$nothing");
         edit.room.next_event = EventNum(edit.room.next_event.0 - 1);
     };
-    names(&damaged(id), "an id leads to no event");
+    reports(&damaged(id), "an id leads to an event number that was never given");
 }
 
 #[test]
-fn a_walk_ends_when_it_is_told_to() {
+fn a_verification_stops_when_its_watcher_says_so() {
     struct Impatient(u32);
     impl Watch for Impatient {
         fn events(&mut self, _: u32) {}
@@ -261,14 +264,14 @@ fn a_walk_ends_when_it_is_told_to() {
     assert_eq!(watch.0, 3);
 }
 
-/// Opened again, so that no cache holds what is gone.
+/// Opens a store again, so that no cache contains removed records.
 pub(super) fn opened_again(dir: &tempfile::TempDir, cx: Context) -> Context {
     drop(cx);
     Context::new(Store::open(&Options::small(dir.path())).unwrap())
 }
 
 #[test]
-fn a_state_without_one_of_its_nodes_is_named() {
+fn a_state_without_one_of_its_nodes_is_reported() {
     let (dir, cx, room_id) = store_of("chaos0-v10");
     let room = cx.store.room_num(&room_id).unwrap().unwrap();
     let newest = *cx.store.state_nums(room, None, usize::MAX).unwrap().last().unwrap();
@@ -278,11 +281,11 @@ fn a_state_without_one_of_its_nodes_is_named() {
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
     edit.remove_state(crate::store::StateNum(older.1.record));
     edit.commit().unwrap();
-    names(&faults(&opened_again(&dir, cx)), "damaged state");
+    reports(&faults(&opened_again(&dir, cx)), "damaged state");
 }
 
 #[test]
-fn what_a_purge_leaves_of_states_is_no_fault() {
+fn unused_states_that_a_purge_leaves_are_no_fault() {
     for room in ["chaos0-v10", "chaos6-v12", "powerfork-v12"] {
         let (dir, cx, room_id) = store_of(room);
         let number = cx.store.room_num(&room_id).unwrap().unwrap();

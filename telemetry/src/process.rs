@@ -13,7 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Registers metrics about the process, and its version as the label of `{build}_info`.
+/// Registers what is known of the process, and which build it is.
+#[expect(clippy::disallowed_methods, reason = "the start time of the process is read once")]
 pub fn register_process(registry: &mut Registry, build: &str, version: &'static str) {
     let info = Info::new([("version", version)]);
     registry.register(build, "Version of the program", info);

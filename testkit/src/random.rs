@@ -52,6 +52,7 @@ impl Rounds {
     ///
     /// Without the first variable the test runs `usual` rounds from seed 1. With it the seed is the
     /// time, so that each long run tries other cases, unless the second variable names a seed.
+    #[expect(clippy::disallowed_methods, reason = "a long run gets a seed of its own")]
     pub fn of(test: &str, usual: u64) -> Self {
         let rounds_variable = format!("BACKSCROLL_{test}_ROUNDS");
         let seed_variable = format!("BACKSCROLL_{test}_SEED");

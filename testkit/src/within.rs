@@ -13,6 +13,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Panics
 /// When the condition does not hold after `bound`. The message names `what`.
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the condition has no event to wait for")]
 pub fn within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {

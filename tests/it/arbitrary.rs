@@ -61,7 +61,7 @@ fn apply(pdu: &mut Vec<u8>, change: Change) {
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
-fn any_change_of_a_recorded_event() {
+fn changed_bytes_of_a_recorded_event_do_no_harm() {
     let rooms = rooms::bundled();
     let memory = Memory::new();
     let verdicts = (any::<bool>(), any::<bool>(), any::<bool>());

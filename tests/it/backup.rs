@@ -10,7 +10,7 @@ use std::{
 };
 
 use backscroll::{
-    backup::{self, Withheld, Writer},
+    backup::{self, BackupWriter, Tombstones, Totals},
     proto::v1::{
         self as pb, admin_service_client::AdminServiceClient,
         ingest_service_client::IngestServiceClient,
@@ -122,25 +122,25 @@ fn a_backup_under_load_restores_the_same_rooms() {
 }
 
 /// Adds a room to a backup.
-fn add(backup: &mut Writer, name: &str) {
+fn add(backup: &mut BackupWriter, name: &str) {
     let mut file = backup.begin_room().unwrap();
     writeln!(file, "{name}").unwrap();
-    backup.end_room((file, None), name, 1).unwrap();
+    backup.end_room(file, None, name, 1).unwrap();
 }
 
 #[test]
 fn a_continued_backup_keeps_finished_rooms() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cut_off = Writer::open(dir.path()).unwrap();
+    let mut cut_off = BackupWriter::open(dir.path()).unwrap();
     ["first", "second", "third"].iter().for_each(|it| add(&mut cut_off, it));
     drop(cut_off);
     fs::write(dir.path().join("rooms/000002.ndjson"), "damaged").unwrap();
 
-    let mut backup = Writer::open(dir.path()).unwrap();
+    let mut backup = BackupWriter::open(dir.path()).unwrap();
     let has = ["first", "second", "third", "fourth"].map(|it| backup.has(it));
     assert_eq!(has, [true, false, true, false]);
     ["second", "fourth"].iter().for_each(|it| add(&mut backup, it));
-    assert_eq!(backup.finish(Withheld::default()).unwrap(), (4, 4));
+    assert_eq!(backup.finish(Tombstones::default()).unwrap(), Totals { rooms: 4, events: 4 });
     let (rooms, _) = backup::rooms(dir.path()).unwrap();
     for room in rooms {
         let held = fs::read_to_string(dir.path().join(&room.file)).unwrap();

@@ -176,7 +176,7 @@ async fn gateway(files: &Path, port: u16, scheme: &str, flags: &[&str]) -> (u16,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_both_ways() {
+async fn both_sides_check_certificates() {
     let files = Files::new();
     files.authority("ca", &["server", "client"]);
     files.authority("other-ca", &["stranger"]);
@@ -224,7 +224,7 @@ async fn certificates_are_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token() {
+async fn a_caller_needs_the_token() {
     let files = Files::new();
     fs::write(files.path("token"), "correct horse".replace(' ', "-battery-")).unwrap();
     let token = Token::watched(files.path("token")).unwrap();

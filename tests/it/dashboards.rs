@@ -7,7 +7,7 @@ use backscroll_testkit::{Federation, FederationRequest};
 use prometheus_client::{encoding::prometheus_text, registry::Registry};
 use serde_json::Value;
 
-use crate::support::{load::append_room, rooms, services::Services};
+use crate::support::{clients::read_to_end, load::append_room, rooms, services::Services};
 
 /// Metrics of Kubernetes.
 const ELSEWHERE: [&str; 1] = ["kube_cronjob_status_last_successful_time"];
@@ -45,8 +45,8 @@ async fn every_metric_of_dashboard_and_alerts_exists() {
         ..AppendEventsRequest::default()
     };
     let requests = tokio_stream::iter([taken, AppendEventsRequest::default()]);
-    let mut answers = ingest.append_events(requests).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    let responses = ingest.append_events(requests).await.unwrap();
+    read_to_end(responses.into_inner()).await.unwrap();
     let federation = Federation::from_json(&keys.signing);
     let last = &room.lines.last().unwrap().event_id;
     for origin in ["hs2.example:9102", "outsider.example:9104"] {

@@ -3,7 +3,7 @@
 use backscroll::proto::v1 as pb;
 use tonic::Code::NotFound;
 
-use crate::support::failures::{Row, Stage, assert_failures, first, unknown_room};
+use crate::support::failures::{Row, Stage, all, assert_failures, unknown_room};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_room_is_not_found() {
@@ -11,6 +11,6 @@ async fn an_unknown_room_is_not_found() {
     let request = pb::DeleteRoomRequest { room_id: unknown_room(), may_return: true };
     let row = Row::new(request, NotFound, "ROOM_UNKNOWN");
     let ingest = &stage.clients.ingest;
-    let call = async |request| first(ingest.clone().delete_room(request).await).await;
+    let call = async |request| all(ingest.clone().delete_room(request).await).await;
     assert_failures([row], call).await;
 }

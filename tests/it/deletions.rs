@@ -28,7 +28,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use crate::support::{
     answers,
-    clients::{Clients, request},
+    clients::{Clients, read_to_end, request},
     events::RoomExt as _,
     faults,
     memory::Memory,
@@ -41,8 +41,14 @@ const EVENTS: usize = 160;
 /// How often every room is deleted and appended again.
 const ROUNDS: u64 = 12;
 
+/// A room and all of its events.
+struct FullRoom {
+    room: Room,
+    events: Vec<Event>,
+}
+
 /// Makes a room of messages and state events with some branches.
-fn room(name: &str) -> (Room, Vec<Event>) {
+fn room(name: &str) -> FullRoom {
     let (room, create) = Room::named(RoomVersion::V10, ALICE, name);
     let mut events = vec![create];
     events.push(room.member(ALICE, ALICE, "join").after(events.last()).finish());
@@ -55,10 +61,10 @@ fn room(name: &str) -> (Room, Vec<Event>) {
         let next = draft.after(after).finish();
         events.push(next);
     }
-    (room, events)
+    FullRoom { room, events }
 }
 
-fn feed(cx: &Context, (room, events): &(Room, Vec<Event>)) {
+fn feed(cx: &Context, FullRoom { room, events }: &FullRoom) {
     let events: Vec<NewEvent<'_>> = events.iter().map(|it| room.accepted(it)).collect();
     let BatchOutcome { failure, .. } = ingest::append_all(cx, &events);
     assert!(failure.is_none(), "{failure:?}");
@@ -88,7 +94,7 @@ fn sound<T>(asked: &str, answer: Result<T, QueryError>) -> bool {
 
 /// Runs every query about a room; returns the number that succeeded. If the room is appended by one
 /// thread only, a list must show it as it was at one moment.
-fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool) -> usize {
+fn ask(cx: &Context, FullRoom { room, events }: &FullRoom, is_fed_in_order: bool) -> usize {
     let (id, newest) = (room.room_id.as_str(), &events.last().unwrap().event_id);
     let ids: Vec<String> = events.iter().map(|it| it.event_id.clone()).collect();
     let origin = "one.example".to_owned();
@@ -138,7 +144,7 @@ fn ask(cx: &Context, (room, events): &(Room, Vec<Event>), is_fed_in_order: bool)
     answers.iter().filter(|it| **it).count()
 }
 
-fn purge(cx: &Context, (room, events): &(Room, Vec<Event>), at: usize) {
+fn purge(cx: &Context, FullRoom { room, events }: &FullRoom, at: usize) {
     let (room_id, event_id) = (&room.room_id, &events[at].event_id);
     match ingest::purge_history(&cx.store, room_id, event_id, &mut |_| ControlFlow::Continue(())) {
         Ok(_) | Err(PurgeError::RoomUnknown(_) | PurgeError::EventUnknown(_)) => {}
@@ -189,7 +195,7 @@ fn no_query_reports_damage_while_rooms_are_deleted() {
         let ends = Ends(&done);
         for _ in 0..Rounds::of("DELETION", ROUNDS).count {
             for room in &rooms {
-                delete(cx, &room.0.room_id);
+                delete(cx, &room.room.room_id);
                 feed(cx, room);
             }
         }
@@ -214,7 +220,7 @@ fn a_purge_and_a_deletion_run_at_the_same_time() {
             until(&done, |nth| purge(cx, &room, 1 + nth * 37 % (EVENTS - 1)));
         });
         let reading = scope.spawn(|| {
-            let id = room.0.room_id.as_str();
+            let id = room.room.room_id.as_str();
             until(&done, |_| {
                 sound("list_events", list_events(cx, id, PageRequest::first(1_000)));
                 sound("get_state", get_state(cx, id, PageRequest::default()));
@@ -223,7 +229,7 @@ fn a_purge_and_a_deletion_run_at_the_same_time() {
         });
         let ends = Ends(&done);
         for _ in 0..Rounds::of("DELETION", 3 * ROUNDS).count {
-            delete(cx, &room.0.room_id);
+            delete(cx, &room.room.room_id);
             feed(cx, &room);
         }
         drop(ends);
@@ -239,7 +245,7 @@ fn a_purge_spares_a_room_that_was_appended_after_a_deletion() {
     let memory = Memory::new();
     let room = room("a");
     feed(&memory.cx, &room);
-    let (id, newest) = (room.0.room_id.as_str(), &room.1.last().unwrap().event_id);
+    let (id, newest) = (room.room.room_id.as_str(), &room.events.last().unwrap().event_id);
     // After the only slice, before unused states are removed.
     let mut watch = |_| {
         delete(&memory.cx, id);
@@ -255,17 +261,17 @@ fn a_purge_spares_a_room_that_was_appended_after_a_deletion() {
 #[test]
 fn a_list_does_not_continue_in_a_room_that_was_appended_after_a_deletion() {
     let memory = Memory::new();
-    let (room, events) = room("a");
-    let (cx, id) = (&memory.cx, room.room_id.clone());
-    let both = (room, events);
-    feed(cx, &both);
+    let room = room("a");
+    let cx = &memory.cx;
+    let id = room.room.room_id.clone();
+    feed(cx, &room);
     let events = list_events(cx, &id, PageRequest::first(10)).unwrap().next_page_token;
     let state = get_state(cx, &id, PageRequest::first(1)).unwrap().next_page_token;
     assert!(!events.is_empty() && !state.is_empty());
     let next = |size: u32, token: &String| PageRequest { size, token: token.clone() };
     list_events(cx, &id, next(10, &events)).unwrap();
     delete(cx, &id);
-    feed(cx, &both);
+    feed(cx, &room);
     let unknown = |it: QueryError| matches!(it, QueryError::RoomUnknown(_));
     assert!(unknown(list_events(cx, &id, next(10, &events)).unwrap_err()));
     assert!(unknown(get_state(cx, &id, next(1, &state)).unwrap_err()));
@@ -293,7 +299,7 @@ async fn every_rpc_treats_a_deleted_room_as_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let service = Process::start(&dir.path().join("data"), &["--reserved-mib", "0"]);
     let mut clients = Clients::connect(&service).await;
-    let (room, events) = room("a");
+    let FullRoom { room, events } = room("a");
     let id = room.room_id.as_str();
     let requests: Vec<_> = events.iter().map(|it| request(&room, &it.pdu)).collect();
     clients.append(requests.clone()).await.unwrap();
@@ -374,16 +380,9 @@ fn code<T>(answer: Result<T, Status>) -> Code {
 
 /// The status with which a stream ends.
 async fn ended<T>(answer: Result<Response<Streaming<T>>, Status>) -> Code {
-    let mut stream = match answer {
-        Ok(it) => it.into_inner(),
-        Err(status) => return status.code(),
-    };
-    loop {
-        match stream.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Code::Ok,
-            Err(status) => return status.code(),
-        }
+    match answer {
+        Ok(stream) => code(read_to_end(stream.into_inner()).await),
+        Err(status) => status.code(),
     }
 }
 

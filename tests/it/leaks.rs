@@ -193,10 +193,10 @@ fn any_order(
         deliver(&memory, &world, delivery);
         known.add(&delivery.coming());
         let origin = SERVERS[at % SERVERS.len()];
-        check(&memory, &world, (&known, &truth), origin)?;
+        check(&memory, &world, &known, &truth, origin)?;
     }
     for origin in SERVERS {
-        check(&memory, &world, (&known, &truth), origin)?;
+        check(&memory, &world, &known, &truth, origin)?;
     }
     Ok(())
 }
@@ -205,7 +205,8 @@ fn any_order(
 fn check(
     memory: &Memory,
     world: &World,
-    (known, truth): (&Model, &Model),
+    known: &Model,
+    truth: &Model,
     origin: &str,
 ) -> Result<(), TestCaseError> {
     let answer = everything(world, origin).ask(&memory.cx).ok();

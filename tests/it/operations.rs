@@ -28,7 +28,7 @@ use tonic_health::pb::{
 };
 
 use crate::support::{
-    clients,
+    clients::{self, read_to_end},
     rooms::{self, RecordedRoom},
 };
 
@@ -178,9 +178,8 @@ async fn append(channel: &Channel, room: &RecordedRoom) {
         })
         .collect();
     let mut ingest = IngestServiceClient::new(channel.clone());
-    let mut answers =
-        ingest.append_events(tokio_stream::iter(requests)).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    let responses = ingest.append_events(tokio_stream::iter(requests)).await.unwrap();
+    read_to_end(responses.into_inner()).await.unwrap();
 }
 
 fn room(name: &str) -> RecordedRoom {
@@ -207,9 +206,9 @@ async fn metrics_after_a_known_load() {
     append(&channel, &room).await;
     append(&channel, &room).await;
     let mut ingest = IngestServiceClient::new(channel.clone());
-    let nothing = tokio_stream::iter([AppendEventsRequest::default()]);
-    let mut refused = ingest.append_events(nothing).await.unwrap().into_inner();
-    while refused.message().await.unwrap().is_some() {}
+    let empty = tokio_stream::iter([AppendEventsRequest::default()]);
+    let refused = ingest.append_events(empty).await.unwrap();
+    read_to_end(refused.into_inner()).await.unwrap();
 
     let mut history = HistoryServiceClient::new(channel.clone());
     let answer = history.backfill(backfill(&room, "hs2.example:9102")).await.unwrap().into_inner();

@@ -104,8 +104,10 @@ fn large_room(script: &Script) -> (Room, Vec<Event>) {
 
 /// Sends a request; returns the PDUs of its response, whose status must be 200.
 async fn pdus(
-    (federation, services): (&Federation, &Services),
-    (uri, content): (&str, Option<&Value>),
+    federation: &Federation,
+    services: &Services,
+    uri: &str,
+    content: Option<&Value>,
     name: &str,
 ) -> Vec<String> {
     let method = if content.is_some() { "POST" } else { "GET" };
@@ -132,7 +134,6 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
     let keys = rooms::keys();
     let services = Services::start(dir.path(), HOME, &keys.server).await;
     let federation = Federation::from_json(&keys.signing);
-    let both = (&federation, &services);
     for script in &SCRIPTS {
         let (room, events) = large_room(script);
         for event in &events {
@@ -150,7 +151,7 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
         while read.len() < events.len() {
             let path = format!("/_matrix/federation/v1/backfill/{room_id}");
             let uri = format!("{path}?v={}&limit=100", encoded(&start));
-            let page = pdus(both, (&uri, None), script.name).await;
+            let page = pdus(&federation, &services, &uri, None, script.name).await;
             assert!(page.len() > 1, "{}: a page does not continue", script.name);
             let known = usize::from(pages > 0);
             read.extend(page.into_iter().skip(known));
@@ -165,7 +166,7 @@ async fn rooms_of_the_largest_events_are_paged_through_from_end_to_end() {
         loop {
             let uri = format!("/_matrix/federation/v1/get_missing_events/{room_id}");
             let content = json!({"earliest_events": [], "latest_events": [latest], "limit": 20});
-            let mut page = pdus(both, (&uri, Some(&content)), script.name).await;
+            let mut page = pdus(&federation, &services, &uri, Some(&content), script.name).await;
             let Some(oldest) = page.first() else { break };
             // The page is connected to the event from which it was requested.
             let newest = id_of(page.last().unwrap()).event_id().to_string();

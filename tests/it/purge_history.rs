@@ -3,7 +3,7 @@
 use backscroll::proto::v1 as pb;
 use tonic::Code::NotFound;
 
-use crate::support::failures::{Row, Stage, assert_failures, first, unknown_room};
+use crate::support::failures::{Row, Stage, all, assert_failures, unknown_room};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_have_their_code_and_reason() {
@@ -13,6 +13,6 @@ async fn errors_have_their_code_and_reason() {
     let rows =
         [Row::new(room, NotFound, "ROOM_UNKNOWN"), Row::new(event, NotFound, "EVENT_UNKNOWN")];
     let ingest = &stage.clients.ingest;
-    let call = async |request| first(ingest.clone().purge_history(request).await).await;
+    let call = async |request| all(ingest.clone().purge_history(request).await).await;
     assert_failures(rows, call).await;
 }

@@ -141,6 +141,7 @@ struct Table {
 }
 
 /// Starts a service and kills it while it opens its store.
+#[expect(clippy::disallowed_methods, reason = "the moment of the kill is random")]
 fn kill_while_opening(data_dir: &Path, after: Duration) {
     let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
     command.args(["--data-dir", data_dir.to_str().unwrap()]).args(FLAGS);
@@ -152,7 +153,8 @@ fn kill_while_opening(data_dir: &Path, after: Duration) {
 
 async fn round(
     data_dir: &Path,
-    (round, seed): (u64, u64),
+    round: u64,
+    seed: u64,
     acknowledged: &mut Acknowledged,
     table: &mut Table,
 ) {
@@ -197,7 +199,7 @@ async fn no_acknowledged_event_is_lost_when_the_service_is_killed() {
         let mut acknowledged = Acknowledged::new();
         for _ in 0..ROUNDS_A_STORE.min(rounds - done) {
             let seed = random.below(u64::MAX);
-            round(&dir.path().join("data"), (done, seed), &mut acknowledged, &mut table).await;
+            round(&dir.path().join("data"), done, seed, &mut acknowledged, &mut table).await;
             done += 1;
         }
         table.acknowledged += u64::try_from(acknowledged.len()).unwrap();

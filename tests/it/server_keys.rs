@@ -39,6 +39,7 @@ fn answer(seed: u8, valid_until_ts: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "the service compares with the wall clock")]
 async fn the_latest_fetch_counts_for_seven_days() {
     const DAY: u64 = 86_400_000;
     let dir = tempfile::tempdir().unwrap();

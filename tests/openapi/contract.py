@@ -1,8 +1,8 @@
-"""Asks a gateway what the specification's OpenAPI contract allows to be asked, at random, signed
-and unsigned, and holds the answers against the contract: python contract.py ADDRESS COUNT
+"""Sends random requests that the OpenAPI contract of the specification allows to a gateway, signed and
+unsigned, and checks the responses against the contract: python contract.py ADDRESS COUNT
 
-Of what is asked, half is about the room that the history service holds. Schemathesis makes the
-requests and checks the answers; what the contract leaves out, refusals, is checked here.
+Half of the requests are about the room in the history service. Schemathesis makes the requests and
+checks the responses; this script checks error responses, which the contract does not describe.
 """
 
 import base64
@@ -74,7 +74,7 @@ def ask(case, signed):
     assert refusal["errcode"].startswith("M_") and refusal["error"], told
     assert response.headers["Content-Type"] == "application/json", told
     if response.status_code == 404:
-        # Only what is no path of the contract: a room id that is empty.
+        # Only an empty room id makes a path that the contract does not contain.
         assert refusal["errcode"] == "M_UNRECOGNIZED" and not case.path_parameters["roomId"], told
 
 
@@ -121,4 +121,4 @@ run(backfill, held_backfill)
 run(missing, held_missing)
 for (operation, how, status), times in sorted(seen.items()):
     print(f"{times:6} {operation} {how}: {status}")
-print(f"{sum(seen.values()):6} answers, all within the contract")
+print(f"{sum(seen.values()):6} responses, all as the contract requires")

@@ -1,5 +1,5 @@
-/* Cuts a mounted ext4 or XFS off from its disk, as a power cut does: nothing more is written, neither
- * data nor the journal. For tests, as root.
+/* Cuts a mounted ext4 or XFS off from its disk, like a power cut: neither data nor the journal is written
+ * any more. For tests, as root.
  *
  *   cc -o cut cut.c && ./cut /mount/point
  */
@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 
-/* EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number, and so is the flag. */
+/* EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN have the same number and the same flag. */
 #define SHUTDOWN _IOR('X', 125, uint32_t)
 #define WITHOUT_THE_JOURNAL 2
 

@@ -1,10 +1,10 @@
-/* Makes one kind of call fail, or never return, for files below a folder.
+/* Makes one kind of call fail or never return, for the files below a folder.
  *
  *   cc -O2 -shared -fPIC -o fail.so fail.c -ldl -lpthread
  *   FAIL_DIR=/abs/dir FAIL_CALL=fsync FAIL_HOW=EIO FAIL_WHEN=/abs/file LD_PRELOAD=/abs/fail.so program ...
  *
- * FAIL_CALL is fsync, fdatasync, pwrite or sync_file_range; FAIL_HOW is EIO or hang. It begins when the
- * file FAIL_WHEN is there.
+ * FAIL_CALL is fsync, fdatasync, pwrite or sync_file_range; FAIL_HOW is EIO or hang. The calls fail once
+ * the file FAIL_WHEN exists.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,20 +1,19 @@
-/* Writes down, in order, all that a program does to the files below a folder, so that
- * tests/it/power/replay.rs can build what a power cut may have left of them.
+/* Records, in order, all operations of a program on the files below a folder, so that
+ * tests/it/power/replay.rs can build the files that a power cut may leave.
  *
  *   cc -O2 -shared -fPIC -o record.so record.c -ldl -lpthread
  *   RECORD_DIR=/abs/dir RECORD_LOG=/abs/log LD_PRELOAD=/abs/record.so program ...
  *
- * A write is written down when it begins (its bytes may reach the disk from then on) and when it has
- * ended (a sync that begins later covers it); a sync when it begins and when it has ended (what it
- * promises holds from then on). RECORD_LOG.n holds the number of records, 8 bytes in memory that is
- * shared: whoever reads it when an acknowledgement comes knows that all that was done before lies below.
+ * A write is recorded when it begins (from then on its bytes may reach the disk) and when it has ended (a
+ * sync that begins later covers it). A sync is recorded when it begins and when it has ended (from then
+ * on its guarantee holds). RECORD_LOG.n contains the number of records: 8 bytes of shared memory. A
+ * reader that reads it after an acknowledgement knows that every earlier operation has a lower number.
  *
- * RECORD_FLAGS is how the file system treats the inode flags S and D, whatever it is really:
- * "heeded" as ext4 does, "files" as XFS does, which has no flag for names, "none" not at all.
- * RECORD_DELAY is how long a sync takes, in microseconds, so that a file system in memory stands for
- * a disk.
+ * RECORD_FLAGS says how the program sees the inode flags S and D, independently of the real file system:
+ * "heeded" as on ext4, "files" as on XFS, which has no flag for names, "none" for no flags. RECORD_DELAY is
+ * the duration of a sync in microseconds, so that a file system in memory behaves like a disk.
  *
- * Seen are calls of the C library, not system calls that a program makes by itself, nor mmap.
+ * Only calls of the C library are recorded, not direct system calls and not mmap.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -39,7 +38,7 @@
 enum op {
   WRITE_BEGIN = 1, WRITE_END, SYNC_BEGIN, SYNC_END, OPEN, CREATE, TRUNCATE, RENAME, UNLINK, MKDIR, LINK, FLAGS
 };
-/* Followed by the names, each with a zero byte, and the data of a write. */
+/* The names follow, each with a zero byte, then the data of a write. */
 struct record {
   uint8_t op, is_dir;
   uint16_t names;
@@ -105,11 +104,11 @@ __attribute__((constructor)) static void begin(void) {
   syscall(SYS_ftruncate, fd, 8);
   count = mmap(0, 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   fd = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  /* Out of the way of the program's own numbers. */
+  /* Numbers that the program itself does not use. */
   log_fd = syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 900);
 }
 
-/* Everything below is called with the mutex held where it touches the tables or the log. */
+/* The callers of the functions below hold the mutex if these use the tables or the log. */
 static uint64_t put(enum op op, int is_dir, uint32_t inode, uint64_t offset, uint64_t length,
                     const char *names, size_t names_length, const struct iovec *data, int parts) {
   struct record head = { op, is_dir, names_length, inode, offset, length };
@@ -162,7 +161,7 @@ static const char *absolute(int at, const char *path, char *buffer) {
   return buffer;
 }
 
-/* What a new file or folder has of its folder's flags. */
+/* The flags that a new file or folder inherits from its folder. */
 static void inherit(uint32_t inode, const char *path, int is_dir) {
   char parent[PATH_BYTES];
   snprintf(parent, sizeof parent, "%s", path);
@@ -300,7 +299,7 @@ static int do_sync(int fd, long number) {
 }
 int fsync(int fd) { return do_sync(fd, SYS_fsync); }
 int fdatasync(int fd) { return do_sync(fd, SYS_fdatasync); }
-/* Promises nothing: it writes neither sizes nor extents, and flushes no cache of the disk. */
+/* No guarantee: it writes neither sizes nor extents, and does not flush the cache of the disk. */
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
   if (inode_of(fd) && delay) usleep(delay);
   return syscall(SYS_sync_file_range, fd, offset, length, flags);

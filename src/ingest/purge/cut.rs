@@ -11,8 +11,8 @@ use crate::{
 
 /// The number of events that a slice took out of the graph.
 #[derive(Default)]
-pub(super) struct Removed {
-    pub(super) events: u64,
+pub(super) struct CutEvents {
+    pub(super) removed: u64,
     pub(super) made_outliers: u64,
 }
 
@@ -22,7 +22,7 @@ pub(super) fn cut(
     version: RoomVersion,
     events: &[EventNum],
     followers: &BTreeSet<EventNum>,
-) -> Result<Removed, StoreError> {
+) -> Result<CutEvents, StoreError> {
     let mut gone = BTreeSet::new();
     for event in events {
         // Only events that are still placed in the graph are cut.
@@ -33,7 +33,7 @@ pub(super) fn cut(
     for follower in followers.difference(&gone) {
         detach(edit, version, *follower, &gone)?;
     }
-    let mut removed = Removed::default();
+    let mut cut = CutEvents::default();
     for event in &gone {
         let node = edit.node(*event)?;
         let event_id = edit.body(edit.room_num(), *event)?.event_id;
@@ -45,15 +45,15 @@ pub(super) fn cut(
             edit.put_node(*event, outlier(&node))?;
             edit.remove_given_state(*event);
             edit.room.outliers += 1;
-            removed.made_outliers += 1;
+            cut.made_outliers += 1;
         } else {
             edit.purge_event(*event, &event_id)?;
             let unreadable = u64::from(node.flags.unreadable);
             edit.room.unreadable = edit.room.unreadable.saturating_sub(unreadable);
-            removed.events += 1;
+            cut.removed += 1;
         }
     }
-    Ok(removed)
+    Ok(cut)
 }
 
 /// The node of a purged state event.

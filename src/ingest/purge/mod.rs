@@ -38,7 +38,7 @@ pub enum PurgeError {
     /// The room does not hold the event, or holds it as an outlier.
     #[error("event {0} is not held in this room, or is an outlier")]
     EventUnknown(String),
-    /// The store failed.
+    /// The store failed during the purge.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -83,9 +83,6 @@ pub fn purge_history(
 }
 
 /// Removes the state records of a room that no state in use needs.
-///
-/// # Errors
-/// When a state in use cannot be read, or the store fails.
 pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
     let _alone = store.purge_alone();
     let Some(number) = store.room_num(room_id)? else { return Ok(()) };
@@ -113,18 +110,18 @@ impl Purge<'_> {
         let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
         let mut progress =
             PurgeProgress { to_purge: count(plan.events.len()), ..Default::default() };
-        for (slice, events) in plan.events.chunks(SLICE).enumerate() {
-            let removed = self.decide(|edit| {
+        for (index, events) in plan.events.chunks(SLICE).enumerate() {
+            let slice = self.decide(|edit| {
                 let version = version_of(edit)?;
-                let mut followers = plan.followers.get(&slice).cloned().unwrap_or_default();
+                let mut followers = plan.followers.get(&index).cloned().unwrap_or_default();
                 // Events that were stored since the plan was made.
                 followers.extend((plan.next_event.0..edit.room.next_event.0).map(EventNum));
-                let removed = cut::cut(edit, version, events, &followers)?;
+                let slice = cut::cut(edit, version, events, &followers)?;
                 settle::refresh_current_state(edit)?;
-                Ok(removed)
+                Ok(slice)
             })?;
-            progress.removed += removed.events;
-            progress.made_outliers += removed.made_outliers;
+            progress.removed += slice.removed;
+            progress.made_outliers += slice.made_outliers;
             if watch(progress).is_break() {
                 return Ok(progress);
             }

@@ -23,9 +23,6 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
     }
 
     /// The value of a key, with all changes so far; `None` if the map does not contain it.
-    ///
-    /// # Errors
-    /// When a stored node cannot be read.
     pub fn get(&self, key: Key) -> Result<Option<Value>, N::Error> {
         let mut at = &self.root;
         for depth in 0..=MAX_DEPTH {
@@ -46,9 +43,6 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
     }
 
     /// Sets the value of a key; `None` removes the key.
-    ///
-    /// # Errors
-    /// When a stored node cannot be read.
     pub fn set(&mut self, key: Key, value: Option<Value>) -> Result<(), N::Error> {
         if self.get(key)? == value {
             return Ok(());
@@ -64,9 +58,6 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
     }
 
     /// The new nodes, to be stored as the record with number `record`; the first is the root.
-    ///
-    /// # Errors
-    /// When a stored node cannot be read.
     pub fn finish(self, record: u32) -> Result<Vec<Node>, N::Error> {
         let mut out = Vec::new();
         let root = match self.root {

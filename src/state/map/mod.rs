@@ -63,9 +63,9 @@ impl Key {
 pub enum Membership {
     /// The event is not a member event.
     NotAMember,
-    /// The membership `join`.
+    /// The membership is `join`.
     Joined,
-    /// The membership `invite`.
+    /// The membership is `invite`.
     Invited,
     /// Any other membership: `leave`, `ban`, `knock`, or an invalid one.
     Outside,
@@ -74,7 +74,7 @@ pub enum Membership {
 /// A value in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A state event.
+    /// A state event of the room.
     Event {
         /// The number of the event in its room.
         event: u32,
@@ -104,7 +104,7 @@ pub struct Ptr {
 pub enum Node {
     /// The entries of a leaf, in the order of their keys.
     Leaf(Vec<(Key, Value)>),
-    /// An inner node.
+    /// An inner node and its children.
     Inner {
         /// The number of entries below this node.
         count: u32,
@@ -113,22 +113,16 @@ pub enum Node {
     },
 }
 
-/// Reads stored nodes.
+/// Reads the nodes of stored maps.
 pub trait Nodes {
     /// Why a node cannot be read.
     type Error;
 
     /// Reads a node that a root or another node refers to.
-    ///
-    /// # Errors
-    /// When the node cannot be read.
     fn node(&self, at: Ptr) -> Result<Arc<Node>, Self::Error>;
 }
 
 /// The value of a key; `None` if the map does not contain it.
-///
-/// # Errors
-/// When a node cannot be read.
 pub fn get<N: Nodes>(nodes: &N, root: Ptr, key: Key) -> Result<Option<Value>, N::Error> {
     get_below(nodes, root, key, 0)
 }
@@ -159,9 +153,6 @@ fn get_below<N: Nodes>(
 
 /// The entries behind a key (from the start if it is `None`), in the order of their keys, at most
 /// `limit` of them.
-///
-/// # Errors
-/// When a node cannot be read.
 pub fn entries<N: Nodes>(
     nodes: &N,
     root: Ptr,
@@ -202,7 +193,7 @@ pub fn entries<N: Nodes>(
 /// A key whose value differs between two maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The key.
+    /// The key that differs.
     pub key: Key,
     /// The value in the first map; `None` if it does not contain the key.
     pub left: Option<Value>,
@@ -212,9 +203,6 @@ pub struct Difference {
 
 /// The keys whose values differ between two maps, in order. The cost depends only on the number of
 /// differences.
-///
-/// # Errors
-/// When a node cannot be read.
 pub fn diff<N: Nodes>(nodes: &N, left: Ptr, right: Ptr) -> Result<Vec<Difference>, N::Error> {
     let mut found = Vec::new();
     let mut stack = vec![(left, right)];

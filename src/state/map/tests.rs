@@ -1,4 +1,4 @@
-//! The laws of the map, against a plain `BTreeMap`.
+//! Properties of the map, compared with a plain `BTreeMap`.
 
 use std::{cell::RefCell, collections::BTreeMap, convert::Infallible};
 
@@ -33,7 +33,7 @@ impl Heap {
         self.store(record, nodes)
     }
 
-    /// The nodes below a root, without where they lie.
+    /// The nodes below a root, without their positions.
     fn shape(&self, root: Ptr) -> String {
         match &*self.node(root).unwrap() {
             Node::Leaf(entries) => format!("{entries:?}"),
@@ -47,7 +47,7 @@ impl Heap {
 }
 
 fn key() -> impl Strategy<Value = Key> {
-    // Few distinct keys, long common prefixes: deep, colliding paths.
+    // Few distinct keys with long common prefixes make deep paths.
     (0u8..4, 0u8..40).prop_map(|(prefix, last)| {
         let mut bytes = [0; 16];
         bytes[0] = prefix * 0x11;
@@ -147,7 +147,7 @@ proptest! {
     }
 }
 
-/// One change in a large map writes a path, not the map.
+/// A change in a large map writes only one path.
 #[test]
 fn a_change_writes_one_path() {
     let heap = Heap::default();

@@ -56,7 +56,7 @@ type EventIds = BTreeSet<OwnedEventId>;
 /// resolution.
 pub type Fetch<'a> = dyn Fn(&EventId) -> Option<Arc<StateEvent>> + 'a;
 
-/// A resolved state.
+/// The result of a resolution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
     /// The resolved entries. A conflicted entry may have no event.

@@ -1,5 +1,6 @@
-//! Every key on disk, and nowhere else. Big-endian and of fixed width up to a last part of any
-//! length, so that keys sort as their parts do. Tags are never given a second meaning.
+//! Every key on disk; no other module makes keys. Parts are big-endian and of fixed width, except
+//! that the last may have any length, so that keys sort as their parts do. A tag never gets a second
+//! meaning.
 
 mod parts;
 
@@ -7,9 +8,9 @@ pub use parts::Part;
 pub(crate) use parts::{Of, Parts, part, parts};
 use sha2::{Digest as _, Sha256};
 
-use super::{EventNum, RoomNum, StateNum};
+use super::{Arrival, EventNum, RoomNum, StateNum};
 
-/// What kind of record a key names: its first byte. The keyspace is drawn in [`super`].
+/// The kind of a record: the first byte of its key. The keyspace is drawn in [`super`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Tag(u8);
 
@@ -39,7 +40,7 @@ impl Tag {
     const LATER_REDACTION: Self = Self(0x16);
 }
 
-/// Every kind of record whose key goes on with the number of a room, but for the room's own.
+/// Every kind of record whose key continues with the number of a room, except the room's own.
 const OF_ROOMS: [Tag; 15] = [
     Tag::EVENT,
     Tag::PAGE,
@@ -58,10 +59,10 @@ const OF_ROOMS: [Tag; 15] = [
     Tag::LATER_REDACTION,
 ];
 
-/// How many events share a page of topology, and a block of bodies.
+/// The number of events in a page of nodes, and in a block of bodies.
 pub const PAGE_EVENTS: u32 = 32;
 
-/// A half-built key.
+/// A key that is being built.
 struct Key(Vec<u8>);
 
 impl Key {
@@ -86,8 +87,8 @@ impl Key {
     }
 }
 
-/// An id in a key: half of its SHA-256. Two ids that share it would take 2^64 hashes to find, and
-/// the second of them would be refused as a conflict with the first.
+/// An id in a key: the first half of its SHA-256. Finding two ids with the same half takes 2^64
+/// hashes, and the second id would be refused as a conflict with the first.
 fn hashed(id: &str) -> [u8; 16] {
     let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
     let mut half = [0; 16];
@@ -95,155 +96,169 @@ fn hashed(id: &str) -> [u8; 16] {
     half
 }
 
+/// The version of the layout.
 pub(crate) fn format() -> Vec<u8> {
     Key::new(Tag::FORMAT).0
 }
 
-/// How often the store was flushed. Written at every flush, and sled writes what shares a page of
-/// its tree with it again and again: here these are the ids and records of rooms, which are small
-/// and change as often.
+/// The number of flushes. It is written at every flush, and with it sled rewrites the records on the
+/// same page of its tree: at this key these are the ids and records of rooms, which are small and
+/// change as often.
 pub(crate) fn mark() -> Vec<u8> {
     Key::new(Tag::FORMAT).bytes(b"mark").0
 }
 
-/// Where [`mark`] was before format 3: beside the first blocks.
+/// The key of [`mark`] before format 3, beside the first blocks.
 pub(crate) fn mark_2() -> Vec<u8> {
     Key::new(Tag::MARK_2).0
 }
 
+/// The number of a room, by its id.
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
 }
 
-/// All rooms, by their ids.
+/// The prefix of all rooms, by their ids.
 pub(crate) fn rooms_by_name() -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).0
 }
 
+/// The prefix of all records of rooms.
 pub(crate) fn rooms() -> Vec<u8> {
     Key::new(Tag::ROOM).0
 }
 
+/// The record of a room.
 pub(crate) fn room(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::ROOM, room).0
 }
 
+/// The number of an event, by its id.
 pub(crate) fn event(room: RoomNum, event_id: &str) -> Vec<u8> {
     Key::of_room(Tag::EVENT, room).bytes(&hashed(event_id)).0
 }
 
-/// All events of a room, by the hash of their ids.
+/// The prefix of all event ids of a room, by their hashes.
 pub(crate) fn events(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::EVENT, room).0
 }
 
+/// The key of [`event`], by the hash of the id.
 pub(crate) fn event_by_hash(room: RoomNum, hash: [u8; 16]) -> Vec<u8> {
     Key::of_room(Tag::EVENT, room).bytes(&hash).0
 }
 
-/// The hash in a key of [`event`].
+/// The hash in a key of [`event`]; `None` if the key is malformed.
 pub(crate) fn hash_of(key: &[u8]) -> Option<[u8; 16]> {
     key.get(5..)?.try_into().ok()
 }
 
+/// A page of nodes.
 pub(crate) fn page(room: RoomNum, page: u32) -> Vec<u8> {
     Key::of_room(Tag::PAGE, room).number(page).0
 }
 
+/// The body of an event, in a record of its own.
 pub(crate) fn body(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::BODY, room).number(event.0).0
 }
 
-/// The bodies of a page of events, sealed.
+/// The bodies of a page of events, in a block.
 pub(crate) fn block(room: RoomNum, page: u32) -> Vec<u8> {
     Key::of_room(Tag::BLOCK, room).number(page).0
 }
 
-/// All events that are referenced but not placed, in all rooms.
+/// The prefix of all references to events that are not placed, in all rooms.
 pub(crate) fn all_gaps() -> Vec<u8> {
     Key::new(Tag::MISSING).0
 }
 
-/// All events whose state waits for that of another, in all rooms.
+/// The prefix of all events whose state waits for that of another, in all rooms.
 pub(crate) fn all_waiting() -> Vec<u8> {
     Key::new(Tag::WAITING).0
 }
 
-/// All events that are referenced in a room but not placed.
+/// The prefix of all references to events that are not placed, in a room.
 pub(crate) fn all_missing(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::MISSING, room).0
 }
 
-/// The events that reference this one, which is not placed.
+/// The prefix of all references to an event that is not placed.
 pub(crate) fn missing(room: RoomNum, event_id: &str) -> Vec<u8> {
     Key::of_room(Tag::MISSING, room).bytes(&hashed(event_id)).0
 }
 
+/// A reference from `follower` to an event that is not placed.
 pub(crate) fn missing_of(room: RoomNum, event_id: &str, follower: EventNum) -> Vec<u8> {
     Key(missing(room, event_id)).number(follower.0).0
 }
 
-/// The events whose state waits for that of this one.
+/// The prefix of all events whose state waits for that of `event`.
 pub(crate) fn waiting(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::WAITING, room).number(event.0).0
 }
 
+/// The note that the state of `follower` waits for that of `event`.
 pub(crate) fn waiting_of(room: RoomNum, event: EventNum, follower: EventNum) -> Vec<u8> {
     Key(waiting(room, event)).number(follower.0).0
 }
 
-/// All events of a room whose arrival is not their number.
+/// The prefix of all events of a room whose arrival differs from their number.
 pub(crate) fn arrivals(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::ARRIVAL, room).0
 }
 
+/// An event whose arrival differs from its number.
 pub(crate) fn arrival(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
     // Flipping the sign bit makes negative numbers sort before positive ones.
     let ordered = (arrival ^ i64::MIN).to_be_bytes();
     Key::of_room(Tag::ARRIVAL, room).bytes(&ordered).number(event.0).0
 }
 
-/// The arrival and the event that a key of [`arrival`] names.
-pub(crate) fn arrival_of(key: &[u8]) -> Option<(i64, EventNum)> {
+/// The arrival and the event in a key of [`arrival`] or [`later_redaction`].
+pub(crate) fn arrival_of(key: &[u8]) -> Option<Arrival> {
     let ordered = i64::from_be_bytes(*key.get(5..)?.first_chunk::<8>()?);
-    Some((ordered ^ i64::MIN, EventNum(last_number(key)?)))
+    Some(Arrival { arrival: ordered ^ i64::MIN, event: EventNum(last_number(key)?) })
 }
 
-/// All forward extremities of a room, the one that arrived last first.
+/// The prefix of all forward extremities of a room, the one that arrived last first.
 pub(crate) fn extremities(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::EXTREMITY, room).0
 }
 
+/// A forward extremity.
 pub(crate) fn extremity(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
     let ordered = (!arrival ^ i64::MIN).to_be_bytes();
     Key::of_room(Tag::EXTREMITY, room).bytes(&ordered).number(event.0).0
 }
 
-/// The arrival and the event that a key of [`extremity`] names.
-pub(crate) fn extremity_of(key: &[u8]) -> Option<(i64, EventNum)> {
-    let (ordered, event) = arrival_of(key)?;
-    Some((!ordered, event))
+/// The arrival and the event in a key of [`extremity`] or [`power`].
+pub(crate) fn extremity_of(key: &[u8]) -> Option<Arrival> {
+    let Arrival { arrival: descending, event } = arrival_of(key)?;
+    Some(Arrival { arrival: !descending, event })
 }
 
-/// All states of a room.
+/// The prefix of all states of a room.
 pub(crate) fn states(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::STATE, room).0
 }
 
+/// A state.
 pub(crate) fn state(room: RoomNum, state: StateNum) -> Vec<u8> {
     Key::of_room(Tag::STATE, room).number(state.0).0
 }
 
-/// The redactions of an event.
+/// The prefix of all redactions of an event.
 pub(crate) fn all_redactions(room: RoomNum, target_id: &str) -> Vec<u8> {
     Key::of_room(Tag::REDACTION, room).bytes(&hashed(target_id)).0
 }
 
-/// The redactions of an event that were judged alike.
+/// The prefix of all redactions of an event with the same judgement.
 pub(crate) fn redactions(room: RoomNum, target_id: &str, judgement: u8) -> Vec<u8> {
     Key(all_redactions(room, target_id)).bytes(&[judgement]).0
 }
 
+/// A redaction of an event.
 pub(crate) fn redaction(
     room: RoomNum,
     target_id: &str,
@@ -253,12 +268,13 @@ pub(crate) fn redaction(
     Key(redactions(room, target_id, judgement)).number(redaction.0).0
 }
 
-/// All redactions, in all rooms, as they were noted before format 4.
+/// The prefix of all redactions, in all rooms, before format 4.
 pub(crate) fn redactions_3() -> Vec<u8> {
     Key::new(Tag::REDACTION_3).0
 }
 
-/// The key of [`redaction`] for a key of those before format 4, and that of the target's number.
+/// For the key of a redaction before format 4: its key of [`redaction`], and the key of the target's
+/// number.
 pub(crate) fn of_redaction_3(key: &[u8], judgement: u8) -> Option<(Vec<u8>, Vec<u8>)> {
     let (room, event) = (room_of(key)?, EventNum(last_number(key)?));
     let hash: &[u8; 16] = key.get(5..)?.first_chunk()?;
@@ -266,94 +282,104 @@ pub(crate) fn of_redaction_3(key: &[u8], judgement: u8) -> Option<(Vec<u8>, Vec<
     Some((redaction.number(event.0).0, event_by_hash(room, *hash)))
 }
 
-/// All power levels that were accepted in a room, those that arrived last first.
+/// The prefix of all power levels events that were accepted in a room, last arrival first.
 pub(crate) fn powers(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::POWER, room).0
 }
 
+/// A power levels event.
 pub(crate) fn power(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
     let ordered = (!arrival ^ i64::MIN).to_be_bytes();
     Key::of_room(Tag::POWER, room).bytes(&ordered).number(event.0).0
 }
 
-/// All redactions of a room, in their order of arrival.
+/// The prefix of all redactions of a room, in their order of arrival.
 pub(crate) fn later_redactions(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::LATER_REDACTION, room).0
 }
 
+/// A redaction, by its arrival.
 pub(crate) fn later_redaction(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
     let ordered = (arrival ^ i64::MIN).to_be_bytes();
     Key::of_room(Tag::LATER_REDACTION, room).bytes(&ordered).number(event.0).0
 }
 
+/// The prefix of all users who asked for erasure.
 pub(crate) fn erased_users() -> Vec<u8> {
     Key::new(Tag::ERASED_USER).0
 }
 
+/// A user who asked for erasure.
 pub(crate) fn erased_user(user_id: &str) -> Vec<u8> {
     Key::new(Tag::ERASED_USER).bytes(user_id.as_bytes()).0
 }
 
+/// The state that was received with an event.
 pub(crate) fn given_state(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::GIVEN_STATE, room).number(event.0).0
 }
 
-/// All events whose state may have become known, in all rooms.
+/// The prefix of all events for which work is left, in all rooms.
 pub(crate) fn all_unsettled() -> Vec<u8> {
     Key::new(Tag::UNSETTLED).0
 }
 
+/// The prefix of all events for which work is left, in a room.
 pub(crate) fn unsettled_in(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::UNSETTLED, room).0
 }
 
+/// The note that work is left for an event.
 pub(crate) fn unsettled(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key(unsettled_in(room)).number(event.0).0
 }
 
-/// The signing keys of all servers.
+/// The prefix of the signing keys of all servers.
 pub(crate) fn all_server_keys() -> Vec<u8> {
     Key::new(Tag::SERVER_KEYS).0
 }
 
+/// The signing keys of a server.
 pub(crate) fn server_keys(server_name: &str) -> Vec<u8> {
     Key::new(Tag::SERVER_KEYS).bytes(server_name.as_bytes()).0
 }
 
-/// The events whose given state names this one, which is not held.
+/// The prefix of all events whose given state names an event that is not held.
 pub(crate) fn wanted(room: RoomNum, event_id: &str) -> Vec<u8> {
     Key::of_room(Tag::WANTED, room).bytes(&hashed(event_id)).0
 }
 
+/// The note that the given state of `follower` names an event that is not held.
 pub(crate) fn wanted_by(room: RoomNum, event_id: &str, follower: EventNum) -> Vec<u8> {
     Key(wanted(room, event_id)).number(follower.0).0
 }
 
-/// The rooms that are deleted but whose records are not all gone.
+/// The prefix of all deleted rooms whose records are not all removed.
 pub(crate) fn deleted_rooms() -> Vec<u8> {
     Key::new(Tag::DELETED_ROOM).0
 }
 
+/// A deleted room whose records are not all removed.
 pub(crate) fn deleted_room(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::DELETED_ROOM, room).0
 }
 
-/// The beginnings of the keys of everything that a room's own record leaves behind.
+/// The prefixes of all records of a room, except the room's own.
 pub(crate) fn all_of_room(room: RoomNum) -> impl Iterator<Item = Vec<u8>> {
     OF_ROOMS.into_iter().map(move |tag| Key::of_room(tag, room).0)
 }
 
-/// The number at the end of a key.
+/// The number at the end of a key; `None` if the key is too short.
 pub(crate) fn last_number(key: &[u8]) -> Option<u32> {
     key.last_chunk::<4>().map(|it| u32::from_be_bytes(*it))
 }
 
-/// The text after the tag.
+/// The text after the tag; `None` if it is not UTF-8.
 pub(crate) fn text(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(1..)?).ok()
 }
 
-/// The room that a key of a room's record belongs to.
+/// The number of the room in a key; `None` if the key is too short.
 pub(crate) fn room_of(key: &[u8]) -> Option<RoomNum> {
     key.get(1..)?.first_chunk::<4>().map(|it| RoomNum(u32::from_be_bytes(*it)))
 }

@@ -1,54 +1,62 @@
-//! What a key says of its record, for whoever looks at all of them.
+//! The parts of a key, for code that looks at every record.
 
-use super::{EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text};
+use super::{
+    Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text,
+};
 
-/// What a key says.
+/// The parts of a key.
 pub(crate) enum Parts<'k> {
-    /// Of the store as a whole.
+    /// The key of a record of the whole store.
     Store,
-    /// The id of a room.
+    /// The key of a room id.
     RoomName(&'k str),
-    /// A room.
+    /// The key of the record of a room.
     Room(RoomNum),
-    /// Something of a room.
+    /// The key of another record of a room.
     OfRoom(RoomNum, Of),
 }
 
-/// What a record of a room is of.
+/// What a record of a room belongs to.
 #[derive(Clone, Copy)]
 pub(crate) enum Of {
+    /// An event id.
     Id,
+    /// A page of events.
     Page(u32),
+    /// A state.
     State(StateNum),
+    /// An event.
     Event(EventNum),
-    /// An event, and one that follows it.
+    /// Two events: one, and a follower.
     Both(EventNum, EventNum),
+    /// The arrival of an event.
     Arrival(i64, EventNum),
+    /// A forward extremity and its arrival.
     Extremity(i64, EventNum),
-    /// The follower of an event that is missing.
+    /// The follower of a missing event.
     Missing(EventNum),
 }
 
-/// What kind of record of a room a key names, for whoever asks what the loss of it means.
+/// The kind of a record of a room, for code that decides what its loss means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The number of an event, by its id.
     Id,
-    /// Nodes of events.
+    /// A page of nodes of events.
     Page,
-    /// What came: an event.
+    /// Bodies of events, as they were received.
     Body,
-    /// What came with an event: the state after it.
+    /// The state that was received with an event.
     GivenState,
-    /// That an event redacts another, and whether that takes effect.
+    /// The note that an event redacts another, and whether that takes effect.
     Redaction,
-    /// A state.
+    /// A state and nodes of its map.
     State,
-    /// What is missing or waited for, or the order of arrival: it follows from all of these.
+    /// Any other note, which can be derived from all the records above.
     Note,
 }
 
-/// The kind of record of a room that a key names, if it names one.
+/// The kind of a record of a room; `None` if the key is not of such a record.
 pub(crate) fn part(key: &[u8]) -> Option<Part> {
     Some(match Tag(*key.first()?) {
         Tag::EVENT => Part::Id,
@@ -69,7 +77,7 @@ pub(crate) fn part(key: &[u8]) -> Option<Part> {
     })
 }
 
-/// Takes a key apart; nothing if it is none of ours.
+/// The parts of a key; `None` if no record has such a key.
 pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
     let (tag, rest) = key.split_first()?;
     let (numbers, length) = (rest.as_chunks::<4>().0, rest.len());
@@ -88,11 +96,11 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
         (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
         (Tag::ARRIVAL, 16) => {
-            let (arrival, event) = arrival_of(key)?;
+            let Arrival { arrival, event } = arrival_of(key)?;
             Of::Arrival(arrival, event)
         }
         (Tag::EXTREMITY, 16) => {
-            let (arrival, event) = extremity_of(key)?;
+            let Arrival { arrival, event } = extremity_of(key)?;
             Of::Extremity(arrival, event)
         }
         (Tag::MISSING, 24) => Of::Missing(event(5)?),

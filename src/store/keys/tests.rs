@@ -1,4 +1,4 @@
-//! Keys sort as they should, and their bytes stay what they are.
+//! Keys sort as their parts do, and their bytes never change.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ proptest! {
     }
 }
 
-/// The bytes are a promise to every store ever written.
+/// Every existing store depends on these bytes.
 #[test]
 fn golden_keys() {
     let (room, event) = (RoomNum(0x0102_0304), EventNum(0x0a0b_0c0d));
@@ -33,7 +33,8 @@ fn golden_keys() {
     assert_eq!(hex(arrival(room, -1, event)), "08010203047fffffffffffffff0a0b0c0d");
     assert_eq!(hex(arrival(room, 1, event)), "080102030480000000000000010a0b0c0d");
     assert_eq!(hex(extremity(room, 1, event)), "13010203047ffffffffffffffe0a0b0c0d");
-    assert_eq!(extremity_of(&extremity(room, -7, event)), Some((-7, event)));
+    let expected = Arrival { arrival: -7, event };
+    assert_eq!(extremity_of(&extremity(room, -7, event)), Some(expected));
     assert_eq!(hex(power(room, 1, event)), "15010203047ffffffffffffffe0a0b0c0d");
     assert_eq!(hex(later_redaction(room, 1, event)), "160102030480000000000000010a0b0c0d");
     let judged = redaction(room, "$a", 2, event);

@@ -1,13 +1,13 @@
-//! A server's signing keys, as a gateway fetched them.
+//! The signing keys of a server, as a gateway fetched them.
 
 use crate::store::codec::{Malformed, Reader, Writer};
 
-/// A server's signing keys, as a gateway fetched them.
+/// The signing keys of a server, as a gateway fetched them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedKeys {
-    /// When they were fetched, in milliseconds since 1970; 0 if nobody knows.
+    /// The time of the fetch, in milliseconds since 1970; 0 if it is unknown.
     pub fetched_ts: u64,
-    /// The server's answer to `/_matrix/key/v2/server`, as it came.
+    /// The server's response to `/_matrix/key/v2/server`, byte for byte.
     pub answer: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use super::FetchedKeys;
 
     #[test]
-    fn what_was_written_is_read() {
+    fn server_keys_round_trip() {
         for fetched_ts in [0, 1_700_000_000_123, u64::MAX] {
             let keys = FetchedKeys { fetched_ts, answer: b"{}".to_vec() };
             assert_eq!(FetchedKeys::decode(&keys.encode()), Ok(keys));

@@ -1,6 +1,6 @@
-//! Every value on disk: how it is laid out, and nothing about what it is for.
+//! The layout of every value on disk, apart from bodies.
 //!
-//! Readers refuse what they do not understand; none of them trusts a length.
+//! Decoding refuses bytes that it does not understand, and trusts no length.
 
 mod fetched_keys;
 mod page;
@@ -8,54 +8,55 @@ mod state;
 
 pub use self::{
     fetched_keys::FetchedKeys,
-    page::{EventNode, Flags},
+    page::{EventNode, Flags, PrevEvent},
     state::StateFacts,
 };
 pub(super) use self::{
-    page::Page,
+    page::{Page, page_of},
     state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 use super::{
     EventNum, Power, StateNum,
     codec::{Malformed, Reader, Writer},
 };
+use crate::num;
 
-/// What is known of a room as a whole.
+/// The record of a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Its id.
+    /// The id of the room.
     pub room_id: String,
-    /// Its version, as the specification names it.
+    /// The version of the room, as the specification names it.
     pub room_version: String,
-    /// The next event's number; numbers are given in the order in which events come.
+    /// The number of the next event; numbers are given in the order in which events are stored.
     pub next_event: EventNum,
-    /// The next state record's number.
+    /// The number of the next state record.
     pub next_state: StateNum,
-    /// What the next event's arrival is, if its caller does not say.
+    /// The arrival of the next event whose caller gives none.
     pub next_arrival: i64,
-    /// Events whose arrival is not their number.
+    /// How many events have an arrival that differs from their number.
     pub listed_arrivals: u64,
-    /// Outliers among the events held.
+    /// How many events are outliers.
     pub outliers: u64,
-    /// Rejected events among them.
+    /// How many events are rejected, outliers not included.
     pub rejected: u64,
-    /// Soft-failed events among them.
+    /// How many events are soft-failed, outliers not included.
     pub soft_failed: u64,
-    /// Events that came and were purged without a trace but their ids.
+    /// How many events were purged so that only their ids are left.
     pub purged: u64,
-    /// Events among those held that cannot be read, outliers included.
+    /// How many events break the format of the room version, outliers included.
     pub unreadable: u64,
-    /// How many accepted events there are that nothing accepted follows.
+    /// How many accepted events no other accepted event follows.
     pub forward_extremities: u64,
-    /// The state resolved over the forward extremities, when it is known.
+    /// The state resolved over the forward extremities; `None` while it is not known.
     pub current_state: Option<StateNum>,
-    /// While the current state is not known, the states that have to allow what is asked: the last
-    /// current state that was known, and those after events that were forward extremities when an
-    /// event of unknown state followed them. Distinct. Empty if the current state never was known.
+    /// While the current state is not known, the states that must all allow a request: the last known
+    /// current state, and the states after events that were forward extremities when an event of
+    /// unknown state followed them. Distinct. Empty if the current state was never known.
     pub last_known: Vec<StateNum>,
-    /// Which states the last current state that was known was resolved from, if it was from several.
+    /// The states that the last known current state was resolved from, if there were several.
     pub known_over: Vec<StateNum>,
-    /// Which states (sorted, distinct) the current state was resolved from.
+    /// The states that the current state was resolved from, sorted and distinct.
     pub resolved_from: Vec<StateNum>,
 }
 
@@ -87,7 +88,7 @@ impl Room {
         self.write(None)
     }
 
-    /// With the list of forward extremities, as it was before format 4.
+    /// Encodes the room; with the list of forward extremities, in the layout before format 4.
     fn write(&self, extremities_2: Option<&[EventNum]>) -> Vec<u8> {
         let mut out = Writer::default();
         out.text(&self.room_id);
@@ -124,7 +125,7 @@ impl Room {
         Self::read(bytes, 4).map(|(room, _)| room)
     }
 
-    /// The room and, from before format 4, its forward extremities.
+    /// Decodes the room; before format 4, also its forward extremities.
     fn read(bytes: &[u8], format: u32) -> Result<(Self, Vec<EventNum>), Malformed> {
         let mut extremities_2 = Vec::new();
         let mut from = Reader(bytes);
@@ -146,7 +147,7 @@ impl Room {
                 let count = from.length()?;
                 extremities_2 =
                     (0..count).map(|_| from.small().map(EventNum)).collect::<Result<_, _>>()?;
-                u64::try_from(extremities_2.len()).unwrap_or(u64::MAX)
+                num::u64(extremities_2.len())
             },
             current_state: optional_state(&mut from)?,
             last_known: Vec::new(),
@@ -163,39 +164,48 @@ impl Room {
     }
 }
 
-/// A room as formats 1 to 3 had it.
+/// The record of a room in formats 1 to 3.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Room2 {
     pub(super) room: Room,
-    /// Its forward extremities, in ascending order.
+    /// The forward extremities of the room, in ascending order.
     pub(super) extremities: Vec<EventNum>,
 }
 
 impl Room2 {
-    /// As formats 2 and 3 had it.
+    /// Decodes a record of format 2 or 3.
     pub(super) fn decode_2(bytes: &[u8]) -> Result<Self, Malformed> {
         Room::read(bytes, 2).map(|(room, extremities)| Self { room, extremities })
     }
 
-    /// As format 1 had it.
+    /// Decodes a record of format 1.
     pub(super) fn decode_1(bytes: &[u8]) -> Result<Self, Malformed> {
         Room::read(bytes, 1).map(|(room, extremities)| Self { room, extremities })
     }
 
-    /// As formats 2 and 3 had it.
+    /// Encodes a record of format 2 or 3.
     pub(super) fn encode_2(&self) -> Vec<u8> {
         self.room.write(Some(&self.extremities))
     }
 }
 
-/// A forward extremity: an accepted event that nothing accepted follows.
+/// The position of an event in its room's order of arrival: by arrival, and then by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Arrival {
+    /// The arrival, as the caller gave it, or the next of the room.
+    pub arrival: i64,
+    /// The event.
+    pub event: EventNum,
+}
+
+/// A forward extremity: an accepted event that no other accepted event follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Extremity {
     /// The event.
     pub event: EventNum,
-    /// Its place in the room's order of arrival.
+    /// The arrival of the event.
     pub arrival: i64,
-    /// The state after it, when it is known.
+    /// The state after the event; `None` if it is not known.
     pub state_after: Option<StateNum>,
 }
 
@@ -212,12 +222,12 @@ pub(super) fn decode_extremity(bytes: &[u8]) -> Result<Option<StateNum>, Malform
     Ok(state_after)
 }
 
-/// An event of the state that came with another.
+/// An event of the state that was received with another event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenEvent {
-    /// It was held when the state came.
+    /// It was held when the state was received.
     Held(EventNum),
-    /// It was not: this is its id.
+    /// It was not held then; this is its id.
     Named(String),
 }
 
@@ -250,18 +260,24 @@ pub(super) fn decode_given(bytes: &[u8]) -> Result<Vec<GivenEvent>, Malformed> {
     Ok(events)
 }
 
-/// A reference to an event that is not placed: which of the follower's predecessors it is, and
-/// its id.
-pub(super) fn encode_missing(place: u32, event_id: &str) -> Vec<u8> {
+/// A predecessor that is not placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MissingEvent {
+    /// Its index among the predecessors of the event that names it.
+    pub(super) index: u32,
+    pub(super) event_id: String,
+}
+
+pub(super) fn encode_missing(index: u32, event_id: &str) -> Vec<u8> {
     let mut out = Writer::default();
-    out.number(place.into());
+    out.number(index.into());
     out.text(event_id);
     out.finish()
 }
 
-pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
+pub(super) fn decode_missing(bytes: &[u8]) -> Result<MissingEvent, Malformed> {
     let mut from = Reader(bytes);
-    let missing = (from.small()?, from.text()?.to_owned());
+    let missing = MissingEvent { index: from.small()?, event_id: from.text()?.to_owned() };
     from.end()?;
     Ok(missing)
 }
@@ -269,7 +285,7 @@ pub(super) fn decode_missing(bytes: &[u8]) -> Result<(u32, String), Malformed> {
 pub(super) fn encode_power(power: Power) -> Vec<u8> {
     let mut out = Writer::default();
     out.number(power.before.map_or(0, |it| u64::from(it.0) + 1));
-    if let Some((arrival, event)) = power.judged_up_to {
+    if let Some(Arrival { arrival, event }) = power.judged_up_to {
         out.signed(arrival);
         out.number(event.0.into());
     }
@@ -280,13 +296,17 @@ pub(super) fn decode_power(bytes: &[u8]) -> Result<Power, Malformed> {
     let mut from = Reader(bytes);
     let before = from.number()?.checked_sub(1).map(u32::try_from).transpose();
     let before = before.map_err(|_| Malformed)?.map(EventNum);
-    let judged_up_to =
-        if from.0.is_empty() { None } else { Some((from.signed()?, EventNum(from.small()?))) };
+    let judged_up_to = if from.0.is_empty() {
+        None
+    } else {
+        Some(Arrival { arrival: from.signed()?, event: EventNum(from.small()?) })
+    };
     from.end()?;
     Ok(Power { before, judged_up_to })
 }
 
-/// Work that is left: whether it is more than to work out the event's own state.
+/// The note that work is left for an event; `is_unfinished` as in
+/// [`Unsettled`](crate::store::Unsettled).
 pub(super) fn encode_unsettled(is_unfinished: bool) -> Vec<u8> {
     if is_unfinished { vec![1] } else { Vec::new() }
 }

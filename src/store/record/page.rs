@@ -1,54 +1,72 @@
-//! Topology: the nodes of neighbouring events, packed into one value.
+//! Pages: the nodes of events with neighbouring numbers, in one value.
 
 use super::{Extremity, optional_state};
-use crate::store::{
-    EventNum, PrevEvent, StateNum,
-    codec::{Malformed, Reader, Writer},
-    keys::PAGE_EVENTS,
+use crate::{
+    num,
+    store::{
+        EventNum, StateNum,
+        codec::{Malformed, Reader, Writer},
+        keys::PAGE_EVENTS,
+    },
 };
 
-/// Stands where flags would, for an event that has no node.
+/// The byte in place of the flags of an event that has no node.
 const NO_NODE: u8 = 0xff;
 
-/// An event's place in the graph, and what was decided about it.
+/// An edge from an event to one of its predecessors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrevEvent {
+    /// The predecessor is held in this room; it may be an outlier.
+    Held(EventNum),
+    /// The predecessor is not held.
+    Missing,
+}
+
+/// The number of the page that holds an event.
+pub(in crate::store) fn page_of(event: EventNum) -> u32 {
+    event.0 / PAGE_EVENTS
+}
+
+/// The node of an event in the graph, and the decisions about the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventNode {
-    /// What its sender claims.
+    /// The depth that the sender claims.
     pub depth: i64,
-    /// Its place in the room's order of arrival.
+    /// The event's arrival: its position in the room's order of arrival.
     pub arrival: i64,
-    /// The decisions and marks.
+    /// The decisions about the event.
     pub flags: Flags,
-    /// The state after it, when it is known.
+    /// The state after the event; `None` if it is not known.
     pub state_after: Option<StateNum>,
-    /// Its predecessors in the order given, each once.
+    /// The predecessors in the order of the event, each once.
     pub prev_events: Vec<PrevEvent>,
 }
 
-/// The decisions about an event, and what follows from other events.
+/// The decisions about an event, and facts that follow from other events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// Held, but not placed in the graph.
+    /// The event is held, but not placed in the graph.
     pub outlier: bool,
-    /// Failed the authorisation rules.
+    /// The event failed the authorisation rules.
     pub rejected: bool,
-    /// Failed them against the current state only.
+    /// The event failed the authorisation rules against the current state only.
     pub soft_failed: bool,
-    /// A valid redaction of it is held.
+    /// A valid redaction of the event is held.
     pub redacted: bool,
-    /// A redaction of it is held whose validity cannot be told yet.
+    /// A redaction of the event is held whose validity is not known yet.
     pub redaction_pending: bool,
-    /// An accepted event follows it, directly or through events that were not accepted.
+    /// An accepted event follows, directly or after events that were not accepted.
     pub followed: bool,
-    /// A state event that was purged from the graph: it is an outlier from then on, kept for the
-    /// states that hold it, and never placed again.
+    /// The event is a state event that was purged from the graph. It is kept as an outlier for the
+    /// states that contain it, and never placed again.
     pub purged: bool,
-    /// It cannot be read: never served, walked through, changes no state.
+    /// The event breaks the format of the room version. It is never served and changes no state;
+    /// walks pass through it.
     pub unreadable: bool,
 }
 
 impl Flags {
-    /// Whether an event counts as the room's own: only such an event follows another.
+    /// Whether the event is accepted: placed, neither rejected nor soft-failed.
     #[must_use]
     pub fn is_accepted(self) -> bool {
         !self.outlier && !self.rejected && !self.soft_failed
@@ -70,7 +88,7 @@ impl Flags {
         all.into_iter().rev().fold(0, |bits, flag| (bits << 1) | u8::from(flag))
     }
 
-    /// Any bits but [`NO_NODE`]: an outlier is never followed, so no event has all of them.
+    /// The flags of a byte. [`NO_NODE`] is the byte of no event, since an outlier is never followed.
     pub(super) const fn of_bits(bits: u8) -> Self {
         Self {
             outlier: bits & 1 != 0,
@@ -85,13 +103,12 @@ impl Flags {
     }
 }
 
-/// Neighbouring events' nodes, packed into one value: a walk of a hundred events reads a handful
-/// of these.
+/// The nodes of 32 events with neighbouring numbers. A walk of a hundred events reads a few pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Page(Vec<Option<EventNode>>);
 
 impl EventNode {
-    /// The event as a forward extremity, if it is one.
+    /// The event as a forward extremity; `None` if it is none.
     #[must_use]
     pub fn extremity(&self, event: EventNum) -> Option<Extremity> {
         let Self { arrival, state_after, .. } = *self;
@@ -101,23 +118,26 @@ impl EventNode {
 }
 
 impl Page {
+    /// The node of an event of this page; `None` if it has none.
     pub(in crate::store) fn get(&self, event: EventNum) -> Option<&EventNode> {
         self.0.get(Self::slot(event))?.as_ref()
     }
 
+    /// Adds or replaces the node of an event of this page.
     pub(in crate::store) fn set(&mut self, event: EventNum, node: EventNode) {
         let slot = Self::slot(event);
         if self.0.len() <= slot {
             self.0.resize(slot + 1, None);
         }
-        if let Some(place) = self.0.get_mut(slot) {
-            *place = Some(node);
+        if let Some(held) = self.0.get_mut(slot) {
+            *held = Some(node);
         }
     }
 
+    /// Removes the node of an event of this page.
     pub(in crate::store) fn remove(&mut self, event: EventNum) {
-        if let Some(place) = self.0.get_mut(Self::slot(event)) {
-            *place = None;
+        if let Some(held) = self.0.get_mut(Self::slot(event)) {
+            *held = None;
         }
     }
 
@@ -125,10 +145,12 @@ impl Page {
         self.0.iter().all(Option::is_none)
     }
 
+    /// The index of an event in its page.
     fn slot(event: EventNum) -> usize {
-        usize::try_from(event.0 % PAGE_EVENTS).unwrap_or(0)
+        num::usize(event.0 % PAGE_EVENTS)
     }
 
+    /// The value on disk, without its checksum; `page` is the number of this page.
     pub(in crate::store) fn encode(&self, page: u32) -> Vec<u8> {
         let mut out = Writer::default();
         out.length(self.0.len());
@@ -152,6 +174,7 @@ impl Page {
         out.finish()
     }
 
+    /// Reads a value as [`encode`](Self::encode) writes it.
     pub(in crate::store) fn decode(page: u32, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Reader(bytes);
         let count = from.length()?;

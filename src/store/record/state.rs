@@ -1,4 +1,4 @@
-//! States: the nodes that one has of its own, and the facts beside them.
+//! States: the facts about a state, and the nodes of its map that no older state has.
 
 use super::optional_state;
 use crate::{
@@ -10,18 +10,19 @@ use crate::{
     visibility::HistoryVisibility,
 };
 
-/// What serving needs to know of a state as a whole.
+/// The facts about a state that serving needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateFacts {
     /// The state that this one was made from: for the state after an event, the state before it.
+    /// `None` if there is none, or it is not known.
     pub before: Option<StateNum>,
-    /// What the room's history visibility is.
+    /// The history visibility of the room.
     pub history_visibility: HistoryVisibility,
-    /// How many state events there are.
+    /// The number of state events.
     pub events: u32,
 }
 
-/// The nodes that a state has of its own.
+/// Encodes the facts about a state, and the nodes of its map that no older state has.
 pub(in crate::store) fn encode_state(facts: StateFacts, nodes: &[Node]) -> Vec<u8> {
     let mut out = Writer::default();
     out.number(facts.before.map_or(0, |it| u64::from(it.0) + 1));
@@ -34,10 +35,10 @@ pub(in crate::store) fn encode_state(facts: StateFacts, nodes: &[Node]) -> Vec<u
     out.number(facts.events.into());
     let nodes: Vec<Vec<u8>> = nodes.iter().map(encode_node).collect();
     out.length(nodes.len());
-    // Where each node ends, so that one can be read without the others.
+    // The end of each node, so that one can be decoded without the others.
     let mut end = 0u32;
     for node in &nodes {
-        end = end.saturating_add(u32::try_from(node.len()).unwrap_or(u32::MAX));
+        end += u32::try_from(node.len()).expect("a node of a state has less than 4 GiB");
         out.raw(&end.to_be_bytes());
     }
     nodes.iter().for_each(|node| out.raw(node));

@@ -1,4 +1,4 @@
-//! Records come back as they were written, and their bytes stay what they are.
+//! Records round-trip, and their bytes never change.
 
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn state_node() -> impl Strategy<Value = Node> {
 
 proptest! {
     #[test]
-    fn pages_come_back(nodes in prop::collection::vec((0u32..32, node()), 0..40)) {
+    fn pages_round_trip(nodes in prop::collection::vec((0u32..32, node()), 0..40)) {
         let mut page = Page::default();
         for (slot, node) in nodes {
             page.set(EventNum(10 * PAGE_EVENTS + slot), node);
@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn states_come_back(nodes in prop::collection::vec(state_node(), 1..20), before: Option<u32>) {
+    fn states_round_trip(nodes in prop::collection::vec(state_node(), 1..20), before: Option<u32>) {
         let facts = StateFacts {
             before: before.map(StateNum),
             history_visibility: HistoryVisibility::Invited,
@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_harm(bytes: Vec<u8>, number: u32) {
+    fn decoding_any_bytes_does_not_panic(bytes: Vec<u8>, number: u32) {
         drop((Page::decode(number, &bytes), Room::decode(&bytes), decode_given(&bytes)));
         drop((decode_state_node(&bytes, number), decode_missing(&bytes)));
     }

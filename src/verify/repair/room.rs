@@ -26,8 +26,8 @@ pub(super) fn mend(store: &Store, room_id: &str, faults: &[&FaultKind]) -> Resul
     if !faults.is_empty() {
         for fault in faults {
             match fault {
-                FaultKind::Stray(stray) if fault.remedy() == Remedy::Remove => {
-                    store.remove_stray(stray)?;
+                FaultKind::Orphan(orphan) if fault.remedy() == Remedy::Remove => {
+                    store.remove_orphan(orphan)?;
                 }
                 _ => {}
             }

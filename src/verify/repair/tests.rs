@@ -1,5 +1,5 @@
-//! What is damaged and follows from what is sound is, once repaired, what it was before; what is
-//! lost is left alone, and nothing that is hidden is shown.
+//! A damaged record that follows from sound records is, after a repair, what it was before. Lost
+//! records are left alone, and no hidden event is shown.
 
 use std::{collections::BTreeMap, env};
 
@@ -8,25 +8,26 @@ use crate::{
     context::Context,
     state::map,
     store::{
-        Edit, EventNode, EventNum, Judged as _, Judgement, PrevEvent, Room, StateNum, View as _,
+        Arrival, Edit, EventNode, EventNum, Follower, Judged as _, Judgement, PrevEvent, Room,
+        StateNum, View as _,
     },
     verify::tests::{faults, opened_again, store_of},
 };
 
-/// Stores damaged at random of each room, if `BACKSCROLL_REPAIR_ROUNDS` does not say.
+/// Stores that are damaged at random for each room, unless `BACKSCROLL_REPAIR_ROUNDS` is set.
 const ROUNDS: usize = 24;
 
-/// Everything that can be seen of a room: no numbers of states, which a repair may give anew.
+/// Everything about a room but the numbers of its states, which a repair may change.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct Visible {
     events: Vec<Option<(EventNode, BTreeMap<map::Key, map::Value>)>>,
     room: Room,
     current: BTreeMap<map::Key, map::Value>,
     gaps: Vec<String>,
-    arrivals: Vec<(i64, EventNum)>,
+    arrivals: Vec<Arrival>,
 }
 
-fn seen(cx: &Context, room_id: &str) -> Seen {
+fn visible(cx: &Context, room_id: &str) -> Visible {
     let number = cx.store.room_num(room_id).unwrap().unwrap();
     let mut room = cx.store.room(number).unwrap();
     let nodes = cx.store.states(number);
@@ -43,46 +44,46 @@ fn seen(cx: &Context, room_id: &str) -> Seen {
     };
     let events = (0..room.next_event.0).map(EventNum).map(event).collect();
     let current = state(room.current_state);
-    let arrivals = cx.store.by_arrival((number, &room), None, usize::MAX).unwrap();
+    let arrivals = cx.store.by_arrival(number, &room, None, usize::MAX).unwrap();
     room.next_state = StateNum(0);
     room.current_state = None;
     room.resolved_from.clear();
     let gaps = cx.store.backward_extremities(number, usize::MAX).unwrap();
-    Seen { events, room, current, gaps, arrivals }
+    Visible { events, room, current, gaps, arrivals }
 }
 
 fn mended(cx: &Context) -> Repaired {
     repair(&cx.store, &mut |_| {}).unwrap()
 }
 
-/// Damages a room through the store's own writer; repaired, it is what it was.
+/// Damages a room through the store's own writer, and asserts that a repair restores it.
 #[track_caller]
-fn comes_back(room: &str, damage: impl FnOnce(&mut Edit<'_>)) {
+fn is_restored(room: &str, damage: impl FnOnce(&mut Edit<'_>)) {
     let (dir, cx, room_id) = store_of(room);
-    let before = seen(&cx, &room_id);
+    let before = visible(&cx, &room_id);
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
     damage(&mut edit);
     edit.commit().unwrap();
     let cx = opened_again(&dir, cx);
-    assert_ne!(faults(&cx), Vec::<String>::new(), "nothing is damaged");
+    assert_ne!(faults(&cx), Vec::<String>::new(), "no record is damaged");
     let outcome = mended(&cx);
     assert_eq!(outcome.left, []);
     assert_ne!(outcome.mended, []);
     let cx = opened_again(&dir, cx);
     assert_eq!(faults(&cx), Vec::<String>::new());
-    assert_eq!(seen(&cx, &room_id), before);
+    assert_eq!(visible(&cx, &room_id), before);
     assert_eq!(mended(&cx).mended, []);
 }
 
-fn node_comes_back(room: &str, event: u32, damage: impl Fn(&mut EventNode)) {
-    comes_back(room, |edit| {
+fn node_is_restored(room: &str, event: u32, damage: impl Fn(&mut EventNode)) {
+    is_restored(room, |edit| {
         let mut node = edit.node(EventNum(event)).unwrap();
         damage(&mut node);
         edit.put_node(EventNum(event), node).unwrap();
     });
 }
 
-/// A room's event, by its number.
+/// The id of a room's event with a number.
 fn event_id(edit: &Edit<'_>, event: u32) -> String {
     edit.body(edit.room_num(), EventNum(event)).unwrap().event_id
 }
@@ -91,15 +92,15 @@ fn event_id(edit: &Edit<'_>, event: u32) -> String {
 fn a_sound_store_stays_as_it_is() {
     for room in ["chaos0-v10", "visibility-v10-seen-by-hs2", "powerfork-v12", "redactions-v11"] {
         let (_dir, cx, room_id) = store_of(room);
-        let before = seen(&cx, &room_id);
+        let before = visible(&cx, &room_id);
         let outcome = mended(&cx);
         assert_eq!((outcome.mended, outcome.left), (vec![], vec![]), "{room}");
-        assert_eq!(seen(&cx, &room_id), before, "{room}");
+        assert_eq!(visible(&cx, &room_id), before, "{room}");
     }
 }
 
 #[test]
-fn counters_extremities_and_marks_are_counted_again() {
+fn counters_extremities_and_flags_are_counted_again() {
     let counters = |edit: &mut Edit<'_>| {
         edit.room.rejected += 1;
         edit.room.outliers += 7;
@@ -108,53 +109,55 @@ fn counters_extremities_and_marks_are_counted_again() {
         edit.room.purged += 1;
         edit.room.listed_arrivals += 3;
     };
-    comes_back("chaos0-v10", counters);
-    comes_back("chaos0-v10", |edit| edit.room.forward_extremities = 0);
-    comes_back("chaos0-v10", |edit| {
+    is_restored("chaos0-v10", counters);
+    is_restored("chaos0-v10", |edit| edit.room.forward_extremities = 0);
+    is_restored("chaos0-v10", |edit| {
         let listed = edit.extremities(edit.room_num(), 9).unwrap();
         listed.into_iter().for_each(|it| edit.remove_extremity(it));
     });
-    comes_back("chaos0-v10", |edit| edit.room.next_arrival = 3);
-    comes_back("chaos0-v10", |edit| edit.room.last_known = vec![StateNum(0)]);
-    comes_back("chaos0-v10", |edit| edit.room.current_state = Some(StateNum(0)));
-    node_comes_back("chaos0-v10", 30, |it| it.flags.followed = !it.flags.followed);
+    is_restored("chaos0-v10", |edit| edit.room.next_arrival = 3);
+    is_restored("chaos0-v10", |edit| edit.room.last_known = vec![StateNum(0)]);
+    is_restored("chaos0-v10", |edit| edit.room.current_state = Some(StateNum(0)));
+    node_is_restored("chaos0-v10", 30, |it| it.flags.followed = !it.flags.followed);
 }
 
 #[test]
-fn what_follows_from_bodies_is_drawn_again() {
-    node_comes_back("chaos0-v10", 30, |it| it.depth += 1);
-    node_comes_back("chaos0-v10", 30, |it| {
+fn records_that_follow_from_bodies_are_derived_again() {
+    node_is_restored("chaos0-v10", 30, |it| it.depth += 1);
+    node_is_restored("chaos0-v10", 30, |it| {
         it.prev_events = vec![PrevEvent::Held(EventNum(1)); it.prev_events.len()];
     });
-    node_comes_back("chaos0-v10", 30, |it| it.prev_events = vec![PrevEvent::Missing]);
-    node_comes_back("chaos0-v10", 30, |it| it.prev_events.clear());
-    comes_back("chaos0-v10", |edit| {
+    node_is_restored("chaos0-v10", 30, |it| it.prev_events = vec![PrevEvent::Missing]);
+    node_is_restored("chaos0-v10", 30, |it| it.prev_events.clear());
+    is_restored("chaos0-v10", |edit| {
         for (event, prev) in [(30, 31), (31, 30)] {
             let mut node = edit.node(EventNum(event)).unwrap();
             node.prev_events = vec![PrevEvent::Held(EventNum(prev))];
             edit.put_node(EventNum(event), node).unwrap();
         }
     });
-    // The list of arrivals leaves an event out.
+    // An event is missing in the list of arrivals.
     let (dir, cx, room_id) = store_of("chaos0-v10");
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
     let node = edit.node(EventNum(30)).unwrap();
     edit.put_node(EventNum(30), EventNode { arrival: 1_000, ..node }).unwrap();
     edit.commit().unwrap();
     mended(&cx);
-    let before = seen(&cx, &room_id);
+    let before = visible(&cx, &room_id);
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
     edit.remove_arrival(EventNum(30), 1_000);
     edit.commit().unwrap();
     let cx = opened_again(&dir, cx);
-    assert_eq!((mended(&cx).mended.len(), seen(&cx, &room_id)), (1, before));
-    // An id that leads to another event, or to one that is yet to come.
+    assert_eq!((mended(&cx).mended.len(), visible(&cx, &room_id)), (1, before));
+    // An id that refers to another event, or to one that does not exist.
     for elsewhere in [EventNum(31), EventNum(100_000)] {
-        comes_back("chaos0-v10", |edit| edit.lead(&event_id(edit, 30), elsewhere));
+        is_restored("chaos0-v10", |edit| edit.lead(&event_id(edit, 30), elsewhere));
     }
-    comes_back("visibility-v10-seen-by-hs2", |edit| {
+    is_restored("visibility-v10-seen-by-hs2", |edit| {
         let gap = edit.backward_extremities(edit.room_num(), 1).unwrap().remove(0);
-        for (follower, _) in edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap() {
+        for Follower { event: follower, .. } in
+            edit.followers_of_missing(edit.room_num(), &gap, 99).unwrap()
+        {
             edit.remove_missing(&gap, follower);
         }
     });
@@ -172,25 +175,25 @@ fn states_are_derived_again_from_their_predecessors() {
         let last = cx.store.room(number).unwrap().next_event.0;
         let some: Vec<u32> = (0..last).filter(known).collect();
         let middle = some[some.len() / 2];
-        node_comes_back(room, middle, |it| it.state_after = Some(StateNum(0)));
-        node_comes_back(room, middle, |it| it.state_after = None);
-        // Records that many states share nodes of.
+        node_is_restored(room, middle, |it| it.state_after = Some(StateNum(0)));
+        node_is_restored(room, middle, |it| it.state_after = None);
+        // Records with nodes that many states share.
         let records = cx.store.state_nums(number, None, usize::MAX).unwrap();
         let used = |it: &StateNum| {
             let event = |event| cx.store.topology(number).node(EventNum(event)).unwrap();
             (0..last).filter_map(event).any(|node| node.state_after == Some(*it))
         };
         let some: Vec<StateNum> = records.into_iter().filter(used).collect();
-        comes_back(room, |edit| {
+        is_restored(room, |edit| {
             edit.remove_state(some[0]);
             edit.remove_state(some[some.len() / 3]);
         });
     }
-    comes_back("chaos0-v10", |edit| edit.room.next_state = StateNum(1));
+    is_restored("chaos0-v10", |edit| edit.room.next_state = StateNum(1));
 }
 
 #[test]
-fn redactions_are_heeded_again_and_nothing_hidden_is_shown() {
+fn redactions_take_effect_again_and_no_hidden_event_is_shown() {
     let (_dir, cx, room_id) = store_of("redactions-v11");
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
     let topology = cx.store.topology(number);
@@ -199,9 +202,10 @@ fn redactions_are_heeded_again_and_nothing_hidden_is_shown() {
         let node = |event| topology.node(EventNum(event)).unwrap();
         (0..).find(|event| node(*event).is_some_and(|it| is(&it))).unwrap()
     };
-    let (hidden, shown) = (is_redacted(true), is_redacted(false));
-    node_comes_back("redactions-v11", hidden, |it| it.flags.redacted = false);
-    comes_back("redactions-v11", |edit| {
+    let hidden = is_redacted(true);
+    let shown = is_redacted(false);
+    node_is_restored("redactions-v11", hidden, |it| it.flags.redacted = false);
+    is_restored("redactions-v11", |edit| {
         let target = event_id(edit, hidden);
         for judged in Judgement::ALL {
             for redaction in edit.redactions_of(edit.room_num(), &target, judged, 99).unwrap() {
@@ -228,26 +232,26 @@ fn redactions_are_heeded_again_and_nothing_hidden_is_shown() {
 }
 
 #[test]
-fn strays_are_removed() {
+fn orphans_are_removed() {
     let beyond = EventNum(100_000);
-    comes_back("chaos0-v10", |edit| edit.put_given_state(beyond, &[]));
-    comes_back("chaos0-v10", |edit| edit.put_waiting(EventNum(3), beyond));
-    comes_back("chaos0-v10", |edit| edit.put_redaction("$target", beyond, Judgement::Heeded));
-    comes_back("chaos0-v10", |edit| edit.put_missing("$never", EventNum(3), 0));
-    comes_back("chaos0-v10", |edit| edit.list_arrival(EventNum(3), 77));
-    comes_back("chaos0-v10", |edit| {
+    is_restored("chaos0-v10", |edit| edit.put_given_state(beyond, &[]));
+    is_restored("chaos0-v10", |edit| edit.put_waiting(EventNum(3), beyond));
+    is_restored("chaos0-v10", |edit| edit.put_redaction("$target", beyond, Judgement::Heeded));
+    is_restored("chaos0-v10", |edit| edit.put_missing("$never", EventNum(3), 0));
+    is_restored("chaos0-v10", |edit| edit.list_arrival(EventNum(3), 77));
+    is_restored("chaos0-v10", |edit| {
         edit.add_event("$nothing");
         edit.room.next_event = EventNum(edit.room.next_event.0 - 1);
     });
 }
 
 #[test]
-fn states_that_nothing_needs_are_named_and_removed() {
+fn unused_states_are_reported_and_removed() {
     let (dir, cx, room_id) = store_of("chaos0-v10");
     mended(&cx);
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
-    let before = (seen(&cx, &room_id), cx.store.state_nums(number, None, usize::MAX).unwrap());
-    // As a purge that was cut off leaves them.
+    let before = (visible(&cx, &room_id), cx.store.state_nums(number, None, usize::MAX).unwrap());
+    // Unused states, as an interrupted purge leaves them.
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
     let facts = edit.state_facts(number, before.1[0]).unwrap();
     let nodes = edit.state_record(number, before.1[0]).unwrap();
@@ -258,19 +262,19 @@ fn states_that_nothing_needs_are_named_and_removed() {
     assert_eq!((outcome.unused_states, outcome.left.len(), outcome.mended.len()), (2, 0, 0));
     let cx = opened_again(&dir, cx);
     assert_eq!(cx.store.state_nums(number, None, usize::MAX).unwrap(), before.1);
-    assert_eq!(seen(&cx, &room_id), before.0);
+    assert_eq!(visible(&cx, &room_id), before.0);
 }
 
-/// States that came with their events, and what a purge has left of others, stay what they are.
+/// Given states, and the states that a purge leaves, stay as they are.
 #[test]
-fn a_purged_room_comes_back() {
+fn a_purged_room_is_restored() {
     let (dir, cx, room_id) = store_of("chaos6-v12");
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
     let middle = cx.store.body(number, EventNum(40)).unwrap().event_id;
     let watch = &mut |_| ControlFlow::Continue(());
     assert!(ingest::purge_history(&cx.store, &room_id, &middle, watch).unwrap().done);
-    let before = seen(&cx, &room_id);
-    assert!(before.events.iter().any(Option::is_none), "nothing was purged");
+    let before = visible(&cx, &room_id);
+    assert!(before.events.iter().any(Option::is_none), "no event was purged");
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
     for event in (0..edit.room.next_event.0).map(EventNum) {
         if let Some(mut node) = edit.find_node(event).unwrap() {
@@ -284,12 +288,12 @@ fn a_purged_room_comes_back() {
     let cx = opened_again(&dir, cx);
     assert_eq!(mended(&cx).left, []);
     let cx = opened_again(&dir, cx);
-    assert_eq!((faults(&cx), seen(&cx, &room_id)), (Vec::new(), before));
+    assert_eq!((faults(&cx), visible(&cx, &room_id)), (Vec::new(), before));
 }
 
-/// Nothing of a room is derived from the rest of it when something of it is lost.
+/// If a record of a room is lost, no other record of the room is derived again.
 #[test]
-fn what_is_lost_is_left_alone_with_its_room() {
+fn a_room_with_a_lost_record_is_left_alone() {
     let damages: [fn(&mut Edit<'_>); 4] = [
         |edit| {
             let body = edit.body(edit.room_num(), EventNum(9)).unwrap();
@@ -321,21 +325,22 @@ fn what_is_lost_is_left_alone_with_its_room() {
     }
 }
 
-fn named(cx: &Context) -> BTreeSet<Fault> {
+fn reported(cx: &Context) -> BTreeSet<Fault> {
     Found::verify(&cx.store, &mut |_| {}).unwrap().faults
 }
 
-/// Whatever is lost or changed of the records: what a repair leaves nothing of is as it was before,
-/// anything else is still named, and nothing hidden is shown.
+/// Whichever records are lost or changed: a repair restores the room as it was, or faults are still
+/// reported; and no hidden event is shown.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
-fn damage_at_random_comes_back_or_is_still_named() {
+fn damage_at_random_is_repaired_or_still_reported() {
     let rounds = env::var("BACKSCROLL_REPAIR_ROUNDS").map_or(ROUNDS, |it| it.parse().unwrap());
-    let (mut back, mut still) = (0, 0);
+    let mut repaired = 0;
+    let mut still = 0;
     for room in ["redactions-v11", "powerfork-v12", "visibility-v10-seen-by-hs2"] {
         for round in 0..rounds {
             let (dir, cx, room_id) = store_of(room);
-            let before = seen(&cx, &room_id);
+            let before = visible(&cx, &room_id);
             let mut number: usize = 7_919 * (round + 1);
             let damages: Vec<String> = (0..=round % 3)
                 .map(|_| {
@@ -345,11 +350,11 @@ fn damage_at_random_comes_back_or_is_still_named() {
                 })
                 .collect();
             let cx = opened_again(&dir, cx);
-            let found = named(&cx);
+            let found = reported(&cx);
             let left = mended(&cx).left;
             let cx = opened_again(&dir, cx);
             let what = format!("{round} {damages:?}: {found:?}; {left:?}");
-            assert_eq!(named(&cx).is_empty(), left.is_empty(), "{what}");
+            assert_eq!(reported(&cx).is_empty(), left.is_empty(), "{what}");
             if !left.is_empty() {
                 let number = cx.store.room_num(&room_id).ok().flatten();
                 let topology = number.map(|it| cx.store.topology(it));
@@ -362,8 +367,8 @@ fn damage_at_random_comes_back_or_is_still_named() {
                 still += 1;
                 continue;
             }
-            back += 1;
-            let mut after = seen(&cx, &room_id);
+            repaired += 1;
+            let mut after = visible(&cx, &room_id);
             for (after, before) in after.events.iter_mut().zip(&before.events) {
                 if let (Some((after, _)), Some((before, _))) = (after, before) {
                     assert!(after.flags.redacted || !before.flags.redacted, "{what}");
@@ -373,13 +378,13 @@ fn damage_at_random_comes_back_or_is_still_named() {
             assert_eq!(after, before, "{what}");
         }
     }
-    println!("{back} came back, {still} were still named");
-    assert!(back > rounds / 2 && still > rounds / 2, "{back} {still}");
+    println!("{repaired} were repaired, {still} were still reported");
+    assert!(repaired > rounds / 2 && still > rounds / 2, "{repaired} {still}");
 }
 
-/// An event that cannot be read, whose predecessor is not held: the current state is not known.
+/// An unreadable event whose predecessor is not stored: the current state is not known.
 #[test]
-fn states_that_were_known_last_are_kept_or_shut_the_room() {
+fn states_that_were_known_last_are_kept_or_close_the_room() {
     let (_dir, cx, room_id) = store_of("chaos0-v10");
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
     let last = cx.store.room(number).unwrap().current_state.unwrap();

@@ -77,7 +77,7 @@ impl Drop for Volume {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes, and root"]
-async fn ext4_loses_nothing() {
+async fn ext4_loses_no_event() {
     rounds("ext4").await;
 }
 
@@ -107,7 +107,7 @@ async fn rounds(kind: &str) {
         let mut acknowledged = Vec::new();
         for _ in 0..CUTS_A_STORE.min(cuts - done) {
             let before = acknowledged.len();
-            load_and_cut(&volume, &cut, (done, &mut random), &mut acknowledged).await;
+            load_and_cut(&volume, &cut, done, &mut random, &mut acknowledged).await;
             assert!(volume.unmount() && volume.mount(), "it cannot be mounted again");
             let (left, opened) = (volume.mounted.join("data"), dir.path().join("opened"));
             drop(fs::remove_dir_all(&opened));
@@ -132,7 +132,8 @@ async fn rounds(kind: &str) {
 async fn load_and_cut(
     volume: &Volume,
     cut: &Path,
-    (round, random): (u64, &mut Random),
+    round: u64,
+    random: &mut Random,
     acknowledged: &mut Vec<Acknowledged>,
 ) {
     let service = Process::start(&volume.mounted.join("data"), &FLAGS);

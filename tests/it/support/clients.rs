@@ -1,17 +1,22 @@
 //! gRPC clients of a running service.
 
+use std::time::Duration;
+
 use backscroll::proto::v1::{
     self as pb, history_service_client::HistoryServiceClient,
     ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
 };
-use backscroll_testkit::Room;
-use tonic::{Code, Status, transport::Channel};
+use backscroll_testkit::{Room, within_async};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
 
 use super::process::Process;
+
+/// How long a stream may take to end.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 pub(crate) struct Clients {
@@ -38,12 +43,7 @@ impl Clients {
         requests: Vec<pb::AppendEventsRequest>,
     ) -> Result<Vec<pb::AppendEventsResponse>, Status> {
         let requests = tokio_stream::iter(requests);
-        let mut stream = self.ingest.append_events(requests).await?.into_inner();
-        let mut answers = Vec::new();
-        while let Some(answer) = stream.message().await? {
-            answers.push(answer);
-        }
-        Ok(answers)
+        read_to_end(self.ingest.append_events(requests).await?.into_inner()).await
     }
 
     /// The stored events among some ids. Repeats the request until every id was processed.
@@ -99,6 +99,18 @@ impl Clients {
             page_token = page.next_page_token;
         }
     }
+}
+
+/// Reads a stream to its end; the error if it ends with one.
+pub(crate) async fn read_to_end<T>(mut stream: Streaming<T>) -> Result<Vec<T>, Status> {
+    let read = async {
+        let mut messages = Vec::new();
+        while let Some(message) = stream.message().await? {
+            messages.push(message);
+        }
+        Ok(messages)
+    };
+    within_async(PATIENCE, "the stream ends", read).await
 }
 
 /// The request that appends an event as accepted.

@@ -7,7 +7,7 @@ use backscroll_testkit::{Event, Room};
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    clients::{Clients, reason, request},
+    clients::{Clients, read_to_end, reason, request},
     process::Process,
 };
 
@@ -91,11 +91,11 @@ pub(crate) async fn assert_failures<R: Clone + Debug, T>(
     }
 }
 
-/// The first message of a stream, or the error that ends it.
-pub(crate) async fn first<T>(
+/// All messages of a stream, or the error that ends it.
+pub(crate) async fn all<T>(
     stream: Result<tonic::Response<Streaming<T>>, Status>,
-) -> Result<Option<T>, Status> {
-    stream?.into_inner().message().await
+) -> Result<Vec<T>, Status> {
+    read_to_end(stream?.into_inner()).await
 }
 
 /// Page tokens that no RPC ever returned.

@@ -235,7 +235,7 @@ impl<'r> Maker<'r> {
         let rules = json!({"join_rule": "public"});
         let begin = |maker: &mut Self, draft: Draft<'r>, sender, key: Option<&str>| {
             let step = Step::plain(vec![0], Fate::Accepted);
-            maker.place(draft, (sender, key), &step);
+            maker.place(draft, sender, key, &step);
         };
         begin(&mut maker, room.member(alice, alice, "join"), alice, Some(alice));
         let levels = maker.levels(bob);
@@ -288,13 +288,14 @@ impl<'r> Maker<'r> {
                 self.room.redaction(sender, &target)
             }
         };
-        self.place(draft, (sender, target), step);
+        self.place(draft, sender, target, step);
     }
 
     fn place(
         &mut self,
         draft: Draft<'_>,
-        (sender, target): (&str, Option<&str>),
+        sender: &str,
+        target: Option<&str>,
         Step { after, fate, odd, .. }: &Step,
     ) {
         let last = self.events.len() - 1;

@@ -59,6 +59,7 @@ impl Program {
         Self::start_as(Some(authority), flags).await
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the program compares with the wall clock")]
     async fn start_as(authority: Option<Authority>, flags: &[&str]) -> Self {
         let history = FakeHistory::start().await;
         let (peer, other) = (Peer::new("peer.example:8448", 1), Peer::new("other.example", 2));

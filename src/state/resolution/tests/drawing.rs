@@ -1,4 +1,4 @@
-//! Draws small rooms: each event authorised by the state it is sent in, unless told otherwise.
+//! Draws small rooms. Each event is authorised by the state that it is sent in, unless it names others.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ pub(super) const ALICE: &str = "@alice:a";
 pub(super) const BOB: &str = "@bob:b";
 pub(super) const CAROL: &str = "@carol:c";
 
-/// A room under the pencil.
+/// A room that is being drawn.
 pub(super) struct Drawing {
     pub(super) rules: RoomVersionRules,
     pub(super) events: BTreeMap<OwnedEventId, Arc<StateEvent>>,
@@ -26,7 +26,7 @@ pub(super) struct Tip {
     pub(super) depth: i64,
 }
 
-/// One event to draw; its id is `$` and its name.
+/// An event to draw. Its id is `$` and its name.
 pub(super) struct Draft<'a> {
     pub(super) name: &'a str,
     pub(super) sender: &'a str,
@@ -58,7 +58,7 @@ impl Drawing {
         (drawing, tip)
     }
 
-    /// Power levels with Alice at the top and Bob where told.
+    /// Power levels that give Alice 100 and Bob a given level.
     pub(super) fn power(&self, bob: i64) -> Value {
         let mut users = json!({ BOB: bob });
         if !self.rules.authorization.explicitly_privilege_room_creators {
@@ -73,7 +73,7 @@ impl Drawing {
         self.add(tip, event)
     }
 
-    /// The same, if the rules of the room allow it there.
+    /// Adds an event at the end of a branch, if the rules of the room allow it there.
     pub(super) fn try_send(&mut self, tip: &Tip, draft: Draft<'_>) -> Option<Tip> {
         let event = self.draft(tip, draft);
         let lookup = |event_type: &ruma::events::StateEventType, state_key: &str| {
@@ -115,7 +115,7 @@ impl Drawing {
         Tip { state, depth }
     }
 
-    /// What the tips resolve to, in every way and order that `all_ways` knows.
+    /// The state that the tips resolve to, in every way and order of `all_ways`.
     pub(super) fn merge(&self, tips: &[&Tip]) -> Tip {
         let states: Vec<_> = tips.iter().map(|tip| tip.state.clone()).collect();
         let world = World { name: "drawn", rules: &self.rules, events: &self.events };
@@ -123,7 +123,7 @@ impl Drawing {
         Tip { state, depth: tips.iter().map(|tip| tip.depth).max().unwrap() }
     }
 
-    /// The plain resolution, gaps allowed.
+    /// The state that the tips resolve to; events may be missing.
     pub(super) fn resolve(&self, tips: &[&Tip]) -> Resolution {
         let states: Vec<_> = tips.iter().map(|tip| tip.state.clone()).collect();
         resolve(&self.rules, &states, &|id: &EventId| self.events.get(id).cloned()).unwrap()
@@ -131,7 +131,7 @@ impl Drawing {
 }
 
 impl Tip {
-    /// The name of the event that stands for an entry.
+    /// The name of the event for an entry.
     pub(super) fn name(&self, event_type: &str, state_key: &str) -> Option<&str> {
         let id = self.state.get(&(event_type.to_owned(), state_key.to_owned()))?;
         Some(&id.as_str()[1..])

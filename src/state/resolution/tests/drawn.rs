@@ -1,4 +1,4 @@
-//! Conflicts small enough to be judged by hand, in the room versions whose algorithms differ.
+//! Conflicts that are small enough to be resolved by hand, in room versions with different algorithms.
 
 use std::{cell::Cell, collections::BTreeSet};
 
@@ -28,7 +28,7 @@ fn of_two_topics_version_1_takes_the_deeper_and_version_2_the_later() {
 /// start ◄─ demoted: Alice takes Bob's power
 ///      ▲── raised:  Bob lets only himself ban, before or after
 #[test]
-fn power_levels_of_the_mightier_win() {
+fn power_levels_of_the_more_powerful_win() {
     for version in VERSIONS {
         for bob_is_first in [true, false] {
             let (mut room, start) = Drawing::new(version);
@@ -53,7 +53,7 @@ fn power_levels_of_the_mightier_win() {
 /// start ◄─ ban of Bob
 ///      ▲── Bob changes his name ◄─ and sets a topic
 #[test]
-fn a_ban_wins_over_what_the_banned_did_meanwhile() {
+fn a_ban_wins_over_events_of_the_banned_user_meanwhile() {
     for version in VERSIONS {
         let (mut room, start) = Drawing::new(version);
         let banned = room.send(&start, member("ban", ALICE, BOB, "ban"));
@@ -61,7 +61,7 @@ fn a_ban_wins_over_what_the_banned_did_meanwhile() {
         let spoken = room.send(&renamed, topic("topic", BOB));
         let merged = room.merge(&[&banned, &spoken]);
         assert_eq!(merged.name("m.room.member", BOB), Some("ban"), "version {version}");
-        // In version 1 an entry that one side lacks is no conflict, whoever made it.
+        // In version 1, an entry that one side lacks is not conflicted.
         let expected = (version == "1").then_some("topic");
         assert_eq!(merged.name("m.room.topic", ""), expected, "version {version}");
     }
@@ -98,9 +98,9 @@ fn if_the_rules_refuse_all_version_1_takes_the_shallowest_and_version_2_none() {
 /// power ◄─ raised (Carol gets 50) ◄─ carols (by Carol)
 ///                               ▲── topic, in both states
 ///
-/// One state has `carols`; the other was thrown back to `power` by some earlier mishap, though its
-/// topic rests on `raised`. So `raised` is in both auth chains, and only the subgraph of 2.1 brings
-/// it in, without which Carol seems to have had no power.
+/// One state has `carols`; the other was reset to `power` by an earlier fault, although its topic is
+/// authorised by `raised`. So `raised` is in both auth chains, and only the subgraph of 2.1 contains
+/// it; without it, Carol has no power.
 #[test]
 fn the_conflicted_subgraph_of_version_12_heals_a_state_reset() {
     for version in VERSIONS {
@@ -137,7 +137,7 @@ fn a_join_survives_although_its_invite_is_on_one_side_only() {
 }
 
 #[test]
-fn what_is_not_held_cannot_win_and_is_named() {
+fn a_missing_event_cannot_win_and_is_reported() {
     for version in VERSIONS {
         let (mut room, start) = Drawing::new(version);
         let here = room.send(&start, topic("here", ALICE));
@@ -186,9 +186,9 @@ fn old_power_levels_with_fractions_are_read() {
     }
 }
 
-/// early ─► late ─► early: possible only where ids are chosen, and no reason to go round for ever.
+/// early ─► late ─► early: possible where senders choose ids; the resolution must end all the same.
 #[test]
-fn power_levels_that_authorise_each_other_come_to_an_end() {
+fn power_levels_that_authorise_each_other_are_resolved() {
     for version in ["1", "2"] {
         let (mut room, start) = Drawing::new(version);
         let levels = room.power(50);
@@ -204,7 +204,7 @@ fn power_levels_that_authorise_each_other_come_to_an_end() {
 }
 
 #[test]
-fn no_state_sets_is_an_error_and_one_is_the_answer() {
+fn no_state_is_an_error_and_a_single_state_is_the_result() {
     let (room, start) = Drawing::new("10");
     let none = resolve(&room.rules, &[], &|_| None);
     assert!(matches!(none, Err(ResolveError::NoStates)));
@@ -230,10 +230,10 @@ fn a_long_auth_chain_is_walked_without_recursion() {
     }
 }
 
-/// Two branches in a room with 20,000 members and 100 power levels: the cost is that of the two
-/// branches, and in version 2 of the power levels.
+/// Two branches in a room with 20,000 members and 100 power levels: the cost depends on the two
+/// branches, and in version 2 on the power levels.
 #[test]
-fn a_merge_in_a_large_room_looks_up_little() {
+fn a_merge_in_a_large_room_needs_few_look_ups() {
     for version in VERSIONS {
         let (mut room, mut start) = Drawing::new(version);
         for step in 0..100 {
@@ -289,8 +289,8 @@ fn a_merge_in_a_large_room_looks_up_little() {
     }
 }
 
-/// ruma turns some unstable event types into others when certain features are on. State entries
-/// would then fall together.
+/// With certain features, ruma changes some unstable event types into others. Different state entries
+/// would then have the same key.
 #[test]
 fn event_types_survive_ruma() {
     for name in [

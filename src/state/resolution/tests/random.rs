@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::drawing::{ALICE, BOB, CAROL, Draft, Drawing, Tip, member, power, topic};
 
-/// What happens next, on which branch, and by whom.
+/// The next event: its kind, its branch, and its sender.
 #[derive(Debug, Clone)]
 enum Step {
     Topic { branch: usize, by: usize },
@@ -94,7 +94,7 @@ proptest! {
             shuffled.swap(at, with);
         }
         prop_assert_eq!(&room.merge(&shuffled).state, &merged.state);
-        // A state given twice says nothing new.
+        // A state that is given twice changes nothing.
         shuffled.push(tips[0]);
         prop_assert_eq!(&room.merge(&shuffled).state, &merged.state);
     }

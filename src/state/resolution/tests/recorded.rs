@@ -1,4 +1,4 @@
-//! Reads the recorded rooms: what a real homeserver held, and the state it had after each event.
+//! Reads the recorded rooms: the events of a real homeserver, and its state after each event.
 
 use std::{
     collections::BTreeMap,
@@ -14,22 +14,22 @@ use sha2::{Digest, Sha256};
 
 use crate::state::resolution::{StateEvent, StateMap, timestamp};
 
-/// One recorded room.
+/// A recorded room.
 pub(super) struct Room {
     pub(super) name: String,
     pub(super) rules: RoomVersionRules,
-    /// In the order in which the homeserver placed them.
+    /// The events, in the order in which the homeserver placed them.
     pub(super) placed: Vec<Placed>,
     pub(super) events: BTreeMap<OwnedEventId, Arc<StateEvent>>,
 }
 
-/// One event of the record.
+/// An event of a recorded room.
 pub(super) struct Placed {
     pub(super) event: Arc<StateEvent>,
     pub(super) outlier: bool,
     /// The ids of the state after the event, where it does not follow from the graph.
     pub(super) state_after: Option<Vec<OwnedEventId>>,
-    /// What the homeserver's state after the event hashes to.
+    /// The hash of the homeserver's state after the event.
     pub(super) expected: Option<String>,
 }
 
@@ -58,7 +58,7 @@ struct Pdu {
     redacts: Option<String>,
 }
 
-/// All recorded rooms, or none where the repository came without them.
+/// All recorded rooms; none if they are not in the working copy.
 pub(super) fn rooms() -> Vec<Room> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = [here.join("../shared/rooms"), here.join("tests/rooms")];
@@ -129,7 +129,7 @@ fn ids(references: &[Value]) -> Vec<OwnedEventId> {
     references.iter().map(id).collect()
 }
 
-/// The hash that the record has of a state.
+/// The hash of a state, as in the records.
 pub(super) fn hash(state: &StateMap) -> String {
     let mut hasher = Sha256::new();
     for ((event_type, state_key), id) in state {

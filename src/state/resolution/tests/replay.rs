@@ -1,5 +1,5 @@
-//! Every recorded room, from its first event to its last: the state after each event must be the
-//! one that the homeserver had, whichever way conflicts are resolved.
+//! Replays every recorded room: the state after each event must be the state of the homeserver,
+//! whichever way conflicts are resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,12 +43,12 @@ fn every_recorded_room_has_the_state_of_its_homeserver_after_every_event() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// Names every event after which the state is not the homeserver's.
+/// The ids of the events after which the state differs from the homeserver's.
 fn replay(room: &Room, count: &mut Count) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut after: BTreeMap<OwnedEventId, StateMap> = BTreeMap::new();
     let mut waiting: Vec<&Placed> = room.placed.iter().filter(|it| !it.outlier).collect();
-    // A record is not sorted by the graph where events were back-filled.
+    // Where events were back-filled, a record is not in topological order.
     while !waiting.is_empty() {
         let before = waiting.len();
         waiting.retain(|placed| {

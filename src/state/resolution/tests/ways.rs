@@ -1,4 +1,4 @@
-//! Resolves the same conflict in every way there is, and insists that all agree.
+//! Resolves the same conflict in several ways, and asserts that all give the same result.
 
 use std::{
     cell::Cell,
@@ -18,14 +18,14 @@ use crate::state::resolution::{
     resolve_conflict, split,
 };
 
-/// A room to resolve in.
+/// The events and rules of a room.
 pub(super) struct World<'a> {
     pub(super) name: &'a str,
     pub(super) rules: &'a RoomVersionRules,
     pub(super) events: &'a BTreeMap<OwnedEventId, Arc<StateEvent>>,
 }
 
-/// What it took.
+/// The number of resolutions and look-ups.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     merges: usize,
@@ -35,7 +35,7 @@ pub(super) struct Tally {
     asked: Cell<usize>,
 }
 
-/// Resolves in every way there is; all must agree.
+/// Resolves states in several ways, which must all give the same result.
 pub(super) fn all_ways(world: &World<'_>, states: &[StateMap], tally: &mut Tally) -> StateMap {
     tally.merges += 1;
     let fetch = |id: &EventId| world.events.get(id).cloned();
@@ -53,7 +53,7 @@ pub(super) fn all_ways(world: &World<'_>, states: &[StateMap], tally: &mut Tally
     reduced
 }
 
-/// As a caller does who keeps large states: passes what differs, answers for the rest.
+/// Resolves as a caller with large states does: passes only the entries that differ.
 fn merge_conflict_only(world: &World<'_>, states: &[StateMap], tally: &Tally) -> StateMap {
     let fetch = |id: &EventId| world.events.get(id).cloned();
     let parts = split(states).unwrap();
@@ -86,7 +86,7 @@ fn citers(world: &World<'_>, id: &EventId) -> Vec<OwnedEventId> {
     world.events.values().filter(cites).map(|event| event.event_id.clone()).collect()
 }
 
-/// ruma on whole states with whole auth chains: what the shortcuts must not change.
+/// Resolves with ruma on whole states and whole auth chains, for comparison.
 fn merge_all_by_ruma(world: &World<'_>, states: &[StateMap]) -> Option<StateMap> {
     let StateResolutionVersion::V2(algorithm) = world.rules.state_res else { return None };
     let fetch = |id: &EventId| world.events.get(id).cloned();

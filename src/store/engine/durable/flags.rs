@@ -5,14 +5,14 @@ use std::{io, path::Path};
 
 use super::Durability;
 
-/// What came of setting the flags on a file or folder.
+/// The outcome of setting the flags on a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
-    /// It had them.
+    /// It had the flags before.
     Before,
-    /// It has them now.
+    /// It has the flags now.
     Now,
-    /// The file system does not keep them, or not for us.
+    /// The file system does not keep them, or not for this user.
     NotKept,
 }
 
@@ -24,11 +24,11 @@ mod linux {
 
     use super::{Durability, Set};
 
-    /// File systems that are known to do what the flags say: ext4, XFS, Btrfs, F2FS. Others may
-    /// keep the flags and not heed them.
-    const HEED: [u32; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    /// The magic numbers of file systems that are known to obey the flags: ext4, XFS, Btrfs, F2FS.
+    /// Others may keep the flags and ignore them.
+    const OBEYING: [u32; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
-    /// What can be had at best.
+    /// The best durability on this system.
     pub(in super::super) fn wanted() -> Durability {
         Durability::FileSystem
     }
@@ -37,7 +37,7 @@ mod linux {
     pub(in super::super) fn set(path: &Path) -> io::Result<Set> {
         let file = File::open(path)?;
         let kind = fstatfs(&file)?.f_type;
-        if !HEED.iter().any(|it| i128::from(kind) & 0xffff_ffff == i128::from(*it)) {
+        if !OBEYING.iter().any(|it| i128::from(kind) & 0xffff_ffff == i128::from(*it)) {
             return Ok(Set::NotKept);
         }
         let Ok(before) = ioctl_getflags(&file) else { return Ok(Set::NotKept) };
@@ -63,13 +63,13 @@ mod linux {
 #[cfg(target_os = "linux")]
 pub(super) use linux::{set, wanted};
 
-/// On other systems sled itself syncs each write.
+/// The best durability on this system: sled itself syncs each write.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn wanted() -> Durability {
     Durability::Sled
 }
 
-/// There are no such flags on other systems.
+/// Does nothing: other systems than Linux have no such flags.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn set(_: &Path) -> io::Result<Set> {
     Ok(Set::NotKept)

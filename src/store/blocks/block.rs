@@ -1,22 +1,22 @@
-//! Blocks: the bodies of a page of events in one value, compressed together. Neighbours repeat each
-//! other (who sent it, what authorises it, the id of the event before), so a block is about a third
-//! of its JSON where a body alone is two thirds.
+//! A block: the bodies of a page of events in one value, compressed together. Neighbouring events
+//! have much text in common (sender, authorising events, the id of the event before), so a block
+//! takes about a third of its JSON; single bodies take two thirds.
 //!
-//! Bounded: what is long stays alone, so that reading one event never unpacks more than
-//! [`MAX_PLAIN`] bytes.
+//! Long bodies are left out, so that reading one event never decompresses more than [`MAX_PLAIN`]
+//! bytes.
 
 use bytes::Bytes;
 
-use super::{
+use crate::store::{
     Body, EventNum,
     codec::{Malformed, Reader, Writer},
+    compression::Compression,
     keys::PAGE_EVENTS,
-    packing::Packing,
 };
 
-/// The longest body, its event id included, that shares a block.
-pub(super) const MAX_MEMBER: usize = 8 << 10;
-/// A block of such bodies, with their slots and lengths.
+/// The longest body, its event id included, that a block takes.
+pub(in crate::store) const MAX_MEMBER: usize = 8 << 10;
+/// The longest block, uncompressed: the longest bodies with their slots and lengths.
 const MAX_PLAIN: usize = (MAX_MEMBER + 8) * PAGE_SLOTS;
 const PAGE_SLOTS: usize = 32;
 
@@ -24,74 +24,84 @@ const PLAIN: u8 = 0;
 const COMPRESSED: u8 = 1;
 
 thread_local! {
-    /// The neighbours do what the dictionary of [bodies that are alone](super::body) does for those.
-    static PACKING: Packing = const { Packing::new(&[]) };
+    /// Without a dictionary: the neighbours in a block have the same effect.
+    static COMPRESSION: Compression = const { Compression::new(&[]) };
 }
 
-/// The bodies of a page, by their slots in it, in order.
+/// The bodies of a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Block(Vec<(u8, Body)>);
+pub(in crate::store) struct Block(Vec<Slot>);
+
+/// A body and its index in the page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Slot {
+    index: u8,
+    body: Body,
+}
 
 impl Block {
-    /// Whether a body may share a block.
-    pub(super) fn fits(body: &Body) -> bool {
+    /// Whether a body is short enough for a block.
+    pub(in crate::store) fn fits(body: &Body) -> bool {
         body.event_id.len().saturating_add(body.pdu.len()) <= MAX_MEMBER
     }
 
-    pub(super) fn get(&self, event: EventNum) -> Option<&Body> {
-        let at = self.place(event).ok()?;
-        self.0.get(at).map(|(_, body)| body)
+    /// The body of an event of the page; `None` if it is not in the block.
+    pub(in crate::store) fn get(&self, event: EventNum) -> Option<&Body> {
+        let at = self.find(event).ok()?;
+        self.0.get(at).map(|it| &it.body)
     }
 
-    /// Puts a body that [fits](Self::fits) in its place.
-    pub(super) fn put(&mut self, event: EventNum, body: Body) {
-        match self.place(event) {
+    /// Adds or replaces the body of an event. The body must [fit](Self::fits).
+    pub(in crate::store) fn put(&mut self, event: EventNum, body: Body) {
+        let index = index_of(event);
+        match self.find(event) {
             Ok(at) => {
-                if let Some((_, held)) = self.0.get_mut(at) {
-                    *held = body;
+                if let Some(held) = self.0.get_mut(at) {
+                    held.body = body;
                 }
             }
-            Err(at) => self.0.insert(at, (slot(event), body)),
+            Err(at) => self.0.insert(at, Slot { index, body }),
         }
     }
 
-    /// Takes a body out; says whether it was there.
-    pub(super) fn remove(&mut self, event: EventNum) -> bool {
-        let at = self.place(event);
+    /// Removes the body of an event; returns whether it was in the block.
+    pub(in crate::store) fn remove(&mut self, event: EventNum) -> bool {
+        let at = self.find(event);
         at.map(|at| self.0.remove(at)).is_ok()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::store) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The events of a page whose bodies are here.
-    pub(super) fn events(&self, page: u32) -> impl Iterator<Item = EventNum> {
+    /// The events whose bodies are in the block, if it is the block of `page`.
+    pub(in crate::store) fn events(&self, page: u32) -> impl Iterator<Item = EventNum> {
         let first = page.saturating_mul(PAGE_EVENTS);
-        self.0.iter().map(move |(slot, _)| EventNum(first.saturating_add(u32::from(*slot))))
+        self.0.iter().map(move |it| EventNum(first.saturating_add(u32::from(it.index))))
     }
 
-    /// What it takes in memory, about.
-    pub(super) fn bytes(&self) -> usize {
-        let each =
-            |(_, body): &(u8, Body)| size_of::<Body>() + 2 * body.event_id.len() + body.pdu.len();
+    /// The memory that the block takes, roughly, in bytes.
+    pub(in crate::store) fn memory_bytes(&self) -> usize {
+        let each = |it: &Slot| size_of::<Body>() + 2 * it.body.event_id.len() + it.body.pdu.len();
         self.0.iter().map(each).sum()
     }
 
-    fn place(&self, event: EventNum) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&slot(event), |(slot, _)| *slot)
+    /// The position of an event's body, or the position at which it would be inserted.
+    fn find(&self, event: EventNum) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&index_of(event), |it| it.index)
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The value on disk, without its checksum.
+    pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let mut plain = Writer::default();
-        for (slot, body) in &self.0 {
-            plain.byte(*slot);
+        for Slot { index, body } in &self.0 {
+            plain.byte(*index);
             plain.text(&body.event_id);
             plain.length(body.pdu.len());
             plain.raw(&body.pdu);
         }
         let plain = plain.finish();
-        let compressed = PACKING.with(|it| it.compress(&plain));
+        let compressed = COMPRESSION.with(|it| it.compress(&plain));
         let mut out = Writer::default();
         out.byte(if compressed.is_some() { COMPRESSED } else { PLAIN });
         out.length(plain.len());
@@ -99,7 +109,8 @@ impl Block {
         out.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Reads a value as [`encode`](Self::encode) writes it.
+    pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Reader(bytes);
         let kind = from.byte()?;
         let length = usize::try_from(from.number()?).map_err(|_| Malformed)?;
@@ -108,7 +119,7 @@ impl Block {
         }
         let plain: Bytes = match kind {
             PLAIN => from.0.to_vec(),
-            COMPRESSED => PACKING.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
+            COMPRESSED => COMPRESSION.with(|it| it.decompress(from.0, length)).ok_or(Malformed)?,
             _ => return Err(Malformed),
         }
         .into();
@@ -116,24 +127,25 @@ impl Block {
             return Err(Malformed);
         }
         let mut from = Reader(&plain);
-        let mut bodies: Vec<(u8, Body)> = Vec::with_capacity(PAGE_SLOTS);
+        let mut slots: Vec<Slot> = Vec::with_capacity(PAGE_SLOTS);
         while !from.0.is_empty() {
-            let slot = from.byte()?;
-            if u32::from(slot) >= PAGE_EVENTS || bodies.last().is_some_and(|it| it.0 >= slot) {
+            let index = from.byte()?;
+            if u32::from(index) >= PAGE_EVENTS || slots.last().is_some_and(|it| it.index >= index) {
                 return Err(Malformed);
             }
             let event_id = from.text()?.to_owned();
             let length = from.length()?;
-            // Shares the block's memory.
+            // Shares the memory of the block.
             let pdu = plain.slice_ref(from.raw(length)?);
-            bodies.push((slot, Body { event_id, pdu }));
+            slots.push(Slot { index, body: Body { event_id, pdu } });
         }
-        Ok(Self(bodies))
+        Ok(Self(slots))
     }
 }
 
-fn slot(event: EventNum) -> u8 {
-    u8::try_from(event.0 % PAGE_EVENTS).unwrap_or(0)
+/// The index of an event in its page.
+fn index_of(event: EventNum) -> u8 {
+    u8::try_from(event.0 % PAGE_EVENTS).expect("a page has at most 32 events")
 }
 
 #[cfg(test)]

@@ -1,46 +1,50 @@
 //! Ends the process when a write to the store does not return. sled 0.34.7 can wait for itself for
-//! ever while it writes; then nobody is answered any more, and only opening the store again helps.
-//! Nothing is lost by it: what waits for a flush has not been acknowledged.
+//! ever while it writes; then no request is answered any more, and only opening the store again
+//! helps. Nothing that was acknowledged is lost: it was flushed before.
 
 use std::{
     collections::BTreeMap,
     process,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
-/// Follows what is under way, in a thread of its own that ends when this is dropped.
+use crate::sync::{lock, wait_timeout};
+
+/// Watches operations in a thread of its own, which ends when this is dropped.
 pub(super) struct Watchdog(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    under_way: Mutex<UnderWay>,
+    operations: Mutex<Operations>,
+    /// Notified when the watchdog is dropped.
     ended: Condvar,
 }
 
+/// The operations under way.
 #[derive(Default)]
-struct UnderWay {
-    /// When each began, and what it is, by number.
+struct Operations {
+    /// When each began and what it is, by its number.
     begun: BTreeMap<u64, (Instant, &'static str)>,
     next: u64,
-    closed: bool,
+    is_closed: bool,
 }
 
-/// Something under way; it has returned when this is dropped.
+/// An operation under way; dropped when it returns.
 pub(super) struct Watched<'a> {
     watchdog: &'a Watchdog,
     number: u64,
 }
 
 impl Watchdog {
-    /// Ends the process with exit code 1 when something takes longer than `bound`.
+    /// Ends the process with exit code 1 when an operation takes longer than `bound`.
     pub(super) fn start(bound: Duration) -> Self {
         Self::with(bound, move |what| {
             tracing::error!(
                 seconds = bound.as_secs(),
-                "{what} did not return in time; stopping, since only opening the store again \
-                 helps; nothing that was acknowledged is lost"
+                "{what} did not return in time; the process ends, since only opening the store \
+                 again helps; everything that was acknowledged is on disk"
             );
             process::exit(1);
         })
@@ -53,44 +57,39 @@ impl Watchdog {
         Self(shared)
     }
 
-    /// Begins something; `what` is a subject such as "a flush of the store".
+    /// Begins an operation; `what` is a subject such as "a flush of the store".
     pub(super) fn watch(&self, what: &'static str) -> Watched<'_> {
-        let mut under_way = self.0.lock();
-        let number = under_way.next;
-        under_way.next += 1;
-        under_way.begun.insert(number, (Instant::now(), what));
+        let mut operations = lock(&self.0.operations);
+        let number = operations.next;
+        operations.next += 1;
+        operations.begun.insert(number, (Instant::now(), what));
         Watched { watchdog: self, number }
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
+        lock(&self.0.operations).is_closed = true;
         self.0.ended.notify_all();
     }
 }
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        self.watchdog.0.lock().begun.remove(&self.number);
+        lock(&self.watchdog.0.operations).begun.remove(&self.number);
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn follow(&self, bound: Duration, act: impl Fn(&'static str)) {
-        let mut under_way = self.lock();
-        while !under_way.closed {
-            let oldest = under_way.begun.first_key_value().map(|(_, it)| *it);
+        let mut operations = lock(&self.operations);
+        while !operations.is_closed {
+            let oldest = operations.begun.first_key_value().map(|(_, it)| *it);
             let left = oldest.map_or(bound, |(begun, _)| bound.saturating_sub(begun.elapsed()));
             if let Some((_, what)) = oldest.filter(|_| left.is_zero()) {
                 return act(what);
             }
-            let waited = self.ended.wait_timeout(under_way, left);
-            under_way = waited.unwrap_or_else(PoisonError::into_inner).0;
+            operations = wait_timeout(&self.ended, operations, left);
         }
     }
 }

@@ -1,14 +1,14 @@
-//! A copy of what sled may change while it opens a store that was not closed. sled takes its log
-//! to end at the first part that it cannot read, and overwrites what lies behind: if it is wrong,
-//! nothing could be read of it any more. So the bytes are kept until the opening has proved good,
-//! and put back when it has not.
+//! A copy of everything that sled may change while it opens a store that was not closed. sled ends
+//! its log at the first part that it cannot read, and overwrites what is behind it: if that is
+//! wrong, the rest could never be read again. So the bytes are kept until the store has been read,
+//! and put back if it could not be.
 //!
 //! ```text
-//! kept/db        the whole log, sharing its blocks with it, where the file system can do that
-//! kept/segments  or else the segments of the log that the opening reads: offset and length, 8 bytes
-//!                each, and the bytes
-//! kept/…         the other files of sled's, and the mark, by the same names
-//! kept/COMPLETE  made last: the length of the log, 8 bytes
+//! kept/db        the whole log, if the file system can share its blocks with the original
+//! kept/segments  otherwise the segments of the log that an opening reads: offset and length of
+//!                each (8 bytes, big-endian), and its bytes
+//! kept/…         the other files of sled, and the mark, under their own names
+//! kept/COMPLETE  written last: the length of the log (8 bytes, big-endian)
 //! ```
 
 use std::{
@@ -22,43 +22,41 @@ use std::{
 use super::{
     StoreError,
     durable::{BLOBS, DB, at, sync},
-    helpers::{files, snapshots},
+    helper_files::{files, snapshots},
     mark,
+    volume::is_full,
 };
 
 const FOLDER: &str = "kept";
 const SEGMENTS: &str = "segments";
 const COMPLETE: &str = "COMPLETE";
-/// sled's segments, in bytes, and the header of each.
+/// The length of one of sled's segments, and of its header, in bytes.
 const SEGMENT_BYTES: u64 = 512 << 10;
 const HEADER_BYTES: usize = 20;
-/// Most bytes of a log that are copied where blocks cannot be shared: the newest.
-const MOST_BYTES: u64 = 2 << 30;
+/// The most bytes of a log that are copied where blocks cannot be shared; the newest are.
+const MAX_COPIED_BYTES: u64 = 2 << 30;
 
-/// A copy.
-pub(super) struct Kept {
+/// The copy of a log, and of the files beside it.
+pub(super) struct LogCopy {
     graph: PathBuf,
     folder: PathBuf,
 }
 
-/// A part of the log.
+/// A segment of the log.
 struct Segment {
     offset: u64,
     length: u64,
-    /// Its place in the order of writing; the highest if that cannot be read.
+    /// Its number in the order of writing; 0 if its header cannot be read.
     number: u64,
 }
 
-impl Kept {
+impl LogCopy {
     fn of(data_dir: &Path) -> Self {
         Self { graph: data_dir.join("graph"), folder: data_dir.join(FOLDER) }
     }
 
-    /// A copy that an opening has left behind that was cut off itself. One that is not complete is
-    /// removed: the opening had not begun.
-    ///
-    /// # Errors
-    /// When it cannot be read or removed.
+    /// The copy of an opening that was interrupted itself; `None` if there is none. An incomplete
+    /// copy is removed: sled had not begun to open the log.
     pub(super) fn find(data_dir: &Path) -> Result<Option<Self>, StoreError> {
         let it = Self::of(data_dir);
         if it.folder.join(COMPLETE).exists() {
@@ -68,11 +66,8 @@ impl Kept {
         Ok(None)
     }
 
-    /// Copies. Nothing if there is no log yet, or no space for a copy.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written.
-    pub(super) fn keep(data_dir: &Path, free_bytes: u64) -> Result<Option<Self>, StoreError> {
+    /// Makes a copy; `None` if there is no log yet, or not enough space.
+    pub(super) fn make(data_dir: &Path, free_bytes: u64) -> Result<Option<Self>, StoreError> {
         let it = Self::of(data_dir);
         let db = it.graph.join(DB);
         if !db.exists() {
@@ -83,8 +78,8 @@ impl Kept {
             Err(StoreError::File { path, source }) if is_full(&source) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "the store was not closed, and there is no space to keep a copy while it is \
-                     opened"
+                    "the store was not closed, and there is no space for a copy of its log while it \
+                     is opened"
                 );
                 it.discard()?;
                 Ok(None)
@@ -93,7 +88,7 @@ impl Kept {
         }
     }
 
-    fn copy(&self, most_bytes: u64) -> Result<(), StoreError> {
+    fn copy(&self, max_bytes: u64) -> Result<(), StoreError> {
         let blobs = self.folder.join(BLOBS);
         fs::create_dir_all(&blobs).map_err(at(&blobs))?;
         for path in self.helpers()?.into_iter().chain(self.mark()) {
@@ -107,19 +102,20 @@ impl Kept {
         let bytes = log.metadata().map_err(at(&db))?.len();
         let whole = self.folder.join(DB);
         if !share_blocks(&log, &whole) {
-            self.copy_segments(&log, bytes, most_bytes.min(MOST_BYTES))?;
+            self.copy_segments(&log, bytes, max_bytes.min(MAX_COPIED_BYTES))?;
         }
         sync(&blobs)?;
         sync(&self.folder)?;
-        let (new, complete) = (self.folder.join("new"), self.folder.join(COMPLETE));
+        let new = self.folder.join("new");
+        let complete = self.folder.join(COMPLETE);
         write_synced(&new, &bytes.to_be_bytes())?;
         fs::rename(&new, &complete).map_err(at(&complete))?;
         sync(&self.folder)?;
         self.sync_parent()
     }
 
-    /// Copies the segments that sled reads when it opens: those from its last snapshot on.
-    fn copy_segments(&self, log: &File, bytes: u64, most_bytes: u64) -> Result<(), StoreError> {
+    /// Copies the segments that sled reads when it opens the log: those since its last snapshot.
+    fn copy_segments(&self, log: &File, bytes: u64, max_bytes: u64) -> Result<(), StoreError> {
         let db = self.graph.join(DB);
         let from = snapshot_number(&self.graph)?;
         let mut segments = Vec::new();
@@ -127,7 +123,7 @@ impl Kept {
         while offset < bytes {
             let number = number_of(log, offset).map_err(at(&db))?;
             let length = SEGMENT_BYTES.min(bytes - offset);
-            // Below its own offset no number is one of sled's.
+            // sled numbers no segment below its offset, so this header cannot be trusted.
             if number < offset || number.saturating_add(SEGMENT_BYTES) > from {
                 segments.push(Segment { offset, length, number });
             }
@@ -136,14 +132,15 @@ impl Kept {
         segments.sort_by_key(|it| Reverse(it.number));
         let path = self.folder.join(SEGMENTS);
         let mut out = BufWriter::new(File::create(&path).map_err(at(&path))?);
-        let (mut buffer, mut copied) = (Vec::new(), 0);
+        let mut buffer = Vec::new();
+        let mut copied = 0;
         for Segment { offset, length, .. } in segments {
             copied += length;
-            if copied > most_bytes {
-                tracing::warn!(most_bytes, "only the newest of the log is kept while it is opened");
+            if copied > max_bytes {
+                tracing::warn!(max_bytes, "only the newest part of the log is copied");
                 break;
             }
-            buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
+            buffer.resize(usize::try_from(length).expect("a segment fits into memory"), 0);
             log.read_exact_at(&mut buffer, offset).map_err(at(&db))?;
             let parts = [&offset.to_be_bytes()[..], &length.to_be_bytes()[..], &buffer[..]];
             parts.iter().try_for_each(|it| out.write_all(it)).map_err(at(&path))?;
@@ -152,10 +149,7 @@ impl Kept {
         out.sync_all().map_err(at(&path))
     }
 
-    /// Puts sled's files back as they were kept.
-    ///
-    /// # Errors
-    /// When a file cannot be read or written; then it can be done again.
+    /// Puts sled's files back as they were copied. After an error it can be called again.
     pub(super) fn put_back(&self) -> Result<(), StoreError> {
         let db = self.graph.join(DB);
         let log = File::options().write(true).create(true).truncate(false).open(&db);
@@ -181,7 +175,7 @@ impl Kept {
             kept.iter().try_for_each(|it| self.link(it, folder))?;
             sync(folder)?;
         }
-        // The opening may have counted further than what was put back.
+        // The opening may have counted more flushes than the log holds now.
         if let Some(mark) = self.mark() {
             fs::remove_file(&mark).map_err(at(&mark))?;
         }
@@ -193,15 +187,17 @@ impl Kept {
     }
 
     fn put_segments_back(&self, log: &File) -> Result<(), StoreError> {
-        let (db, path) = (self.graph.join(DB), self.folder.join(SEGMENTS));
+        let db = self.graph.join(DB);
+        let path = self.folder.join(SEGMENTS);
         let file = File::open(&path).map_err(at(&path))?;
-        let (mut left, mut buffer) = (file.metadata().map_err(at(&path))?.len(), Vec::new());
+        let mut left = file.metadata().map_err(at(&path))?.len();
+        let mut buffer = Vec::new();
         let mut from = BufReader::new(file);
         while left > 0 {
             let mut numbers = [[0; 8]; 2];
             numbers.iter_mut().try_for_each(|it| from.read_exact(it)).map_err(at(&path))?;
             let [offset, length] = numbers.map(u64::from_be_bytes);
-            buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
+            buffer.resize(usize::try_from(length).map_err(|_| cut_off(&path))?, 0);
             from.read_exact(&mut buffer).map_err(at(&path))?;
             log.write_all_at(&buffer, offset).map_err(at(&db))?;
             left = left.saturating_sub(16).saturating_sub(length);
@@ -209,10 +205,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Removes the copy: what makes it one first.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
+    /// Removes the copy; first the file that makes it complete.
     pub(super) fn discard(&self) -> Result<(), StoreError> {
         if !self.folder.exists() {
             return Ok(());
@@ -228,7 +221,7 @@ impl Kept {
         self.sync_parent()
     }
 
-    /// The mark beside sled's folder, if there is one.
+    /// The path of the mark beside sled's folder; `None` if it does not exist.
     fn mark(&self) -> Option<PathBuf> {
         let mark = self.folder.parent()?.join(mark::FILE);
         mark.exists().then_some(mark)
@@ -238,13 +231,13 @@ impl Kept {
         self.folder.parent().map_or(Ok(()), sync)
     }
 
-    /// The files of sled's that are neither the log nor blobs.
+    /// The files of sled that are neither the log nor blobs.
     fn helpers(&self) -> Result<Vec<PathBuf>, StoreError> {
         helpers_of(&self.graph)
     }
 
-    /// A file in another folder by the same name: the same file, since sled changes none of them,
-    /// or a copy where there are no links.
+    /// Makes a file appear in another folder, under the same name: as a hard link, since sled changes
+    /// none of these files in place, or as a copy where there are no links.
     fn link(&self, path: &Path, folder: &Path) -> Result<(), StoreError> {
         let to = folder.join(path.file_name().unwrap_or_default());
         match fs::hard_link(path, &to) {
@@ -264,14 +257,14 @@ fn helpers_of(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(files)
 }
 
-/// Where the last snapshot ends, from its name.
+/// The position in the log at which the last snapshot ends, from its file name; 0 without one.
 fn snapshot_number(graph: &Path) -> Result<u64, StoreError> {
     let last = snapshots(graph)?.pop();
     let number = last.as_deref().and_then(Path::extension).and_then(|it| it.to_str());
     Ok(number.and_then(|it| u64::from_str_radix(it, 16).ok()).unwrap_or(0))
 }
 
-/// The number in a segment's header; zero for one that cannot be read.
+/// The number in a segment's header; 0 if the file ends before.
 fn number_of(log: &File, offset: u64) -> io::Result<u64> {
     let mut header = [0; HEADER_BYTES];
     match log.read_exact_at(&mut header, offset) {
@@ -284,7 +277,7 @@ fn number_of(log: &File, offset: u64) -> io::Result<u64> {
     Ok(number ^ (u64::MAX >> 1))
 }
 
-/// Makes a copy that shares all blocks, if the file system can do that.
+/// Makes a copy that shares all blocks with the original. Returns whether the file system can.
 #[cfg(target_os = "linux")]
 fn share_blocks(from: &File, to: &Path) -> bool {
     let made = File::create(to).and_then(|to| Ok(rustix::fs::ioctl_ficlone(&to, from)?));
@@ -308,11 +301,6 @@ fn cut_off(path: &Path) -> StoreError {
     at(path)(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Whether there is no space left, of the volume or of a quota.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -326,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_put_back() {
+    fn a_copy_is_put_back_as_it_was_made() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..3 {
             let store = Store::open(&Options::small(dir.path())).unwrap();
@@ -338,8 +326,8 @@ mod tests {
         let graph = dir.path().join("graph");
         assert!(!files(&graph.join(BLOBS)).unwrap().is_empty(), "large leaves make blobs");
         let before = everything(&graph);
-        let kept = Kept::keep(dir.path(), u64::MAX).unwrap().unwrap();
-        // What an opening that goes wrong may do.
+        let copy = LogCopy::make(dir.path(), u64::MAX).unwrap().unwrap();
+        // As an opening that fails may do.
         let db = graph.join(DB);
         let log = File::options().write(true).open(&db).unwrap();
         let length = log.metadata().unwrap().len();
@@ -353,19 +341,19 @@ mod tests {
         fs::write(graph.join("snap.FFFF"), "new").unwrap();
         assert!(everything(&graph) != before);
 
-        Kept::find(dir.path()).unwrap().unwrap().put_back().unwrap();
+        LogCopy::find(dir.path()).unwrap().unwrap().put_back().unwrap();
         assert!(everything(&graph) == before);
-        kept.discard().unwrap();
-        assert!(Kept::find(dir.path()).unwrap().is_none());
+        copy.discard().unwrap();
+        assert!(LogCopy::find(dir.path()).unwrap().is_none());
         drop(Store::open(&Options::small(dir.path())).unwrap());
     }
 
     #[test]
-    fn a_copy_that_is_not_complete_is_removed() {
+    fn an_incomplete_copy_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join(FOLDER).join(BLOBS)).unwrap();
         fs::write(dir.path().join(FOLDER).join(SEGMENTS), "half").unwrap();
-        assert!(Kept::find(dir.path()).unwrap().is_none());
+        assert!(LogCopy::find(dir.path()).unwrap().is_none());
         assert!(!dir.path().join(FOLDER).exists());
     }
 }

@@ -1,6 +1,6 @@
-//! sled's helper files: `conf`, which sled can write again, and `snap.*`, a summary of the log
-//! that spares reading all of it. Damaged, either keeps sled from opening a log that is whole. So
-//! they are looked at first, and set aside when they are not what sled wrote.
+//! sled's helper files: `conf`, which sled can write again, and `snap.*`, a summary of the log that
+//! saves reading all of it. If either is damaged, sled does not open a log that is intact. So their
+//! checksums are verified first, and damaged files are set aside.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,18 +13,15 @@ use super::{
     durable::{at, sync},
 };
 
-/// The folder beside sled's in which set aside files are kept.
+/// The folder for files that are set aside, beside sled's folder.
 const ASIDE: &str = "set-aside";
-/// sled does not read a `conf` up to this length, but writes it anew.
+/// sled writes a `conf` of up to this length anew instead of reading it.
 const NO_CONF_BYTES: usize = 8;
-/// Length and checksum at a snapshot's end.
+/// The length and the checksum at the end of a snapshot.
 const SNAPSHOT_END_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 4;
 
-/// Removes what a crash has left half-made, and sets aside what is damaged.
-///
-/// # Errors
-/// When a file cannot be read or moved.
+/// Removes snapshots that a crash interrupted, and sets damaged files aside.
 pub(super) fn check(data_dir: &Path) -> Result<(), StoreError> {
     let graph = data_dir.join("graph");
     let unfinished = |it: &PathBuf| it.extension().is_some_and(|it| it == "generating");
@@ -43,23 +40,20 @@ pub(super) fn check(data_dir: &Path) -> Result<(), StoreError> {
         if bytes.len() <= SNAPSHOT_END_BYTES
             || !is_whole(&bytes, SNAPSHOT_END_BYTES - CHECKSUM_BYTES)
         {
-            // An older one may speak of parts of the log that have been used again.
+            // An older snapshot may refer to segments of the log that have been overwritten.
             return set_snapshots_aside(data_dir);
         }
     }
     Ok(())
 }
 
-/// Sets all snapshots aside: sled then reads the whole log.
-///
-/// # Errors
-/// When one cannot be moved.
+/// Sets all snapshots aside, so that sled reads the whole log.
 pub(super) fn set_snapshots_aside(data_dir: &Path) -> Result<(), StoreError> {
     let mut snapshots = snapshots(&data_dir.join("graph"))?;
     snapshots.drain(..).try_for_each(|it| set_aside(data_dir, &it))
 }
 
-/// The snapshots of a folder of sled's.
+/// The paths of the snapshots in sled's folder, the oldest first.
 pub(super) fn snapshots(graph: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut files = files(graph)?;
     let is_snapshot = |it: &OsStr| it.as_encoded_bytes().starts_with(b"snap.");
@@ -68,7 +62,7 @@ pub(super) fn snapshots(graph: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(files)
 }
 
-/// The files of a folder; none if there is no such folder.
+/// The paths of the files in a folder; empty if the folder does not exist.
 pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -85,7 +79,7 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(files)
 }
 
-/// Whether the checksum at the end is that of what comes before, but for so many bytes between.
+/// Whether the checksum at the end is that of all bytes before it, except the last `between`.
 fn is_whole(bytes: &[u8], between: usize) -> bool {
     let end = bytes.len().checked_sub(CHECKSUM_BYTES);
     let parts = end.and_then(|end| bytes.split_at_checked(end));
@@ -117,8 +111,8 @@ fn set_aside(data_dir: &Path, path: &Path) -> Result<(), StoreError> {
     sync(data_dir)?;
     tracing::warn!(
         file = %path.display(), to = %to.display(),
-        "a helper file was damaged and is set aside; the store is opened from its log, which \
-         takes a little longer; the file can be deleted"
+        "a helper file was damaged and is set aside; the store is opened from its log, which takes a \
+         little longer; the file can be deleted"
     );
     Ok(())
 }

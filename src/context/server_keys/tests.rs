@@ -1,11 +1,11 @@
-//! For how long keys are remembered, and which replace which.
+//! How long stored keys may be used, and which replace which.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::json;
 
 use super::*;
-use crate::store::Options;
+use crate::store::{Options, Store};
 
 const NOW: u64 = 1_700_000_000_000;
 const DAY: u64 = 86_400_000;
@@ -30,7 +30,7 @@ fn context() -> (tempfile::TempDir, Context) {
 }
 
 #[test]
-fn seven_days_after_the_fetch_at_most() {
+fn keys_are_used_for_at_most_seven_days_after_their_fetch() {
     let (_dir, cx) = context();
     for (valid_until_ts, fetched_ts, last) in [
         (NOW + DAY, NOW, NOW + DAY),
@@ -44,7 +44,7 @@ fn seven_days_after_the_fetch_at_most() {
             (fetched_ts, RememberedKeys::Valid(fetched.clone())),
             (last, RememberedKeys::Valid(fetched.clone())),
             (last + 1, RememberedKeys::Expired),
-            // The clock was wrong then, or is now.
+            // A clock was wrong at the fetch, or is wrong now.
             (fetched_ts - 1, RememberedKeys::Expired),
         ] {
             assert_eq!(cx.server_keys("s.example", now).unwrap(), expected, "{now}");
@@ -54,7 +54,7 @@ fn seven_days_after_the_fetch_at_most() {
 }
 
 #[test]
-fn what_was_fetched_later_stays_whatever_it_says() {
+fn keys_that_were_fetched_later_are_not_replaced() {
     let (_dir, cx) = context();
     let put = |fetched_ts: u64, valid_until_ts: u64, now: u64| {
         let fetched = FetchedKeys { fetched_ts, answer: answer(valid_until_ts) };
@@ -63,9 +63,9 @@ fn what_was_fetched_later_stays_whatever_it_says() {
     };
     assert!(put(NOW, NOW + 9 * DAY, NOW));
     assert!(!put(NOW - 1, NOW + 9 * DAY, NOW), "fetched before");
-    assert!(put(NOW, NOW + 1, NOW), "at the same time: the last word counts");
-    assert!(put(NOW + 1, NOW + 2, NOW + 1), "valid for less long, and fetched later");
-    // A clock that was ahead does not keep out what comes when it is right again.
+    assert!(put(NOW, NOW + 1, NOW), "fetched at the same time");
+    assert!(put(NOW + 1, NOW + 2, NOW + 1), "fetched later, though valid for a shorter time");
+    // Keys from a time when the clock was ahead are replaced once it is right again.
     assert!(put(NOW + 99 * DAY, NOW + 99 * DAY, NOW + 99 * DAY));
     assert!(put(NOW + 2, NOW + DAY, NOW + 2));
 }

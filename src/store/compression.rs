@@ -1,27 +1,27 @@
-//! Compression by zstd. What it needs for that is made once a thread and used again: a context is
-//! larger than most of what goes through it.
+//! Compression by zstd. Its contexts are made once per thread and used again, since a context is
+//! larger than most of the values.
 
 use std::cell::RefCell;
 
 use zstd::bulk::{Compressor, Decompressor};
 
-/// Quick: higher levels save three hundredths more at several times the time.
+/// A fast level: higher ones save 3 % more space and take several times as long.
 const LEVEL: i32 = 3;
 
-/// One way of compressing, of one thread.
-pub(super) struct Packing {
+/// The compression of one kind of value, in one thread.
+pub(super) struct Compression {
     dictionary: &'static [u8],
     compressor: RefCell<Option<Compressor<'static>>>,
     decompressor: RefCell<Option<Decompressor<'static>>>,
 }
 
-impl Packing {
-    /// With a dictionary; an empty one is none.
+impl Compression {
+    /// Compression with a dictionary; an empty one is the same as none.
     pub(super) const fn new(dictionary: &'static [u8]) -> Self {
         Self { dictionary, compressor: RefCell::new(None), decompressor: RefCell::new(None) }
     }
 
-    /// Nothing if that would not make it shorter.
+    /// Compresses bytes; `None` if that does not make them shorter.
     pub(super) fn compress(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let mut compressor = self.compressor.borrow_mut();
         if compressor.is_none() {
@@ -31,7 +31,7 @@ impl Packing {
         (compressed.len() < plain.len()).then_some(compressed)
     }
 
-    /// Nothing if the bytes are not what [`Self::compress`] makes of at most `length` others.
+    /// Decompresses bytes; `None` if they are malformed, or longer than `length` decompressed.
     pub(super) fn decompress(&self, bytes: &[u8], length: usize) -> Option<Vec<u8>> {
         let mut decompressor = self.decompressor.borrow_mut();
         if decompressor.is_none() {

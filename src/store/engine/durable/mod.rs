@@ -1,15 +1,15 @@
-//! What makes the store's files survive a power cut.
+//! Makes the store's files survive a power cut.
 //!
-//! sled 0.34.7 makes its log durable with `pwrite` and `sync_file_range`, which neither write a
-//! file's size nor flush the disk's own cache. So every directory and every file of the store gets
-//! the inode flags `FS_SYNC_FL` and `FS_DIRSYNC_FL`, before sled creates anything: files inherit
-//! them, and each write and each change of a name is durable when it returns, whoever makes it.
+//! sled 0.34.7 writes its log with `pwrite` and `sync_file_range`, which neither write the file's
+//! size nor flush the disk's own cache. So every directory and file of the store gets the inode
+//! flags `FS_SYNC_FL` and `FS_DIRSYNC_FL` before sled creates anything: new files inherit them, and
+//! each write and each change of a name is durable when it returns.
 //!
-//! Not every file system has these flags. They are read back, and where they are not kept the store
-//! syncs by its own means before each acknowledgement. That is worth less, since the order in which
-//! parts of the log reach the disk between two syncs is then the file system's.
+//! Not every file system has these flags. They are read back; where they are not kept, the store
+//! syncs its files itself before each acknowledgement. That protects less: between two syncs the
+//! file system chooses the order in which parts of the log reach the disk.
 //!
-//! Our own sync is made in both cases: it hears of errors that sled's thread would forget.
+//! The store syncs in both cases, because its sync returns errors that sled's thread ignores.
 
 mod flags;
 
@@ -19,33 +19,34 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant, SystemTime},
 };
 
 use super::StoreError;
+use crate::sync::lock;
 
-/// What makes the store's writes durable.
+/// How the store's writes are made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// The file system: each write is durable when it returns.
     FileSystem,
-    /// This program, with a sync before each acknowledgement. After a power cut the store may not
-    /// open, and then a backup has to be restored.
+    /// This program syncs before each acknowledgement. After a power cut the store may not open;
+    /// then a backup has to be restored.
     OwnSync,
-    /// sled, with a sync of each write of its log, as it does on other systems than Linux; this
-    /// program syncs the rest.
+    /// sled syncs each write of its log, as it does on systems other than Linux; this program syncs
+    /// the rest.
     Sled,
 }
 
 impl Durability {
-    /// Whether the file system makes each write durable before it returns, or sled does.
+    /// Whether each write is durable before it returns.
     #[must_use]
     pub const fn is_of_each_write(self) -> bool {
         matches!(self, Self::FileSystem | Self::Sled)
     }
 
-    /// In words, for operators.
+    /// A description for operators.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
@@ -56,19 +57,19 @@ impl Durability {
     }
 }
 
-/// Where sled keeps values that are too large for its log, inside its folder.
+/// The folder for values that are too large for sled's log, inside sled's folder.
 pub(super) const BLOBS: &str = "blobs";
-/// sled's log, inside its folder.
+/// The file of sled's log, inside sled's folder.
 pub(super) const DB: &str = "db";
-/// Longer than the clock of any file system takes for a tick.
-const A_TICK: Duration = Duration::from_millis(50);
+/// Longer than the resolution of a file system's timestamps.
+const TIMESTAMP_TICK: Duration = Duration::from_millis(50);
 
-/// The folders of a store, and what makes their files durable.
+/// The folders of a store, and how their files are made durable.
 pub(super) struct Durable {
     data_dir: PathBuf,
     graph: PathBuf,
     durability: Durability,
-    /// sled's log, once it is there.
+    /// The file of sled's log; `None` before sled has made it.
     log: Option<File>,
     blobs: Mutex<SyncedBlobs>,
 }
@@ -77,26 +78,23 @@ pub(super) struct Durable {
 #[derive(Default)]
 struct SyncedBlobs {
     names: HashSet<OsString>,
-    /// Those that were synced, but may have been found before all was written to them: by a batch
-    /// that was under way. The next flush is only made when that has ended.
+    /// Files that were synced, but perhaps while a batch was still writing to them. They are synced
+    /// again at the next flush: it begins only after that batch has ended.
     maybe_half: HashSet<OsString>,
-    /// When the folder was changed, as it says itself, and when we first saw that.
+    /// The folder's modification time, and when this program first saw that time.
     changed: Option<(SystemTime, Instant)>,
-    /// No file that came later can have left the folder's time as it is.
-    settled: bool,
+    /// Whether a file created from now on must change the folder's modification time.
+    is_settled: bool,
 }
 
 impl Durable {
-    /// Makes the folders, and sets the flags on them and on all files that are there. Everything
-    /// that is there is on disk when this returns.
-    ///
-    /// # Errors
-    /// When a folder cannot be made or read, or a file not be synced.
+    /// Makes the folders of a store, and sets the flags on them and on all files in them. All of them
+    /// are on disk when this returns.
     pub(super) fn prepare(data_dir: &Path) -> Result<Self, StoreError> {
         let graph = data_dir.join("graph");
         let blobs = graph.join(BLOBS);
         fs::create_dir_all(data_dir).map_err(at(data_dir))?;
-        // Of the folder's owner, who may be another: what lies in it is set and synced one by one.
+        // The folder may belong to another user; everything in it is set and synced on its own.
         drop(flags::set(data_dir));
         let mut durability = flags::wanted();
         for folder in [&graph, &blobs] {
@@ -122,10 +120,7 @@ impl Durable {
         Ok(it)
     }
 
-    /// Sees to it that sled's files have the flags and are on disk, once sled has made them.
-    ///
-    /// # Errors
-    /// When one cannot be synced.
+    /// Sets the flags on the files that sled has made, and syncs them.
     pub(super) fn opened(&mut self) -> Result<(), StoreError> {
         self.sync_all()?;
         let path = self.graph.join(DB);
@@ -161,42 +156,44 @@ impl Durable {
         }
         sync(&self.data_dir)?;
         if let Some(parent) = self.data_dir.parent().filter(|it| !it.as_os_str().is_empty()) {
-            // Another's folder, perhaps: its name for ours is worth a try.
+            // The parent may belong to another user; its entry for the store is synced if possible.
             drop(File::open(parent).and_then(|it| it.sync_all()));
         }
-        *self.blobs.get_mut().unwrap_or_else(PoisonError::into_inner) = synced;
+        self.blobs = Mutex::new(synced);
         Ok(())
     }
 
     /// Returns when everything that sled has written is on disk.
     ///
     /// # Errors
-    /// When a sync fails: what it was to cover may be lost, and a later sync may not say so.
+    /// When a sync fails. Written bytes may be lost then, and a later sync may succeed all the same.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let Some(log) = &self.log else { return Ok(()) };
         if self.durability == Durability::OwnSync {
             self.sync_blobs()?;
         }
         let path = || self.graph.join(DB);
-        // Both: a disk that fails one of the two calls must not be acknowledged to after the other.
+        // Both calls: if the disk fails one of them, no acknowledgement may follow the other.
         log.sync_data().map_err(|error| at(&path())(error))?;
         log.sync_all().map_err(|error| at(&path())(error))
     }
 
-    /// Syncs the blob files that have come since the last time.
+    /// Syncs the blob files that are new since the last call.
     fn sync_blobs(&self) -> Result<(), StoreError> {
         let folder = self.graph.join(BLOBS);
-        let mut synced = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut synced = lock(&self.blobs);
         let changed = fs::metadata(&folder).and_then(|it| it.modified()).map_err(at(&folder))?;
         let is_same = synced.changed.is_some_and(|(seen, _)| seen == changed);
-        if is_same && synced.settled && synced.maybe_half.is_empty() {
+        if is_same && synced.is_settled && synced.maybe_half.is_empty() {
             return Ok(());
         }
-        synced.settled = is_same && synced.changed.is_some_and(|(_, it)| it.elapsed() > A_TICK);
+        synced.is_settled =
+            is_same && synced.changed.is_some_and(|(_, it)| it.elapsed() > TIMESTAMP_TICK);
         if !is_same {
             synced.changed = Some((changed, Instant::now()));
         }
-        let (mut names, mut maybe_half) = (HashSet::new(), HashSet::new());
+        let mut names = HashSet::new();
+        let mut maybe_half = HashSet::new();
         for entry in fs::read_dir(&folder).map_err(at(&folder))? {
             let name = entry.map_err(at(&folder))?.file_name();
             if synced.names.contains(&name) {
@@ -204,7 +201,7 @@ impl Durable {
                 continue;
             }
             match sync(&folder.join(&name)) {
-                // sled has removed it meanwhile.
+                // sled has removed the file meanwhile.
                 Err(StoreError::File { source, .. })
                     if source.kind() == io::ErrorKind::NotFound => {}
                 done => done?,
@@ -215,13 +212,14 @@ impl Durable {
                 maybe_half.insert(name);
             }
         }
-        (synced.names, synced.maybe_half) = (names, maybe_half);
+        synced.names = names;
+        synced.maybe_half = maybe_half;
         sync(&folder)
     }
 }
 
-/// Sets the flags on a file or folder; the durability is what is left of it if they are not kept.
-/// Whether it had them already.
+/// Sets the flags on a file or folder, and lowers `durability` if it does not keep them. Returns
+/// whether it had them already.
 fn set(path: &Path, durability: &mut Durability) -> Result<bool, StoreError> {
     let set = flags::set(path).map_err(at(path))?;
     if set == flags::Set::NotKept && *durability == Durability::FileSystem {
@@ -230,11 +228,12 @@ fn set(path: &Path, durability: &mut Durability) -> Result<bool, StoreError> {
     Ok(set == flags::Set::Before)
 }
 
-/// Syncs a file or a folder.
+/// Syncs a file or a folder to disk.
 pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|it| it.sync_all()).map_err(at(path))
 }
 
+/// Makes an error of the operating system into one that names the path.
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::File { path: path.clone(), source }
@@ -245,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_are_set_on_what_is_there_and_read_back() {
+    fn flags_are_set_on_existing_files_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("graph/blobs")).unwrap();
         for file in ["graph/db", "graph/conf", "graph/blobs/17", "MARK"] {

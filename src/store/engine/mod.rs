@@ -1,0 +1,196 @@
+//! The seam below the store: an ordered map from bytes to bytes, with atomic and conditional
+//! commits. Everything above it is one implementation for every engine.
+//!
+//! ```text
+//! Store, Edit, View, caches, keys, records      domain words
+//! ──────────────────────────────────────────────────────────────
+//! Engine: read many · scan · last key · commit · flush · vitals
+//! ──────────────────────────────────────────────────────────────
+//! Local: one sled tree in a directory           TestEngine: a map in memory, for tests
+//! ```
+//!
+//! An engine is one variant of [`Engine`], not a trait object: reads are the most frequent calls
+//! of the program, and there are few engines. Only [`sled`](self::sled) names the sled crate.
+//! `docs/decisions/0001-sled.md` says how a second engine is added.
+
+mod durable;
+mod group_commit;
+mod helper_files;
+mod local;
+mod log_copy;
+mod mark;
+mod opening;
+mod panics;
+mod sled;
+#[cfg(test)]
+mod test_engine;
+mod volume;
+mod watchdog;
+
+use std::collections::BTreeMap;
+
+pub use self::{durable::Durability, panics::caught, sled::StoredValue};
+#[cfg(test)]
+pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
+pub(super) use self::{
+    local::Local,
+    opening::{State, open},
+};
+use super::StoreError;
+
+/// Keys and their values, in the order of the keys.
+pub(super) type Records = Vec<(Vec<u8>, StoredValue)>;
+
+/// The changes of one commit, by key; `None` removes the record.
+pub(super) type Changes = BTreeMap<Vec<u8>, Option<StoredValue>>;
+
+/// A record as a decision read it: the condition of its commit.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) key: Vec<u8>,
+    /// `None` if there was no such record.
+    pub(super) value: Option<StoredValue>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Commit {
+    /// All changes are applied.
+    Done,
+    /// The record that the commit depends on has changed. Nothing is applied.
+    Conflict,
+}
+
+/// The engine of a store.
+#[cfg_attr(test, expect(clippy::large_enum_variant, reason = "there is one per store"))]
+pub(super) enum Engine {
+    /// In a directory of this machine.
+    Local(Local),
+    /// In memory, for tests.
+    #[cfg(test)]
+    Test(TestEngine),
+}
+
+impl Engine {
+    /// The value of a key; `None` if there is no such record.
+    pub(super) fn read(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
+        match self {
+            Self::Local(it) => it.read(key),
+            #[cfg(test)]
+            Self::Test(it) => Ok(it.read(key)),
+        }
+    }
+
+    /// The values of several keys, in the order of `keys`. An engine behind a network reads them in
+    /// one round trip, so callers use this wherever they know several keys at once.
+    pub(super) fn read_many(
+        &self,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Option<StoredValue>>, StoreError> {
+        keys.iter().map(|key| self.read(key)).collect()
+    }
+
+    /// The records whose keys begin with `prefix` and are greater than `after`, in the order of
+    /// their keys, at most `limit`.
+    pub(super) fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        match self {
+            Self::Local(it) => it.scan(prefix, after, limit),
+            #[cfg(test)]
+            Self::Test(it) => Ok(it.scan(prefix, after, limit)),
+        }
+    }
+
+    /// The greatest key that begins with `prefix`; `None` if there is none.
+    pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self {
+            Self::Local(it) => it.last_key(prefix),
+            #[cfg(test)]
+            Self::Test(it) => Ok(it.last_key(prefix)),
+        }
+    }
+
+    /// Applies all changes as one atomic batch, if the record that they depend on is still as it
+    /// was read. They are on disk only after [`flush`](Self::flush).
+    pub(super) fn commit(
+        &self,
+        seen: Option<&Seen>,
+        changes: Changes,
+    ) -> Result<Commit, StoreError> {
+        match self {
+            Self::Local(it) => it.commit(seen, changes),
+            #[cfg(test)]
+            Self::Test(it) => Ok(it.commit(seen, changes)),
+        }
+    }
+
+    /// Applies all changes as one atomic batch, whatever is stored.
+    pub(super) fn put(&self, changes: Changes) -> Result<(), StoreError> {
+        match self.commit(None, changes)? {
+            Commit::Done => Ok(()),
+            Commit::Conflict => Err(StoreError::Bug("a commit without a condition conflicted")),
+        }
+    }
+
+    /// Returns when everything that was committed before the call is on disk.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Local(it) => it.flush(),
+            #[cfg(test)]
+            Self::Test(_) => Ok(()),
+        }
+    }
+
+    /// Bytes that the records take on disk.
+    pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
+        match self {
+            Self::Local(it) => it.bytes_on_disk(),
+            #[cfg(test)]
+            Self::Test(_) => Ok(0),
+        }
+    }
+
+    /// Bytes that are free on the volume.
+    pub(super) fn free_bytes(&self) -> Result<u64, StoreError> {
+        match self {
+            Self::Local(it) => it.free_bytes(),
+            #[cfg(test)]
+            Self::Test(_) => Ok(u64::MAX),
+        }
+    }
+
+    /// Whether a write has failed. Then nothing can be relied on before the store is opened again.
+    pub(super) fn has_failed(&self) -> bool {
+        match self {
+            Self::Local(it) => it.has_failed(),
+            #[cfg(test)]
+            Self::Test(_) => false,
+        }
+    }
+
+    /// Makes the engine write no more, and returns the failure as a failure to open the store.
+    pub(super) fn give_up(&self, failure: StoreError) -> StoreError {
+        match self {
+            Self::Local(it) => it.give_up(failure),
+            #[cfg(test)]
+            Self::Test(_) => failure,
+        }
+    }
+
+    /// How writes are made durable.
+    pub(super) fn durability(&self) -> Durability {
+        match self {
+            Self::Local(it) => it.durability(),
+            #[cfg(test)]
+            Self::Test(_) => Durability::OwnSync,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! An engine in memory for tests: a map that reports conflicts at random, from a seed.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Changes, Commit, Records, Seen, StoredValue};
+
+/// More conflicts in a row would use up the tries of a decision.
+const MAX_CONFLICTS_IN_A_ROW: u32 = 8;
+
+/// A map in memory that reports a conflict for one in `one_in` conditional commits; for none if
+/// that is 0.
+pub(in crate::store) struct TestEngine {
+    one_in: u64,
+    state: Mutex<TestState>,
+}
+
+struct TestState {
+    records: BTreeMap<Vec<u8>, StoredValue>,
+    random: u64,
+    in_a_row: u32,
+    conflicts: u64,
+}
+
+impl TestEngine {
+    pub(in crate::store) fn new(seed: u64, one_in: u64) -> Self {
+        let records = BTreeMap::new();
+        let state = TestState { records, random: seed, in_a_row: 0, conflicts: 0 };
+        Self { one_in, state: Mutex::new(state) }
+    }
+
+    /// How many conflicts were reported that were none.
+    pub(in crate::store) fn conflicts(&self) -> u64 {
+        self.state().conflicts
+    }
+
+    pub(super) fn read(&self, key: &[u8]) -> Option<StoredValue> {
+        self.state().records.get(key).cloned()
+    }
+
+    pub(super) fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Records {
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let state = self.state();
+        let records = state.records.range::<[u8], _>((from, Bound::Unbounded));
+        let records = records.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        records.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    pub(super) fn last_key(&self, prefix: &[u8]) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.records.keys().rfind(|key| key.starts_with(prefix)).cloned()
+    }
+
+    pub(super) fn commit(&self, seen: Option<&Seen>, changes: Changes) -> Commit {
+        let mut state = self.state();
+        if let Some(Seen { key, value }) = seen
+            && (state.records.get(key) != value.as_ref() || state.is_conflict(self.one_in))
+        {
+            return Commit::Conflict;
+        }
+        for (key, value) in changes {
+            match value {
+                Some(value) => state.records.insert(key, value),
+                None => state.records.remove(&key),
+            };
+        }
+        Commit::Done
+    }
+
+    fn state(&self) -> MutexGuard<'_, TestState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TestState {
+    /// Draws whether the next conditional commit is refused.
+    fn is_conflict(&mut self, one_in: u64) -> bool {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let drawn = (mixed ^ (mixed >> 31)).checked_rem(one_in) == Some(0);
+        let is_conflict = drawn && self.in_a_row < MAX_CONFLICTS_IN_A_ROW;
+        self.in_a_row = if is_conflict { self.in_a_row + 1 } else { 0 };
+        self.conflicts += u64::from(is_conflict);
+        is_conflict
+    }
+}

@@ -1,0 +1,42 @@
+//! How a store is opened.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of the store; made if it does not exist.
+    pub data_dir: PathBuf,
+    /// Memory for caches, in bytes: an eighth of it for states, a quarter for events as they are
+    /// served, the rest for sled's pages.
+    pub cache_bytes: u64,
+    /// Bytes of the volume to keep free, because sled cannot open a store on a full volume. With
+    /// less, new events are refused; they are accepted again when a quarter more than this is free.
+    pub reserved_bytes: u64,
+    /// Whether to refuse a file system that does not make each write durable before it returns.
+    pub require_durable: bool,
+    /// How long a write to the store may take before the process is ended.
+    pub flush_timeout: Duration,
+}
+
+impl Options {
+    /// The default of [`flush_timeout`](Self::flush_timeout): many times what a write takes on a
+    /// slow disk.
+    pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Options for tests: 16 MiB of caches, and no bytes kept free.
+    #[must_use]
+    pub fn small(data_dir: &Path) -> Self {
+        Self::plain(data_dir.to_owned(), 16 << 20)
+    }
+
+    /// Options with `cache_bytes` of caches, and no bytes kept free.
+    #[must_use]
+    pub fn plain(data_dir: PathBuf, cache_bytes: u64) -> Self {
+        let flush_timeout = Self::FLUSH_TIMEOUT;
+        Self { data_dir, cache_bytes, reserved_bytes: 0, require_durable: false, flush_timeout }
+    }
+}

@@ -1,0 +1,107 @@
+//! Reads what is on disk, through the caches.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    Body, ContentKey, EventNum, RoomNum, StateFacts, StateNum, Store, StoreError, View,
+    blocks::Block,
+    body,
+    caches::Content,
+    engine::{Records, StoredValue},
+    keys, record,
+    record::page_of,
+};
+use crate::state::map::{Node, Ptr};
+
+impl Store {
+    /// Calls `then` with the content of an event. `parse` makes it from the event's PDU when it is
+    /// not in the cache.
+    ///
+    /// # Errors
+    /// When the body is missing or damaged, or when `parse` returns `None`.
+    pub fn with_content<T>(
+        &self,
+        key: ContentKey,
+        parse: impl FnOnce(&[u8]) -> Option<Value>,
+        then: impl FnOnce(&Value) -> T,
+    ) -> Result<T, StoreError> {
+        let content = self.caches.contents.get_or_insert_with(&key, || {
+            let body = self.body(key.room, key.event)?;
+            let damaged = || StoreError::corrupt("content", body.event_id.as_bytes());
+            let value = parse(&body.pdu).ok_or_else(damaged)?;
+            Ok::<_, StoreError>(Arc::new(Content { value, text_bytes: body.pdu.len() }))
+        })?;
+        Ok(then(&content.value))
+    }
+
+    /// The values of several keys, in the order of `keys`, with their checksums.
+    pub(super) fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError> {
+        #[cfg(test)]
+        self.touched.fetch_add(crate::num::u64(keys.len()), std::sync::atomic::Ordering::Relaxed);
+        self.engine.read_many(keys)
+    }
+}
+
+impl View for Store {
+    fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
+        #[cfg(test)]
+        self.touched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.engine.read(key)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        let records = self.engine.scan(prefix, after, limit)?;
+        #[cfg(test)]
+        self.touched
+            .fetch_add(crate::num::u64(records.len()), std::sync::atomic::Ordering::Relaxed);
+        Ok(records)
+    }
+
+    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
+        let page = page_of(event);
+        let block = self.caches.blocks.get(&(room, page));
+        if let Some(body) = block.and_then(|it| it.get(event).cloned()) {
+            return Ok(body);
+        }
+        let key = keys::body(room, event);
+        // The order is important: see `blocks`.
+        let single = self.caches.bodies.get_or_insert_with(&(room, event), || {
+            self.read("body", &key, body::decode).map_err(Some)?.ok_or(None)
+        });
+        match single {
+            Ok(body) => return Ok(body),
+            Err(Some(failure)) => return Err(failure),
+            Err(None) => {}
+        }
+        let missing = || StoreError::missing("body", &key);
+        let block = self.caches.blocks.get_or_insert_with(&(room, page), || {
+            let block = self.read("block", &keys::block(room, page), Block::decode)?;
+            block.map(Arc::new).ok_or_else(missing)
+        })?;
+        block.get(event).cloned().ok_or_else(missing)
+    }
+
+    fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
+        let state = StateNum(at.record);
+        self.caches.nodes.get_or_insert_with(&(room, state, at.slot), || {
+            let key = keys::state(room, state);
+            let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
+            node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
+        })
+    }
+
+    fn state_facts(&self, room: RoomNum, state: StateNum) -> Result<StateFacts, StoreError> {
+        self.caches.facts.get_or_insert_with(&(room, state), || {
+            let key = keys::state(room, state);
+            let facts = self.read("state", &key, record::decode_state_facts)?;
+            facts.ok_or_else(|| StoreError::missing("state", &key))
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! The rooms of a store: listing them, and finding the record of one.
+
+use super::{
+    EventNum, Room, RoomNum, Store, StoreError, View, codec::strip_checksum, engine::StoredValue,
+    keys,
+};
+
+impl Store {
+    /// The rooms with a number greater than `after`, in the order in which they were made, at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub fn rooms(
+        &self,
+        after: Option<RoomNum>,
+        limit: usize,
+    ) -> Result<Vec<(RoomNum, Room)>, StoreError> {
+        let after = after.map(keys::room);
+        let records = self.scan(&keys::rooms(), after.as_deref(), limit)?;
+        let room = |(key, value): &(Vec<u8>, StoredValue)| {
+            let damaged = || StoreError::corrupt("room", key);
+            let number = keys::room_of(key).ok_or_else(damaged)?;
+            let room = strip_checksum(key, value).and_then(Room::decode);
+            Ok((number, room.map_err(|_| damaged())?))
+        };
+        records.iter().map(room).collect()
+    }
+
+    /// The numbers of rooms greater than `after`, in ascending order, at most `limit`.
+    pub fn room_nums(
+        &self,
+        after: Option<RoomNum>,
+        limit: usize,
+    ) -> Result<Vec<RoomNum>, StoreError> {
+        let after = after.map(keys::room);
+        let records = self.scan(&keys::rooms(), after.as_deref(), limit)?;
+        Ok(records.iter().filter_map(|(key, _)| keys::room_of(key)).collect())
+    }
+
+    /// The record of a room; `None` if the store holds no such room.
+    ///
+    /// # Errors
+    /// When the record is damaged.
+    pub fn find_room(&self, room: RoomNum) -> Result<Option<Room>, StoreError> {
+        self.read("room", &keys::room(room), Room::decode)
+    }
+
+    /// Whether a room has a record, readable or not.
+    pub fn has_room(&self, room: RoomNum) -> Result<bool, StoreError> {
+        Ok(self.value(&keys::room(room))?.is_some())
+    }
+
+    /// The rooms in which the state of some event may be known now: work that a crash interrupted.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub fn unsettled_rooms(&self) -> Result<Vec<Room>, StoreError> {
+        let mut rooms = Vec::new();
+        let mut after = None;
+        // One note per room is enough: the next scan begins after all notes of the room.
+        while let Some((key, _)) = self.scan(&keys::all_unsettled(), after.as_deref(), 1)?.pop() {
+            let number =
+                keys::room_of(&key).ok_or_else(|| StoreError::corrupt("unsettled event", &key))?;
+            rooms.extend(self.find_room(number)?);
+            after = Some(keys::unsettled(number, EventNum(u32::MAX)));
+        }
+        Ok(rooms)
+    }
+}
