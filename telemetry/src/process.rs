@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Registers what is known of the process, and which build it is.
+/// Registers metrics about the process, and its version as the label of `{build}_info`.
 #[expect(clippy::disallowed_methods, reason = "the start time of the process is read once")]
 pub fn register_process(registry: &mut Registry, build: &str, version: &'static str) {
     let info = Info::new([("version", version)]);
