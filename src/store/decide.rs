@@ -40,8 +40,8 @@ impl Store {
     ///
     /// # Errors
     /// The error of `decide`, unchanged; nothing was committed. [`StoreError::Conflict`] after the
-    /// last try; nothing was committed. Any other error of the commit: see there whether the store
-    /// can still be used.
+    /// last try; nothing was committed. After any other error of the commit the store has
+    /// failed: [`Store::has_failed`].
     pub fn decide<T, E: From<StoreError>>(
         &self,
         room_id: &str,

@@ -1,0 +1,3 @@
+//! Tests of all steps together.
+
+mod conflicts;
