@@ -97,7 +97,7 @@ pub fn acl_allows(content: &Value, server_name: &str) -> bool {
     !matches("deny") && matches("allow")
 }
 
-/// A server name without its port.
+/// Removes the port from a server name.
 fn host_of(server_name: &str) -> &str {
     match server_name.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|it| it.is_ascii_digit()) => {
@@ -111,13 +111,15 @@ fn is_ip_literal(host: &str) -> bool {
     host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
-/// Whether the whole text matches a pattern of `*` (any run), `?` (any one) and characters of
-/// either case. Takes time in proportion to the product of the lengths at worst.
+/// Whether a whole text matches a pattern. In the pattern `*` stands for any run of characters, `?` for
+/// any one, and letters match in either case. The time is at worst proportional to the product of the
+/// lengths.
 fn glob(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().map(|it| it.to_ascii_lowercase()).collect();
     let text: Vec<char> = text.chars().map(|it| it.to_ascii_lowercase()).collect();
-    let (mut p, mut t) = (0, 0);
-    // Where the last `*` stood, and how far the text was then matched.
+    let mut p = 0;
+    let mut t = 0;
+    // The position of the last `*`, and how far the text was matched at it.
     let mut star: Option<(usize, usize)> = None;
     while let Some(symbol) = text.get(t) {
         match pattern.get(p) {
@@ -130,10 +132,11 @@ fn glob(pattern: &str, text: &str) -> bool {
                 t += 1;
             }
             Some(_) | None => match star {
-                // Let the last `*` take one more.
+                // Let the last `*` match one more character.
                 Some((at, taken)) => {
                     star = Some((at, taken + 1));
-                    (p, t) = (at + 1, taken + 1);
+                    p = at + 1;
+                    t = taken + 1;
                 }
                 None => return false,
             },

@@ -6,20 +6,27 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
-/// When to stop working on an answer. Clones are cancelled together.
-#[derive(Clone, Debug)]
+/// How many checks of a short deadline share one look at the clock: a check is made before each event,
+/// and most events are in memory.
+const CHECKS_PER_LOOK: u32 = 8;
+
+/// When to stop working on an answer.
+#[derive(Debug)]
 pub struct Deadline {
     /// `None` if there is no end.
     at: Option<Instant>,
     /// Set when the caller has left.
     cancelled: Arc<AtomicBool>,
-    /// The clock.
+    /// The clock that `at` is compared with.
     now: fn() -> Instant,
+    /// The clock is read at the first check, and then once in this many checks.
+    checks_per_look: u32,
+    checks: AtomicU32,
 }
 
 /// The caller does not wait for the answer any more.
@@ -42,7 +49,7 @@ impl Deadline {
     /// the work.
     #[must_use]
     pub fn new(at: Option<Instant>, now: fn() -> Instant) -> Self {
-        Self { at, cancelled: Arc::default(), now }
+        Self { at, cancelled: Arc::default(), now, checks_per_look: 1, checks: AtomicU32::new(0) }
     }
 
     /// The point in time at which it passes; `None` if there is none.
@@ -51,11 +58,17 @@ impl Deadline {
         self.at
     }
 
-    /// The same deadline, but at most this much time from now.
+    /// The same deadline, but at most a short time from now. It reads the clock once in eight checks.
     #[must_use]
     pub fn within(&self, most: Duration) -> Self {
         let latest = (self.now)() + most;
-        Self { at: Some(self.at.map_or(latest, |at| at.min(latest))), ..self.clone() }
+        Self {
+            at: Some(self.at.map_or(latest, |at| at.min(latest))),
+            cancelled: Arc::clone(&self.cancelled),
+            now: self.now,
+            checks_per_look: CHECKS_PER_LOOK,
+            checks: AtomicU32::new(0),
+        }
     }
 
     /// Returns a guard for the caller: the deadline passes when the guard is dropped.
@@ -64,20 +77,67 @@ impl Deadline {
         CancelOnDrop(Arc::clone(&self.cancelled))
     }
 
-    /// Checks whether to go on. Reads the clock each time; that costs less than looking up one
-    /// event.
+    /// Checks whether to go on.
     ///
     /// # Errors
     /// The deadline has passed.
     pub fn check(&self) -> Result<(), DeadlinePassed> {
-        let has_passed =
-            self.cancelled.load(Ordering::Relaxed) || self.at.is_some_and(|at| (self.now)() >= at);
+        let has_passed = self.cancelled.load(Ordering::Relaxed)
+            || self.at.is_some_and(|at| self.is_look_due() && (self.now)() >= at);
         if has_passed { Err(DeadlinePassed) } else { Ok(()) }
+    }
+
+    /// Counts a check, and returns whether it reads the clock.
+    fn is_look_due(&self) -> bool {
+        // One thread works on an answer at a time, so the count need not be exact.
+        let checks = self.checks.load(Ordering::Relaxed);
+        self.checks.store(checks.wrapping_add(1), Ordering::Relaxed);
+        checks.is_multiple_of(self.checks_per_look)
     }
 }
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static LOOKS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// A clock that counts how often it is read.
+    fn counted() -> Instant {
+        LOOKS.set(LOOKS.get() + 1);
+        Instant::now()
+    }
+
+    #[test]
+    fn a_short_deadline_reads_the_clock_once_in_eight_checks() {
+        let long = Deadline::new(None, counted);
+        let short = long.within(Duration::from_secs(60));
+        for (checks, looks) in [(1, 1), (7, 1), (1, 2), (7, 2), (1, 3)] {
+            (0..checks).for_each(|_| short.check().unwrap());
+            // The first look was that of `within`.
+            assert_eq!(LOOKS.get(), 1 + looks);
+        }
+        assert_eq!(long.within(Duration::ZERO).check(), Err(DeadlinePassed));
+    }
+
+    #[test]
+    fn a_deadline_passes_when_its_caller_leaves() {
+        let deadline = Deadline::none();
+        let short = deadline.within(Duration::from_secs(60));
+        let caller = deadline.cancel_on_drop();
+        assert_eq!(deadline.check(), Ok(()));
+        drop(caller);
+        assert_eq!(deadline.check(), Err(DeadlinePassed));
+        assert_eq!(short.check(), Err(DeadlinePassed));
     }
 }

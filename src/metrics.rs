@@ -248,7 +248,7 @@ impl Metrics {
         self.flushes.observe(took.as_secs_f64());
     }
 
-    /// Counts a panic.
+    /// Counts a request that panicked.
     pub fn panicked(&self) {
         self.panics.inc();
     }

@@ -14,7 +14,7 @@ const MAX_WALKS: usize = 20;
 /// A walk through a room, and how long its answer took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlowWalk {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The question that the walk answered.
     pub kind: WalkKind,

@@ -1,32 +1,32 @@
-//! What lies before an event, in a whole room: what a purge removes.
+//! Which events of a room are before an event: those that a purge removes.
 //!
-//! That is everything the event follows, directly or not; and of what stands beside it, neither
-//! before nor after, what claims a lower depth, with all that this follows. Depth alone would let
-//! an event stay by claiming a great one, or be taken from the room's newest by claiming a small
-//! one; what the event follows is certain.
+//! These are all events that the event follows, directly or not. Of the events that neither precede
+//! nor follow it, they are those that claim a lower depth, along with all that these follow. Depth
+//! alone would not do: an event could claim a great depth to stay, or a small one to be removed
+//! although it is among the newest. The edges of the graph cannot be forged like that.
 
 use std::collections::BTreeSet;
 
-/// A whole room's graph, by number: about 20 bytes an event.
+/// The graph of a whole room, by the numbers of events. Takes about 20 bytes for each event.
 #[derive(Clone, Debug, Default)]
 pub struct Outline {
-    /// What each event claims; nothing for one that is not placed.
+    /// The depth that each event claims; `None` for one that is not placed in the graph.
     depths: Vec<Option<i64>>,
-    /// Where the predecessors of each event end.
+    /// The end of each event's predecessors in `prev_events`.
     ends: Vec<usize>,
     prev_events: Vec<u32>,
 }
 
 impl Outline {
-    /// Adds the event with the next number, with its predecessors; no depth means that it is not
-    /// placed.
+    /// Adds the event with the next number, and its predecessors. The depth is `None` if the event is
+    /// not placed in the graph.
     pub fn push(&mut self, depth: Option<i64>, prev_events: impl Iterator<Item = u32>) {
         self.depths.push(depth);
         self.prev_events.extend(prev_events);
         self.ends.push(self.prev_events.len());
     }
 
-    /// The predecessors of an event that are held.
+    /// The predecessors of an event, as far as they are held.
     pub fn prev_events(&self, event: u32) -> &[u32] {
         let at = index(event);
         let start = at.checked_sub(1).map_or(0, |it| self.ends.get(it).copied().unwrap_or(0));
@@ -34,7 +34,7 @@ impl Outline {
         self.prev_events.get(start..end).unwrap_or_default()
     }
 
-    /// Whether there is such an event in the graph.
+    /// Whether an event is placed in the graph.
     pub fn is_placed(&self, event: u32) -> bool {
         self.depth(event).is_some()
     }
@@ -47,7 +47,7 @@ impl Outline {
         0..u32::try_from(self.depths.len()).unwrap_or(u32::MAX)
     }
 
-    /// What lies before an event, each after its predecessors. What is to be kept is not among it.
+    /// The events before an event, each after its predecessors. Events in `keep` are left out.
     pub fn before(&self, event: u32, keep: &BTreeSet<u32>) -> Vec<u32> {
         let Some(depth) = self.depth(event) else { return Vec::new() };
         let mut order = Vec::new();
@@ -68,7 +68,7 @@ impl Outline {
         order
     }
 
-    /// For each event, whether it is `event` or follows it.
+    /// For each event: whether it is `event` or follows it.
     fn after(&self, event: u32) -> Vec<bool> {
         let mut after = vec![false; self.depths.len()];
         let mut seen = after.clone();
@@ -85,7 +85,8 @@ impl Outline {
         after
     }
 
-    /// Visits an event and everything it follows that is not marked yet, predecessors first.
+    /// Visits an event and all events that it follows, predecessors first. Marks them, and skips those
+    /// that are marked already.
     fn postorder(&self, start: u32, marks: &mut [bool], mut visit: impl FnMut(u32)) {
         if self.depth(start).is_none() || mark(marks, start) {
             return;
@@ -108,13 +109,13 @@ impl Outline {
     }
 }
 
-/// Marks an event; whether it was marked before (one that is none always was).
+/// Marks an event. Returns whether it was marked before; true for a number that no event has.
 fn mark(marks: &mut [bool], event: u32) -> bool {
     marks.get_mut(index(event)).is_none_or(|it| std::mem::replace(it, true))
 }
 
 fn index(event: u32) -> usize {
-    usize::try_from(event).unwrap_or(usize::MAX)
+    usize::try_from(event).expect("32 bits fit every usize")
 }
 
 #[cfg(test)]

@@ -41,14 +41,20 @@ impl Graph {
     }
 
     fn missing(&self, earliest: &str, latest: &str, limit: usize) -> String {
-        self.walk_missing(earliest, latest, (limit, 0)).found.iter().collect()
+        self.walk_missing(earliest, latest, limit, 0).found.iter().collect()
     }
 
-    fn walk_missing(&self, earliest: &str, latest: &str, at: (usize, i64)) -> WalkResult<char> {
+    fn walk_missing(
+        &self,
+        earliest: &str,
+        latest: &str,
+        limit: usize,
+        min_depth: i64,
+    ) -> WalkResult<char> {
         let (earliest, latest): (Vec<char>, Vec<char>) =
             (earliest.chars().collect(), latest.chars().collect());
-        let between = Between { earliest: &earliest, latest: &latest, min_depth: at.1 };
-        walk_missing(between, at.0, 1_000, |id| self.look_up(id), |_, ()| Ok(true)).unwrap()
+        let between = Between { earliest: &earliest, latest: &latest, min_depth };
+        walk_missing(between, limit, 1_000, |id| self.look_up(id), |_, ()| Ok(true)).unwrap()
     }
 
     fn look_up(&self, id: char) -> Result<Option<WalkNode<char, ()>>, Infallible> {
@@ -119,10 +125,10 @@ fn another_path_leads_around_the_earliest_events() {
 
 #[test]
 fn min_depth_is_neither_served_nor_walked() {
-    let walk = diamond().walk_missing("", "E", (10, 2));
+    let walk = diamond().walk_missing("", "E", 10, 2);
     assert_eq!(walk.found, ['B', 'C', 'D']);
     let graph = Graph::default().with('A', 5, "").with('B', 1, "A").with('C', 6, "B");
-    assert!(graph.walk_missing("", "C", (10, 2)).found.is_empty());
+    assert!(graph.walk_missing("", "C", 10, 2).found.is_empty());
 }
 
 #[test]
@@ -131,8 +137,8 @@ fn a_walk_says_why_it_ended() {
     assert_eq!(diamond().walk_back("E", 5, 100).end, WalkEnd::Exhausted);
     assert_eq!(diamond().walk_back("E", 2, 100).end, WalkEnd::Limit);
     assert_eq!(diamond().walk_back("E", 100, 2).end, WalkEnd::Budget);
-    assert_eq!(diamond().walk_missing("", "E", (2, 0)).end, WalkEnd::Limit);
-    assert_eq!(diamond().walk_missing("", "E", (9, 0)).end, WalkEnd::Exhausted);
+    assert_eq!(diamond().walk_missing("", "E", 2, 0).end, WalkEnd::Limit);
+    assert_eq!(diamond().walk_missing("", "E", 9, 0).end, WalkEnd::Exhausted);
     assert_eq!(diamond().gap('B').walk_back("E", 100, 100).gaps, ['B']);
     let full = |_, ()| Ok(false);
     let walk = walk_back(&['E'], 100, 100, |id| diamond().look_up(id), full).unwrap();

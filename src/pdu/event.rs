@@ -115,7 +115,7 @@ impl Pdu {
         &self.room_id
     }
 
-    /// The member `type`.
+    /// The member `type` of the event.
     pub fn event_type(&self) -> &str {
         &self.members.event_type
     }

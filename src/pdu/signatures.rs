@@ -21,7 +21,7 @@ const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
 /// A key that a server signs with, and the end of its validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerKey {
-    /// The public key.
+    /// The public key itself.
     pub key: VerifyKey,
     /// `valid_until_ts` of a key in use, `expired_ts` of an old one, in milliseconds since 1970.
     pub valid_until_ts: u64,

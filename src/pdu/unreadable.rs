@@ -47,7 +47,7 @@ impl Event {
         }
     }
 
-    /// The event id.
+    /// The id of the event.
     pub fn event_id(&self) -> &EventId {
         match self {
             Self::Readable(pdu) => pdu.event_id(),

@@ -24,7 +24,7 @@ const SPARE_LOOKUPS: u32 = 1_000;
 /// Asks for the events before some events, newest first.
 #[derive(Clone, Debug)]
 pub struct Backfill {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The caller on whose behalf the question is asked.
     pub asker: Asker,

@@ -38,7 +38,7 @@ pub enum QueryError {
     /// The caller does not wait for the answer any more.
     #[error(transparent)]
     Deadline(#[from] DeadlinePassed),
-    /// The store failed.
+    /// The store failed, or a record is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

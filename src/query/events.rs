@@ -33,13 +33,13 @@ const DEFAULT_STATE_PAGE: u32 = 1_000;
 /// An event with everything known about it.
 #[derive(Clone, Debug)]
 pub struct RoomEvent {
-    /// The event id.
+    /// The id of the event.
     pub event_id: String,
     /// The PDU as it was received, without `unsigned`.
     pub pdu: Bytes,
     /// The position in the homeserver's order of arrival.
     pub arrival: i64,
-    /// The homeserver's verdict.
+    /// The verdict of the homeserver on it.
     pub verdict: Verdict,
     /// Whether the event is only stored, without a place in the graph.
     pub outlier: bool,
@@ -78,7 +78,7 @@ pub struct EventList {
 /// Asks for events by id. The answer covers as many of the first ids as it has space for.
 #[derive(Clone, Debug)]
 pub struct BatchGetEvents {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The ids; at most 1,000 are looked at.
     pub event_ids: Vec<String>,
@@ -124,7 +124,7 @@ impl Question for BatchGetEvents {
 /// Asks for a page of a room's events, in order of arrival.
 #[derive(Clone, Debug)]
 pub struct ListEvents {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// Only the events that were appended first, up to this number; 0 for all.
     pub max_append_number: u64,
@@ -173,9 +173,9 @@ impl Question for ListEvents {
 /// Asks for the ids of the state that was given with an event.
 #[derive(Clone, Debug)]
 pub struct ListStateAfter {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
-    /// The event.
+    /// The id of the event.
     pub event_id: String,
     /// The part of the list.
     pub page: PageRequest,

@@ -47,9 +47,9 @@ pub struct Explanation {
 /// Asks what a server gets of an event, and why.
 #[derive(Clone, Debug)]
 pub struct ExplainAccess {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
-    /// The event.
+    /// The id of the event.
     pub event_id: String,
     /// The server that would ask.
     pub origin: String,

@@ -14,7 +14,7 @@ use crate::{
 pub(super) struct FormDecider<'a> {
     store: &'a Store,
     room: &'a FoundRoom,
-    /// The asking server.
+    /// The name of the asking server.
     origin: &'a str,
     standings: RefCell<BTreeMap<StateNum, Standing>>,
 }

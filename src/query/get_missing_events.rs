@@ -28,7 +28,7 @@ const BUDGET: u32 = 1_000;
 /// predecessors.
 #[derive(Clone, Debug)]
 pub struct GetMissingEvents {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The caller on whose behalf the question is asked.
     pub asker: Asker,

@@ -41,7 +41,7 @@ pub struct StatePage {
 /// Asks for the room state after an event, or for the current state.
 #[derive(Clone, Debug)]
 pub struct GetState {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The event; empty for the current state.
     pub event_id: String,

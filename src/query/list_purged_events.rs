@@ -26,7 +26,7 @@ pub struct PurgedList {
 /// Asks for the events of a room that were purged.
 #[derive(Clone, Debug)]
 pub struct ListPurgedEvents {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The part of the list.
     pub page: PageRequest,

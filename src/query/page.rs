@@ -33,7 +33,7 @@ pub struct ServedPage {
 /// An event of an answer.
 #[derive(Clone, Debug)]
 pub struct ServedEvent {
-    /// Its id.
+    /// The id of the event.
     pub event_id: String,
     /// The PDU, in the form in which it is served.
     pub pdu: Bytes,

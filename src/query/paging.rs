@@ -31,7 +31,7 @@ impl PageRequest {
     /// The most items of the page: as many as asked for, within the bounds of the list.
     pub(super) fn size(&self, default: u32, max: u32) -> usize {
         let size = if self.size == 0 { default } else { self.size.min(max) };
-        usize::try_from(size).expect("a page size fits 32 bits, and so every usize")
+        usize::try_from(size).expect("32 bits fit every usize")
     }
 
     /// The position after which the page begins, as `parse` reads it from the token; `None` for

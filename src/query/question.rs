@@ -8,9 +8,9 @@ use crate::{context::Context, deadline::Deadline, slow_walks::WalkKind};
 pub enum Asker {
     /// An internal caller: a service of our own homeserver. It may see everything.
     Internal,
-    /// Another server.
+    /// A server other than our own.
     Server {
-        /// Its authenticated name.
+        /// The authenticated name of that server.
         origin: String,
         /// Our own name, as the server addressed us.
         destination: String,
@@ -33,7 +33,7 @@ impl Asker {
 pub enum Cost {
     /// Usually answered from memory within a fraction of a millisecond.
     Small,
-    /// May take longer.
+    /// May take longer than that.
     Large,
 }
 

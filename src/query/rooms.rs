@@ -20,9 +20,9 @@ const DEFAULT_PAGE: u32 = 100;
 /// What is known of a room as a whole.
 #[derive(Clone, Debug)]
 pub struct RoomSummary {
-    /// The room id.
+    /// The id of the room.
     pub room_id: String,
-    /// The room version.
+    /// The version of the room.
     pub room_version: String,
     /// Events that no accepted event follows, the one that arrived last first; at most 1,000.
     pub forward_extremities: Vec<String>,
@@ -60,7 +60,7 @@ pub struct RoomList {
 /// Asks for the summary of a room.
 #[derive(Clone, Debug)]
 pub struct GetRoom {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
 }
 

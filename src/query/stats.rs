@@ -62,7 +62,7 @@ pub struct Sizes {
 /// A room whose current state is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownRoom {
-    /// The room id.
+    /// The id of the room.
     pub room_id: String,
     /// Whether other servers are answered, by the states that were known last. If no state was
     /// ever known, all are refused.
@@ -74,7 +74,7 @@ pub struct UnknownRoom {
 /// A room with many forward extremities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WideRoom {
-    /// The room id.
+    /// The id of the room.
     pub room_id: String,
     /// The number of events that no accepted event follows.
     pub forward_extremities: u64,

@@ -70,7 +70,7 @@ impl Question for ListErasedUsers {
 /// empty if the current state is not known.
 #[derive(Clone, Debug)]
 pub struct ListErasedMembers {
-    /// The room.
+    /// The id of the room.
     pub room_id: String,
     /// The part of the list. Its size counts erased users, whether or not they are in the room.
     pub page: PageRequest,

@@ -54,7 +54,7 @@ impl HistoryHandler {
         question: Q,
     ) -> Result<ServedPage, Status>
     where
-        Q: WalkQuestion + Clone + Send + 'static,
+        Q: WalkQuestion + Send + 'static,
     {
         let origin = question.asker().origin().map(str::to_owned);
         if of_gateway.is_some() && origin.is_none() {

@@ -64,7 +64,7 @@ struct Reporter<'a> {
     progress: &'a Progress<pb::VerifyResponse>,
     stopping: CancellationToken,
     max_cpu_percent: u32,
-    /// The next message.
+    /// The next message to send.
     next: pb::VerifyResponse,
     /// The bytes that the faults in the next message take.
     fault_bytes: usize,

@@ -100,7 +100,7 @@ pub struct Callers {
 /// The socket, and how calls on it are handled.
 #[derive(Debug)]
 pub struct Front {
-    /// The bound socket.
+    /// The socket, already bound.
     pub listener: TcpListener,
     /// The callers that are accepted.
     pub callers: Callers,

@@ -33,7 +33,7 @@ pub struct KeyAnswer {
 /// A key that is no longer in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OldKey {
-    /// The public key.
+    /// The public key itself.
     pub key: VerifyKey,
     /// The time until which it was in use, in milliseconds since 1970.
     pub expired_ts: u64,
