@@ -7,7 +7,7 @@ use backscroll::{
     graph::{self, Position},
     ingest::{self, NewEvent, Outcome, Verdict},
     pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
-    state::map::{self, Key, Membership, Node, Nodes, Ptr, Value},
+    state::map::{self, MapKey, Membership, Node, Nodes, Ptr, Value},
     store::{Edit, Options, Store, View},
 };
 use backscroll_testkit::{Event, Room};
@@ -78,12 +78,12 @@ fn state_step(criterion: &mut Criterion) {
     let value = |event| Value::Event { event, membership: Membership::Joined };
     let mut first = map::MapEdit::new(&nodes, None);
     for event in 0..100_000 {
-        let key = Key::of_state("m.room.member", &format!("@user:server{event}.example"));
+        let key = MapKey::of_state("m.room.member", &format!("@user:server{event}.example"));
         first.set(key, Some(value(event))).expect("it cannot fail");
     }
     let written = first.finish(0).expect("it cannot fail");
     nodes.0 = (0..).map(|slot| (0, slot)).zip(written.into_iter().map(Arc::new)).collect();
-    let key = Key::of_state("m.room.member", "@another:server.example");
+    let key = MapKey::of_state("m.room.member", "@another:server.example");
     criterion.bench_function("state step, 100,000 entries", |bencher| {
         bencher.iter(|| {
             let mut edit = map::MapEdit::new(&nodes, Some(Ptr { record: 0, slot: 0 }));
@@ -148,8 +148,7 @@ fn in_a_store(criterion: &mut Criterion) {
     let read = pdu::Event::Readable(Box::new(pdu.clone()));
     let number = cx.store.room_num(&room.room_id).expect("it reads").expect("a room");
     let event = cx.store.event_num(number, &meeting.event_id).expect("it reads").expect("held");
-    let edit =
-        || -> Edit<'_> { cx.store.edit(&room.room_id, None).expect("it reads").expect("a room") };
+    let edit = || -> Edit<'_> { cx.store.hold(&room.room_id).expect("it reads").expect("a room") };
     criterion.bench_function("resolution, two branches of ten entries", |bencher| {
         bencher.iter(|| {
             let derived = ingest::derive(&mut edit(), event, &read).expect("it reads");

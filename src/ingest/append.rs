@@ -109,7 +109,10 @@ fn check_all<'e>(
         part.iter().map(|it| CheckedBeforeLock::new(&cx.store, it)).collect()
     };
     let threads = (events.len() / EVENTS_PER_THREAD).clamp(1, *CORES);
-    let mut parts = events.chunks(events.len().div_ceil(threads).max(1));
+    if threads == 1 {
+        return check(events);
+    }
+    let mut parts = events.chunks(events.len().div_ceil(threads));
     let own = parts.next().unwrap_or_default();
     thread::scope(|scope| {
         let others: Vec<_> = parts.map(|part| scope.spawn(move || check(part))).collect();
@@ -167,9 +170,9 @@ fn write_decision(
     Ok(())
 }
 
-/// Appends events of one room until a decision must end: after an event that lets others be
-/// settled, since they are settled before the next event is appended; and as long as nothing is
-/// stored, since a room is not made by an event that is not stored.
+/// Appends events of one room in one decision. The decision ends after an event that others waited
+/// for, because those are settled before the next event is appended. It also ends after the first
+/// event if that is not stored, because such an event must not make a room.
 fn append_together(
     edit: &mut Edit<'_>,
     events: &[CheckedBeforeLock<'_>],
@@ -194,7 +197,7 @@ fn append_together(
 
 /// Appends one event to its room, which is locked.
 fn append_one(edit: &mut Edit<'_>, event: &CheckedBeforeLock<'_>) -> Result<Outcome, NotTaken> {
-    // Steps 1 to 3: parse, compare, hash. Done before the lock, unless the room is another now.
+    // Steps 1 to 3: parse, compare, hash. Done before the lock; done again if the version changed.
     let checked = event.for_version(Some(&edit.room.room_version))?;
     let event = event.event;
     let event_id = checked.event.event_id().as_str();

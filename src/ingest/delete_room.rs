@@ -2,7 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use crate::store::{Store, StoreError};
+use crate::{
+    num,
+    store::{Store, StoreError},
+};
 
 /// Why a room was not deleted.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +57,7 @@ pub fn delete_room(
         if removed == 0 {
             return Ok(DeleteProgress { done: true, ..progress });
         }
-        progress.removed += u64::try_from(removed).expect("a count fits into 64 bits");
+        progress.removed += num::u64(removed);
         if watch(progress).is_break() {
             return Ok(progress);
         }

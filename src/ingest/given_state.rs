@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Refusal, check::Checked, refusal::NotTaken, stored::read_stored};
 use crate::{
     pdu::{Event, EventId},
-    state::map::Key,
+    state::map::MapKey,
     store::{Edit, EventNum, GivenEvent, StoreError, View},
 };
 
@@ -70,7 +70,7 @@ pub(super) fn look_up(
                 Event::Unreadable(_) => continue,
             }
         };
-        if !entries.insert(Key::of_state(event_type, state_key)) {
+        if !entries.insert(MapKey::of_state(event_type, state_key)) {
             let what = "is the second event for its type and state key";
             return Err(invalid(event_id, what));
         }

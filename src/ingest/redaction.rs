@@ -37,7 +37,7 @@ use super::{
 use crate::{
     pdu::{Event, Pdu, RoomVersion},
     state::{
-        map::{self, Key, Value},
+        map::{self, MapKey, Value},
         resolution::StateEvent,
     },
     store::{
@@ -383,7 +383,7 @@ fn state_entry(
     event_type: &str,
 ) -> Result<Option<EventNum>, StoreError> {
     let nodes = edit.states(edit.room_num());
-    let value = map::get(&nodes, state.root(), Key::of_state(event_type, ""))?;
+    let value = map::get(&nodes, state.root(), MapKey::of_state(event_type, ""))?;
     Ok(match value {
         Some(Value::Event { event, .. }) => Some(EventNum(event)),
         Some(Value::Server { .. }) | None => None,

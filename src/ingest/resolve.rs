@@ -22,7 +22,7 @@ use super::{
 use crate::{
     pdu::{self, Event, Pdu, RoomVersion},
     state::{
-        map::{self, Key, Value},
+        map::{self, MapKey, Value},
         resolution::{self, Conflict, Resolution, StateEvent, StateKey, StateMap},
     },
     store::{Edit, EventNum, StateNum, StoreError, View},
@@ -52,7 +52,7 @@ pub(super) fn merge(
     let mut open = unreadable(edit, version, &differing)?;
     for (event_type, state_key) in conflict.iter().flat_map(StateMap::keys).collect::<BTreeSet<_>>()
     {
-        let key = Key::of_state(event_type, state_key);
+        let key = MapKey::of_state(event_type, state_key);
         match state.get(&(event_type.clone(), state_key.clone())) {
             None if open.contains_key(&key) => {}
             None => removals.push(key),
@@ -89,7 +89,7 @@ fn is_waiting(
 }
 
 /// For each key in which some of the states differ, the event that each state has under it.
-type Differing = BTreeMap<Key, Vec<Option<EventNum>>>;
+type Differing = BTreeMap<MapKey, Vec<Option<EventNum>>>;
 
 fn differing(edit: &Edit<'_>, states: &[StateNum]) -> Result<Differing, StoreError> {
     let nodes = edit.states(edit.room_num());
@@ -125,7 +125,7 @@ fn unreadable(
     edit: &Edit<'_>,
     version: RoomVersion,
     differing: &Differing,
-) -> Result<BTreeMap<Key, MapEntry>, StoreError> {
+) -> Result<BTreeMap<MapKey, MapEntry>, StoreError> {
     let mut found = BTreeMap::new();
     if edit.room.unreadable == 0 {
         return Ok(found);
@@ -195,7 +195,7 @@ impl EventSource<'_, '_> {
         let nodes = self.edit.states(self.edit.room_num());
         let fetch = |event_id: &EventId| self.or_note(self.fetch(event_id));
         let unconflicted = |event_type: &str, state_key: &str| {
-            let key = Key::of_state(event_type, state_key);
+            let key = MapKey::of_state(event_type, state_key);
             if differing.contains_key(&key) {
                 return None;
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::stored::{read_stored, version_of};
 use crate::{
     pdu::Event,
-    state::map::{self, Key, MapEdit, Membership, Value},
+    state::map::{self, MapEdit, MapKey, Membership, Value},
     store::{Edit, EventNum, GivenEvent, StateFacts, StateNum, StoreError, View},
     visibility::HistoryVisibility,
 };
@@ -30,7 +30,7 @@ pub(super) fn adopt_given(
         Value::Event { event, .. } => Some((EventNum(event), key)),
         Value::Server { .. } => None,
     });
-    let mut shared: BTreeMap<EventNum, Key> = of_events.collect();
+    let mut shared: BTreeMap<EventNum, MapKey> = of_events.collect();
     let mut kept = BTreeSet::new();
     let mut entries = Vec::new();
     for event in events {
@@ -54,7 +54,7 @@ pub(super) fn adopt_given(
             return Ok(None);
         }
     }
-    let removals: Vec<Key> = shared.into_values().filter(|it| !kept.contains(it)).collect();
+    let removals: Vec<MapKey> = shared.into_values().filter(|it| !kept.contains(it)).collect();
     write(edit, Base { share, before: None }, &entries, &removals).map(Some)
 }
 
@@ -66,13 +66,13 @@ fn all_held(
     given: &[GivenEvent],
 ) -> Result<Option<Vec<EventNum>>, StoreError> {
     let mut events = Vec::with_capacity(given.len());
-    let mut missing: Option<(Key, &str)> = None;
+    let mut missing: Option<(MapKey, &str)> = None;
     for it in given {
         match it {
             GivenEvent::Held(held) => events.push(*held),
             GivenEvent::Named(event_id) => match edit.event_num(edit.room_num(), event_id)? {
                 Some(held) => events.push(held),
-                None => missing = missing.max(Some((Key::of_state("", event_id), event_id))),
+                None => missing = missing.max(Some((MapKey::of_state("", event_id), event_id))),
             },
         }
     }
@@ -118,8 +118,8 @@ impl MapEntry {
         })
     }
 
-    fn key(&self) -> Key {
-        Key::of_state(&self.event_type, &self.state_key)
+    fn key(&self) -> MapKey {
+        MapKey::of_state(&self.event_type, &self.state_key)
     }
 
     fn value(&self) -> Value {
@@ -148,7 +148,7 @@ pub(super) fn write(
     edit: &mut Edit<'_>,
     base: Base,
     entries: &[MapEntry],
-    removals: &[Key],
+    removals: &[MapKey],
 ) -> Result<StateNum, StoreError> {
     let room = edit.room_num();
     let mut facts = match base.share {
@@ -158,7 +158,7 @@ pub(super) fn write(
         }
     };
     facts.before = base.before;
-    let visibility_key = Key::of_state("m.room.history_visibility", "");
+    let visibility_key = MapKey::of_state("m.room.history_visibility", "");
     let mut members = MemberChanges::default();
     let nodes = edit.states(room);
     let mut changed = MapEdit::new(&nodes, base.share.map(StateNum::root));
@@ -250,7 +250,7 @@ impl MemberChanges {
 
     fn apply<N: map::Nodes>(self, state: &mut MapEdit<'_, N>) -> Result<(), N::Error> {
         for (server, change) in self.0 {
-            let key = Key::of_server(&server);
+            let key = MapKey::of_server(&server);
             let (joined, invited) = match state.get(key)? {
                 Some(Value::Server { joined, invited }) => (joined, invited),
                 Some(Value::Event { .. }) | None => (0, 0),

@@ -7,7 +7,7 @@ use super::{Asker, QueryError};
 use crate::{
     access::{self, AccessRefusal, acl_allows},
     pdu::{Pdu, RoomVersion},
-    state::map::{self, Key},
+    state::map::{self, MapKey},
     store::{ContentKey, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
@@ -120,7 +120,7 @@ pub(super) fn members(
     state: StateNum,
     server: &str,
 ) -> Result<ServerMembers, StoreError> {
-    let value = map::get(&store.states(room), state.root(), Key::of_server(server))?;
+    let value = map::get(&store.states(room), state.root(), MapKey::of_server(server))?;
     Ok(match value {
         Some(map::Value::Server { joined, invited }) => ServerMembers { joined, invited },
         Some(map::Value::Event { .. }) | None => ServerMembers::default(),
@@ -137,7 +137,7 @@ fn is_allowed_by_acl(
     state: StateNum,
     server: &str,
 ) -> Result<bool, StoreError> {
-    let key = Key::of_state("m.room.server_acl", "");
+    let key = MapKey::of_state("m.room.server_acl", "");
     let value = map::get(&store.states(room.number), state.root(), key)?;
     let Some(map::Value::Event { event, .. }) = value else { return Ok(true) };
     let event = EventNum(event);

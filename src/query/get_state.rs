@@ -9,7 +9,7 @@ use crate::{
     context::Context,
     deadline::Deadline,
     pdu::Event,
-    state::map::{self, Key, Value},
+    state::map::{self, MapKey, Value},
     store::{EventNum, StateNum, Store, StoreError, View},
 };
 
@@ -117,6 +117,6 @@ fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<StateEntry, 
     })
 }
 
-fn parse_key(position: &str) -> Option<Key> {
-    Some(Key(u128::from_str_radix(position, 16).ok()?.to_be_bytes()))
+fn parse_key(position: &str) -> Option<MapKey> {
+    Some(MapKey(u128::from_str_radix(position, 16).ok()?.to_be_bytes()))
 }

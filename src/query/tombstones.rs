@@ -9,7 +9,7 @@ use super::{
 use crate::{
     context::Context,
     deadline::Deadline,
-    state::map::{self, Key},
+    state::map::{self, MapKey},
     store::View as _,
 };
 
@@ -94,7 +94,7 @@ impl Question for ListErasedMembers {
         let mut space = AnswerSpace::default();
         let mut last = None;
         for user in users {
-            let key = Key::of_state("m.room.member", &user);
+            let key = MapKey::of_state("m.room.member", &user);
             if map::get(&states, current.root(), key)?.is_some() {
                 if !space.take(user.len()) {
                     is_cut = true;

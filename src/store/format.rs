@@ -9,7 +9,7 @@ use super::{
     record::{self, Room2},
     view::number_or_gone,
 };
-use crate::state::map::{self, Key, Value};
+use crate::state::map::{self, MapKey, Value};
 
 /// The format that this build reads and writes.
 pub(super) const FORMAT: u32 = 4;
@@ -105,7 +105,7 @@ impl Store {
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
         let Some(current) = room.current_state else { return Ok(()) };
-        let key = Key::of_state("m.room.power_levels", "");
+        let key = MapKey::of_state("m.room.power_levels", "");
         let value = map::get(&self.states(number), current.root(), key)?;
         let Some(Value::Event { event, .. }) = value else { return Ok(()) };
         let node = self.topology(number).node(EventNum(event))?;

@@ -3,7 +3,7 @@
 
 use super::{Counted, FaultKind, VerifiedRoom};
 use crate::{
-    ingest,
+    ingest, num,
     state::map,
     store::{Edit, EventNode, EventNum, Extremity, PrevEvent, Room, StoreError, Topology, View},
 };
@@ -61,7 +61,7 @@ impl VerifiedRoom<'_> {
         }
         let mut listed = self.store.extremities(self.number, usize::MAX)?;
         listed.sort_unstable();
-        let count = count(listed.len());
+        let count = num::u64(listed.len());
         if listed != sums.extremities || room.forward_extremities != count {
             self.fault("", FaultKind::ExtremitiesWrong)?;
         }
@@ -132,11 +132,11 @@ pub(super) fn oldest_first(
     }
     let mut order = Vec::new();
     let mut cyclic = Vec::new();
-    let mut marks = vec![Visit::Unseen; index(room.next_event)];
+    let mut marks = vec![Visit::Unseen; num::usize(room.next_event.0)];
     for start in (0..room.next_event.0).map(EventNum) {
         let mut path = vec![(start, false)];
         while let Some((event, leaving)) = path.pop() {
-            let Some(mark) = marks.get_mut(index(event)) else { continue };
+            let Some(mark) = marks.get_mut(num::usize(event.0)) else { continue };
             if leaving {
                 *mark = Visit::Done;
                 order.push(event);
@@ -165,7 +165,7 @@ pub(super) fn followed(
     room: &Room,
     topology: &Topology<'_, Edit<'_>>,
 ) -> Result<Vec<bool>, StoreError> {
-    let mut followed = vec![false; index(room.next_event)];
+    let mut followed = vec![false; num::usize(room.next_event.0)];
     let mut stack = Vec::new();
     for event in (0..room.next_event.0).map(EventNum) {
         let Some(node) = topology.node(event)? else { continue };
@@ -173,7 +173,7 @@ pub(super) fn followed(
             stack.extend(stored_prev_events(&node));
         }
         while let Some(prev) = stack.pop() {
-            let Some(mark) = followed.get_mut(index(prev)) else { continue };
+            let Some(mark) = followed.get_mut(num::usize(prev.0)) else { continue };
             if !std::mem::replace(mark, true)
                 && let Some(node) = topology.node(prev)?
                 && !node.flags.is_accepted()
@@ -209,7 +209,7 @@ impl Sums {
         room.unreadable = unreadable;
         room.listed_arrivals = listed_arrivals;
         room.purged = purged;
-        room.forward_extremities = count(extremities.len());
+        room.forward_extremities = num::u64(extremities.len());
         let next = last_arrival.map_or(0, |it| it.saturating_add(1));
         room.next_arrival = room.next_arrival.max(next);
     }
@@ -224,14 +224,6 @@ impl Sums {
         self.last_arrival = self.last_arrival.max(Some(node.arrival));
         self.extremities.extend(node.extremity(event));
     }
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).expect("a count fits into 64 bits")
-}
-
-fn index(event: EventNum) -> usize {
-    usize::try_from(event.0).expect("a usize has at least 32 bits")
 }
 
 /// The stored predecessors of an event.

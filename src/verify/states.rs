@@ -12,8 +12,9 @@ use std::{
 
 use super::{FaultKind, VerifiedRoom};
 use crate::{
+    num,
     pdu::Event,
-    state::map::{self, Key, Membership, Node, Ptr, Value},
+    state::map::{self, MapKey, Membership, Node, Ptr, Value},
     store::{Edit, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
@@ -140,10 +141,7 @@ impl VerifiedRoom<'_> {
         let states = self.store.state_nums(self.number, None, usize::MAX)?;
         let unused = states.iter().filter(|it| **it < next_state && !used.contains(&it.0)).count();
         if unused > 0 {
-            self.watch.unused_states(
-                &self.room_id,
-                u64::try_from(unused).expect("a count fits into 64 bits"),
-            );
+            self.watch.unused_states(&self.room_id, num::u64(unused));
         }
         Ok(())
     }
@@ -151,8 +149,8 @@ impl VerifiedRoom<'_> {
     /// Verifies the member counts in the current state by counting its members.
     fn member_counts(&mut self, current: StateNum) -> Result<(), StoreError> {
         let nodes = self.store.states(self.number);
-        let mut recorded: BTreeMap<Key, (u32, u32)> = BTreeMap::new();
-        let mut counted: BTreeMap<Key, (u32, u32)> = BTreeMap::new();
+        let mut recorded: BTreeMap<MapKey, (u32, u32)> = BTreeMap::new();
+        let mut counted: BTreeMap<MapKey, (u32, u32)> = BTreeMap::new();
         for (key, value) in map::entries(&nodes, current.root(), None, usize::MAX)? {
             match value {
                 Value::Server { joined, invited } => {
@@ -163,11 +161,11 @@ impl VerifiedRoom<'_> {
                     let read = Event::read(&body.pdu, self.version, &body.event_id);
                     let Ok(read) = read else { continue };
                     let (kind, state_key) = read.state_entry().unwrap_or_default();
-                    if Key::of_state(kind, state_key) != key {
+                    if MapKey::of_state(kind, state_key) != key {
                         self.fault(&body.event_id, FaultKind::StateKeyWrong)?;
                     }
                     let server = state_key.split_once(':').map(|(_, server)| server);
-                    let count = server.map(|it| counted.entry(Key::of_server(it)).or_default());
+                    let count = server.map(|it| counted.entry(MapKey::of_server(it)).or_default());
                     match (count, membership) {
                         (Some(count), Membership::Joined) => count.0 += 1,
                         (Some(count), Membership::Invited) => count.1 += 1,

@@ -54,7 +54,7 @@ const HISTORY_PLAN: Plan = &[
             "deadline",
         ],
     ),
-    ("verify", &["ingest", "store", "state", "pdu"]),
+    ("verify", &["ingest", "store", "state", "pdu", "num"]),
     // From `ingest` it takes the types that describe decisions about events.
     (
         "query",
@@ -78,7 +78,7 @@ const HISTORY_PLAN: Plan = &[
     ("store", &["state", "visibility", "num", "sync"]),
     ("picture", &[]),
     ("room_format", &[]),
-    ("state", &["pdu"]),
+    ("state", &["pdu", "num"]),
     ("access", &[]),
     ("visibility", &[]),
     ("graph", &[]),

@@ -22,6 +22,7 @@ use std::{
 use super::{settle, stored::version_of};
 use crate::{
     graph::Outline,
+    num,
     store::{Decision, Edit, EventNum, PrevEvent, RoomNum, Store, StoreError, View},
 };
 
@@ -109,7 +110,7 @@ impl Purge<'_> {
         let plan = Plan::make(self.store, self.number, event_id)?;
         let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
         let mut progress =
-            PurgeProgress { to_purge: count(plan.events.len()), ..Default::default() };
+            PurgeProgress { to_purge: num::u64(plan.events.len()), ..Default::default() };
         for (index, events) in plan.events.chunks(SLICE).enumerate() {
             let slice = self.decide(|edit| {
                 let version = version_of(edit)?;
@@ -196,8 +197,4 @@ impl Plan {
         let events = events.into_iter().map(EventNum).collect();
         Ok(Some(Self { events, followers, next_event: record.next_event }))
     }
-}
-
-fn count(number: usize) -> u64 {
-    u64::try_from(number).expect("a count fits into 64 bits")
 }

@@ -1,37 +1,41 @@
 //! Changes to a map: a tree of changed nodes over the stored ones, until they are written.
 
-use super::{Key, LEAF_ENTRIES, MAX_DEPTH, Node, Nodes, Ptr, Value, get_below};
+use super::{LEAF_ENTRIES, MAX_DEPTH, MapKey, Node, Nodes, Ptr, Value, get_below};
 
 /// A map that is being changed. No node is stored before [`finish`](MapEdit::finish).
 pub struct MapEdit<'n, N: Nodes> {
     nodes: &'n N,
-    root: Tree,
+    root: EditedNode,
     changed: bool,
 }
 
 /// A node of a map that is being changed.
-enum Tree {
+enum EditedNode {
     Stored(Ptr),
-    Leaf(Vec<(Key, Value)>),
-    Inner(Vec<(u8, Tree)>),
+    Leaf(Vec<(MapKey, Value)>),
+    Inner(Vec<(u8, EditedNode)>),
 }
 
 impl<'n, N: Nodes> MapEdit<'n, N> {
     /// Starts from a stored map, or from the empty map if `base` is `None`.
     pub fn new(nodes: &'n N, base: Option<Ptr>) -> Self {
-        Self { nodes, root: base.map_or(Tree::Leaf(Vec::new()), Tree::Stored), changed: false }
+        Self {
+            nodes,
+            root: base.map_or(EditedNode::Leaf(Vec::new()), EditedNode::Stored),
+            changed: false,
+        }
     }
 
     /// The value of a key, with all changes so far; `None` if the map does not contain it.
-    pub fn get(&self, key: Key) -> Result<Option<Value>, N::Error> {
+    pub fn get(&self, key: MapKey) -> Result<Option<Value>, N::Error> {
         let mut at = &self.root;
         for depth in 0..=MAX_DEPTH {
             match at {
-                Tree::Stored(ptr) => return get_below(self.nodes, *ptr, key, depth),
-                Tree::Leaf(leaf) => {
+                EditedNode::Stored(ptr) => return get_below(self.nodes, *ptr, key, depth),
+                EditedNode::Leaf(leaf) => {
                     return Ok(leaf.iter().find(|(it, _)| *it == key).map(|(_, value)| *value));
                 }
-                Tree::Inner(children) => {
+                EditedNode::Inner(children) => {
                     match children.iter().find(|(branch, _)| *branch == key.branch(depth)) {
                         Some((_, child)) => at = child,
                         None => return Ok(None),
@@ -43,7 +47,7 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
     }
 
     /// Sets the value of a key; `None` removes the key.
-    pub fn set(&mut self, key: Key, value: Option<Value>) -> Result<(), N::Error> {
+    pub fn set(&mut self, key: MapKey, value: Option<Value>) -> Result<(), N::Error> {
         if self.get(key)? == value {
             return Ok(());
         }
@@ -62,7 +66,7 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
         let mut out = Vec::new();
         let root = match self.root {
             // A record always has a root of its own, so that its number identifies the map.
-            Tree::Stored(ptr) => {
+            EditedNode::Stored(ptr) => {
                 out.push(Node::clone(&*self.nodes.node(ptr)?));
                 return Ok(out);
             }
@@ -75,15 +79,15 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
 
 fn set_below<N: Nodes>(
     nodes: &N,
-    tree: &mut Tree,
+    tree: &mut EditedNode,
     depth: usize,
-    key: Key,
+    key: MapKey,
     value: Option<Value>,
 ) -> Result<(), N::Error> {
     load(nodes, tree)?;
     match tree {
-        Tree::Stored(_) => {}
-        Tree::Leaf(entries) => {
+        EditedNode::Stored(_) => {}
+        EditedNode::Leaf(entries) => {
             entries.retain(|(it, _)| *it != key);
             if let Some(value) = value {
                 let at = entries.partition_point(|(it, _)| *it < key);
@@ -93,26 +97,26 @@ fn set_below<N: Nodes>(
                 *tree = split(std::mem::take(entries), depth);
             }
         }
-        Tree::Inner(children) => {
+        EditedNode::Inner(children) => {
             let branch = key.branch(depth);
             let at = children.partition_point(|(it, _)| *it < branch);
             match children.get_mut(at) {
                 Some((it, child)) if *it == branch => {
                     set_below(nodes, child, depth + 1, key, value)?;
-                    if matches!(child, Tree::Leaf(entries) if entries.is_empty()) {
+                    if matches!(child, EditedNode::Leaf(entries) if entries.is_empty()) {
                         children.remove(at);
                     }
                 }
                 _ => {
                     if let Some(value) = value {
-                        children.insert(at, (branch, Tree::Leaf(vec![(key, value)])));
+                        children.insert(at, (branch, EditedNode::Leaf(vec![(key, value)])));
                     }
                 }
             }
             if value.is_none() {
                 let all = collect(nodes, children)?;
                 if let Some(entries) = all {
-                    *tree = Tree::Leaf(entries);
+                    *tree = EditedNode::Leaf(entries);
                 }
             }
         }
@@ -121,53 +125,53 @@ fn set_below<N: Nodes>(
 }
 
 /// Replaces a pointer to a stored node by the content of the node.
-fn load<N: Nodes>(nodes: &N, tree: &mut Tree) -> Result<(), N::Error> {
-    if let Tree::Stored(ptr) = tree {
+fn load<N: Nodes>(nodes: &N, tree: &mut EditedNode) -> Result<(), N::Error> {
+    if let EditedNode::Stored(ptr) = tree {
         *tree = match &*nodes.node(*ptr)? {
-            Node::Leaf(entries) => Tree::Leaf(entries.clone()),
-            Node::Inner { children, .. } => Tree::Inner(
-                children.iter().map(|(branch, ptr)| (*branch, Tree::Stored(*ptr))).collect(),
+            Node::Leaf(entries) => EditedNode::Leaf(entries.clone()),
+            Node::Inner { children, .. } => EditedNode::Inner(
+                children.iter().map(|(branch, ptr)| (*branch, EditedNode::Stored(*ptr))).collect(),
             ),
         };
     }
     Ok(())
 }
 
-fn split(entries: Vec<(Key, Value)>, depth: usize) -> Tree {
-    let mut children: Vec<(u8, Tree)> = Vec::new();
+fn split(entries: Vec<(MapKey, Value)>, depth: usize) -> EditedNode {
+    let mut children: Vec<(u8, EditedNode)> = Vec::new();
     for (key, value) in entries {
         match children.last_mut() {
-            Some((branch, Tree::Leaf(leaf))) if *branch == key.branch(depth) => {
+            Some((branch, EditedNode::Leaf(leaf))) if *branch == key.branch(depth) => {
                 leaf.push((key, value));
             }
-            _ => children.push((key.branch(depth), Tree::Leaf(vec![(key, value)]))),
+            _ => children.push((key.branch(depth), EditedNode::Leaf(vec![(key, value)]))),
         }
     }
     for (_, child) in &mut children {
-        if let Tree::Leaf(leaf) = child
+        if let EditedNode::Leaf(leaf) = child
             && leaf.len() > LEAF_ENTRIES
             && depth + 1 < MAX_DEPTH
         {
             *child = split(std::mem::take(leaf), depth + 1);
         }
     }
-    Tree::Inner(children)
+    EditedNode::Inner(children)
 }
 
 /// All entries below some children; `None` if they are too many for a leaf.
 fn collect<N: Nodes>(
     nodes: &N,
-    children: &[(u8, Tree)],
-) -> Result<Option<Vec<(Key, Value)>>, N::Error> {
+    children: &[(u8, EditedNode)],
+) -> Result<Option<Vec<(MapKey, Value)>>, N::Error> {
     let mut all = Vec::new();
     for (_, child) in children {
         match child {
-            Tree::Leaf(entries) => all.extend(entries.iter().copied()),
-            Tree::Stored(ptr) => match &*nodes.node(*ptr)? {
+            EditedNode::Leaf(entries) => all.extend(entries.iter().copied()),
+            EditedNode::Stored(ptr) => match &*nodes.node(*ptr)? {
                 Node::Leaf(entries) => all.extend(entries.iter().copied()),
                 Node::Inner { .. } => return Ok(None),
             },
-            Tree::Inner(_) => return Ok(None),
+            EditedNode::Inner(_) => return Ok(None),
         }
         if all.len() > LEAF_ENTRIES {
             return Ok(None);
@@ -186,26 +190,26 @@ struct Subtree {
 /// Appends the changed nodes of a tree to `out`, parents before children.
 fn store<N: Nodes>(
     nodes: &N,
-    tree: Tree,
+    tree: EditedNode,
     record: u32,
     out: &mut Vec<Node>,
 ) -> Result<Subtree, N::Error> {
     let number = |length: usize| u32::try_from(length).expect("a map has less than 2^32 entries");
     let ptr = Ptr { record, slot: number(out.len()) };
     match tree {
-        Tree::Stored(ptr) => {
+        EditedNode::Stored(ptr) => {
             let count = match &*nodes.node(ptr)? {
                 Node::Leaf(entries) => number(entries.len()),
                 Node::Inner { count, .. } => *count,
             };
             Ok(Subtree { count, root: ptr })
         }
-        Tree::Leaf(entries) => {
+        EditedNode::Leaf(entries) => {
             let count = number(entries.len());
             out.push(Node::Leaf(entries));
             Ok(Subtree { count, root: ptr })
         }
-        Tree::Inner(children) => {
+        EditedNode::Inner(children) => {
             let at = out.len();
             out.push(Node::Leaf(Vec::new()));
             let mut count = 0u32;

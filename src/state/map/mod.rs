@@ -16,6 +16,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use map_edit::MapEdit;
 use sha2::{Digest as _, Sha256};
 
+use crate::num;
+
 /// The most entries of a leaf. A node with more entries is an inner node, so the content alone
 /// determines the shape.
 const LEAF_ENTRIES: usize = 8;
@@ -24,9 +26,9 @@ const MAX_DEPTH: usize = 32;
 
 /// A hashed key of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(pub [u8; 16]);
+pub struct MapKey(pub [u8; 16]);
 
-impl Key {
+impl MapKey {
     /// The key of a state event. The length of the first part is hashed too, so different parts never
     /// give the same input.
     #[must_use]
@@ -43,7 +45,7 @@ impl Key {
     fn hashed(kind: &[u8], first: &str, second: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(kind);
-        hash.update(u64::try_from(first.len()).expect("a length fits into 64 bits").to_be_bytes());
+        hash.update(num::u64(first.len()).to_be_bytes());
         hash.update(first.as_bytes());
         hash.update(second.as_bytes());
         let digest: [u8; 32] = hash.finalize().into();
@@ -103,7 +105,7 @@ pub struct Ptr {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
     /// The entries of a leaf, in the order of their keys.
-    Leaf(Vec<(Key, Value)>),
+    Leaf(Vec<(MapKey, Value)>),
     /// An inner node and its children.
     Inner {
         /// The number of entries below this node.
@@ -123,7 +125,7 @@ pub trait Nodes {
 }
 
 /// The value of a key; `None` if the map does not contain it.
-pub fn get<N: Nodes>(nodes: &N, root: Ptr, key: Key) -> Result<Option<Value>, N::Error> {
+pub fn get<N: Nodes>(nodes: &N, root: Ptr, key: MapKey) -> Result<Option<Value>, N::Error> {
     get_below(nodes, root, key, 0)
 }
 
@@ -131,7 +133,7 @@ pub fn get<N: Nodes>(nodes: &N, root: Ptr, key: Key) -> Result<Option<Value>, N:
 fn get_below<N: Nodes>(
     nodes: &N,
     from: Ptr,
-    key: Key,
+    key: MapKey,
     from_depth: usize,
 ) -> Result<Option<Value>, N::Error> {
     let mut at = from;
@@ -156,9 +158,9 @@ fn get_below<N: Nodes>(
 pub fn entries<N: Nodes>(
     nodes: &N,
     root: Ptr,
-    after: Option<Key>,
+    after: Option<MapKey>,
     limit: usize,
-) -> Result<Vec<(Key, Value)>, N::Error> {
+) -> Result<Vec<(MapKey, Value)>, N::Error> {
     let mut found = Vec::new();
     // Depth first, with the smallest branch on top. Beside each node: the length of the path that it
     // shares with `after`, or `None` if all its entries are behind `after`. Along the shared path,
@@ -194,7 +196,7 @@ pub fn entries<N: Nodes>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The key that differs.
-    pub key: Key,
+    pub key: MapKey,
     /// The value in the first map; `None` if it does not contain the key.
     pub left: Option<Value>,
     /// The value in the second map; `None` if it does not contain the key.
@@ -239,7 +241,7 @@ pub fn diff<N: Nodes>(nodes: &N, left: Ptr, right: Ptr) -> Result<Vec<Difference
                 }
             }
             _ => {
-                let mut merged: BTreeMap<Key, Difference> = BTreeMap::new();
+                let mut merged: BTreeMap<MapKey, Difference> = BTreeMap::new();
                 let empty = |key| Difference { key, left: None, right: None };
                 for (key, value) in entries(nodes, left, None, usize::MAX)? {
                     merged.entry(key).or_insert(empty(key)).left = Some(value);

@@ -24,7 +24,7 @@ impl Heap {
         Ptr { record, slot: 0 }
     }
 
-    fn apply(&self, record: u32, base: Option<Ptr>, changes: &[(Key, Option<Value>)]) -> Ptr {
+    fn apply(&self, record: u32, base: Option<Ptr>, changes: &[(MapKey, Option<Value>)]) -> Ptr {
         let mut edit = MapEdit::new(self, base);
         for (key, value) in changes {
             edit.set(*key, *value).unwrap();
@@ -46,14 +46,14 @@ impl Heap {
     }
 }
 
-fn key() -> impl Strategy<Value = Key> {
+fn key() -> impl Strategy<Value = MapKey> {
     // Few distinct keys with long common prefixes make deep paths.
     (0u8..4, 0u8..40).prop_map(|(prefix, last)| {
         let mut bytes = [0; 16];
         bytes[0] = prefix * 0x11;
         bytes[1] = last;
         bytes[15] = last.wrapping_mul(7);
-        Key(bytes)
+        MapKey(bytes)
     })
 }
 
@@ -64,7 +64,7 @@ fn value() -> impl Strategy<Value = Option<Value>> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Vec<(Key, Option<Value>)>>> {
+fn steps() -> impl Strategy<Value = Vec<Vec<(MapKey, Option<Value>)>>> {
     prop::collection::vec(prop::collection::vec((key(), value()), 0..12), 1..30)
 }
 
@@ -153,14 +153,14 @@ fn a_change_writes_one_path() {
     let heap = Heap::default();
     let many: Vec<_> = (0..20_000u32)
         .map(|event| {
-            let key = Key::of_state("m.room.member", &format!("@user{event}:example.org"));
+            let key = MapKey::of_state("m.room.member", &format!("@user{event}:example.org"));
             (key, Some(Value::Event { event, membership: Membership::Joined }))
         })
         .collect();
     let root = heap.apply(0, None, &many);
     let mut edit = MapEdit::new(&heap, Some(root));
     edit.set(
-        Key::of_state("m.room.topic", ""),
+        MapKey::of_state("m.room.topic", ""),
         Some(Value::Event { event: 20_000, membership: Membership::NotAMember }),
     )
     .unwrap();
@@ -171,10 +171,10 @@ fn a_change_writes_one_path() {
 #[test]
 fn keys_are_apart() {
     let keys = [
-        Key::of_state("a", "bc"),
-        Key::of_state("ab", "c"),
-        Key::of_state("abc", ""),
-        Key::of_server("abc"),
+        MapKey::of_state("a", "bc"),
+        MapKey::of_state("ab", "c"),
+        MapKey::of_state("abc", ""),
+        MapKey::of_server("abc"),
     ];
     for (index, key) in keys.iter().enumerate() {
         assert!(keys.iter().skip(index + 1).all(|other| other != key));

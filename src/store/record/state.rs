@@ -2,7 +2,7 @@
 
 use super::optional_state;
 use crate::{
-    state::map::{Key, Membership, Node, Ptr, Value},
+    state::map::{MapKey, Membership, Node, Ptr, Value},
     store::{
         StateNum,
         codec::{Malformed, Reader, Writer},
@@ -135,7 +135,7 @@ fn decode_node(bytes: &[u8]) -> Result<Node, Malformed> {
             let count = from.length()?;
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
-                let key = Key(*from.raw(16)?.first_chunk().ok_or(Malformed)?);
+                let key = MapKey(*from.raw(16)?.first_chunk().ok_or(Malformed)?);
                 let member = |membership, from: &mut Reader<'_>| {
                     Ok(Value::Event { event: from.small()?, membership })
                 };

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    state::map::{Key, Membership, Node, Ptr, Value},
+    state::map::{MapKey, Membership, Node, Ptr, Value},
     store::{PrevEvent, keys::PAGE_EVENTS},
     visibility::HistoryVisibility,
 };
@@ -41,7 +41,8 @@ fn state_node() -> impl Strategy<Value = Node> {
     ];
     let ptr = any::<(u32, u32)>().prop_map(|(record, slot)| Ptr { record, slot });
     prop_oneof![
-        prop::collection::vec((any::<[u8; 16]>().prop_map(Key), value), 0..9).prop_map(Node::Leaf),
+        prop::collection::vec((any::<[u8; 16]>().prop_map(MapKey), value), 0..9)
+            .prop_map(Node::Leaf),
         (any::<u32>(), prop::collection::vec((0u8..16, ptr), 0..17))
             .prop_map(|(count, children)| Node::Inner { count, children }),
     ]
@@ -135,7 +136,7 @@ fn golden_state() {
     let facts =
         StateFacts { before: None, history_visibility: HistoryVisibility::Joined, events: 1 };
     let value = Value::Event { event: 9, membership: Membership::Joined };
-    let nodes = [Node::Leaf(vec![(Key([1; 16]), value)])];
+    let nodes = [Node::Leaf(vec![(MapKey([1; 16]), value)])];
     let mut expected = b"\x00\x03\x01\x01\x00\x00\x00\x14\x00\x01".to_vec();
     expected.extend([1; 16]);
     expected.extend(b"\x01\x09");

@@ -20,9 +20,9 @@ const ROUNDS: usize = 24;
 /// Everything about a room but the numbers of its states, which a repair may change.
 #[derive(Debug, PartialEq)]
 struct Visible {
-    events: Vec<Option<(EventNode, BTreeMap<map::Key, map::Value>)>>,
+    events: Vec<Option<(EventNode, BTreeMap<map::MapKey, map::Value>)>>,
     room: Room,
-    current: BTreeMap<map::Key, map::Value>,
+    current: BTreeMap<map::MapKey, map::Value>,
     gaps: Vec<String>,
     arrivals: Vec<Arrival>,
 }
