@@ -148,8 +148,7 @@ fn in_a_store(criterion: &mut Criterion) {
     let read = pdu::Event::Readable(Box::new(pdu.clone()));
     let number = cx.store.room_num(&room.room_id).expect("it reads").expect("a room");
     let event = cx.store.event_num(number, &meeting.event_id).expect("it reads").expect("held");
-    let edit =
-        || -> Edit<'_> { cx.store.edit(&room.room_id, None).expect("it reads").expect("a room") };
+    let edit = || -> Edit<'_> { cx.store.hold(&room.room_id).expect("it reads").expect("a room") };
     criterion.bench_function("resolution, two branches of ten entries", |bencher| {
         bencher.iter(|| {
             let derived = ingest::derive(&mut edit(), event, &read).expect("it reads");

@@ -81,8 +81,8 @@ pub fn check(facts: ServerFacts) -> Result<(), AccessRefusal> {
 /// Whether an `m.room.server_acl` of this content allows a server
 /// (<https://spec.matrix.org/v1.16/server-server-api/#server-access-control-lists-acls>).
 ///
-/// Entries of the wrong type are ignored; without an `allow` list nobody is allowed, which is
-/// also what is left of a list that was redacted.
+/// Entries of the wrong type are ignored. Without an `allow` list no server is allowed; a list that was
+/// redacted has none.
 #[must_use]
 pub fn acl_allows(content: &Value, server_name: &str) -> bool {
     let host = host_of(server_name);

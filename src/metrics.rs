@@ -176,7 +176,7 @@ impl Metrics {
         to.register("backscroll_events_refused", help, it.refused);
         let help = "Time that writers waited until their writes were on disk";
         to.register_with_unit("backscroll_flush", help, Unit::Seconds, it.flushes);
-        let help = "Calls that failed in a way that should not be possible";
+        let help = "Requests that panicked";
         to.register("backscroll_panics", help, it.panics);
         let help = "Rooms that have states left to compute";
         to.register("backscroll_backlog_rooms", help, it.backlog);

@@ -1,8 +1,7 @@
-//! What a caller hears when the answer is no: the one table from the history service's statuses
-//! to HTTP and Matrix error codes, and the refusals of the gateway itself.
+//! Error responses: the table from the history service's statuses to HTTP statuses and Matrix error codes,
+//! and the errors of the gateway itself.
 //!
-//! Texts are written here, for strangers. What the history service says about its own troubles
-//! stays in our log.
+//! The texts are for unknown clients. Messages of the history service are logged, and never sent.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -16,13 +15,13 @@ use tonic_types::StatusExt as _;
 
 use crate::{answer, json::JsonError, limits::Limited, x_matrix::Unauthenticated};
 
-/// Whose reasons we understand.
+/// The domain of the error reasons that the history service sends.
 const DOMAIN: &str = "backscroll.history.v1";
 
-/// When the history service does not say how long to wait.
+/// When to repeat a request, if the history service does not say so.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A refusal, as it goes out.
+/// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -33,14 +32,14 @@ pub(crate) struct ApiError {
     detail: Option<String>,
 }
 
-/// What the log tells of a refusal; travels beside the response.
+/// What is logged about an error: an extension of the response.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct ErrorLog {
     pub(crate) errcode: &'static str,
     pub(crate) message: Cow<'static, str>,
-    /// Which bound was reached, if it was one.
+    /// The limit that was reached, if it was a limit.
     pub(crate) limiter: Option<&'static str>,
-    /// Not for the caller.
+    /// Details for the log only.
     pub(crate) detail: Option<String>,
 }
 
@@ -83,7 +82,7 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", message)
     }
 
-    /// A head that RFC 9112 wants refused.
+    /// The head of the request is invalid by RFC 9112.
     pub(crate) fn malformed(message: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", message)
     }
@@ -162,7 +161,7 @@ impl From<Status> for ApiError {
         let reason = details.error_info().filter(|info| info.domain == DOMAIN);
         let reason = reason.map_or("", |info| info.reason.as_str());
         let mut error = match status.code() {
-            // Without the reason it is not about the caller: somebody in between speaks.
+            // Without the reason it is not about the client: another server in between has responded.
             Code::PermissionDenied if reason != "NOT_ALLOWED" => bad_gateway(),
             Code::PermissionDenied => Self::new(
                 StatusCode::FORBIDDEN,
@@ -170,15 +169,15 @@ impl From<Status> for ApiError {
                 "Your server is not in this room, or is not allowed to ask",
             ),
             Code::InvalidArgument => invalid_argument(reason),
-            // The service says so to sister services only: strangers must not learn which rooms
-            // there are.
+            // The service sends this to internal callers only: other servers must not learn which
+            // rooms exist.
             Code::NotFound => Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "Not found"),
             Code::ResourceExhausted => Self::limited(
                 "history",
                 "The room history has too many requests to answer at the moment",
                 details.retry_info().and_then(|info| info.retry_delay),
             ),
-            // Events of the room are being removed; nothing is wrong.
+            // Events of the room are being removed. This is not a fault.
             Code::Aborted => Self::limited(
                 "history",
                 "The room history is being changed at the moment",
@@ -189,7 +188,8 @@ impl From<Status> for ApiError {
                 "M_UNKNOWN",
                 "The room history is not available at the moment",
             ),
-            // We never cancel what we wait for: tonic calls a passed `grpc-timeout` that.
+            // The gateway cancels no call that it waits for. tonic uses CANCELLED for a passed
+            // `grpc-timeout` as well.
             Code::DeadlineExceeded | Code::Cancelled => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "M_UNKNOWN",
@@ -203,7 +203,7 @@ impl From<Status> for ApiError {
             | Code::Unimplemented
             | Code::Internal
             | Code::DataLoss => broken(),
-            // It is us who did not say who we are: 401 would blame the caller's signature.
+            // The gateway failed to authenticate: 401 would blame the client's signature.
             Code::Unauthenticated => bad_gateway(),
         };
         error.detail = Some(format!("gRPC {:?} {reason}: {}", status.code(), status.message()));
@@ -234,7 +234,7 @@ impl IntoResponse for ApiError {
         if let Some(ms) = retry_after_ms {
             response.headers_mut().insert(header::RETRY_AFTER, ms.div_ceil(1_000).into());
         }
-        response.extensions_mut().insert(Refusal { errcode, message, limiter, detail });
+        response.extensions_mut().insert(ErrorLog { errcode, message, limiter, detail });
         response
     }
 }

@@ -1,8 +1,8 @@
-//! What RFC 9112 wants refused of HTTP/1.x, and hyper lets through: a request whose `Host` is missing,
-//! there twice, or no host; and any transfer coding but `chunked`, which is all that is understood. The
-//! connection ends with the refusal, since the next request on it may begin anywhere.
+//! Refuses HTTP/1.x requests that RFC 9112 forbids and hyper accepts: without a `Host` header, with
+//! several, or with an invalid one; and with a transfer coding other than `chunked`, the only supported
+//! one. The connection is closed, because the start of the next request is not known.
 //!
-//! A length beside a transfer coding hyper hides: see `wire`.
+//! A length beside a transfer coding is hidden by hyper, and refused in `wire`.
 
 use std::net::Ipv6Addr;
 
@@ -18,7 +18,7 @@ use axum::{
 
 use crate::error::ApiError;
 
-/// The middleware.
+/// The middleware: refuses invalid requests with 400.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     let Some(fault) = fault(request.version(), request.headers()) else {
         return next.run(request).await;
@@ -37,7 +37,7 @@ fn fault(version: Version, headers: &HeaderMap) -> Option<&'static str> {
         (None, _) if version == Version::HTTP_11 => return Some("There is no Host header"),
         (Some(_), Some(_)) => return Some("There is more than one Host header"),
         (Some(host), None) if !is_host(host.as_bytes()) => {
-            return Some("The Host header is no host");
+            return Some("The Host header is not a host");
         }
         _ => {}
     }
@@ -47,11 +47,11 @@ fn fault(version: Version, headers: &HeaderMap) -> Option<&'static str> {
         (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
             None
         }
-        _ => Some("The only Transfer-Encoding that is understood is `chunked`"),
+        _ => Some("The only supported Transfer-Encoding is `chunked`"),
     }
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 §7.2), where the host is not empty.
+/// Whether a text is `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host that is not empty.
 fn is_host(text: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(text) else { return false };
     let (host, port) = match text.rsplit_once(':') {
@@ -63,7 +63,7 @@ fn is_host(text: &[u8]) -> bool {
     is_port && in_brackets.map_or_else(|| is_name(host), |it| it.parse::<Ipv6Addr>().is_ok())
 }
 
-/// A `reg-name` (RFC 3986 §3.2.2), to which every IPv4 address belongs, and that is not empty.
+/// Whether a text is a `reg-name` (RFC 3986 §3.2.2) that is not empty. Every IPv4 address is one.
 fn is_name(host: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte);
     let mut escapes = host.split('%').skip(1);
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts() {
+    fn valid_and_invalid_hosts() {
         for host in
             ["a", "a.example", "a.example:8448", "a:", "1.2.3.4:1", "[::1]", "[::1]:8448", "a%20b"]
         {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn faults() {
+    fn requests_that_are_refused() {
         let fault = |version, fields: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {

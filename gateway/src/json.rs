@@ -1,8 +1,8 @@
-//! JSON from outside, read strictly: what this lets through has exactly one canonical form, so
-//! whoever signed it signed the same bytes that we verify.
+//! Parses the JSON of requests strictly: accepted JSON has exactly one canonical form, so the bytes that
+//! are verified are those that were signed.
 //!
-//! Refused on top of what is not JSON at all: numbers that are not integers within ±(2^53 − 1),
-//! and objects that name a member twice.
+//! Besides invalid JSON, this refuses numbers that are not integers within ±(2^53 − 1), and objects with
+//! two members of the same name.
 
 use std::{fmt, str};
 
@@ -13,10 +13,10 @@ use serde::{
 };
 use serde_json::error::Category;
 
-/// Why bytes were not taken.
+/// Why bytes were refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JsonError {
-    /// Not JSON, or nested more than 127 levels deep, or with a half of a surrogate pair.
+    /// Invalid JSON, or more than 127 levels, or half of a surrogate pair.
     #[error("not JSON: {0}")]
     NotJson(String),
     /// JSON, but without a canonical form.
@@ -24,14 +24,14 @@ pub(crate) enum JsonError {
     NotCanonical(String),
 }
 
-/// Reads one JSON value, with nothing but white space around it.
+/// Parses one JSON value, which may be surrounded by white space.
 pub(crate) fn parse(bytes: &[u8]) -> Result<CanonicalJsonValue, JsonError> {
     let text = str::from_utf8(bytes).map_err(|error| JsonError::NotJson(error.to_string()))?;
     let error = match serde_json::from_str::<Strict>(text) {
         Ok(Strict(value)) => return Ok(value),
         Err(error) => error,
     };
-    // The first fault found may be ours while the text breaks off further on.
+    // The first fault may be a forbidden number, while the text is invalid JSON further on.
     let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
     Err(match error.classify() {
         Category::Data if is_json => JsonError::NotCanonical(error.to_string()),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_canonical_form_is_sorted_and_tight() {
+    fn the_canonical_form_is_sorted_and_without_spaces() {
         assert_eq!(canonical(r#" {"b": [1, null], "a": "\u00e9\/\u0001"} "#), {
             "{\"a\":\"é/\\u0001\",\"b\":[1,null]}"
         });
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_canonical_form_is_refused() {
+    fn json_without_a_canonical_form_is_refused() {
         for text in [
             "1.0",
             "1e3",
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused() {
+    fn invalid_json_is_refused() {
         let deep = "[".repeat(200) + &"]".repeat(200);
         for text in [
             "",
@@ -157,7 +157,7 @@ mod tests {
             "01",
             "nul",
             r#""\ud800""#,
-            // Our own fault comes first here, but the whole is not JSON.
+            // A forbidden number comes first here, but the whole is invalid JSON.
             r#"{"a":1.5,"#,
             &deep,
         ] {

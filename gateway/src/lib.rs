@@ -1,26 +1,30 @@
-//! The gateway: answers the federation's `/backfill` and `/get_missing_events` over HTTP, from a
-//! Backscroll history service over gRPC. Holds nothing that outlives a request, so any number of
-//! replicas may run.
+//! The gateway: answers the federation's `/backfill` and `/get_missing_events` over HTTP. It asks a
+//! Backscroll history service over gRPC. It stores no state but caches, so any number of replicas may run.
 //!
 //! ```text
-//!  server ──► router ──► routes/*  ──► x_matrix ──► keys ──► discovery ══HTTPS══► other servers
-//!  (sockets,             (one file      (headers,     who asks?
-//!   stopping)             an endpoint)   signatures)
-//!                            │
-//!                            ├──► limits                        is there room for it?
-//!                            ├──► body, json                    what do they send?
-//!                            ├──► history ══gRPC══► the graph   what may they have?
-//!                            └──► answer, error, outgoing       what do they get?
+//!  server ──► connection ──► router ──► observe, framing, admission ──► routes
+//!  (sockets,   (TLS, HTTP,               (middleware)                    │
+//!   stopping)   wire, outgoing)                                          │
+//!                                                                        │
+//!            ┌───────────────┬─────────────────┬─────────────────────────┤
+//!            ▼               ▼                 ▼                         ▼
+//!         body, json      x_matrix          history                answer, error
+//!         (parsing)       (signatures)      ══gRPC══►              (responses)
+//!                            ▼              the history service
+//!                          keys ──► discovery ══HTTPS══► other servers
 //! ```
 //!
-//! What the house promises:
+//! `limits` holds all limits, and `admission` applies them to requests. Imports point down: the plan is in
+//! `tests/it/layering.rs`.
 //!
-//! - The gateway authenticates; the history service decides about access and parameters, in that
-//!   order, so that a banned server hears 403 whatever it asks.
-//! - PDUs pass through as bytes. They are neither parsed nor written again.
-//! - A caller's mistake is never answered with a 5xx: peers would stop talking to us for minutes.
-//! - Every answer to a request, a refusal included, is a JSON object.
-//! - Neither events, nor signatures, nor keys are logged.
+//! What the gateway guarantees:
+//!
+//! - The gateway authenticates requests. The history service decides about access first, then about
+//!   parameters, so that a banned server receives 403 whatever it asks for.
+//! - PDUs are passed on as bytes. They are neither parsed nor serialized again.
+//! - An invalid request is never answered with a 5xx: servers would stop sending requests for minutes.
+//! - Every response to a request is a JSON object, errors included.
+//! - Events, signatures and keys are never logged.
 //!
 //! To start it inside another process, see [`server::serve`].
 

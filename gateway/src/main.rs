@@ -1,4 +1,4 @@
-//! The process: flags, log, socket, signals. Everything else is in the library.
+//! The process: flags, log, sockets, signals. Everything else is in the library.
 
 use anyhow::Context as _;
 use backscroll_gateway::{config::Config, server};
@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
     }
     tokio::select! {
         ended = serving => ended?,
-        () = signals.next() => tracing::warn!("a second signal: not waiting any longer"),
+        () = signals.next() => tracing::warn!("received a second signal: stopping at once"),
     }
     tracing::info!("stopped");
     Ok(())

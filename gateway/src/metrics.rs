@@ -1,5 +1,5 @@
-//! What the gateway counts and measures, and under which names: the one place that knows them.
-//! Labels are words of this program's, never of a caller's, so there are few of them.
+//! The metrics of the gateway, and their names. Labels have values of the program only, never of requests,
+//! so their number is limited.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use tonic::Code;
 
 use crate::limiter;
 
-/// All that is counted. Cheap to clone: clones count together.
+/// All metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -65,7 +65,7 @@ struct MethodLabels {
     grpc_method: &'static str,
 }
 
-/// From half a millisecond to about half a minute.
+/// A histogram from half a millisecond to about half a minute.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_5, 2.5, 13))
 }
@@ -77,7 +77,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
+    /// Creates the metrics in a registry of their own, with all counts zero.
     #[must_use]
     pub fn new() -> Self {
         let mut all = Self {
@@ -93,7 +93,7 @@ impl Metrics {
             call_durations: Family::new_with_constructor(seconds),
             panics: Counter::default(),
         };
-        // There from the start, so that the first refusal is seen as a change.
+        // Present from the start, so that the first refusal is visible as a change.
         for limiter in limiter::NAMES {
             drop(all.limited.get_or_create(&LimiterLabel { limiter }));
         }
@@ -107,29 +107,29 @@ impl Metrics {
 
     fn register(&self, to: &mut Registry) {
         let it = self.clone();
-        let help = "Requests answered, by endpoint, status, and errcode if refused";
+        let help = "Responses by endpoint, status, and errcode of errors";
         to.register("backscroll_gateway_http_requests", help, it.requests);
-        let help = "From the head of a request to the head of its answer";
+        let help = "Time from the head of a request to the head of its response";
         let name = "backscroll_gateway_http_request";
         to.register_with_unit(name, help, Unit::Seconds, it.durations);
-        let help = "Requests being answered now";
+        let help = "Requests that are being answered";
         to.register("backscroll_gateway_in_flight", help, it.in_flight);
-        to.register("backscroll_gateway_events", "Events answered", it.events);
-        let help = "Requests and connections refused for the sake of others, by the bound they met";
+        to.register("backscroll_gateway_events", "Events in responses", it.events);
+        let help = "Refused requests, and evicted requests and connections, by limit";
         to.register("backscroll_gateway_limited", help, it.limited);
-        let help = "What of a bounded kind there is now, by the bound";
+        let help = "Current number of limited resources in use, by limit";
         to.register("backscroll_gateway_shares", help, it.shares);
-        let help = "How many bytes of memory that takes";
+        let help = "Memory of limited resources in use, in bytes";
         to.register("backscroll_gateway_share_bytes", help, it.share_bytes);
-        let help = "Calls to the history service that ended, by their status code";
+        let help = "Completed calls to the history service, by status code";
         to.register("grpc_client_handled", help, it.calls);
-        let help = "From a call to the history service to its answer";
+        let help = "Duration of calls to the history service";
         to.register_with_unit("grpc_client_handling", help, Unit::Seconds, it.call_durations);
-        let help = "Requests that failed in a way that should not be possible";
+        let help = "Requests whose handler panicked";
         to.register("backscroll_gateway_panics", help, it.panics);
     }
 
-    /// What `/metrics` shows.
+    /// The registry, for `/metrics`.
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
         Arc::clone(&self.registry)
@@ -155,13 +155,13 @@ impl Metrics {
         self.durations.get_or_create(&EndpointLabel { endpoint }).observe(after.as_secs_f64());
     }
 
-    /// Events were answered.
+    /// Counts events in a response.
     pub(crate) fn events(&self, endpoint: &'static str, events: usize) {
         let events = u64::try_from(events).unwrap_or(u64::MAX);
         self.events.get_or_create(&EndpointLabel { endpoint }).inc_by(events);
     }
 
-    /// A request, or a connection, met a bound.
+    /// Counts a refusal or an eviction.
     pub(crate) fn limited(&self, limiter: &'static str) {
         self.limited.get_or_create(&LimiterLabel { limiter }).inc();
     }
@@ -175,7 +175,7 @@ impl Metrics {
         }
     }
 
-    /// A call to the history service ended.
+    /// Counts a completed call to the history service.
     pub(crate) fn called(
         &self,
         grpc_service: &'static str,
@@ -189,7 +189,7 @@ impl Metrics {
         self.call_durations.get_or_create(&method).observe(after.as_secs_f64());
     }
 
-    /// A handler panicked.
+    /// Counts a handler that panicked.
     pub(crate) fn panicked(&self) {
         self.panics.inc();
     }

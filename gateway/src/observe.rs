@@ -1,6 +1,5 @@
-//! Around every request: one line in the log (of refusals for the sake of others, some), its counts,
-//! the trace that it belongs to, and a 500 instead of a broken connection should a handler panic.
-//! Handlers add what they learn to the current span.
+//! Observes every request: logs one line (a sample of them for refusals with 429), counts it, joins its
+//! trace, and turns a panic of a handler into a 500. Handlers add fields to the current span.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -15,7 +14,7 @@ use futures_util::FutureExt as _;
 use tracing::{Instrument as _, Span, field, info_span};
 
 use crate::{
-    error::{ApiError, Refusal},
+    error::{ApiError, ErrorLog},
     log_sampler::LogSampler,
     metrics::Metrics,
     server_name::ServerName,
@@ -60,26 +59,26 @@ pub(crate) async fn observe(
         span.record("trace", id);
     }
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    // Nothing of a request outlives it, so nothing can be left half done.
+    // No state outlives a request, so a panic leaves none half changed.
     let response = trace.carry(answering).await.unwrap_or_else(|_panic| {
         metrics.panicked();
         ApiError::panicked().into_response()
     });
     drop(in_flight);
-    let refusal = response.extensions().get::<Refusal>();
+    let refusal = response.extensions().get::<ErrorLog>();
     if let Some(limiter) = refusal.and_then(|it| it.limiter) {
         metrics.limited(limiter);
     }
     let errcode = refusal.map(|it| it.errcode);
     metrics.request_answered(endpoint, response.status(), errcode, started.elapsed());
-    if let Some(Events(events)) = response.extensions().get() {
+    if let Some(EventCount(events)) = response.extensions().get() {
         metrics.events(endpoint, *events);
     }
     span.in_scope(|| log(&response, &refusals, started));
     response
 }
 
-/// The name of an endpoint in metrics: one of few, whatever is asked for.
+/// The name of the endpoint in metrics: one of five, whatever the path.
 fn endpoint_of(request: &Request) -> &'static str {
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     ["backfill", "get_missing_events", "healthz", "readyz"]
@@ -90,17 +89,17 @@ fn endpoint_of(request: &Request) -> &'static str {
 
 fn log(response: &Response, refusals: &LogSampler, started: Instant) {
     let status = response.status().as_u16();
-    // As a number: wider ones are logged as text.
+    // As `u64`: tracing logs wider integers as text.
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if response.extensions().get::<Quiet>().is_some() {
         tracing::debug!(status, ms, "answered a probe");
         return;
     }
-    let Some(refusal) = response.extensions().get::<Refusal>() else {
+    let Some(refusal) = response.extensions().get::<ErrorLog>() else {
         tracing::info!(status, ms, "answered");
         return;
     };
-    let Refusal { errcode, message, limiter, detail } = refusal;
+    let ErrorLog { errcode, message, limiter, detail } = refusal;
     let detail = detail.as_deref();
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(status, ms, errcode, limiter, detail, "{message}");
@@ -113,28 +112,29 @@ fn log(response: &Response, refusals: &LogSampler, started: Instant) {
     }
 }
 
-/// Marks answers that probes get every few seconds.
+/// Marks responses to probes, which are logged at debug level only.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quiet;
 
-/// Which endpoint this is, for the log.
+/// Adds the endpoint to the log.
 pub(crate) fn endpoint(name: &'static str) {
     Span::current().record("endpoint", name);
 }
 
-/// Who asks about which room, for the log. Escaped: a room id may hold anything.
+/// Adds the requesting server and the room to the log. The room id is escaped, because it may contain any
+/// character.
 pub(crate) fn asked(origin: &ServerName, room_id: &str) {
     Span::current().record("origin", origin.as_str()).record("room", field::debug(room_id));
 }
 
-/// How many events an answer holds.
+/// The number of events in a response: an extension of the response.
 #[derive(Clone, Copy, Debug)]
-struct Events(usize);
+struct EventCount(usize);
 
-/// How many events were answered, for the log and the counts.
+/// Adds the number of events to the log and to the response.
 pub(crate) fn answered(events: usize, mut response: Response) -> Response {
     Span::current().record("events", events);
-    response.extensions_mut().insert(Events(events));
+    response.extensions_mut().insert(EventCount(events));
     response
 }
 

@@ -42,7 +42,7 @@ trait Occupied: Debug + Send + Sync {
     fn progressed(&self);
 }
 
-/// The usual [`Occupied`].
+/// What a response occupies outside of tests.
 #[derive(Debug)]
 struct AnswerResources<T> {
     /// `None` if there was no share left.

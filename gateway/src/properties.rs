@@ -1,5 +1,5 @@
-//! What must hold of everything that reads strangers' bytes, whatever they are. `fuzz/` looks for
-//! bytes of which it does not hold, and the tests try those that are kept in `fuzz/seeds`.
+//! Properties of everything that parses bytes of unknown clients. They must hold for all bytes. `fuzz/`
+//! searches for bytes that violate them, and the tests try those in `fuzz/seeds`.
 //!
 //! Compiled for tests and for fuzzing only.
 
@@ -13,7 +13,7 @@ use crate::{
     x_matrix::{Content, header},
 };
 
-/// The `Authorization` header. What is understood means the same when it is written anew.
+/// The `Authorization` header: a parsed header has the same meaning after it is written and parsed again.
 pub fn x_matrix_header(bytes: &[u8]) {
     let Some(Ok(read)) = header::parse(bytes) else { return };
     let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
@@ -26,13 +26,13 @@ pub fn x_matrix_header(bytes: &[u8]) {
         escaped(&read.key_id),
         STANDARD_NO_PAD.encode(read.signature.to_bytes()),
     );
-    // Escapes make it longer, and only short ones are looked at.
+    // Escapes make the header longer, and long headers are refused.
     if written.len() <= header::MAX_HEADER_BYTES {
         assert_eq!(header::parse(written.as_bytes()), Some(Ok(read)), "{written}");
     }
 }
 
-/// The query of `/backfill`. What is read is the same when it is written anew.
+/// The query of `/backfill`: parsed parameters are the same after they are written and parsed again.
 pub fn query_string(bytes: &[u8]) {
     let Ok(query) = std::str::from_utf8(bytes) else { return };
     let read = BackfillQuery::read(query);
@@ -48,36 +48,34 @@ pub fn query_string(bytes: &[u8]) {
     assert_eq!(BackfillQuery::read(&written), read, "{written}");
 }
 
-/// The body of `/get_missing_events`. What is taken has one canonical form, which is its own, and
-/// others call it JSON too.
+/// The body of `/get_missing_events`: accepted JSON has one canonical form, and is valid JSON for
+/// `serde_json` too.
 pub fn body(bytes: &[u8]) {
     let Ok(read) = json::parse(bytes) else { return };
-    let written = serde_json::to_vec(&read).expect("canonical JSON can be written");
-    let again = json::parse(&written).expect("what we write we can read");
+    let written = serde_json::to_vec(&read).expect("canonical JSON can be serialized");
+    let again = json::parse(&written).expect("serialized JSON can be parsed");
     assert_eq!(again, read);
     assert_eq!(serde_json::to_vec(&again).ok(), Some(written));
     assert!(serde_json::from_slice::<serde_json::Value>(bytes).is_ok());
     drop(MissingEventsBody::read(Content::Json(read)));
 }
 
-/// A server's answer about its keys, and any other object that servers sign. What they have signed
-/// is one text, which is its own.
+/// A server's answer about its keys, and any other signed object: the signed text is canonical.
 pub fn key_answer(bytes: &[u8]) {
     let Ok(object) = SignedObject::parse(bytes) else { return };
     drop(KeyAnswer::read(&object));
     let Ok(text) = object.signed_text() else { return };
-    let again = SignedObject::parse(text.as_bytes()).expect("what we write we can read");
+    let again = SignedObject::parse(text.as_bytes()).expect("serialized JSON can be parsed");
     assert_eq!(again.signed_text().as_ref(), Ok(&text));
 }
 
-/// A server name. What is taken is written as it was, its parts are the whole, and ruma takes it
-/// too: the grammar is only narrowed.
+/// A server name: an accepted name is unchanged, consists of host and port, and is valid for ruma too.
 pub fn server_name(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(name) = text.parse::<ServerName>() else { return };
     assert_eq!(name.as_str(), text);
     let (host, port) = name.host_and_port();
-    let rest = text.strip_prefix(host).expect("it begins with the host");
+    let rest = text.strip_prefix(host).expect("a name begins with its host");
     assert_eq!(rest.strip_prefix(':').and_then(|it| it.parse().ok()), port, "{text}");
     assert!(ruma::ServerName::parse(text).is_ok(), "{text}");
 }
@@ -89,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_hold_of_all_seeds() {
+    fn properties_hold_for_all_seeds() {
         type Target = (&'static str, fn(&[u8]));
         let targets: [Target; 5] = [
             ("x_matrix_header", x_matrix_header),

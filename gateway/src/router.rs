@@ -1,4 +1,4 @@
-//! Every path that is answered, on one screen.
+//! All paths that the gateway answers.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-// A trailing slash is accepted: Synapse asks again with one when it hears `M_UNRECOGNIZED`.
+// Synapse repeats a request with a trailing slash when it receives `M_UNRECOGNIZED`.
 const BACKFILL: [&str; 2] =
     ["/_matrix/federation/v1/backfill/{room_id}", "/_matrix/federation/v1/backfill/{room_id}/"];
 const GET_MISSING_EVENTS: [&str; 2] = [
@@ -38,12 +38,12 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .route(backfill_slash, get(backfill))
         .route(missing_path, post(get_missing_events))
         .route(missing_slash, post(get_missing_events))
-        // Probes are answered however much there is to do.
+        // Probes below are not limited.
         .route_layer(admit)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(async || ApiError::unknown_path())
-        // The Allow header comes by itself.
+        // axum adds the Allow header.
         .method_not_allowed_fallback(async || ApiError::wrong_method())
         .layer(middleware::from_fn(framing::check))
         .layer(observe)

@@ -1,8 +1,8 @@
-//! Sockets: accepting, and stopping without cutting anybody off.
+//! Accepts connections, and stops without failing requests.
 //!
-//! Stopping has three steps: `/readyz` says so, for as long as load balancers need to notice;
-//! then nothing new is accepted and requests under way are finished; what is still not finished
-//! when the drain deadline passes is cut off.
+//! Stopping has three steps. First `/readyz` responds with 503, for as long as load balancers need to
+//! notice. Then no connection is accepted, and requests under way are finished. Connections that are
+//! still open when the drain timeout ends are closed.
 
 use std::{
     io,
@@ -38,36 +38,37 @@ use crate::{
     server_name::ServerName,
 };
 
-/// How long to wait when the system has no socket left for us.
+/// Pause after a connection could not be accepted, such as without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How a gateway is to be run. [`Options::new`] has the defaults of the command line.
+/// The options of a gateway. [`Options::new`] has the defaults of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Our own name: the destination of every request, the origin of every answer.
+    /// The name of the homeserver: the destination of all requests, and the origin of all responses.
     pub server_name: ServerName,
-    /// Where the history services are, and how we show them who we are.
+    /// The history services, and how to authenticate to them.
     pub history: HistoryOptions,
-    /// Our certificate for those who connect; in the clear without. Read again when its files
-    /// change.
+    /// The certificate to serve TLS with. Its files are read again when they change. `None`: serve in
+    /// the clear.
     pub tls: Option<Arc<Watched<ServerConfig>>>,
-    /// Whose keys are known beforehand.
+    /// Keys of other servers that are never fetched.
     pub keys: PinnedKeys,
-    /// How the keys of others are got. `None`: nobody else can be authenticated.
+    /// How the keys of all other servers are fetched. `None`: only servers with pinned keys can be
+    /// authenticated.
     pub fetching: Option<FetchOptions>,
-    /// The time.
+    /// The wall clock and the steady clock.
     pub clock: Clock,
     /// Random numbers, for waits and choices.
     pub random: Random,
     /// Where requests are counted and measured.
     pub metrics: Metrics,
-    /// How long an answer may take once the request has come whole.
+    /// Longest time for an answer, from when the request is received completely.
     pub request_timeout: Duration,
-    /// How much at once, and for whom.
+    /// Limits on clients and servers.
     pub limits: LimitOptions,
-    /// How long to go on accepting while `/readyz` says that we are stopping.
+    /// How long to accept requests while `/readyz` responds with 503.
     pub shutdown_notice: Duration,
-    /// How long requests under way may take to finish after that.
+    /// Longest time for requests under way to finish after that.
     pub drain_timeout: Duration,
 }
 
@@ -105,13 +106,14 @@ impl Options {
     }
 }
 
-/// Serves until `shutdown` is ready, then stops; returns when every connection is closed.
-/// Dropped earlier, it closes all connections at once.
+/// Serves until `shutdown` completes, then stops. Returns when every connection is closed. Dropping the
+/// future closes all connections at once.
 ///
-/// The history service need not be there yet, and a listener that fails to accept is tried again.
+/// The history service need not be running yet. A failure to accept a connection is not an error: it is
+/// repeated.
 ///
 /// # Errors
-/// When the system has no threads left for us.
+/// When the thread for TLS handshakes cannot be started.
 pub async fn serve(
     listener: TcpListener,
     options: Options,
@@ -151,7 +153,7 @@ pub async fn serve(
 
     server.accept_until(shutdown).await;
     cx.stopping.store(true, Ordering::Release);
-    tracing::info!("stopping: not ready any more");
+    tracing::info!("stopping: not ready");
     server.accept_until(time::sleep(options.shutdown_notice)).await;
     server.drain(options.drain_timeout).await;
     Ok(())
@@ -187,7 +189,7 @@ impl Server {
         let close = CancellationToken::new();
         let eviction = EvictionHandle::new(close.clone());
         let Some(share) = self.cx.limits.connection(peer, eviction) else { return };
-        // Answers are written whole; waiting for more to send would only delay them.
+        // Responses are written completely: a delay for more data would not help.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
@@ -202,7 +204,10 @@ impl Server {
         let drained =
             time::timeout(deadline, async { while connections.join_next().await.is_some() {} });
         if drained.await.is_err() {
-            tracing::warn!(connections = connections.len(), "cut off what did not finish in time");
+            tracing::warn!(
+                connections = connections.len(),
+                "closed connections that did not finish in time"
+            );
         }
     }
 }

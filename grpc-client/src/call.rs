@@ -29,7 +29,7 @@ pub struct Call {
     pub path: &'static str,
     /// Metadata of the request, such as `grpc-timeout`, `user-agent` and `authorization`.
     pub headers: HeaderMap,
-    /// The request message.
+    /// The encoded request message.
     pub message: EncodedMessage,
 }
 
@@ -143,7 +143,7 @@ async fn read_body<M: ReserveMemory>(body: &mut RecvStream, memory: &M) -> Resul
         let no_memory = || Status::resource_exhausted("no memory for the response");
         reserved = Some(memory.reserve(length).await.ok_or_else(no_memory)?);
     }
-    let mut read = Pieces::One(first);
+    let mut read = BodyPieces::One(first);
     body.flow_control().release_capacity(read.len()).map_err(stream_error)?;
     while let Some(piece) = body.data().await {
         let piece = piece.map_err(stream_error)?;
@@ -154,8 +154,8 @@ async fn read_body<M: ReserveMemory>(body: &mut RecvStream, memory: &M) -> Resul
         read = read.join(&piece, PREFIX_BYTES + length);
     }
     let bytes = match read {
-        Pieces::One(piece) => piece,
-        Pieces::Joined(bytes) => bytes.into(),
+        BodyPieces::One(piece) => piece,
+        BodyPieces::Joined(bytes) => bytes.into(),
     };
     Ok(match reserved {
         Some(reserved) => Bytes::from_owner(ReservedBytes { bytes, _reserved: reserved }),
@@ -168,14 +168,14 @@ fn too_large() -> Status {
 }
 
 /// What was read of a body.
-enum Pieces {
+enum BodyPieces {
     /// The first piece, in the memory it was received in.
     One(Bytes),
     /// Several pieces, copied together.
     Joined(Vec<u8>),
 }
 
-impl Pieces {
+impl BodyPieces {
     fn len(&self) -> usize {
         match self {
             Self::One(piece) => piece.len(),

@@ -157,7 +157,7 @@ mod tests {
         // 1 claims to be far ahead, 3 to be the first.
         let outline = drawn(&[(1, &[]), (99, &[0]), (3, &[1]), (-5, &[2])]);
         assert_eq!(before(&outline, 2, &[]), [0, 1]);
-        // 2 stands beside 3 and claims much, but 4, which follows it, goes.
+        // 2 is beside 3 and claims a great depth, but 4, which follows it, is removed.
         let outline = drawn(&[(1, &[]), (2, &[0]), (90, &[0]), (5, &[1]), (3, &[2])]);
         assert_eq!(before(&outline, 3, &[]), [0, 1, 2, 4]);
     }

@@ -1,4 +1,4 @@
-//! The walks on drawn graphs, and their laws on random ones.
+//! Tests of the walks: examples on drawn graphs, and properties on random ones.
 
 use std::{cell::Cell, collections::BTreeMap, convert::Infallible};
 
@@ -171,7 +171,7 @@ fn any_graph() -> impl Strategy<Value = BTreeMap<u8, WalkNode<u8, ()>>> {
 }
 
 proptest! {
-    /// A walk that is cut off after so many events has found what it finds with that limit.
+    /// A walk whose answer has space for some number of events finds the same as with that limit.
     #[test]
     fn a_walk_without_room_ends_as_at_the_limit(
         graph in any_graph(),

@@ -28,6 +28,8 @@ mod append;
 mod backlog;
 mod check;
 #[cfg(test)]
+mod conflicts;
+#[cfg(test)]
 mod costs;
 mod delete_room;
 mod erase_user;

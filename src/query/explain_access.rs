@@ -152,7 +152,7 @@ fn describe_event(node: &EventNode, decided_on: EventFacts, origin: &str) -> Vec
         facts.push("at the event: a valid redaction of it is held".to_owned());
     }
     if node.flags.redaction_pending {
-        let why = "a redaction of it is held whose validity cannot be told yet";
+        let why = "a redaction of it is held whose validity is not known yet";
         facts.push(format!("at the event: {why}"));
     }
     if decided_on.sender_erased {

@@ -79,7 +79,7 @@ enum Next {
     Failed(Status),
 }
 
-/// StreamCounts the outcomes of a stream's events. They are logged when the stream has ended.
+/// Counts the outcomes of a stream's events. They are logged when the stream has ended.
 #[derive(Default)]
 struct StreamCounts {
     appended: u64,

@@ -156,7 +156,7 @@ impl Executor {
     /// Counts and logs a panic, and returns what the caller gets.
     pub(super) fn failed(&self, failure: impl fmt::Display) -> Status {
         self.metrics.panicked();
-        error!(%failure, "a request failed in a way that should not be possible");
+        error!(%failure, "a request panicked");
         status::internal()
     }
 }

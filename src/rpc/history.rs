@@ -59,7 +59,8 @@ impl HistoryHandler {
         let origin = question.asker().origin().map(str::to_owned);
         if of_gateway.is_some() && origin.is_none() {
             // What a gateway leaves out must not open what is hidden from other servers.
-            let text = "name the server that asks as the requester: a gateway asks for nobody else";
+            let text =
+                "name the asking server as the requester: a gateway may ask for other servers only";
             return Err(status::refuse(ErrorReason::NotForGateways, text));
         }
         let room_id = question.room_id().unwrap_or_default().to_owned();

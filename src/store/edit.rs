@@ -19,7 +19,6 @@ use crate::state::map::{Node, Ptr};
 
 /// The changes of a decision. Reads through it see the changes made so far. They are applied by the
 /// commit of [`Store::decide`]; an edit that is dropped before changes nothing.
-#[must_use = "nothing is written before the commit"]
 pub struct Edit<'s> {
     /// The record of the room, which every commit writes.
     pub room: Room,
@@ -33,7 +32,7 @@ pub struct Edit<'s> {
     seen: Seen,
     removes: Removes,
     bodies: Bodies,
-    /// `None` if the caller holds the lock for longer than the edit.
+    /// `None` if the lock is held for longer than the edit exists.
     _guard: Option<RoomGuard<'s>>,
 }
 
@@ -277,12 +276,9 @@ impl<'s> Edit<'s> {
         self.put(keys::deleted_room(self.number), Vec::new());
     }
 
-    /// Applies all changes as one atomic batch. On disk only after [`Store::flush`].
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] if the room was changed since its record was read. Nothing was
-    /// applied then.
-    pub fn commit(mut self) -> Result<(), StoreError> {
+    /// Applies all changes of a test's edit.
+    #[cfg(test)]
+    pub(crate) fn commit(mut self) -> Result<(), StoreError> {
         match self.apply()? {
             Commit::Done => Ok(()),
             Commit::Conflict => {

@@ -34,6 +34,20 @@ impl Store {
         self.put_raw(key, Some(value));
     }
 
+    /// All keys and values.
+    pub(crate) fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let records = self.scan(&[], None, usize::MAX).unwrap();
+        records.into_iter().map(|(key, value)| (key, value.to_vec())).collect()
+    }
+
+    /// How many conflicts the test engine has reported.
+    pub(crate) fn conflicts(&self) -> u64 {
+        match &self.engine {
+            Engine::Test(engine) => engine.conflicts(),
+            Engine::Local(_) => 0,
+        }
+    }
+
     pub(crate) fn damage_block(&self, room: RoomNum, event: EventNum) {
         self.flip(&keys::block(room, page_of(event)), 40);
         self.caches.forget_bodies(room);

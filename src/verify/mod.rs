@@ -153,7 +153,7 @@ impl<'a> VerifiedRoom<'a> {
 
     /// Locks the room; `None` if it does not exist any more, or its record is damaged.
     fn lock(&self) -> Result<Option<Edit<'a>>, StoreError> {
-        match self.store.edit(&self.room_id, None) {
+        match self.store.hold(&self.room_id) {
             Ok(edit) => Ok(edit.filter(|it| it.room_num() == self.number)),
             // Reported with all other records.
             Err(failure) if failure.is_of_record() => Ok(None),

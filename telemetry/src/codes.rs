@@ -1,6 +1,6 @@
-//! gRPC's status codes, by the names that dashboards of gRPC services know.
+//! The names of gRPC status codes, as dashboards of gRPC services use them.
 
-/// The name of a code, by its number.
+/// The name of a status code, by its number. Unknown numbers are `Unknown`.
 #[must_use]
 pub fn code_name(code: i32) -> &'static str {
     match code {

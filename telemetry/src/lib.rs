@@ -1,8 +1,8 @@
-//! What the services say of themselves: logs on standard error, metrics for Prometheus, and traces
-//! that run from another server's request through the gateway into the history service.
+//! Logs on standard error, metrics for Prometheus, and traces that follow a request of another server
+//! through the gateway into the history service.
 //!
-//! Nothing here knows what either service does. Neither content nor keys are ever said, and no
-//! label of a metric is anything that a caller may choose.
+//! The crate knows nothing about either service. Content and keys are never logged, and labels of metrics
+//! never have values that a client can choose.
 
 mod codes;
 mod logs;

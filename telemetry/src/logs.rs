@@ -1,5 +1,5 @@
-//! Logs: to standard error, so that standard output stays what a command prints. Traces: over
-//! OTLP to a collector, if one is named; nothing is sent anywhere otherwise.
+//! Logs are written to standard error, because standard output is for the results of commands. Traces are
+//! sent to a collector by OTLP, if one is configured.
 
 use std::io::{self, IsTerminal as _};
 
@@ -11,43 +11,43 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// How logs look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// A line for people.
+    /// Lines for people to read.
     Text,
-    /// A JSON object a line, for machines.
+    /// One JSON object per line, for programs to read.
     Json,
 }
 
-/// What is logged, and how.
+/// The settings of the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Logs<'a> {
-    /// How logs look.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// What is logged, in the words of tracing's `EnvFilter`, such as `info,backscroll=debug`.
+    /// What is logged, as a filter of tracing's `EnvFilter`, such as `info,backscroll=debug`.
     pub filter: &'a str,
 }
 
-/// Traces that are being sent. Those not sent yet are sent when it is dropped.
+/// Sends traces until this is dropped. Then it sends those that are left.
 #[derive(Debug)]
-#[must_use = "traces end when this is dropped"]
+#[must_use = "no traces are sent after this is dropped"]
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Drop for Traces {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.take().map(|it| it.shutdown()) {
-            tracing::debug!(%error, "the last traces could not be sent");
+            tracing::debug!(%error, "cannot send the last traces");
         }
     }
 }
 
-/// Starts logging, and sending traces if a collector is named (`http://HOST:4317`, OTLP over
-/// gRPC). To be called once a process, and within an async runtime if there is a collector. How
-/// many requests are traced is for the usual variables, such as `OTEL_TRACES_SAMPLER`, to say.
+/// Starts logging, and sending traces if there is a collector (`http://HOST:4317`, OTLP over gRPC). Must
+/// be called once in a process; with a collector, within a tokio runtime. The usual variables, such as
+/// `OTEL_TRACES_SAMPLER`, configure how many requests are traced.
 ///
 /// # Errors
-/// When the filter or the collector's address is not one.
+/// When the filter or the collector's address is not valid.
 pub fn start(
     service: &'static str,
     logs: Logs<'_>,

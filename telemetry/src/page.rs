@@ -1,4 +1,4 @@
-//! `/metrics`, on a socket of its own: what operators see is not for the callers of the service.
+//! Serves `/metrics` on a socket of its own, because it is for operators and not for clients.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use axum::{
 use prometheus_client::{encoding::prometheus_text, registry::Registry};
 use tokio::net::TcpListener;
 
-/// The text format that every collector reads.
+/// The text format of Prometheus, which every collector reads.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves a registry as `/metrics` until the future is dropped.
+/// Serves the metrics of a registry as `/metrics` over HTTP, until the future is dropped.
 pub async fn serve_metrics(listener: TcpListener, registry: Arc<Registry>) {
     let router = Router::new().route("/metrics", get(page)).with_state(registry);
     if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "metrics are not served any longer");
+        tracing::error!(%error, "metrics are no longer served");
     }
 }
 

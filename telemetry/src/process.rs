@@ -1,5 +1,5 @@
-//! The process, under the names that every dashboard knows. Read when asked, from `/proc`; where
-//! there is none, nothing is said.
+//! Metrics about the process, with the names that dashboards expect. They are read from `/proc` when metrics
+//! are collected. Without `/proc`, they are zero.
 
 use std::{
     fmt, fs,
@@ -13,11 +13,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Registers what is known of the process, and which build it is.
+/// Registers metrics about the process, and its version as the label of `{build}_info`.
 #[expect(clippy::disallowed_methods, reason = "the start time of the process is read once")]
 pub fn register_process(registry: &mut Registry, build: &str, version: &'static str) {
     let info = Info::new([("version", version)]);
-    registry.register(build, "Which build this is", info);
+    registry.register(build, "Version of the program", info);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     registry.register_collector(Box::new(Process { started: since.as_secs_f64() }));
 }
@@ -34,12 +34,12 @@ impl Collector for Process {
         let gauges = [
             (
                 "process_resident_memory_bytes",
-                "Memory of the process",
+                "Resident memory of the process",
                 kib(&status, "VmRSS").unwrap_or_default() * 1_024,
             ),
             (
                 "process_open_fds",
-                "Open files and sockets",
+                "Open file descriptors of the process",
                 i64::try_from(files).unwrap_or(i64::MAX),
             ),
         ];
@@ -48,7 +48,7 @@ impl Collector for Process {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         let started = ConstGauge::new(self.started);
-        let help = "When the process started, in seconds since 1970";
+        let help = "Start time of the process, in seconds since 1970";
         started.encode(encoder.encode_descriptor(
             "process_start_time_seconds",
             help,
@@ -58,7 +58,7 @@ impl Collector for Process {
     }
 }
 
-/// A line of `/proc/self/status`, in KiB.
+/// The value of a line of `/proc/self/status`, in KiB.
 fn kib(status: &str, name: &str) -> Option<i64> {
     let line = status.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(':'))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_of_the_process() {
+    fn metrics_of_the_process() {
         let mut registry = Registry::default();
         register_process(&mut registry, "backscroll_build", "1.2.3");
         let mut text = String::new();

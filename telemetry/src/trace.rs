@@ -1,5 +1,5 @@
-//! The W3C trace context (<https://www.w3.org/TR/trace-context/>): read from a request that comes
-//! in, written into one that goes out. It goes on through a service that sends no traces itself.
+//! The W3C trace context (<https://www.w3.org/TR/trace-context/>): read from incoming requests, and written
+//! into outgoing ones. It is passed on even by a service that sends no traces itself.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
@@ -9,37 +9,37 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-/// The trace that a request belongs to, if it says so.
+/// The trace that a request belongs to, if it has one.
 #[derive(Clone, Debug)]
 pub struct Trace(Context);
 
 impl Trace {
-    /// What the headers of a request say; what they say wrongly is ignored.
+    /// Reads the headers of a request. Invalid ones are ignored.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         Self(TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers)))
     }
 
-    /// Its id, 32 hexadecimal digits; none if the request belongs to no trace.
+    /// The id of the trace: 32 hexadecimal digits. `None` if the request belongs to no trace.
     #[must_use]
     pub fn id(&self) -> Option<String> {
         let context = self.0.span().span_context().clone();
         context.is_valid().then(|| context.trace_id().to_string())
     }
 
-    /// Enters the trace for a moment: spans that are made in it belong to the trace.
+    /// Runs `work` within the trace: spans that it creates belong to the trace.
     pub fn scope<T>(&self, work: impl FnOnce() -> T) -> T {
         let _entered = self.0.clone().attach();
         work()
     }
 
-    /// A future whose spans and outgoing requests belong to the trace.
+    /// Wraps a future, so that its spans and outgoing requests belong to the trace.
     pub fn carry<F: Future>(&self, future: F) -> WithContext<F> {
         future.with_context(self.0.clone())
     }
 }
 
-/// Writes the current trace into the headers of a request that goes out.
+/// Writes the current trace into the headers of an outgoing request.
 pub fn write(headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject(&mut HeadersMut(headers));
 }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_trace_goes_on_into_what_is_asked() {
+    async fn a_trace_is_passed_on_to_outgoing_requests() {
         let trace = traced(PARENT);
         assert_eq!(trace.id().as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
         let mut headers = HeaderMap::new();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_none() {
+    fn invalid_headers_are_no_trace() {
         for wrong in
             ["", "00", "00-0-0-0", "00-00000000000000000000000000000000-b7ad6b7169203331-01"]
         {

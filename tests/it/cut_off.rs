@@ -15,7 +15,7 @@ use std::{
 
 use backscroll::{
     room_format::{Header, Line, Reader, write_header, write_line},
-    store::{Options, Store, View as _},
+    store::{Decision, Options, Store, StoreError, View as _},
     verify,
 };
 use backscroll_testkit::{Room, folder, within};
@@ -239,16 +239,19 @@ fn a_backup_and_a_restore_that_were_killed_continue() {
 fn damage(data_dir: &Path, room: &Path) {
     let store = Store::open(&Options::small(data_dir)).unwrap();
     let (header, lines) = Reader::open(BufReader::new(File::open(room).unwrap())).unwrap();
-    let mut edit = store.edit(&header.room_id, None).unwrap().unwrap();
-    for line in lines {
-        let event = edit.event_num(edit.room_num(), &line.unwrap().event_id).unwrap().unwrap();
-        let mut node = edit.node(event).unwrap();
-        node.depth += 1;
-        node.state_after = None;
-        edit.put_node(event, node).unwrap();
-    }
-    edit.room.outliers = 7;
-    edit.commit().unwrap();
+    let event_ids: Vec<String> = lines.map(|it| it.unwrap().event_id).collect();
+    let decided = store.decide(&header.room_id, None, |edit| {
+        for event_id in &event_ids {
+            let event = edit.event_num(edit.room_num(), event_id)?.unwrap();
+            let mut node = edit.node(event)?;
+            node.depth += 1;
+            node.state_after = None;
+            edit.put_node(event, node)?;
+        }
+        edit.room.outliers = 7;
+        Ok::<_, StoreError>(Decision::Commit(()))
+    });
+    decided.unwrap().unwrap();
     store.flush().unwrap();
 }
 

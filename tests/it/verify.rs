@@ -9,7 +9,7 @@ use std::{
 
 use backscroll::{
     context::Context,
-    store::{Edit, EventNum, Options, Store, View as _},
+    store::{Decision, Edit, EventNum, Options, Store, StoreError, View as _},
 };
 use backscroll_testkit::process::Ended;
 
@@ -68,9 +68,12 @@ fn changes_during_verify_are_not_faults() {
 /// Changes a room in a store that no process has open.
 fn change(data_dir: &str, room: &RecordedRoom, change: impl FnOnce(&mut Edit<'_>)) {
     let store = Store::open(&Options::small(Path::new(data_dir))).unwrap();
-    let mut edit = store.edit(&room.header.room_id, None).unwrap().unwrap();
-    change(&mut edit);
-    edit.commit().unwrap();
+    let mut change = Some(change);
+    let decided = store.decide(&room.header.room_id, None, |edit| {
+        change.take().unwrap()(edit);
+        Ok::<_, StoreError>(Decision::Commit(()))
+    });
+    decided.unwrap().unwrap();
     store.flush().unwrap();
 }
 

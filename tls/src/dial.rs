@@ -1,4 +1,4 @@
-//! Opening a connection, in the clear or with TLS, as tonic's channels take it.
+//! Opens client connections, in the clear or with TLS.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,26 +15,26 @@ use tokio_util::either::Either;
 
 use crate::Watched;
 
-/// How long the TLS handshake may take.
+/// Longest time for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connected stream, in the clear or encrypted.
 pub type ClientStream = Either<TcpStream, client::TlsStream<TcpStream>>;
 
-/// Opens connections to a server of some name.
+/// Opens connections to a server, and checks its certificate.
 #[derive(Clone, Debug)]
 pub struct Dialer {
-    /// With which the server is met; in the clear without.
+    /// The TLS configuration. `None`: connect in the clear.
     pub tls: Option<Arc<Watched<ClientConfig>>>,
-    /// What its certificate must be for: a host name or an address, without a port.
+    /// The name that the certificate must be for: a host name or an address, without a port.
     pub host: String,
 }
 
 impl Dialer {
-    /// Connects to an address of the server.
+    /// Connects to an address of the server. The stream is wrapped as tonic and hyper need it.
     ///
     /// # Errors
-    /// When that fails, or the server cannot show that it is the one.
+    /// When the connection or the TLS handshake fails, or the certificate is not valid for the host.
     pub async fn dial(&self, address: impl ToSocketAddrs) -> io::Result<TokioIo<ClientStream>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! From PEM files to what rustls needs.
+//! Creates rustls configurations from PEM files.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,46 +12,45 @@ use tokio_rustls::rustls::{
 
 use crate::Watched;
 
-/// gRPC is HTTP/2.
+/// The protocols of gRPC, for ALPN.
 const GRPC: [&[u8]; 1] = [b"h2"];
-/// Whatever hyper speaks, HTTP/2 rather.
+/// The protocols of an HTTP server, for ALPN: HTTP/2 is preferred.
 const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The files of a server.
+/// The PEM files of a TLS server.
 #[derive(Clone, Debug)]
 pub struct ServerFiles {
-    /// Its certificate, and those between it and the authority.
+    /// The certificate and its chain.
     pub cert: PathBuf,
-    /// Its key.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// Who signs the certificates of its clients; none are asked for without.
+    /// The authority of client certificates. `None`: clients are not asked for certificates.
     pub client_ca: Option<PathBuf>,
 }
 
-/// The files of a client.
+/// The PEM files of a TLS client.
 #[derive(Clone, Debug)]
 pub struct ClientFiles {
-    /// Who signs the server's certificate. Nobody else is believed, the system's authorities
-    /// included.
+    /// The authority of the server's certificate. No other authority is trusted, not even the system's.
     pub ca: PathBuf,
-    /// Its own certificate and key, if the server asks for one.
+    /// The client's own certificate and private key, if the server requires one.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl ServerFiles {
-    /// Reads them, for gRPC. Clients may come without a certificate all the same: who they are is
-    /// decided by request.
+    /// Reads the files for a gRPC server. Clients may connect without a certificate even if there is a
+    /// client authority: authentication is checked for each request.
     ///
     /// # Errors
-    /// When a file cannot be read or is not what it should be.
+    /// When a file cannot be read or is not valid.
     pub fn watched(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
         self.watched_for(&GRPC)
     }
 
-    /// The same, for HTTP/2 and HTTP/1.1.
+    /// Reads the files for a server of HTTP/2 and HTTP/1.1.
     ///
     /// # Errors
-    /// Likewise.
+    /// When a file cannot be read or is not valid.
     pub fn watched_for_http(self) -> anyhow::Result<Arc<Watched<ServerConfig>>> {
         self.watched_for(&HTTP)
     }
@@ -84,10 +83,10 @@ impl ServerFiles {
 }
 
 impl ClientFiles {
-    /// Reads them.
+    /// Reads the files for a gRPC client.
     ///
     /// # Errors
-    /// When a file cannot be read or is not what it should be.
+    /// When a file cannot be read or is not valid.
     pub fn watched(self) -> anyhow::Result<Arc<Watched<ClientConfig>>> {
         let (cert, key) = self.identity.unzip();
         let paths = [Some(self.ca), cert, key];
@@ -117,7 +116,7 @@ fn identity(
     cert: &[u8],
     key: &[u8],
 ) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let key = PrivateKeyDer::from_pem_slice(key).context("no private key in PEM")?;
+    let key = PrivateKeyDer::from_pem_slice(key).context("no private key in the PEM file")?;
     Ok((certificates(cert)?, key))
 }
 
@@ -131,7 +130,7 @@ fn roots(pem: &[u8]) -> anyhow::Result<RootCertStore> {
 
 fn certificates(pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().context("not PEM")?;
-    ensure!(!certificates.is_empty(), "no certificate in PEM");
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().context("not a PEM file")?;
+    ensure!(!certificates.is_empty(), "no certificate in the PEM file");
     Ok(certificates)
 }

@@ -1,9 +1,8 @@
-//! How the gateway, the history service and its command line know each other: by certificates
-//! (TLS both ways), or by a token that they share. Everything is read from files, and read again
-//! when the files change; what cannot be read then is said in the log, and what was read before
-//! goes on.
+//! How the gateway, the history service and its command line authenticate to each other: by certificates
+//! (mutual TLS), or by a shared token. Both are read from files, and read again when the files change. A
+//! new version that is invalid is logged, and the previous one stays in use.
 //!
-//! The cryptography is ring's, named here and nowhere chosen by what else is linked.
+//! The cryptography provider is always ring, whatever other crates are linked.
 
 mod dial;
 mod files;

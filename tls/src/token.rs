@@ -1,4 +1,4 @@
-//! A token that both ends know.
+//! A secret token that a client and a server share.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -8,20 +8,20 @@ use subtle::ConstantTimeEq as _;
 
 use crate::Watched;
 
-/// Shorter ones are guessed.
+/// Shortest token: shorter ones can be guessed.
 const MIN_BYTES: usize = 16;
+/// Longest token that is sent in a header.
 const MAX_BYTES: usize = 4_096;
 
-/// A token.
+/// A secret token. It is never printed.
 #[derive(Clone)]
 pub struct Token(String);
 
 impl Token {
-    /// Reads a file that holds one; white space around it is not part of it.
+    /// Reads a token from a file. White space around it is ignored.
     ///
     /// # Errors
-    /// When the file cannot be read, or what it holds cannot be sent in a header, or is too short
-    /// to be a secret.
+    /// When the file cannot be read, or the token is too short, too long, or cannot be sent in a header.
     pub fn watched(path: PathBuf) -> anyhow::Result<Arc<Watched<Self>>> {
         Watched::open(vec![path.clone()], move |files| {
             let text = files.concat();
@@ -29,23 +29,23 @@ impl Token {
             let name = path.display();
             ensure!(
                 (MIN_BYTES..=MAX_BYTES).contains(&text.len()),
-                "{name}: a token has {MIN_BYTES} to {MAX_BYTES} bytes"
+                "{name}: a token must have {MIN_BYTES} to {MAX_BYTES} bytes"
             );
             ensure!(
                 text.iter().all(u8::is_ascii_graphic),
-                "{name}: a token is letters, digits and signs, without spaces"
+                "{name}: a token must consist of visible ASCII characters, without spaces"
             );
             Ok(Self(String::from_utf8(text.to_vec())?))
         })
     }
 
-    /// The `authorization` header that shows it.
+    /// The value of the `authorization` header.
     #[must_use]
     pub fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
-    /// Whether an `authorization` header shows it. Takes as long whichever byte differs.
+    /// Whether an `authorization` header has this token. Takes the same time whichever byte differs.
     #[must_use]
     pub fn is_shown(&self, header: &[u8]) -> bool {
         let expected = Sha256::digest(self.header().as_bytes());
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn one_token_and_no_other() {
+    fn only_the_same_token_is_accepted() {
         let token = read("0123456789abcdef\n").unwrap();
         assert!(token.is_shown(b"Bearer 0123456789abcdef"));
         for other in [
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused() {
+    fn invalid_tokens_are_refused() {
         for bad in ["", "\n", "short", "0123456789abcdef 0123456789abcdef", "0123456789abcdé€"] {
             assert!(read(bad).is_err(), "{bad:?}");
         }

@@ -1,4 +1,4 @@
-//! Something made of files, made anew when they change.
+//! A value that is created from files, and created again when they change.
 
 use std::{
     fmt, fs, io,
@@ -9,25 +9,26 @@ use std::{
 
 use anyhow::Context as _;
 
-/// How often files are looked at. Orchestrators replace certificates hours before they end.
-const EVERY: Duration = Duration::from_secs(5);
+/// Pause between two looks at the files. Orchestrators replace certificates hours before they expire.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 type Make<T> = Box<dyn Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync>;
 
-/// What files say at the moment.
+/// A value created from files.
 pub struct Watched<T> {
     paths: Vec<PathBuf>,
     make: Make<T>,
     current: RwLock<Arc<T>>,
-    /// What was read last, taken or not.
+    /// The last contents of the files, valid or not.
     seen: Mutex<Vec<Vec<u8>>>,
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads the files for the first time.
+    /// Reads the files for the first time. `make` creates the value from their contents, in the order
+    /// of `paths`.
     ///
     /// # Errors
-    /// When a file cannot be read, or nothing can be made of them.
+    /// When a file cannot be read, or when `make` fails.
     pub fn open(
         paths: Vec<PathBuf>,
         make: impl Fn(&[Vec<u8>]) -> anyhow::Result<T> + Send + Sync + 'static,
@@ -37,12 +38,12 @@ impl<T: Send + Sync + 'static> Watched<T> {
         Ok(Arc::new(Self { paths, make: Box::new(make), current, seen: Mutex::new(contents) }))
     }
 
-    /// What they say now.
+    /// The current value.
     pub fn get(&self) -> Arc<T> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks at the files. Whether something new was made of them.
+    /// Reads the files again. Whether there is a new value. An error is logged, and the value stays.
     pub fn look(&self) -> bool {
         let made = read(&self.paths).and_then(|contents| {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,25 +57,25 @@ impl<T: Send + Sync + 'static> Watched<T> {
             Ok(None) => false,
             Ok(Some(made)) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
-                tracing::info!(files = ?self.paths, "read anew");
+                tracing::info!(files = ?self.paths, "read changed files");
                 true
             }
             Err(error) => {
-                tracing::error!("{error:#}; going on with what was read before");
+                tracing::error!("{error:#}; the previous version stays in use");
                 false
             }
         }
     }
 
-    /// Looks at the files every few seconds for as long as somebody else holds this. Needs a
-    /// runtime.
+    /// Starts a task that reads the files again every few seconds, until the value is dropped. Must be
+    /// called within a tokio runtime.
     pub fn watch(self: &Arc<Self>) {
         let watched = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(INTERVAL).await;
                 let Some(watched) = watched.upgrade() else { return };
-                // A disk may be slow.
+                // Reading files may block.
                 drop(tokio::task::spawn_blocking(move || watched.look()).await);
             }
         });
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_at_the_start_is_an_error() {
+    fn a_missing_file_at_the_start_is_an_error() {
         assert!(Watched::open(vec!["/nowhere".into()], |_| Ok(())).is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! Addresses that nobody else's data may make us connect to: our own machine, our own network,
-//! and what leads there by another form. Whoever asks us names the server whose keys we fetch, so
-//! without this list a stranger could send the gateway anywhere inside.
+//! Addresses that the gateway never connects to on behalf of a request: its own machine, its own
+//! network, and other forms of these addresses. A request names the server whose keys are fetched, so
+//! without this list any client could make the gateway connect to internal services.
 //!
 //! <https://www.iana.org/assignments/iana-ipv4-special-registry/>
 //! <https://www.iana.org/assignments/iana-ipv6-special-registry/>
@@ -9,15 +9,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Never connected to, unless an operator says so.
+/// Ranges that are denied unless the operator allows them.
 const DENIED: [&str; 29] = [
-    // "This network", unspecified.
+    // This network, unspecified.
     "0.0.0.0/8",
-    // Private.
+    // Private networks.
     "10.0.0.0/8",
     "172.16.0.0/12",
     "192.168.0.0/16",
-    // Behind a carrier's NAT.
+    // Carrier-grade NAT.
     "100.64.0.0/10",
     // Loopback.
     "127.0.0.0/8",
@@ -58,7 +58,7 @@ const DENIED: [&str; 29] = [
     "ff00::/8",
 ];
 
-/// Which addresses may be connected to.
+/// Decides which addresses the gateway may connect to.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses {
     denied: Vec<IpNet>,
@@ -66,9 +66,10 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
-    /// All but the denied, and of those the allowed.
+    /// Permits all addresses but the denied ranges, and the allowed parts of these.
     pub(crate) fn new(allowed: Vec<IpNet>) -> Self {
-        let denied = DENIED.iter().map(|range| range.parse().expect("a constant, tested"));
+        let denied =
+            DENIED.iter().map(|range| range.parse().expect("the constants are valid ranges"));
         Self { denied: denied.collect(), allowed }
     }
 
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_inside_is_denied() {
+    fn internal_addresses_are_denied() {
         let addresses = Addresses::new(Vec::new());
         for address in [
             "0.0.0.0",
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_the_internet_is_not() {
+    fn public_addresses_are_permitted() {
         let addresses = Addresses::new(Vec::new());
         for address in [
             "1.1.1.1",

@@ -1,7 +1,7 @@
-//! Connections that end without a word.
+//! TLS connections that end without a `close_notify`.
 //!
-//! TLS has a message for the end, and many servers close their connection without it. An answer
-//! without `Content-Length` ends there; everybody else takes it, and what was cut off is no JSON.
+//! Many servers close their connections without it. It is the end of a response without
+//! `Content-Length`, which other implementations accept; a truncated response is not valid JSON anyway.
 
 use std::{
     io::{self, ErrorKind},
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose end is an end, whether or not it was announced.
+/// A stream that treats an unexpected end as a normal one.
 #[derive(Debug)]
 pub(super) struct EndsQuietly<S>(pub(super) S);
 

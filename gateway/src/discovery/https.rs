@@ -1,4 +1,4 @@
-//! One HTTPS exchange with another server: a connection of its own, an answer of bounded size.
+//! One HTTPS request to another server: on a connection of its own, with a response of limited size.
 
 use std::{pin::pin, time::Duration};
 
@@ -17,40 +17,40 @@ use super::{
     steps::Route,
 };
 
-/// What hyper may buffer of a head.
+/// Largest head of a response.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// What stands before some servers refuses requests that do not say who asks.
-const OURSELVES: &str = concat!("Backscroll/", env!("CARGO_PKG_VERSION"));
+/// The `User-Agent` header. Some servers refuse requests without it.
+const PRODUCT: &str = concat!("Backscroll/", env!("CARGO_PKG_VERSION"));
 
-/// What is asked of a server.
+/// A request to another server.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(super) struct HttpsRequest {
     pub(super) method: Method,
-    /// Path and query.
+    /// Path and query of the URL.
     pub(super) target: String,
-    /// JSON, or nothing.
+    /// A JSON body, or empty for none.
     pub(super) body: Vec<u8>,
-    /// A larger answer is none.
+    /// Largest response body that is accepted.
     pub(super) max_bytes: usize,
 }
 
-/// What it answered.
+/// The response of another server.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct HttpsResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
 impl Connector {
-    /// Asks the server at the end of a route.
-    pub(super) async fn ask(
+    /// Sends a request to the server that a route leads to.
+    pub(super) async fn send(
         &self,
         route: &Route,
-        question: Question,
-    ) -> Result<Answer, Unreachable> {
-        let Question { method, target, body, max_bytes } = question;
+        request: HttpsRequest,
+    ) -> Result<HttpsResponse, Unreachable> {
+        let HttpsRequest { method, target, body, max_bytes } = request;
         let stream = self.connect(route).await?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
@@ -60,7 +60,7 @@ impl Connector {
             .method(method)
             .uri(target)
             .header(header::HOST, &route.host)
-            .header(header::USER_AGENT, OURSELVES)
+            .header(header::USER_AGENT, PRODUCT)
             .header(header::ACCEPT, "application/json")
             .header(header::CONNECTION, "close");
         if !body.is_empty() {
@@ -77,19 +77,19 @@ impl Connector {
                     Unreachable::BrokenOff
                 }
             })?;
-            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+            Ok(HttpsResponse { status: head.status, headers: head.headers, body: body.to_bytes() })
         };
-        // The connection only moves while it is polled; it ends with the answer.
+        // The connection makes progress only while it is polled. It ends with the response.
         let mut exchange = pin!(exchange);
         tokio::select! {
             answer = &mut exchange => answer,
-            // Why it ended is something the exchange hears, too.
+            // The exchange fails with the cause of the end.
             _ended = connection => exchange.await,
         }
     }
 }
 
-/// Within the time that there is.
+/// Limits the time for a response.
 pub(super) async fn within<T>(
     timeout: Duration,
     answer: impl Future<Output = Result<T, Unreachable>>,

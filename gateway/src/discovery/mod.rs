@@ -1,9 +1,9 @@
-//! Where is that server? Finds the address, the `Host` header and the certificate's name of
-//! another server by the specification's rules, and asks it something.
+//! Server discovery: finds the address of another server, its `Host` header and the name in its
+//! certificate by the rules of the specification, and sends requests to it.
 //!
-//! `steps` decides, without asking anybody; `network` resolves and connects; `well_known` and
-//! `https` speak. What is remembered is bounded: where hosts delegate to (here) and what name
-//! servers said (in the resolver).
+//! `steps` makes the decisions, without I/O. `network` resolves names and connects. `well_known` and
+//! `https` send requests. Two caches of limited size are kept: of delegations (here), and of DNS
+//! responses (in the resolver).
 
 mod addresses;
 mod ended;
@@ -20,16 +20,17 @@ use quick_cache::sync::Cache;
 pub(crate) use self::network::Unreachable;
 pub use self::network::{Dial, Network};
 use self::{
-    https::{Question, within},
+    https::{HttpsRequest, within},
     network::Connector,
     steps::{Facts, Route, Step},
+    well_known::WellKnownServer,
 };
 use crate::{back_off::back_off, clock::Clock, random::Random, server_name::ServerName};
 
-/// How many hosts' delegations are remembered.
-const REMEMBERED_HOSTS: usize = 10_000;
+/// Most hosts whose delegations are kept.
+const MAX_HOSTS: usize = 10_000;
 
-/// Asks other servers.
+/// Finds other servers and sends requests to them.
 #[derive(Debug)]
 pub(crate) struct Discovery {
     connector: Connector,
@@ -38,33 +39,36 @@ pub(crate) struct Discovery {
     random: Random,
 }
 
+/// Where a host delegates to.
 #[derive(Clone, Debug)]
 struct Delegation {
+    /// `None` if the host does not delegate, or could not be asked.
     to: Option<ServerName>,
-    /// By the steady clock.
+    /// How long this is used, by the steady clock.
     until: Duration,
-    /// In a row.
+    /// Number of failed requests in a row.
     failures: u32,
 }
 
 impl Discovery {
     pub(crate) fn new(network: Network, clock: Clock, random: Random) -> Self {
-        let delegations = Cache::new(REMEMBERED_HOSTS);
+        let delegations = Cache::new(MAX_HOSTS);
         Self { connector: network.connector(), delegations, clock, random }
     }
 
-    /// The body of a server's answer with status 200.
+    /// Sends a GET request. Returns the body of a response with status 200.
     pub(crate) async fn get(
         &self,
         server: &ServerName,
         target: &str,
         max_bytes: usize,
     ) -> Result<Bytes, Unreachable> {
-        let (target, body) = (target.to_owned(), Vec::new());
-        self.ask(server, Question { method: Method::GET, target, body, max_bytes }).await
+        let target = target.to_owned();
+        let request = HttpsRequest { method: Method::GET, target, body: Vec::new(), max_bytes };
+        self.send(server, request).await
     }
 
-    /// The same, having sent it JSON.
+    /// Sends a POST request with a JSON body. Returns the body of a response with status 200.
     pub(crate) async fn post(
         &self,
         server: &ServerName,
@@ -73,19 +77,19 @@ impl Discovery {
         max_bytes: usize,
     ) -> Result<Bytes, Unreachable> {
         let target = target.to_owned();
-        self.ask(server, Question { method: Method::POST, target, body, max_bytes }).await
+        self.send(server, HttpsRequest { method: Method::POST, target, body, max_bytes }).await
     }
 
-    async fn ask(&self, server: &ServerName, question: Question) -> Result<Bytes, Unreachable> {
-        let asking = async {
+    async fn send(&self, server: &ServerName, request: HttpsRequest) -> Result<Bytes, Unreachable> {
+        let sending = async {
             let route = self.route(server).await;
-            self.connector.ask(&route, question).await
+            self.connector.send(&route, request).await
         };
-        let answer = within(self.connector.timeout, asking).await?;
-        if answer.status != 200 {
-            return Err(Unreachable::Status(answer.status.as_u16()));
+        let response = within(self.connector.timeout, sending).await?;
+        if response.status != 200 {
+            return Err(Unreachable::Status(response.status.as_u16()));
         }
-        Ok(answer.body)
+        Ok(response.body)
     }
 
     async fn route(&self, server: &ServerName) -> Route {
@@ -108,18 +112,21 @@ impl Discovery {
             return known.to.clone();
         }
         let fetching = well_known::fetch(&self.connector, host, self.clock.now_ms());
-        // A slow one leaves time for what comes after it.
+        // A slow host leaves time for the steps after this one.
         let timeout = self.connector.timeout / 3;
-        let (to, lifetime, failures) = match within(timeout, fetching).await {
-            Ok((server, lifetime)) => (Some(server), lifetime, 0),
+        let delegation = match within(timeout, fetching).await {
+            Ok(WellKnownServer { server, lifetime }) => {
+                let until = now.saturating_add(lifetime);
+                Delegation { to: Some(server), until, failures: 0 }
+            }
             Err(error) => {
                 tracing::debug!(%error, host, "no delegation");
                 let failures = known.map_or(0, |known| known.failures).saturating_add(1);
-                (None, back_off(failures, &self.random), failures)
+                let until = now.saturating_add(back_off(failures, &self.random));
+                Delegation { to: None, until, failures }
             }
         };
-        let until = now.saturating_add(lifetime);
-        self.delegations.insert(host.to_owned(), Delegation { to: to.clone(), until, failures });
-        to
+        self.delegations.insert(host.to_owned(), delegation.clone());
+        delegation.to
     }
 }

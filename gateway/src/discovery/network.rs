@@ -1,6 +1,5 @@
-//! The outside world, as far as the gateway speaks to it of its own accord: names become
-//! addresses, addresses become TLS connections. Every connection passes the list of denied
-//! addresses, after resolution and whatever led to it.
+//! Resolves names to addresses, and opens TLS connections to them. Every address is checked against the
+//! denied ranges, after resolution.
 
 use std::{
     fmt, io,
@@ -28,13 +27,13 @@ use super::{
     steps::{self, Route, Srv, Target},
 };
 
-/// How many addresses of a server are tried.
+/// Most addresses of a server that are tried.
 const MAX_ATTEMPTS: usize = 6;
-/// For one of them, TLS included, so that a dead one leaves time for the next.
+/// Longest time for one address, TLS included, so that there is time for the next one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For one name server; it is asked twice.
+/// Longest time for one response of a name server, which is asked twice.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many answers of name servers are remembered, as long as these allow.
+/// Most DNS responses that are cached, for as long as they are valid.
 const DNS_CACHE: u64 = 1_024;
 
 /// How the gateway reaches other servers.
@@ -43,61 +42,60 @@ pub struct Network {
     resolver: TokioResolver,
     roots: RootCertStore,
     allowed: Vec<IpNet>,
-    /// How long one answer may take: names, connections, redirects and all. Honest servers take
-    /// one second; a host that accepts and says nothing holds one of the turns for so long.
+    /// Longest time for one response, with all lookups, connections and redirects. Usual servers take
+    /// one second. A host that accepts connections and never responds uses one turn for this time.
     pub timeout: Duration,
-    /// What to connect to in place of an address.
+    /// Maps the address to connect to.
     pub dial: Dial,
 }
 
-/// A last turn on the way to an address, behind the list of denied ones.
+/// Maps each address to the one that is connected to, after denied addresses were refused. Tests map
+/// addresses to local ports.
 #[derive(Clone)]
 pub struct Dial(Arc<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>);
 
-/// Why there is no answer. For the log; strangers learn nothing of it.
+/// Why there is no response. For the log only: clients must not learn about the network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreachable {
     #[error("{0} has no address")]
     NoAddress(String),
-    #[error("no name server helps with {name}: {cause}")]
+    #[error("cannot look up {name}: {cause}")]
     Dns { name: String, cause: NetError },
-    #[error("{0} is not an address to connect to")]
+    #[error("{0} is a denied address")]
     Denied(IpAddr),
-    #[error("no certificate can be for {0}")]
+    #[error("{0} cannot be the name in a certificate")]
     Name(String),
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
-    #[error("no answer in time")]
+    #[error("no response in time")]
     Slow,
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
-    #[error("the answer is larger than {0} bytes")]
+    #[error("the response is larger than {0} bytes")]
     TooLarge(usize),
-    #[error("the answer is not whole")]
+    #[error("the response is incomplete")]
     BrokenOff,
     #[error("status {0}")]
     Status(u16),
     #[error("redirected to {0}")]
     Redirect(&'static str),
-    #[error("the answer is not what it should be")]
+    #[error("the response is malformed")]
     Malformed,
 }
 
 impl Network {
-    /// With the system's name servers, and the roots that browsers trust.
+    /// Uses the system's name servers, and the certificate authorities that browsers trust.
     ///
     /// # Errors
-    ///
-    /// The system's configuration of name servers cannot be read.
+    /// When the system's configuration of name servers cannot be read.
     pub fn system() -> io::Result<Self> {
         Self::new(TokioResolver::builder_tokio().map_err(io::Error::other)?)
     }
 
-    /// With name servers of one's own.
+    /// Uses these name servers, and the certificate authorities that browsers trust.
     ///
     /// # Errors
-    ///
-    /// The resolver cannot be made.
+    /// When the resolver cannot be created.
     pub fn with_name_servers(addresses: &[SocketAddr]) -> io::Result<Self> {
         let servers = addresses.iter().map(|address| {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
@@ -124,11 +122,10 @@ impl Network {
         })
     }
 
-    /// Trusts the certificates of a PEM file, too.
+    /// Trusts additional certificate authorities, from the content of a PEM file.
     ///
     /// # Errors
-    ///
-    /// Not PEM, without a certificate, or one in it that is no root.
+    /// When it is not PEM, has no certificate, or has one that is not an authority's.
     pub fn trust(&mut self, pem: &[u8]) -> io::Result<()> {
         let mut found = false;
         for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -136,10 +133,10 @@ impl Network {
             self.roots.add(certificate).map_err(io::Error::other)?;
             found = true;
         }
-        if found { Ok(()) } else { Err(io::Error::other("no certificate in it")) }
+        if found { Ok(()) } else { Err(io::Error::other("no certificate in PEM")) }
     }
 
-    /// Allows connections to these addresses, whatever range they are in.
+    /// Allows connections to a range of addresses that is denied otherwise.
     pub fn allow(&mut self, range: IpNet) {
         self.allowed.push(range);
     }
@@ -148,7 +145,7 @@ impl Network {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .expect("ring has ciphers for both versions of TLS")
+            .expect("ring supports the default TLS versions")
             .with_root_certificates(self.roots)
             .with_no_client_auth();
         Connector {
@@ -162,9 +159,9 @@ impl Network {
 }
 
 impl Dial {
-    /// Connects to what `turn` makes of an address.
-    pub fn new(turn: impl Fn(SocketAddr) -> SocketAddr + Send + Sync + 'static) -> Self {
-        Self(Arc::new(turn))
+    /// Connects to `map(address)` in place of each address.
+    pub fn new(map: impl Fn(SocketAddr) -> SocketAddr + Send + Sync + 'static) -> Self {
+        Self(Arc::new(map))
     }
 }
 
@@ -174,7 +171,7 @@ impl fmt::Debug for Dial {
     }
 }
 
-/// Makes connections.
+/// Looks up names and opens connections.
 pub(super) struct Connector {
     resolver: TokioResolver,
     tls: TlsConnector,
@@ -184,8 +181,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// The targets of a name's SRV records, in the order in which to try them; none when there
-    /// are none, or no name server that says so: the certificate is the same either way.
+    /// The targets of a name's SRV records, in the order in which to try them. Empty if there are none,
+    /// or if the lookup fails: the certificate is checked for the same name either way.
     pub(super) async fn srv(&self, service: &str, name: &str) -> Vec<(String, u16)> {
         let records = match self.resolver.srv_lookup(format!("{service}.{name}.")).await {
             Ok(records) => records,
@@ -208,7 +205,7 @@ impl Connector {
         steps::in_order(records.collect(), |n| rand::random_range(0..=n))
     }
 
-    /// The first connection that can be made. The certificate is checked.
+    /// Connects to the first address that accepts, and checks the certificate.
     pub(super) async fn connect(&self, route: &Route) -> Result<TlsStream<TcpStream>, Unreachable> {
         let server_name = match &route.tls {
             Target::Address(address) => pki_types::ServerName::from(*address),
@@ -235,8 +232,8 @@ impl Connector {
                 }
                 attempts += 1;
                 let attempt = async {
-                    let dialled = (self.dial.0)(SocketAddr::new(address, *port));
-                    let stream = TcpStream::connect(dialled).await?;
+                    let mapped = (self.dial.0)(SocketAddr::new(address, *port));
+                    let stream = TcpStream::connect(mapped).await?;
                     self.tls.connect(server_name.clone(), stream).await
                 };
                 match time::timeout(ATTEMPT_TIMEOUT, attempt).await {
@@ -254,7 +251,7 @@ impl Connector {
             Target::Address(address) => return Ok(vec![*address]),
             Target::Name(name) => name,
         };
-        // The final dot keeps the system's search list out of it.
+        // The final dot disables the system's search list.
         match self.resolver.lookup_ip(format!("{name}.")).await {
             Ok(found) => Ok(found.iter().collect()),
             Err(cause) if cause.is_no_records_found() => Err(Unreachable::NoAddress(name.clone())),

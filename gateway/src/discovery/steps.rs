@@ -1,4 +1,4 @@
-//! Which step of server discovery follows, from what is known so far. Pure: asks nobody.
+//! Decides the next step of server discovery from the facts known so far. Without I/O.
 //! <https://spec.matrix.org/v1.16/server-server-api/#resolving-server-names>
 
 use std::{
@@ -8,44 +8,45 @@ use std::{
 
 use crate::server_name::ServerName;
 
-/// Where a server listens when nothing says otherwise.
+/// The port of a server whose name and delegation have none.
 pub(crate) const DEFAULT_PORT: u16 = 8448;
 
-/// The SRV services, in the order in which they are asked for. The second is deprecated.
+/// The SRV services, in the order in which they are looked up. The second is deprecated.
 pub(crate) const SERVICES: [&str; 2] = ["_matrix-fed._tcp", "_matrix._tcp"];
 
-/// What has been found out about a server. `None`: nobody asked yet.
+/// The facts known about a server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// The server that `/.well-known/matrix/server` names, if there is a valid one.
+    /// The server that `/.well-known/matrix/server` names: `None` before it was asked for, and
+    /// `Some(None)` if there is none.
     pub(crate) well_known: Option<Option<ServerName>>,
-    /// The targets of the [`SERVICES`] asked for so far, in the order in which to try them.
+    /// The targets of each of the [`SERVICES`] looked up so far, in the order in which to try them.
     pub(crate) srv: Vec<Vec<(String, u16)>>,
 }
 
-/// What to do next.
+/// The next step of discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Ask this host for `/.well-known/matrix/server`.
+    /// Request `/.well-known/matrix/server` from this host.
     WellKnown(String),
-    /// Ask for the SRV records of this one of [`SERVICES`] of a name.
+    /// Look up the SRV records of one of the [`SERVICES`] of a name.
     Srv(&'static str, String),
-    /// Nothing is left to ask.
+    /// Connect: all facts are known.
     Connect(Route),
 }
 
 /// How to reach a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// What to connect to, in order.
+    /// The targets to connect to, in order, with their ports.
     pub(crate) targets: Vec<(Target, u16)>,
-    /// The `Host` header.
+    /// The value of the `Host` header.
     pub(crate) host: String,
-    /// Whom the certificate must be for; sent as SNI unless it is an address.
+    /// The name that the certificate must be for. It is sent as SNI, unless it is an address.
     pub(crate) tls: Target,
 }
 
-/// One end of a connection.
+/// A target of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Address(IpAddr),
@@ -61,7 +62,7 @@ pub(crate) fn next(server: &ServerName, facts: &Facts) -> Step {
     let Some(well_known) = &facts.well_known else {
         return Step::WellKnown(server.as_str().to_owned());
     };
-    // A delegated name is not asked where it delegates to.
+    // A delegation is followed once: the delegated server is not asked for another one.
     let server = well_known.as_ref().unwrap_or(server);
     let (host, port) = split(server);
     if let Some(route) = explicit(server, &host, port) {
@@ -80,7 +81,7 @@ pub(crate) fn next(server: &ServerName, facts: &Facts) -> Step {
     Step::Connect(Route { targets, host: name.to_owned(), tls: host })
 }
 
-/// The route to a name that says by itself where to connect to.
+/// The route to a name that is an address or has a port, so that no lookups are needed.
 fn explicit(server: &ServerName, host: &Target, port: Option<u16>) -> Option<Route> {
     let port = match (host, port) {
         (_, Some(port)) => port,
@@ -101,7 +102,7 @@ fn split(server: &ServerName) -> (Target, Option<u16>) {
     (address.map_or_else(|| Target::Name(host.to_owned()), Target::Address), port)
 }
 
-/// One SRV record.
+/// The data of an SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Srv {
     pub(crate) priority: u16,
@@ -110,14 +111,14 @@ pub(crate) struct Srv {
     pub(crate) port: u16,
 }
 
-/// The order of RFC 2782: by priority, and within one by chance according to weight.
-/// `random(n)` is a number from 0 to `n`, both included.
+/// Orders records by RFC 2782: by priority, and among equal priorities by chance, according to weight.
+/// `random(n)` returns a number from 0 to `n`, both included.
 pub(crate) fn in_order(
     mut records: Vec<Srv>,
     mut random: impl FnMut(u32) -> u32,
 ) -> Vec<(String, u16)> {
-    // Weightless ones first, as the RFC has it, or they would never be drawn; sorted from the
-    // end, since the next one is taken from there.
+    // By the RFC, records of weight zero are first in each group; otherwise they would never be drawn.
+    // The order is reversed, because records are removed from the end.
     records.sort_by_key(|record| (Reverse(record.priority), Reverse(record.weight)));
     let mut ordered = Vec::with_capacity(records.len());
     while let Some(priority) = records.last().map(|record| record.priority) {
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_say_where() {
+    fn names_with_an_address_or_a_port_need_no_lookup() {
         for (server, expected) in [
             ("1.2.3.4", connect(ip("1.2.3.4"), 8448, "1.2.3.4", ip("1.2.3.4"))),
             ("1.2.3.4:5", connect(ip("1.2.3.4"), 5, "1.2.3.4:5", ip("1.2.3.4"))),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_have_to_be_asked_about() {
+    fn other_names_are_looked_up_step_by_step() {
         let to = |delegated: &str| Some(Some(name(delegated)));
         for (what, well_known, srv, expected) in [
             ("first", None, vec![], Step::WellKnown("h.example".to_owned())),

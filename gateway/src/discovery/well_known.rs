@@ -1,4 +1,4 @@
-//! `/.well-known/matrix/server`: where a host delegates to, and how long to believe it.
+//! `/.well-known/matrix/server`: the server that a host delegates to, and how long that is valid.
 //! <https://spec.matrix.org/v1.16/server-server-api/#getwell-knownmatrixserver>
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,48 +8,58 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{
-    https::{Answer, Question},
+    https::{HttpsRequest, HttpsResponse},
     network::{Connector, Unreachable},
     steps::{Route, Target},
 };
 use crate::server_name::ServerName;
 
+/// Largest response.
 const MAX_BYTES: usize = 50 * 1024;
 const MAX_REDIRECTS: usize = 5;
 const HTTPS_PORT: u16 = 443;
 
-/// When the answer does not say how long.
+/// How long a response without caching headers is valid.
 const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
-/// Whatever the answer says.
+/// Longest validity, whatever the response says.
 const MAX_LIFETIME: Duration = Duration::from_hours(48);
+/// Shortest validity, whatever the response says.
 const MIN_LIFETIME: Duration = Duration::from_mins(5);
 
+/// The JSON of the response.
 #[derive(Deserialize)]
 struct WellKnown {
     #[serde(rename = "m.server")]
     server: String,
 }
 
-/// Where `host` delegates to, and for how long that is so.
+/// The server that a host delegates to.
+pub(super) struct WellKnownServer {
+    pub(super) server: ServerName,
+    /// How long the delegation is valid.
+    pub(super) lifetime: Duration,
+}
+
+/// Asks a host which server it delegates to. Follows redirects.
 pub(super) async fn fetch(
     connector: &Connector,
     host: &str,
     now_ms: u64,
-) -> Result<(ServerName, Duration), Unreachable> {
+) -> Result<WellKnownServer, Unreachable> {
     let mut url = Url::parse(&format!("https://{host}/.well-known/matrix/server"))
         .map_err(|_| Unreachable::Name(host.to_owned()))?;
     for _ in 0..=MAX_REDIRECTS {
-        let question = Question {
+        let request = HttpsRequest {
             method: Method::GET,
             target: url[url::Position::BeforePath..url::Position::AfterQuery].to_owned(),
             body: Vec::new(),
             max_bytes: MAX_BYTES,
         };
-        let answer = connector.ask(&route(&url)?, question).await?;
-        if !answer.status.is_redirection() {
-            return read(&answer, now_ms);
+        let response = connector.send(&route(&url)?, request).await?;
+        if !response.status.is_redirection() {
+            return read(&response, now_ms);
         }
-        let location = answer.headers.get(header::LOCATION);
+        let location = response.headers.get(header::LOCATION);
         let location = location.and_then(|location| location.to_str().ok());
         url = location
             .and_then(|location| url.join(location).ok())
@@ -76,21 +86,21 @@ fn route(url: &Url) -> Result<Route, Unreachable> {
     })
 }
 
-fn read(answer: &Answer, now_ms: u64) -> Result<(ServerName, Duration), Unreachable> {
-    if answer.status != 200 {
-        return Err(Unreachable::Status(answer.status.as_u16()));
+fn read(response: &HttpsResponse, now_ms: u64) -> Result<WellKnownServer, Unreachable> {
+    if response.status != 200 {
+        return Err(Unreachable::Status(response.status.as_u16()));
     }
     let well_known: WellKnown =
-        serde_json::from_slice(&answer.body).map_err(|_| Unreachable::Malformed)?;
+        serde_json::from_slice(&response.body).map_err(|_| Unreachable::Malformed)?;
     let server = well_known.server.parse().map_err(|_| Unreachable::Malformed)?;
-    Ok((server, lifetime(&answer.headers, now_ms)))
+    Ok(WellKnownServer { server, lifetime: lifetime(&response.headers, now_ms) })
 }
 
-/// How long an answer with these headers is believed.
+/// How long a response with these headers is valid.
 fn lifetime(headers: &HeaderMap, now_ms: u64) -> Duration {
     let asked_for = cache_control(headers).or_else(|| {
         let expires = headers.get(header::EXPIRES)?;
-        // What is no date is in the past, RFC 9111 says.
+        // An invalid date counts as one in the past (RFC 9111).
         let expires = expires.to_str().ok().and_then(|date| httpdate::parse_http_date(date).ok());
         let expires = expires.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
         Some(expires.unwrap_or_default().saturating_sub(Duration::from_millis(now_ms)))
@@ -120,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lifetimes() {
+    fn lifetimes_follow_the_caching_headers() {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
         for (headers, seconds) in [

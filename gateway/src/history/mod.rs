@@ -37,9 +37,9 @@ use crate::{
 struct GrpcMethod {
     /// The service, with its package.
     service: &'static str,
-    /// The method alone.
+    /// The name of the method alone.
     name: &'static str,
-    /// `/service/method`
+    /// The path of the method: `/service/method`.
     path: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Where the history services are, and how we show them who we are.
+//! The addresses of the history services, and how to authenticate to them.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -6,14 +6,14 @@ use anyhow::{Context as _, ensure};
 use axum::http::Uri;
 use backscroll_tls::{ClientConfig, ClientFiles, Token, Watched};
 
-/// Where the history services are, and how we show them who we are.
+/// The addresses of the history services, and how to authenticate to them.
 #[derive(Clone, Debug)]
 pub struct HistoryOptions {
-    /// `http://host:port` or `https://host:port`; every address of a host is one.
+    /// URLs of the form `http://host:port` or `https://host:port`. Every address of a host is an instance.
     pub urls: Vec<Uri>,
-    /// Needed for `https`.
+    /// The TLS configuration for `https` URLs; required for them.
     pub tls: Option<Arc<Watched<ClientConfig>>>,
-    /// Shown with every question.
+    /// The token that is sent with every call.
     pub token: Option<Arc<Watched<Token>>>,
 }
 
@@ -23,12 +23,12 @@ impl From<Uri> for HistoryOptions {
     }
 }
 
-/// The same, as flags.
+/// The options, as flags and environment variables.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "History service")]
 pub struct HistoryFlags {
-    /// Where the history services are: http://HOST:PORT or https://HOST:PORT. All addresses of a
-    /// host are used, and looked up again every half minute
+    /// The history services: http://HOST:PORT or https://HOST:PORT. All addresses of a host are used, and
+    /// looked up again every 30 seconds. Separate several with commas.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_HISTORY",
@@ -39,11 +39,11 @@ pub struct HistoryFlags {
     )]
     pub history: Vec<Uri>,
 
-    /// Who signs the history services' certificates, PEM; needed for https
+    /// The authority that signs the history services' certificates, as PEM. Needed for https.
     #[arg(long, env = "BACKSCROLL_GATEWAY_HISTORY_CA", value_name = "FILE")]
     pub history_ca: Option<PathBuf>,
 
-    /// Our own certificate for the history services, PEM
+    /// The gateway's own certificate for the history services, as PEM.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_HISTORY_CERT",
@@ -52,7 +52,7 @@ pub struct HistoryFlags {
     )]
     pub history_cert: Option<PathBuf>,
 
-    /// Its key, PEM
+    /// The private key of --history-cert, as PEM.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_HISTORY_KEY",
@@ -61,16 +61,16 @@ pub struct HistoryFlags {
     )]
     pub history_key: Option<PathBuf>,
 
-    /// A file with the token that the history services want to see
+    /// A file with the token that the history services require.
     #[arg(long, env = "BACKSCROLL_GATEWAY_HISTORY_TOKEN_FILE", value_name = "FILE")]
     pub history_token_file: Option<PathBuf>,
 }
 
 impl HistoryFlags {
-    /// Reads the files.
+    /// Reads the files that the flags name.
     ///
     /// # Errors
-    /// A file cannot be read, is not what it should be, or is missing.
+    /// When a file cannot be read or is not valid, or when one is missing for `https`.
     pub fn into_options(self) -> anyhow::Result<HistoryOptions> {
         let Self { history, history_ca, history_cert, history_key, history_token_file } = self;
         let identity = history_cert.zip(history_key);
@@ -79,7 +79,7 @@ impl HistoryFlags {
         let needs_tls = history.iter().any(|it| it.scheme_str() == Some("https"));
         ensure!(
             tls.is_some() || !needs_tls,
-            "for a history service at https, --history-ca must say who signs its certificate"
+            "--history must have --history-ca if it has an https URL"
         );
         let token = history_token_file.map(Token::watched).transpose();
         Ok(HistoryOptions { urls: history, tls, token: token.context("--history-token-file")? })

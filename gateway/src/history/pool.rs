@@ -46,7 +46,7 @@ const HEALTH_CHECK_PATH: &str = "/grpc.health.v1.Health/Check";
 const MAX_INSTANCES: usize = 64;
 
 /// A connection to one instance of the history service.
-type Connection = backscroll_grpc_client::Connection<InstanceConnector>;
+type InstanceConnection = backscroll_grpc_client::Connection<InstanceConnector>;
 
 /// All known instances, and the choice between them.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) struct Pool {
 struct Instance {
     address: SocketAddr,
     url: Uri,
-    connection: Connection,
+    connection: InstanceConnection,
     is_serving: AtomicBool,
     /// Number of questions under way.
     under_way: AtomicUsize,
@@ -208,7 +208,7 @@ impl Pool {
         Arc::new(Instance {
             address,
             url: url.clone(),
-            connection: Connection::new(url.clone(), connector),
+            connection: InstanceConnection::new(url.clone(), connector),
             is_serving: AtomicBool::new(is_serving),
             under_way: AtomicUsize::new(0),
             connected_at: Instant::now(),
@@ -230,7 +230,7 @@ impl Instance {
 }
 
 impl Chosen {
-    pub(super) fn connection(&self) -> &Connection {
+    pub(super) fn connection(&self) -> &InstanceConnection {
         &self.0.connection
     }
 

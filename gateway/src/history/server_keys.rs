@@ -51,7 +51,7 @@ pub(crate) enum NoStoredKeys {
     Unknown,
     /// It has stored keys that are not valid any more.
     Expired,
-    /// The call failed.
+    /// The call has failed.
     Failed(Status),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! No server is asked twice within a few seconds. Beyond that, a client whose fetches fail waits longer
 //! and longer, and no other client with it. So a client that names a server while it is away, or a key
-//! that it does not have, delays nobody else.
+//! that it does not have, delays no other client.
 
 use std::time::Duration;
 
@@ -100,27 +100,27 @@ mod tests {
             .with_steady(move || Duration::from_secs(steady.load(Ordering::Relaxed)));
         let pauses = Pauses::new(clock, Random::new(|| 0.0));
         let server: ServerName = "h.example".parse().unwrap();
-        let stranger = ClientAddress::from(IpAddr::from([192, 0, 2, 1]));
-        let honest = ClientAddress::from(IpAddr::from([192, 0, 2, 2]));
-        assert!(pauses.may_fetch(&server, stranger));
+        let failing = ClientAddress::from(IpAddr::from([192, 0, 2, 1]));
+        let other = ClientAddress::from(IpAddr::from([192, 0, 2, 2]));
+        assert!(pauses.may_fetch(&server, failing));
         for wait in [5, 10, 20, 40, 60, 60] {
             pauses.started(&server);
-            assert!(!pauses.may_fetch(&server, honest));
-            pauses.failed(&server, stranger);
+            assert!(!pauses.may_fetch(&server, other));
+            pauses.failed(&server, failing);
             // Another request of the client that has waited for the same fetch.
-            pauses.failed(&server, stranger);
+            pauses.failed(&server, failing);
             seconds.fetch_add(5, Ordering::Relaxed);
-            assert!(pauses.may_fetch(&server, honest), "{wait}");
+            assert!(pauses.may_fetch(&server, other), "{wait}");
             for jump in [0, u64::MAX / 2, 1_700_000_000_000] {
                 wall.store(jump, Ordering::Relaxed);
-                assert_eq!(pauses.may_fetch(&server, stranger), wait == 5, "{wait} {jump}");
+                assert_eq!(pauses.may_fetch(&server, failing), wait == 5, "{wait} {jump}");
             }
             seconds.fetch_add(wait - 5, Ordering::Relaxed);
-            assert!(pauses.may_fetch(&server, stranger), "{wait}");
+            assert!(pauses.may_fetch(&server, failing), "{wait}");
         }
-        pauses.succeeded(&server, stranger);
-        pauses.failed(&server, stranger);
+        pauses.succeeded(&server, failing);
+        pauses.failed(&server, failing);
         seconds.fetch_add(5, Ordering::Relaxed);
-        assert!(pauses.may_fetch(&server, stranger));
+        assert!(pauses.may_fetch(&server, failing));
     }
 }

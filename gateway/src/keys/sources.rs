@@ -26,7 +26,7 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Largest answer of a notary, which is a list.
 const MAX_NOTARY_BYTES: usize = 256 * 1024;
 
-/// Fetches keys.
+/// Fetches keys from all their sources.
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) discovery: Discovery,
@@ -38,7 +38,7 @@ pub(super) struct Sources {
 #[derive(Debug)]
 pub(super) struct FetchedAnswer {
     pub(super) keys: KeyAnswer,
-    /// The answer, unchanged.
+    /// The text of the answer, unchanged.
     pub(super) text: String,
 }
 

@@ -67,7 +67,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The client that an answer is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum AnswerOwner {
-    /// An authenticated server.
+    /// A server whose request is authenticated.
     Server(ServerName),
     /// A client that is not authenticated.
     Address(ClientAddress),
@@ -90,7 +90,7 @@ pub(crate) struct Limits {
     /// Requests that are not authenticated yet, and the bytes of their bodies.
     unauthenticated: Shares<ClientAddress>,
     failures: Arc<Failures>,
-    /// Authenticated requests.
+    /// Authenticated requests, waiting ones included.
     requests: Counts,
     /// Answers that have not been written to their clients completely.
     answers: Shares<AnswerOwner>,

@@ -17,7 +17,7 @@ use tokio::{
 /// Longest wait of a refusal: as long as admitted requests may wait. Servers give up after a minute.
 const MAX_WAIT_SECONDS: u32 = 10;
 
-/// Spaces refusals evenly.
+/// Spaces refusals evenly in time.
 #[derive(Debug)]
 pub(super) struct Refusals {
     interval: Duration,

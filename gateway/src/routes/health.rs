@@ -1,4 +1,4 @@
-//! What an orchestrator asks: does the process live, and should it get requests?
+//! Probes of an orchestrator: `/healthz` (the process is alive) and `/readyz` (it can answer requests).
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -15,13 +15,13 @@ use crate::{
     observe::{self, Quiet},
 };
 
-/// 200 while the process lives.
+/// Responds with 200 while the process is alive.
 pub(crate) async fn healthz() -> impl IntoResponse {
     observe::endpoint("healthz");
     (Extension(Quiet), answer::json(br#"{"status":"alive"}"#.to_vec()))
 }
 
-/// 200 while the history service says that it serves, and we have not been asked to stop.
+/// Responds with 200 while a history service reports SERVING and the gateway is not stopping.
 pub(crate) async fn readyz(State(cx): State<Arc<Context>>) -> Response {
     observe::endpoint("readyz");
     let not_ready = |why| (Extension(Quiet), ApiError::not_ready(why)).into_response();

@@ -24,7 +24,7 @@ use crate::{
     x_matrix::{Claim, Content, SignedRequest, Unauthenticated},
 };
 
-/// An authenticated request.
+/// The outcome of a successful authentication.
 struct Authenticated {
     /// The server that has signed the request.
     origin: ServerName,

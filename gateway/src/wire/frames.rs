@@ -15,7 +15,7 @@ const END_HEADERS: u8 = 4;
 const SHORT_BYTES: usize = 128;
 /// The allowance of a new connection, in control frames.
 const FIRST: usize = 200;
-/// The largest allowance.
+/// The largest allowance, in control frames.
 const MOST: usize = 1_000;
 /// Added to the allowance for each request.
 const PER_REQUEST: usize = 16;

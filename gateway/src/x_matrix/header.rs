@@ -11,20 +11,20 @@ use backscroll_matrix::Signature;
 
 use crate::server_name::{ServerName, ServerNameError};
 
-/// Longest header that is looked at. A real one has about 300 bytes.
+/// Longest header that is parsed, in bytes. A usual one has about 300.
 pub(crate) const MAX_HEADER_BYTES: usize = 8 * 1024;
 
-/// What one header claims.
+/// The parameters of one header. Nothing of it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) origin: ServerName,
-    /// As it was written; compared with our own name, never used otherwise.
+    /// The text of the parameter. It is only compared with our own name.
     pub(crate) destination: Option<String>,
     pub(crate) key_id: String,
     pub(crate) signature: Signature,
 }
 
-/// Why a header was not understood.
+/// Why a header cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("it is longer than {MAX_HEADER_BYTES} bytes")]
@@ -35,13 +35,13 @@ pub(crate) enum Malformed {
     Repeated,
     #[error("`{0}` is missing")]
     Missing(&'static str),
-    #[error("`origin` is no server name: {0}")]
+    #[error("`origin` is not a server name: {0}")]
     Origin(ServerNameError),
-    #[error("`sig` is no ed25519 signature in base64")]
+    #[error("`sig` is not an ed25519 signature in base64")]
     Signature,
 }
 
-/// Reads one `Authorization` header; `None` when it is of another scheme.
+/// Parses one `Authorization` header. `None` if it has another scheme.
 pub(crate) fn parse(header: &[u8]) -> Option<Result<Credentials, Malformed>> {
     const SCHEME: &[u8] = b"X-Matrix";
     let end = header.iter().position(|byte| *byte == b' ').unwrap_or(header.len());
@@ -52,13 +52,13 @@ pub(crate) fn parse(header: &[u8]) -> Option<Result<Credentials, Malformed>> {
     if header.len() > MAX_HEADER_BYTES {
         return Some(Err(Malformed::TooLong));
     }
-    // No parameter of ours holds anything but ASCII; what an unknown one holds does not matter.
+    // All known parameters are ASCII, and unknown ones are ignored.
     Some(params_of(&String::from_utf8_lossy(params)).and_then(credentials))
 }
 
 fn credentials(params: Vec<(String, String)>) -> Result<Credentials, Malformed> {
     let (mut origin, mut destination, mut key_id) = (None, None, None);
-    // The specification's list says `signature`, its examples and every server say `sig`.
+    // The specification lists `signature`. Its examples and all servers use `sig`.
     let (mut sig, mut signature) = (None, None);
     for (name, value) in params {
         let slot = match name.as_str() {
@@ -84,8 +84,8 @@ fn credentials(params: Vec<(String, String)>) -> Result<Credentials, Malformed> 
     })
 }
 
-/// The parameters in the order given, names in lower case. Empty list elements are allowed, as
-/// RFC 9110 §5.6.1 asks of whoever reads a list.
+/// Parses the parameters, in order, with names in lower case. Empty list elements are ignored
+/// (RFC 9110 §5.6.1).
 fn params_of(text: &str) -> Result<Vec<(String, String)>, Malformed> {
     let mut params = Vec::<(String, String)>::new();
     let mut rest = text.chars().peekable();
@@ -123,7 +123,7 @@ fn params_of(text: &str) -> Result<Vec<(String, String)>, Malformed> {
     }
 }
 
-/// The rest of a quoted string, its opening quote already taken.
+/// Parses the rest of a quoted string, after its opening quote.
 fn quoted(rest: &mut Peekable<Chars<'_>>) -> Result<String, Malformed> {
     let mut value = String::new();
     loop {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_other_schemes_are_not_ours() {
+    fn headers_of_other_schemes_are_ignored() {
         for header in ["", "Bearer x", "X-Matrix2 origin=a", "X-Matri", "X-Matrix\torigin=a"] {
             assert_eq!(read(header), None, "{header}");
         }

@@ -35,7 +35,7 @@ pub(crate) struct Claim {
 /// What the signatures of a request must cover, besides its origin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignedRequest<'a> {
-    /// Our own name.
+    /// The name of our homeserver.
     pub(crate) destination: &'a ServerName,
     pub(crate) method: &'a Method,
     /// Path and query, exactly as they were sent.
@@ -51,7 +51,7 @@ pub(crate) enum Content {
     /// The body is empty, although there should be one. Synapse then signs no content, Tuwunel signs
     /// `{}`.
     Empty,
-    /// The parsed body.
+    /// The body, parsed as JSON.
     Json(CanonicalJsonValue),
 }
 
@@ -81,7 +81,7 @@ pub(crate) enum Unauthenticated {
 
 /// The object that is signed. Serialized, it is canonical JSON: its members are sorted by name.
 #[derive(Serialize)]
-struct SignedObject<'a> {
+struct SignedRequestObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a CanonicalJsonValue>,
     destination: &'a str,
@@ -159,7 +159,7 @@ impl Claim {
         request: SignedRequest<'_>,
         content: Option<&CanonicalJsonValue>,
     ) -> Vec<u8> {
-        let signed = SignedObject {
+        let signed = SignedRequestObject {
             content,
             destination: request.destination.as_str(),
             method: request.method.as_str(),

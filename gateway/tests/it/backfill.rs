@@ -1,4 +1,4 @@
-//! `GET /backfill`: what the history service is asked, and what the caller gets.
+//! `GET /backfill`: the request to the history service, and the response to the client.
 
 use backscroll_gateway::proto::v1::{BackfillRequest, Requester};
 use tonic::Code;
@@ -67,7 +67,7 @@ async fn as_many_of_the_largest_pdus_as_an_answer_may_hold() {
     assert!(answer.body.len() > 63 * 65_536);
 }
 
-/// Faults are the history service's to answer, after it has decided about access; so it is asked.
+/// Invalid parameters are passed on: the history service decides about access first.
 #[tokio::test]
 async fn parameters_and_their_faults_reach_the_history_service() {
     let stage = Stage::start().await;
@@ -88,7 +88,7 @@ async fn parameters_and_their_faults_reach_the_history_service() {
         ("v&limit=5", &[], Some(5), missing),
         ("", &[], None, missing),
         ("v=&v=$b&limit=5", &["$b"], Some(5), ok),
-        // Room version 3: what is percent-encoded, and what is not.
+        // Event ids of room version 3, percent-encoded or not.
         ("v=%24a%2Bb%2Fc&limit=5", &["$a+b/c"], Some(5), ok),
         ("v=$a+b/c&limit=5", &["$a+b/c"], Some(5), ok),
         ("v=%FF&limit=5", &["\u{fffd}"], Some(5), ok),
@@ -113,7 +113,7 @@ async fn who_may_not_ask_hears_403_whatever_the_parameters_are() {
     }
 }
 
-/// The signature covers the target as it was sent; the room id is what it decodes to.
+/// The signature covers the target as it was sent; the room id is the decoded one.
 #[tokio::test]
 async fn room_ids_raw_and_encoded() {
     let stage = Stage::start().await;
@@ -178,6 +178,6 @@ async fn the_deadline_is_told_and_kept() {
     // tonic writes nanoseconds.
     let [Some(told)] = &stage.history.heard("grpc-timeout")[..] else { panic!("one question") };
     let nanoseconds: u64 = told.strip_suffix('n').unwrap().parse().unwrap();
-    // What is left of 50 ms when the request has been understood.
+    // The rest of 50 ms after the request was parsed.
     assert!((1..=50_000_000).contains(&nanoseconds), "{told}");
 }

@@ -1,4 +1,4 @@
-//! The table from the history service's statuses to HTTP, row by row.
+//! The table from the history service's statuses to HTTP statuses, row by row.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn every_row() {
     }
 }
 
-/// The history service was stopped in the middle: peers are to ask again, not to think us broken.
+/// The history service is stopped during a call: servers should repeat the request.
 #[tokio::test]
 async fn a_connection_that_breaks_is_no_fault_of_ours() {
     let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,7 +53,7 @@ async fn a_connection_that_breaks_is_no_fault_of_ours() {
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = breaking.accept().await.unwrap();
-            // The preface, the settings, and the beginning of a question.
+            // The preface, the settings, and the beginning of a call.
             stream.read_exact(&mut [0; 150]).await.unwrap();
         }
     });
@@ -93,7 +93,7 @@ async fn how_long_to_wait_is_passed_on() {
 #[tokio::test]
 async fn a_history_service_that_is_away_is_503() {
     let stage = Stage::start_with(|options| {
-        // Port 1 is nobody's.
+        // No program listens on port 1.
         options.history = "http://127.0.0.1:1".parse::<Uri>().unwrap().into();
     })
     .await;

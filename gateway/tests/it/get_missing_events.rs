@@ -1,4 +1,4 @@
-//! `POST /get_missing_events`: what the history service is asked, and what the caller gets.
+//! `POST /get_missing_events`: the request to the history service, and the response to the client.
 
 use backscroll_gateway::proto::v1::{GetMissingEventsRequest, Requester};
 use serde_json::json;
@@ -111,7 +111,7 @@ async fn bodies_that_are_refused() {
     assert_eq!(stage.send(ask).await.refusal(), (400, "M_NOT_JSON".to_owned()));
 }
 
-/// Garbage is called garbage before anybody is authenticated, the wrong shape only after.
+/// Invalid JSON is refused before authentication, JSON of the wrong shape after it.
 #[tokio::test]
 async fn the_order_of_checks() {
     let stage = Stage::start().await;
@@ -131,7 +131,7 @@ async fn the_order_of_checks() {
     assert_eq!(stage.post(TARGET, "{}").await.refusal(), (403, "M_FORBIDDEN".to_owned()));
 }
 
-/// Synapse signs no content when it sends no body, others sign `{}`.
+/// With an empty body, Synapse signs no content, and other servers sign `{}`.
 #[tokio::test]
 async fn an_empty_body_may_be_signed_either_way() {
     let stage = Stage::start().await;
@@ -141,7 +141,7 @@ async fn an_empty_body_may_be_signed_either_way() {
         assert_eq!(stage.send(ask.clone()).await.status, status);
         assert_eq!(stage.send(ask.body("")).await.status, status);
     }
-    // A body that is there is signed as it is.
+    // A body that is not empty is signed as it is.
     let sig = stage.peer.sig("POST", TARGET, None);
     let ask = Ask::new("POST", TARGET).body("{}").authorization(stage.peer.header(&sig));
     assert_eq!(stage.send(ask).await.status, 401);

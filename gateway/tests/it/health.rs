@@ -1,6 +1,6 @@
 //! `/healthz` and `/readyz`.
 
-use crate::support::{Stage, client::Ask};
+use crate::support::{Stage, client::Ask, until};
 
 async fn status(stage: &Stage, path: &str) -> u16 {
     stage.send(Ask::new("GET", path)).await.status
@@ -25,7 +25,7 @@ async fn ready_while_the_history_service_serves() {
 #[tokio::test]
 async fn not_ready_while_the_history_service_is_away() {
     let stage = Stage::start_with(|options| {
-        // Port 1 is nobody's.
+        // No program listens on port 1.
         options.history = "http://127.0.0.1:1".parse::<axum::http::Uri>().unwrap().into();
     })
     .await;
@@ -36,7 +36,7 @@ async fn not_ready_while_the_history_service_is_away() {
 #[tokio::test]
 async fn ready_by_the_history_services_own_name_only() {
     let stage = Stage::start().await;
-    // tonic says of the nameless service that it serves before anything does.
+    // tonic reports SERVING for the empty name from the start.
     stage.history.health.clone().clear_service_status("backscroll.history.v1.HistoryService").await;
     assert_eq!(status(&stage, "/readyz").await, 503);
 }
@@ -46,6 +46,6 @@ async fn a_history_service_that_goes_away_is_noticed() {
     let stage = Stage::start().await;
     assert_eq!(status(&stage, "/readyz").await, 200);
     stage.history.stop();
-    while status(&stage, "/readyz").await != 503 {}
+    until("not ready", async || status(&stage, "/readyz").await == 503).await;
     assert_eq!(status(&stage, "/healthz").await, 200);
 }

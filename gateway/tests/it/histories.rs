@@ -51,12 +51,12 @@ async fn one_that_is_busy_gets_less() {
             crate::support::client::send(address, &bytes).await.status
         }));
     }
-    hold.arrived.notified().await;
+    hold.arrived().await;
     for nth in 0..10 {
         assert_eq!(ask(&stage, nth).await, 200);
     }
     assert_eq!(other.asked().len(), 1);
-    hold.proceed.notify_one();
+    hold.release_one();
     for status in held {
         assert_eq!(status.await.unwrap(), 200);
     }

@@ -1,6 +1,6 @@
-//! What hostile callers send, one row each: never a 5xx, never an answer that is not theirs.
+//! Requests of hostile clients, one row each: never a 5xx, never an answer to another request.
 //!
-//! Where a refusal has no errcode, hyper has refused the bytes before they were a request.
+//! A refusal without an errcode was sent by hyper, before the bytes were a request.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use crate::support::{
 const BACKFILL: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
 const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
 
-/// Name, bytes, status, errcode.
+/// The name of a row, the bytes that are sent, and the expected status and errcode.
 type Row = (String, Vec<u8>, u16, &'static str);
 
 fn row(name: impl Into<String>, ask: &Ask, status: u16, errcode: &'static str) -> Row {
     (name.into(), ask.bytes(), status, errcode)
 }
 
-/// Sends all rows, each on a connection of its own, and names all that are answered otherwise.
-/// Status 0 is a connection that was closed without a word.
+/// Sends all rows, each on a connection of its own, and reports those with another response. Status 0 is
+/// a connection that was closed without a response.
 async fn hold(stage: &Stage, rows: Vec<Row>) {
     let mut wrong = Vec::new();
     for (name, bytes, status, errcode) in rows {
         let mut stream = TcpStream::connect(stage.address).await.unwrap();
-        // A caller of nonsense need not get all of its bytes read.
+        // The gateway may close the connection before it has read all bytes.
         drop(stream.write_all(&bytes).await);
         let answer = client::read_bytes(&mut stream).await.unwrap_or_default();
         let (got, body) = match Answer::parse(&answer) {
@@ -47,7 +47,7 @@ async fn hold(stage: &Stage, rows: Vec<Row>) {
     assert_eq!(stage.get(BACKFILL).await.status, 200, "it goes on");
 }
 
-/// Does not wait for what does not come.
+/// A gateway with short timeouts for heads and bodies.
 async fn impatient() -> Stage {
     Stage::start_with(|options| {
         options.limits.head_timeout = Duration::from_secs(2);
@@ -56,7 +56,7 @@ async fn impatient() -> Stage {
     .await
 }
 
-/// A signed request, with one part replaced by bytes as they are.
+/// A signed request with one part replaced.
 fn raw(ask: &Ask, from: &str, to: &str) -> Vec<u8> {
     let bytes = ask.bytes();
     let at = bytes.windows(from.len()).position(|it| it == from.as_bytes()).expect(from);
@@ -169,7 +169,7 @@ async fn server_names() {
         let Peer { key_id, .. } = &stage.peer;
         let header = format!(r#"X-Matrix origin="{name}",key="{key_id}",sig="{sig}""#);
         let ask = Ask::new("GET", BACKFILL).authorization(header);
-        // hyper takes no NUL in a header.
+        // hyper refuses NUL in a header.
         let is_header = !name.contains('\0');
         let (status, errcode) = if is_header { (401, "M_UNAUTHORIZED") } else { (400, "") };
         row(format!("origin {name:?}"), &ask, status, errcode)
@@ -183,7 +183,7 @@ async fn paths() {
     let mut rows = Vec::new();
     let of_room = |room: &str| format!("/_matrix/federation/v1/backfill/{room}?v=$a&limit=1");
     for (room, status, errcode) in [
-        // One segment, decoded once: a slash in it is part of the room's id, and of no path.
+        // One segment is decoded once: an encoded slash is part of the room id, not of the path.
         ("!r%2Fx:us.example", 200, ""),
         ("!r%252Fx:us.example", 200, ""),
         ("%21r:us.example", 200, ""),
@@ -226,7 +226,7 @@ async fn targets() {
     let ask = |method: &str, target: &str| Ask::new(method, target).authorization(&header);
     let absolute = format!("http://us.example{BACKFILL}");
     let rows = vec![
-        // What was signed is the path and the query (RFC 9112 §3.2.2: servers must take this form).
+        // Path and query are signed (RFC 9112 §3.2.2: servers must accept this form).
         row("the absolute form", &ask("GET", &absolute), 200, ""),
         row(
             "the absolute form, another host",
@@ -238,7 +238,7 @@ async fn targets() {
         row("the asterisk form, GET", &ask("GET", "*"), 404, "M_UNRECOGNIZED"),
         row("the authority form", &ask("CONNECT", "us.example:8448"), 404, "M_UNRECOGNIZED"),
         row("CONNECT with a path", &ask("CONNECT", BACKFILL), 405, "M_UNRECOGNIZED"),
-        // Dropped before anything else is done: what is acted on is what was signed.
+        // A fragment is dropped first: the request that is answered is the one that was signed.
         row("a fragment", &ask("GET", &format!("{BACKFILL}#x")), 200, ""),
         row("two hosts", &ask("GET", BACKFILL).header("Host", "evil.example"), 400, "M_UNKNOWN"),
         row("no slash", &ask("GET", "backfill"), 404, "M_UNRECOGNIZED"),
@@ -250,7 +250,7 @@ async fn targets() {
     hold(&stage, rows).await;
 }
 
-/// Whoever stands before us must not see other requests in the same bytes than we do.
+/// A proxy and the gateway must see the same requests in the same bytes.
 #[tokio::test]
 async fn smuggling() {
     let stage = impatient().await;
@@ -282,7 +282,7 @@ async fn smuggling() {
     hold(&stage, rows).await;
 }
 
-/// RFC 9112 §3.2 and §6: such a request is refused, and nothing behind it is read as another.
+/// RFC 9112 §3.2 and §6: such a request is refused, and no further request is read.
 #[tokio::test]
 async fn heads_that_can_be_read_in_two_ways() {
     let stage = impatient().await;
@@ -341,7 +341,7 @@ async fn heads_that_can_be_read_in_two_ways() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The same one after the other on one connection, whose bodies are of every kind.
+/// The same with bodies of every kind, one after another on one connection.
 #[tokio::test]
 async fn a_length_beside_chunks_behind_other_requests() {
     let stage = Stage::start().await;

@@ -1,4 +1,4 @@
-//! Below the endpoints: paths, methods, sizes, slowness.
+//! HTTP below the endpoints: paths, methods, sizes, timeouts.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use crate::support::{
     Stage,
     client::{self, Ask},
+    within,
 };
 
 const BACKFILL: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
@@ -52,14 +53,14 @@ async fn wrong_methods_hear_the_right_ones() {
     assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")));
 }
 
-/// Told from Content-Length; the caller who sends all of it still gets the answer.
+/// Refused by its Content-Length. A client that sends the whole body still gets the response.
 #[tokio::test]
 async fn a_body_too_large_by_its_length() {
     let stage = Stage::start().await;
     let ask = Ask::new("POST", MISSING).body(vec![b' '; 2 * 1024 * 1024]).signed_by(&stage.peer);
     assert_eq!(stage.send(ask).await.refusal(), (413, "M_TOO_LARGE".to_owned()));
 
-    // One byte more than allowed, of which none is sent.
+    // One byte too many, none of which is sent.
     let head = format!(
         "POST {MISSING} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
          Expect: 100-continue\r\n\r\n",
@@ -68,14 +69,14 @@ async fn a_body_too_large_by_its_length() {
     let answer = client::send(stage.address, head.as_bytes()).await;
     assert_eq!(answer.refusal(), (413, "M_TOO_LARGE".to_owned()));
 
-    // The most that is allowed.
+    // The largest body that is allowed.
     let mut body = vec![b' '; 256 * 1024];
     body[..2].copy_from_slice(b"{}");
     let ask = Ask::new("POST", MISSING).body(body).signed_by(&stage.peer);
     assert_eq!(stage.send(ask).await.status, 200);
 }
 
-/// Found out while reading; the caller who sends all of it still gets the answer.
+/// Refused while it is read. A client that sends the whole body still gets the response.
 #[tokio::test]
 async fn a_body_too_large_in_chunks() {
     let stage = Stage::start().await;
@@ -117,7 +118,7 @@ async fn a_body_that_is_encoded() {
 #[tokio::test]
 async fn a_body_that_does_not_come() {
     let stage = Stage::start_with(|options| {
-        options.limits.body_timeout = Duration::from_millis(50);
+        options.limits.body_timeout = Duration::from_millis(500);
     })
     .await;
     let head = format!("POST {MISSING} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{");
@@ -128,15 +129,14 @@ async fn a_body_that_does_not_come() {
 #[tokio::test]
 async fn a_head_that_does_not_come_closes_the_connection() {
     let stage = Stage::start_with(|options| {
-        options.limits.head_timeout = Duration::from_millis(50);
+        options.limits.head_timeout = Duration::from_millis(500);
     })
     .await;
     for start in ["", "GET / HT"] {
         let mut stream = TcpStream::connect(stage.address).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
-        // Closed, with a bare 408 or without a word.
-        let answer = client::read(&mut stream).await;
-        assert!(answer.is_none_or(|answer| answer.status == 408));
+        let answer = within("closed", client::read(&mut stream)).await;
+        assert!(answer.is_none(), "{answer:?}");
     }
 }
 
@@ -146,13 +146,13 @@ async fn heads_too_large() {
     let many =
         (0..100).fold(Ask::new("GET", BACKFILL), |ask, nth| ask.header(&format!("x{nth}"), "1"));
     assert_eq!(stage.send(many).await.status, 431);
-    // The limit is that of a buffer which grows by doubling: somewhat more may fit.
+    // hyper's buffer grows by doubling, so somewhat larger heads may fit.
     let long = Ask::new("GET", BACKFILL).header("x", "a".repeat(300_000));
     assert_eq!(stage.send(long).await.status, 431);
     let target = format!("{BACKFILL}&x={}", "a".repeat(100_000));
     let status = stage.send(Ask::new("GET", &target)).await.status;
     assert!(matches!(status, 414 | 431), "{status}");
-    // A hundred event ids are nothing special.
+    // A hundred event ids fit.
     let ids: String = (0..100).map(|nth| format!("&v=%24{}{nth}", "a".repeat(60))).collect();
     assert_eq!(stage.get(&format!("{BACKFILL}{ids}")).await.status, 200);
 }

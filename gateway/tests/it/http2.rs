@@ -1,4 +1,4 @@
-//! HTTP/2: the same answers and the same signatures as over HTTP/1.1, and bounds of its own.
+//! HTTP/2: the same responses and signatures as with HTTP/1.1, and limits of its own.
 
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use crate::support::{
     frames::{GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, frames},
     peer::Peer,
     tls::Http2,
+    until, within,
 };
 
 const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2Bb&limit=1";
 const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
 
-/// Without TLS, with the preface at once.
+/// Connects without TLS.
 async fn connect(stage: &Stage) -> Http2 {
     Http2::over(TcpStream::connect(stage.address).await.unwrap()).await
 }
@@ -99,36 +100,34 @@ async fn a_request_under_way_is_finished_before_the_end() {
     let mut http = connect(&stage).await;
     let header = stage.peer.header(&stage.peer.sig("GET", TARGET, None));
     let asking = tokio::spawn(async move { http.ask("GET", TARGET, &[&header], "").await });
-    hold.arrived.notified().await;
+    hold.arrived().await;
     stage.stop.cancel();
-    while TcpStream::connect(stage.address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    until("closed", async || TcpStream::connect(stage.address).await.is_err()).await;
     assert!(!stage.serving.is_finished());
-    hold.proceed.notify_one();
+    hold.release_one();
     assert_eq!(asking.await.unwrap().unwrap().0, 200);
-    stage.serving.await.unwrap();
+    within("the end", stage.serving).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_connection_on_which_nothing_is_asked_is_closed() {
     let stage = Stage::start_with(|options| {
-        options.limits.head_timeout = Duration::from_millis(50);
+        options.limits.head_timeout = Duration::from_millis(500);
     })
     .await;
     let mut never = connect(&stage).await;
-    never.closed().await;
+    within("closed", never.closed()).await;
     let mut once = connect(&stage).await;
     assert_eq!(once.ask("GET", "/healthz", &[], "").await.unwrap().0, 200);
-    once.closed().await;
-    // Half a preface is no connection either.
+    within("closed", once.closed()).await;
+    // A connection with half a preface is closed too.
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream.write_all(b"PRI * HT").await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
     assert_eq!(stage.send(Ask::new("GET", "/healthz")).await.status, 200);
 }
 
-/// CVE-2023-44487: streams that are opened and reset at once cost their sender nothing.
+/// CVE-2023-44487: streams that are opened and reset at once cost the client nothing.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {
     let stage = Stage::start().await;
@@ -142,12 +141,12 @@ async fn rapid_resets_end_the_connection() {
     }
     let (mut reading, mut writing) = TcpStream::connect(stage.address).await.unwrap().into_split();
     let writing = tokio::spawn(async move {
-        // It may be closed before all is written.
+        // The gateway may close the connection before all is written.
         drop(writing.write_all(&bytes).await);
         writing
     });
     let mut answer = Vec::new();
-    // A reset after the last word is an end too.
+    // A reset after the last frame is an end too.
     drop(reading.read_to_end(&mut answer).await);
     drop(writing.await);
     let frames = frames(&answer);

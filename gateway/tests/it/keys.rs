@@ -1,4 +1,4 @@
-//! Files of pinned keys: what is taken, what is refused.
+//! Files of pinned keys: which entries are used, and which are refused.
 
 use backscroll_gateway::keys::PinnedKeys;
 use serde_json::{Value, json};
@@ -21,13 +21,13 @@ fn a_file_of_several_servers() {
     assert_eq!(keys.expired(NOW_MS + 1).count(), 2);
 }
 
-/// What is wrong is named and left out, and the rest is used; of a server whose answer is left out
-/// nothing is fetched in its place.
+/// Invalid entries are reported and left out, and the others are used. Keys of a server whose entry is left
+/// out are not fetched.
 #[test]
 fn what_cannot_be_used_is_left_out() {
     let (peer, other) = (Peer::new("a.example", 1), Peer::new("b.example", 2));
     let good = peer.key_answer();
-    // Changed and signed anew.
+    // Changed and signed again.
     let signed = |change: fn(&mut Value)| {
         let mut answer = good.clone();
         change(&mut answer);
@@ -64,7 +64,7 @@ fn what_cannot_be_used_is_left_out() {
     assert!(PinnedKeys::from_json(b"[]").is_err());
 }
 
-/// `old_verify_keys` and `unsigned` change nothing; several keys sign together.
+/// `old_verify_keys` and `unsigned` are ignored; several keys may sign.
 #[test]
 fn what_real_servers_add() {
     let (first, second) = (Peer::new("a.example", 1), Peer::new("a.example", 2));

@@ -1,7 +1,8 @@
-//! What is too much: who is refused, what it hears, and who is not concerned.
+//! Limits: which requests are refused, with which response, and which are not affected.
 
 use std::time::Duration;
 
+use futures_util::future;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
 
 use crate::support::{
@@ -9,13 +10,14 @@ use crate::support::{
     client::{self, Answer, Ask},
     history::Asked,
     peer::Peer,
+    within,
 };
 
 fn target(nth: usize) -> String {
     format!("/_matrix/federation/v1/backfill/!r:us.example?v=$a{nth}&limit=1")
 }
 
-/// Asks, and goes on; the answer comes later.
+/// Sends a request in the background.
 fn asking(stage: &Stage, ask: &Ask) -> JoinHandle<Answer> {
     let (address, bytes) = (stage.address, ask.bytes());
     tokio::spawn(async move { client::send(address, &bytes).await })
@@ -25,7 +27,7 @@ fn signed(nth: usize, peer: &Peer) -> Ask {
     Ask::new("GET", &target(nth)).signed_by(peer)
 }
 
-/// A refusal that says who refused and when to come again.
+/// Checks a refusal: its text, and when to repeat the request.
 fn assert_limited(answer: &Answer, text: &str) {
     assert_eq!(answer.refusal(), (429, "M_LIMIT_EXCEEDED".to_owned()));
     let error = answer.json()["error"].as_str().unwrap().to_owned();
@@ -36,28 +38,22 @@ fn assert_limited(answer: &Answer, text: &str) {
 }
 
 #[tokio::test]
-async fn requests_of_everybody() {
+async fn requests_of_all_servers() {
     let stage = Stage::start_with(|options| options.limits.max_requests = 2).await;
     let hold = stage.history.hold();
     let under_way = [0, 1].map(|nth| asking(&stage, &signed(nth, &stage.peer)));
-    hold.arrived.notified().await;
-    while stage.send(signed(2, &stage.peer)).await.status != 429 {}
-    // Nobody needs to be known for that, and probes are not concerned.
+    hold.arrived().await;
+    hold.arrived().await;
+    assert_limited(&stage.send(signed(2, &stage.peer)).await, "are being answered");
+    // Unsigned requests are refused likewise, and probes are not limited.
     assert_limited(&stage.send(Ask::new("GET", &target(0))).await, "are being answered");
     assert_eq!(stage.send(Ask::new("GET", "/healthz")).await.status, 200);
     assert_eq!(stage.send(Ask::new("GET", "/readyz")).await.status, 200);
-    let release = hold.clone();
-    let releasing = tokio::spawn(async move {
-        loop {
-            release.proceed.notify_one();
-            tokio::task::yield_now().await;
-        }
-    });
+    hold.release_all();
     for answer in under_way {
-        assert!(matches!(answer.await.unwrap().status, 200 | 429));
+        assert_eq!(answer.await.unwrap().status, 200);
     }
     assert_eq!(stage.send(signed(3, &stage.peer)).await.status, 200);
-    releasing.abort();
 }
 
 #[tokio::test]
@@ -70,22 +66,17 @@ async fn requests_from_one_address_behind_a_proxy() {
     let hold = stage.history.hold();
     let from = |nth, address: &str| signed(nth, &stage.peer).header("X-Forwarded-For", address);
     let under_way = asking(&stage, &from(0, "198.51.100.1"));
-    hold.arrived.notified().await;
+    hold.arrived().await;
     assert_limited(&stage.send(from(1, "198.51.100.1")).await, "from your address");
     assert_limited(&stage.send(from(1, "1.1.1.1, 198.51.100.1")).await, "from your address");
-    // From elsewhere it gets as far as the history service.
+    // A request from another address reaches the history service.
     let other = asking(&stage, &from(2, "198.51.100.2"));
-    hold.arrived.notified().await;
-    hold.proceed.notify_one();
-    hold.proceed.notify_one();
-    while !under_way.is_finished() || !other.is_finished() {
-        hold.proceed.notify_one();
-        tokio::task::yield_now().await;
-    }
+    hold.arrived().await;
+    hold.release_all();
     assert_eq!((under_way.await.unwrap().status, other.await.unwrap().status), (200, 200));
 }
 
-/// One on which nothing is under way makes room; one that waits for its answer does not.
+/// An idle connection is closed for another one; one that waits for its answer is not.
 #[tokio::test]
 async fn connections_from_one_address() {
     let stage = Stage::start_with(|options| options.limits.max_per_address = 1).await;
@@ -97,10 +88,10 @@ async fn connections_from_one_address() {
 
     let hold = stage.history.hold();
     let under_way = asking(&stage, &signed(0, &stage.peer));
-    hold.arrived.notified().await;
+    hold.arrived().await;
     let mut second = TcpStream::connect(stage.address).await.unwrap();
     assert!(client::read_bytes(&mut second).await.unwrap_or_default().is_empty());
-    hold.proceed.notify_one();
+    hold.release_one();
     assert_eq!(under_way.await.unwrap().status, 200);
 }
 
@@ -114,56 +105,51 @@ async fn one_server_is_refused_and_another_is_not() {
     let other = Peer::new("other.example", 2);
     let hold = stage.history.hold();
     let first = asking(&stage, &signed(0, &stage.peer));
-    hold.arrived.notified().await;
-    // One of these waits, the other is refused at once.
-    let [mut waiting, mut refused] = [1, 2].map(|nth| asking(&stage, &signed(nth, &stage.peer)));
-    while !refused.is_finished() {
-        std::mem::swap(&mut waiting, &mut refused);
-        tokio::task::yield_now().await;
-    }
-    assert_limited(&refused.await.unwrap(), "of your server are waiting");
-    // That costs no look at a signature; where there is room, it does.
+    hold.arrived().await;
+    // One of them waits, the other is refused at once.
+    let [second, third] = [1, 2].map(|nth| asking(&stage, &signed(nth, &stage.peer)));
+    let (refused, waiting) =
+        within("a refusal", future::select(second, third)).await.factor_first();
+    let waiting = waiting.into_inner();
+    assert_limited(&refused.unwrap(), "of your server are waiting");
+    // The signature is not verified for that; it is while the queue is not full.
     let unsigned =
         |peer: &Peer| Ask::new("GET", &target(3)).authorization(peer.header(&"A".repeat(86)));
     let answer = stage.send(unsigned(&stage.peer)).await;
     assert_limited(&answer, "of your server are waiting");
     assert_eq!(stage.send(unsigned(&other)).await.refusal().0, 401);
     let others = asking(&stage, &signed(0, &other));
-    hold.arrived.notified().await;
-    assert_eq!(stage.history.asked().len(), 2, "who waits has not been passed on");
-    while !(first.is_finished() && waiting.is_finished() && others.is_finished()) {
-        hold.proceed.notify_one();
-        tokio::task::yield_now().await;
-    }
+    hold.arrived().await;
+    assert_eq!(stage.history.asked().len(), 2, "the waiting request was passed on");
+    hold.release_all();
     for answer in [first, waiting, others] {
         assert_eq!(answer.await.unwrap().status, 200);
     }
 }
 
 #[tokio::test]
-async fn who_leaves_the_queue_is_not_worked_for() {
+async fn a_request_that_leaves_the_queue_is_not_passed_on() {
     let stage = Stage::start_with(|options| options.limits.server_concurrency = 1).await;
     let hold = stage.history.hold();
     let first = asking(&stage, &signed(0, &stage.peer));
-    hold.arrived.notified().await;
+    hold.arrived().await;
     let mut leaving = TcpStream::connect(stage.address).await.unwrap();
     leaving.write_all(&signed(1, &stage.peer).bytes()).await.unwrap();
-    // Waited for, so that it stands in the queue before the next.
     drop(leaving);
     let last = asking(&stage, &signed(2, &stage.peer));
-    while !(first.is_finished() && last.is_finished()) {
-        hold.proceed.notify_one();
-        tokio::task::yield_now().await;
+    hold.release_all();
+    for answer in [first, last] {
+        assert_eq!(answer.await.unwrap().status, 200);
     }
     let asked = stage.history.asked().into_iter().map(|asked| match asked {
         Asked::Backfill(asked) => asked.event_ids,
-        Asked::GetMissingEvents(_) => panic!("nobody asked that"),
+        Asked::GetMissingEvents(_) => panic!("not sent by this test"),
     });
     assert_eq!(asked.collect::<Vec<_>>(), [["$a0"], ["$a2"]]);
 }
 
 #[tokio::test]
-async fn too_many_in_a_short_time() {
+async fn requests_of_one_server_per_second() {
     let stage = Stage::start_with(|options| {
         options.limits.server_rate = 1;
         options.limits.server_burst = 2;
@@ -181,16 +167,13 @@ async fn the_same_question_is_passed_on_once() {
     let hold = stage.history.hold();
     stage.history.respond(|| Ok(vec![b"{}".to_vec()]));
     let first = asking(&stage, &signed(0, &stage.peer));
-    hold.arrived.notified().await;
-    // Leaves before there is an answer; those who joined are not concerned.
+    hold.arrived().await;
+    // The first client disconnects before there is an answer; the others still get it.
     let followers = [(); 5].map(|()| asking(&stage, &signed(0, &stage.peer)));
     let other = asking(&stage, &signed(0, &Peer::new("other.example", 2)));
-    hold.arrived.notified().await;
+    hold.arrived().await;
     first.abort();
-    while !(other.is_finished() && followers.iter().all(JoinHandle::is_finished)) {
-        hold.proceed.notify_one();
-        tokio::task::yield_now().await;
-    }
+    hold.release_all();
     for answer in followers {
         assert_eq!(answer.await.unwrap().status, 200);
     }

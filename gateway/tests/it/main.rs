@@ -1,5 +1,5 @@
-//! The gateway on a real socket, in front of a history service that the tests control, asked by
-//! servers that sign with keys of their own.
+//! The gateway on a real socket, with a history service that the tests control, and servers that sign with
+//! their own keys.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

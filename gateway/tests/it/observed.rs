@@ -1,4 +1,4 @@
-//! What operators see: counts after a known load, and the trace that goes on.
+//! Metrics after a known load, and traces that are passed on.
 
 use backscroll_gateway::metrics::Metrics;
 use prometheus_client::encoding::prometheus_text;

@@ -1,4 +1,4 @@
-//! The binary: its command line, its log, its end.
+//! The program: its command line, its log, and how it stops.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -27,7 +27,7 @@ fn gateway(flags: &[&str]) -> Command {
     command
 }
 
-/// Started, with the address that it says it listens on.
+/// Starts the program. Returns the address from its log as well.
 fn start() -> (Child, BufReader<ChildStderr>, String) {
     let mut child = gateway(&FLAGS).args(["--log-format", "json"]).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
@@ -69,7 +69,7 @@ async fn one_line_a_request_and_no_secrets_in_it() {
 
     let mut rest = String::new();
     log.read_to_string(&mut rest).unwrap();
-    // Beside it, there may be word of the history service.
+    // There may be lines about the history service as well.
     let requests = rest.lines().filter(|line| line.contains("\"status\""));
     let [line] = requests.collect::<Vec<_>>()[..] else { panic!("{rest}") };
     let line: Value = serde_json::from_str(line).unwrap();

@@ -1,4 +1,4 @@
-//! Stopping: nothing under way is cut off, nothing waits for nothing.
+//! Stopping: requests under way are finished, and idle connections do not delay the end.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use crate::support::{
     Stage,
     client::{self, Ask},
+    until, within,
 };
 
 const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a&limit=1";
@@ -20,18 +21,16 @@ async fn a_request_under_way_is_finished() {
         let address = stage.address;
         async move { client::send(address, &request).await }
     });
-    hold.arrived.notified().await;
+    hold.arrived().await;
 
     stage.stop.cancel();
-    // Nothing new is accepted once the listener is closed.
-    while TcpStream::connect(stage.address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    // No connection is accepted once the listener is closed.
+    until("closed", async || TcpStream::connect(stage.address).await.is_err()).await;
     assert!(!stage.serving.is_finished());
-    hold.proceed.notify_one();
+    hold.release_one();
 
     assert_eq!(asking.await.unwrap().status, 200);
-    stage.serving.await.unwrap();
+    within("the end", stage.serving).await.unwrap();
 }
 
 #[tokio::test]
@@ -42,7 +41,8 @@ async fn while_it_gives_notice_it_is_not_ready_but_answers() {
     .await;
     assert_eq!(stage.send(Ask::new("GET", "/readyz")).await.status, 200);
     stage.stop.cancel();
-    while stage.send(Ask::new("GET", "/readyz")).await.status != 503 {}
+    let is_stopping = async || stage.send(Ask::new("GET", "/readyz")).await.status == 503;
+    until("not ready", is_stopping).await;
     assert_eq!(stage.get(TARGET).await.status, 200);
     assert_eq!(stage.send(Ask::new("GET", "/healthz")).await.status, 200);
     stage.serving.abort();
@@ -50,16 +50,17 @@ async fn while_it_gives_notice_it_is_not_ready_but_answers() {
 
 #[tokio::test]
 async fn idle_connections_do_not_delay_the_end() {
-    let stage = Stage::start().await;
-    // One that never asked, one that could ask again.
+    // Longer than any wait of this test: idle connections must not be waited for.
+    let hour = Duration::from_secs(3_600);
+    let stage = Stage::start_with(|options| options.drain_timeout = hour).await;
+    // One without a request, and one after its first request.
     let mut fresh = TcpStream::connect(stage.address).await.unwrap();
     let mut kept = TcpStream::connect(stage.address).await.unwrap();
     kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     kept.readable().await.unwrap();
 
     stage.stop.cancel();
-    // Sooner than the deadline of 20 s for stragglers, or the 30 s for a head.
-    tokio::time::timeout(Duration::from_secs(10), stage.serving).await.unwrap().unwrap();
+    within("the end", stage.serving).await.unwrap();
     assert!(client::read(&mut fresh).await.is_none());
     assert_eq!(client::read(&mut kept).await.unwrap().status, 200);
 }
@@ -73,8 +74,8 @@ async fn what_does_not_finish_is_cut_off() {
     let hold = stage.history.hold();
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream.write_all(&Ask::new("GET", TARGET).signed_by(&stage.peer).bytes()).await.unwrap();
-    hold.arrived.notified().await;
+    hold.arrived().await;
     stage.stop.cancel();
-    stage.serving.await.unwrap();
+    within("the end", stage.serving).await.unwrap();
     assert!(client::read(&mut stream).await.is_none());
 }

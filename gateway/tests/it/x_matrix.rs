@@ -1,10 +1,10 @@
-//! Who is let in, and who is not. The grammar has its own tests beside it.
+//! Which requests are authenticated. The grammar of the header has tests of its own.
 
 use crate::support::{NOW_MS, Stage, US, client::Ask, peer::Peer, pinned};
 
 const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2Bb&limit=1";
 
-/// Asks with these Authorization headers.
+/// Sends a request with these Authorization headers.
 async fn status(stage: &Stage, headers: &[&str]) -> u16 {
     let ask = Ask::new("GET", TARGET);
     let ask = headers.iter().copied().fold(ask, Ask::authorization);
@@ -101,7 +101,7 @@ async fn what_is_signed_is_what_was_sent() {
         (("GET", TARGET), TARGET, 200),
         (("POST", TARGET), TARGET, 401),
         (("get", TARGET), TARGET, 401),
-        // Tampered with, or normalised on the way.
+        // Changed or normalised on the way.
         (("GET", TARGET), "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2Bb&limit=2", 401),
         (("GET", TARGET), "/_matrix/federation/v1/backfill/!r:us.example?v=$a%2bb&limit=1", 401),
         (("GET", TARGET), "/_matrix/federation/v1/backfill/!r:us.example?v=$a+b&limit=1", 401),
@@ -113,7 +113,7 @@ async fn what_is_signed_is_what_was_sent() {
         assert_eq!(stage.send(ask).await.status, expected, "{signed:?} {sent}");
     }
     assert_eq!(stage.send(Ask::new("GET", TARGET).signed_by(&impostor)).await.status, 401);
-    // With another server's name for us in the signed object.
+    // Another destination in the signed object.
     let object = serde_json::json!({
         "method": "GET", "uri": TARGET, "origin": stage.peer.name, "destination": "else.example",
     });
@@ -123,7 +123,7 @@ async fn what_is_signed_is_what_was_sent() {
 
 #[tokio::test]
 async fn keys_that_have_expired_let_nobody_in() {
-    // The peer's keys are valid until the very millisecond that the clock shows.
+    // The peer's keys are valid until exactly now.
     let stage = Stage::start().await;
     assert_eq!(stage.get(TARGET).await.status, 200);
     let late = Stage::start_with(|options| {

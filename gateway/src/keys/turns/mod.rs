@@ -28,11 +28,11 @@ pub(super) struct TurnBounds {
     pub(super) for_known: usize,
     /// Most fetches under way for one client.
     pub(super) turns_of_client: usize,
-    /// Most waiting fetches.
+    /// Most waiting fetches of all clients.
     pub(super) waiting: usize,
     /// Most waiting fetches of one client.
     pub(super) waiting_of_client: usize,
-    /// ClientAddresss who are remembered though nothing of theirs waits or is under way.
+    /// Most clients that are kept without any fetch.
     pub(super) idle_clients: usize,
 }
 

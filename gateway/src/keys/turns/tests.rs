@@ -54,15 +54,15 @@ fn one_client_never_has_all_turns_and_a_new_client_is_first() {
 #[test]
 fn some_turns_are_kept_for_known_servers() {
     let turns = Turns::new(BOUNDS);
-    let strangers: Vec<Turn> = (0..6).map(|nth| turns.enqueue(client(nth)).unwrap()).collect();
-    assert_eq!(strangers.iter().filter(|it| has_come(it)).count(), 4);
+    let unknown: Vec<Turn> = (0..6).map(|nth| turns.enqueue(client(nth)).unwrap()).collect();
+    assert_eq!(unknown.iter().filter(|it| has_come(it)).count(), 4);
     let known = turns.enqueue(client(0)).unwrap();
     assert!(!has_come(&known));
     known.set_known();
     assert!(has_come(&known));
-    assert_eq!(strangers.iter().filter(|it| has_come(it)).count(), 4);
+    assert_eq!(unknown.iter().filter(|it| has_come(it)).count(), 4);
     drop(known);
-    assert_eq!(strangers.iter().filter(|it| has_come(it)).count(), 4);
+    assert_eq!(unknown.iter().filter(|it| has_come(it)).count(), 4);
 }
 
 #[test]
@@ -84,17 +84,17 @@ fn the_client_with_the_most_loses_its_last_fetch() {
 #[test]
 fn a_shared_fetch_waits_in_every_queue() {
     let turns = Turns::new(BOUNDS);
-    let stranger: Vec<Turn> = (0..8).map(|_| turns.enqueue(client(1)).unwrap()).collect();
+    let shared: Vec<Turn> = (0..8).map(|_| turns.enqueue(client(1)).unwrap()).collect();
     let other = turns.enqueue(client(2)).unwrap();
     let more = turns.enqueue(client(2)).unwrap();
     assert!(has_come(&other) && !has_come(&more));
-    let wanted = &stranger[7];
+    let wanted = &shared[7];
     assert!(!has_come(wanted));
     wanted.share(client(3));
     wanted.share(client(3));
     drop(other);
     assert!(has_come(wanted));
-    drop(stranger);
+    drop(shared);
     drop(more);
     let table = turns.table();
     assert_eq!((table.under_way, table.waiting), (0, 0));

@@ -1,4 +1,4 @@
-//! Where hosts delegate to, and for how long that is so.
+//! Delegations: to which server, and for how long.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::peer::Peer;
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
-/// Who was asked for its well-known file since the last time.
+/// The hosts whose well-known files were requested since the last call.
 fn asked(world: &World) -> Vec<String> {
     let seen = world.seen().into_iter().filter(|it| it.target == WELL_KNOWN);
     seen.map(|it| it.host).collect()
@@ -31,7 +31,7 @@ async fn they_are_remembered_for_as_long_as_the_answer_says() {
         well_known.set(WELL_KNOWN, Reply { headers, ..Reply::well_known("5.2.2.2") });
         let site = world.site("5.2.2.2:8448", "5.2.2.2").await;
         let gateway = world.gateway(&[]).await;
-        // A new key each time, so that the server has to be asked.
+        // A new key each time, so that keys must be fetched.
         for (nth, passes, expected) in [
             (1, Duration::ZERO, &["h.example"][..]),
             (2, lifetime - Duration::from_millis(1), &[]),
@@ -86,7 +86,7 @@ async fn where_a_host_delegates_to_is_not_asked_where_it_delegates_to() {
     assert_eq!(asked(&world), ["h.example"]);
 }
 
-/// A name that stands for another: what is meant is the first, to everybody but name servers.
+/// A CNAME is followed by DNS only: `Host` and certificate are for the first name.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_stand_for_others() {
     for (name, delegated, at, host) in [
@@ -113,8 +113,8 @@ async fn names_that_stand_for_others() {
             (at, host, Some("alias.example"))
         );
     }
-    // RFC 2782 wants no alias behind an SRV record, and other homeservers follow it all the same.
-    // So do we: the certificate says whose server it is.
+    // RFC 2782 forbids an alias as the target of an SRV record. Other homeservers follow it, and so does the
+    // gateway: the certificate proves whose server it is.
     let world = World::new().await;
     let peer = Peer::new("h.example", 7);
     world.dns.srv("_matrix-fed._tcp.h.example", 1, "alias.example", 99);
@@ -122,7 +122,7 @@ async fn names_that_stand_for_others() {
     world.dns.address("real.example", "5.1.1.1");
     world.publish(&world.site("5.1.1.1:99", "h.example").await, &peer);
     assert_eq!(ask(&world.gateway(&[]).await, &peer).await, granted());
-    // Neither does an alias lead inside.
+    // An alias to an internal address is denied too.
     let world = World::new().await;
     world.dns.alias("h.example", "inside.example");
     world.dns.address("inside.example", "10.0.0.1");

@@ -1,5 +1,5 @@
-//! Every way to a server: where the gateway connects to, which `Host` it names, whose certificate
-//! it wants. <https://spec.matrix.org/v1.16/server-server-api/#resolving-server-names>
+//! Server discovery: the address that the gateway connects to, the `Host` header, and the name in the
+//! certificate. <https://spec.matrix.org/v1.16/server-server-api/#resolving-server-names>
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use backscroll_gateway::keys::FetchOptions;
 use super::world::{KEYS, Reply, Set as _, WELL_KNOWN, World, ask, granted, refused};
 use crate::support::peer::Peer;
 
-/// What a row's world holds beside the server itself.
+/// What the world of a row contains besides the server.
 enum Has {
     Address(&'static str, &'static str),
     Srv(&'static str, &'static str, u16),
@@ -91,7 +91,7 @@ async fn every_row_of_the_table() {
             Some(h),
         ),
         (h, &[Address(h, "5.1.1.1")], "5.1.1.1:8448", h, Some(h)),
-        // What is not valid is not there.
+        // Invalid files are ignored.
         (h, &[WellKnown("not a name"), Address(h, "5.1.1.1")], "5.1.1.1:8448", h, Some(h)),
     ] {
         let world = World::new().await;
@@ -128,7 +128,7 @@ async fn every_row_of_the_table() {
     }
 }
 
-/// A target that does not answer is passed over, in the order of priorities.
+/// Targets are tried in the order of priorities, until one answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn service_records_are_tried_in_turn() {
     let world = World::new().await;
@@ -146,7 +146,7 @@ async fn service_records_are_tried_in_turn() {
     assert_eq!(world.dialled(), ["5.3.3.3:1", "5.3.3.3:2"]);
 }
 
-/// The certificate is that of the name that was asked for, not of wherever it led.
+/// The certificate must be for the requested name, not for the target.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_certificate_is_refused() {
     for (name, certified) in [
@@ -168,7 +168,7 @@ async fn another_certificate_is_refused() {
     }
 }
 
-/// Whatever a well-known file or a name leads to: not inside.
+/// No well-known file or name makes the gateway connect to an internal address.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_leads_inside() {
     for (well_known, dialled) in [
@@ -200,7 +200,7 @@ async fn nothing_leads_inside() {
     }
 }
 
-/// Unless an operator says so.
+/// Except for ranges that the operator allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_range_can_be_allowed() {
     let world = World::new().await;
@@ -214,7 +214,7 @@ async fn a_private_range_can_be_allowed() {
     assert_eq!(world.dialled(), ["10.0.0.1:99"]);
 }
 
-/// A well-known file that is of no use is as good as none: the server's own records count.
+/// An invalid well-known file is ignored, and the server's own records are used.
 #[tokio::test(flavor = "multi_thread")]
 async fn useless_well_known_files() {
     let large = format!(r#"{{"m.server":"d.example","x":"{}"}}"#, "x".repeat(51_200));
@@ -246,7 +246,7 @@ async fn useless_well_known_files() {
     }
 }
 
-/// Redirects are followed to other hosts, as far as five.
+/// Up to five redirects to other hosts are followed.
 #[tokio::test(flavor = "multi_thread")]
 async fn well_known_files_may_be_elsewhere() {
     for (redirects, found) in [(1, true), (5, true), (6, false)] {

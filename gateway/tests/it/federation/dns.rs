@@ -1,4 +1,4 @@
-//! A name server that says what a test tells it to.
+//! A DNS server with the records of a test.
 
 use std::{
     collections::HashMap,

@@ -11,10 +11,10 @@ use std::{
 use backscroll_gateway::{clock::Clock, keys::FetchOptions};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, time};
+use tokio::sync::Semaphore;
 
-use super::world::{KEYS, QUERY, Replies, Reply, Set as _, World, ask, ask_from, granted, refused};
-use crate::support::{Stage, peer::Peer};
+use super::world::{KEYS, Replies, Reply, Set as _, World, ask, ask_from, granted, refused};
+use crate::support::{Stage, peer::Peer, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -23,9 +23,6 @@ const AT: &str = "5.1.1.1:99";
 
 /// What becomes of a server's answer.
 type Change<'a> = Box<dyn Fn(&Value) -> Value + 'a>;
-/// What a notary makes of it.
-type Listed<'a> = Box<dyn Fn(Value) -> Vec<Value> + 'a>;
-
 /// A server, its keys published, and a gateway that has not heard of it.
 async fn scene() -> (World, Peer, Replies, Stage) {
     let world = World::new().await;
@@ -42,16 +39,6 @@ async fn scene_of_many() -> (World, Peer, Replies, Stage) {
     let site = world.server(&peer, AT).await;
     let gateway = world.gateway_behind_a_proxy().await;
     (world, peer, site, gateway)
-}
-
-/// Waits for what is about to be so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !is_so().await {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    time::timeout(Duration::from_secs(20), waiting).await.expect(what);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,91 +333,6 @@ async fn pinned_servers_are_never_asked() {
     world.pass(MINUTE);
     assert_eq!(ask(&gateway, &gateway.peer).await, refused());
     assert!(world.dialled().is_empty());
-}
-
-/// A notary's word for a server that is away: signed by both, or it is none.
-#[tokio::test(flavor = "multi_thread")]
-async fn notaries() {
-    let peer = Peer::new("h.example:99", 7);
-    let notary = Peer::new("n.example:99", 5);
-    let stranger = Peer::new("n.example:99", 6);
-    let rows: Vec<(&str, Listed<'_>, (u16, String))> = vec![
-        ("signed by both", Box::new(|it: Value| vec![notary.sign(it)]), granted()),
-        ("not by the notary", Box::new(|it| vec![it]), refused()),
-        (
-            "by another as the notary",
-            Box::new(|it| {
-                let stranger = Peer { key_id: notary.key_id.clone(), ..stranger.clone() };
-                vec![stranger.sign(it)]
-            }),
-            refused(),
-        ),
-        (
-            "by the notary alone",
-            Box::new(|mut it| {
-                it.as_object_mut().unwrap().remove("signatures");
-                vec![notary.sign(it)]
-            }),
-            refused(),
-        ),
-        ("expired", Box::new(|_| vec![notary.sign(peer.key_answer_until(1))]), refused()),
-        (
-            "of another server",
-            Box::new(|_| vec![notary.sign(Peer::new("x.example:99", 7).key_answer_until(1 << 50))]),
-            refused(),
-        ),
-        (
-            "of which one is of use",
-            Box::new(|it| {
-                let older = Peer::new("h.example:99", 9).key_answer_until(1 << 50);
-                vec![it.clone(), notary.sign(older), json!(1), notary.sign(it)]
-            }),
-            granted(),
-        ),
-        ("nothing", Box::new(|_| Vec::new()), refused()),
-    ];
-    for (what, answers, expected) in rows {
-        let world = World::new().await;
-        let site = world.server(&notary, "5.5.5.5:99").await;
-        let answer = peer.key_answer_until(world.now() + 60_000);
-        site.set(QUERY, Reply::json(&json!({ "server_keys": answers(answer) })));
-        let gateway = world.gateway(&["n.example:99"]).await;
-        assert_eq!(ask(&gateway, &peer).await, expected, "{what}");
-        let seen = world.seen();
-        let asked = seen.iter().find(|seen| seen.target == QUERY).unwrap();
-        let asked: Value = serde_json::from_slice(&asked.body).unwrap();
-        let minimum = json!({ "minimum_valid_until_ts": world.now() });
-        assert_eq!(asked, json!({ "server_keys": { "h.example:99": { "ed25519:k7": minimum } } }));
-    }
-}
-
-/// The keys of a notary may be pinned; the first that helps is the last that is asked; a notary
-/// is no witness for itself.
-#[tokio::test(flavor = "multi_thread")]
-async fn several_notaries() {
-    let world = World::new().await;
-    let peer = Peer::new("h.example:99", 7);
-    // Pinned by every stage.
-    let pinned = Peer::new("peer.example:8448", 1);
-    let notary = Peer::new("n.example:99", 5);
-    let unpublished = world.server(&pinned, "5.4.4.4:8448").await;
-    unpublished.lock().unwrap().clear();
-    let site = world.server(&notary, "5.5.5.5:99").await;
-    let gateway = world.gateway(&["away.example:99", "n.example:99", "peer.example:8448"]).await;
-    site.set(QUERY, Reply::json(&json!({ "server_keys": [] })));
-    let answer = pinned.sign(peer.key_answer_until(world.now() + 60_000));
-    unpublished.set(QUERY, Reply::json(&json!({ "server_keys": [answer] })));
-    assert_eq!(ask(&gateway, &peer).await, granted());
-    let seen = world.seen();
-    let asked: Vec<_> = seen.iter().map(|it| (it.at.as_str(), it.target.as_str())).collect();
-    let expected = [("5.5.5.5:99", KEYS), ("5.5.5.5:99", QUERY), ("5.4.4.4:8448", QUERY)];
-    assert_eq!(asked, expected);
-    site.lock().unwrap().clear();
-    let rotated = Peer { key_id: "ed25519:new".to_owned(), ..notary };
-    world.pass(MINUTE);
-    assert_eq!(ask(&gateway, &rotated).await, refused());
-    let asked_itself = world.seen().iter().any(|it| it.at == "5.5.5.5:99" && it.target == QUERY);
-    assert!(!asked_itself);
 }
 
 /// What one gateway has fetched, others find in the history service, for a week after the fetch.

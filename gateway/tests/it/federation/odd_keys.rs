@@ -11,20 +11,20 @@ const NAME: &str = "h.example:99";
 const AT: &str = "5.1.1.1:99";
 const TARGET: &str = "/_matrix/federation/v1/backfill/!r:us.example?v=$e&limit=1";
 
-/// What becomes of the server's answer.
+/// Changes the answer of the server.
 type Change = Box<dyn Fn(&World, &Peer) -> Vec<u8>>;
 
 fn url_safe(text: &str) -> String {
     text.replace('+', "-").replace('/', "_")
 }
 
-/// The same bytes, with other bits where nobody looks.
+/// The same bytes in another base64 form, with unused bits set.
 fn with_trailing_bits(text: &str) -> String {
     let (rest, last) = text.split_at(text.len() - 1);
     format!("{rest}{}", char::from(last.as_bytes()[0] + 1))
 }
 
-/// The answer of this server, changed before it is signed.
+/// The answer of this server, changed before it is signed by it.
 fn changed(world: &World, peer: &Peer, change: impl FnOnce(&mut Value)) -> Value {
     let mut answer = peer.key_answer_until(world.now() + 60_000);
     answer.as_object_mut().unwrap().remove("signatures");
@@ -112,7 +112,7 @@ async fn answers_of_every_kind() {
             Box::new(|world, peer| {
                 let mut answer = peer.key_answer_until(world.now() + 60_000);
                 answer.as_object_mut().unwrap().remove("signatures");
-                // `x` stands last.
+                // `x` is the last member.
                 let signed = answer.to_string().replacen('}', "},\"x\":1e+22}", 0);
                 let signed = format!("{},\"x\":1e+22}}", &signed[..signed.len() - 1]);
                 let made = peer.key.sign(signed.as_bytes()).to_bytes();
@@ -166,8 +166,8 @@ async fn signatures_of_requests_in_every_form() {
     }
 }
 
-/// An answer without a length ends with its connection, whether or not TLS says that it ends; one
-/// that is cut off is none.
+/// A response without a length ends with its connection, with or without a TLS `close_notify`. A truncated
+/// one is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_end_with_the_connection() {
     for says_so in [true, false] {
@@ -188,8 +188,7 @@ async fn answers_that_end_with_the_connection() {
     }
 }
 
-/// What is signed by a key whose private half everybody knows proves nothing, whatever is signed
-/// beside it.
+/// A signature by a key whose private half is public knowledge is refused, even beside a valid one.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_everybody_knows() {
     let known = json!({ "key": "l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og" });

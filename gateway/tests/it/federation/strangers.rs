@@ -1,5 +1,5 @@
-//! Strangers make up names of servers, whose hosts accept and say nothing. Whoever is honest gets
-//! its keys all the same, on real sockets, while that goes on.
+//! Unauthenticated clients name servers that accept connections and never respond. The keys of other servers
+//! are fetched meanwhile.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use super::world::{World, ask_from, granted};
 use crate::support::peer::Peer;
 
 const AT: &str = "5.1.1.1:99";
-/// Of what a fetch may take, and then some; far less than what all of them take in turn.
+/// Longer than one fetch, and much shorter than all fetches one after another.
 const SOON: Duration = Duration::from_secs(10);
 
-/// So many made-up names, each from the address that `from` gives it.
+/// The number of made-up names, and the client address of each.
 struct Attack {
     what: &'static str,
     names: u32,
     from: fn(u32) -> String,
     honest: &'static str,
-    /// Whether the honest server's keys have been known before.
+    /// Whether the keys of the well-behaved server were known before.
     is_known: bool,
 }
 
@@ -76,7 +76,7 @@ async fn made_up_names_stop_nobody() {
             .map(async |(stranger, nth)| ask_from(&gateway, stranger, &from(nth)).await);
         let attacking = join_all(attacking);
         let asking = async {
-            // Once they have taken what they can.
+            // Until the attack uses all that it can.
             while world.dialled_so_far() < usize::try_from(names.min(80)).unwrap() {
                 time::sleep(Duration::from_millis(10)).await;
             }

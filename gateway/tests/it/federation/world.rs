@@ -1,6 +1,5 @@
-//! Other servers, with names, addresses and certificates, all of them on the loopback interface:
-//! connections to the addresses that the tests give them are turned to where they really listen,
-//! and to nowhere for every other address.
+//! Other servers, with names, addresses and certificates, all on the loopback interface. Each address of a
+//! test is mapped to the port where its server listens; connections to other addresses fail.
 
 use std::{
     collections::HashMap,
@@ -44,10 +43,10 @@ use tokio_rustls::TlsAcceptor;
 use super::dns::NameServer;
 use crate::support::{NOW_MS, Stage, client::Ask, peer::Peer};
 
-/// What a server was asked.
+/// A request that a server has received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The address that was meant.
+    /// The address before it was mapped.
     pub(super) at: String,
     pub(super) sni: Option<String>,
     pub(super) host: String,
@@ -56,13 +55,13 @@ pub(super) struct Seen {
     pub(super) user_agent: Option<String>,
 }
 
-/// What a server answers.
+/// The response of a server.
 #[derive(Clone, Default)]
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Vec<u8>,
-    /// Waits for this before.
+    /// The response waits for a permit of this.
     pub(super) hold: Option<Arc<Semaphore>>,
 }
 
@@ -120,7 +119,7 @@ impl World {
         network
     }
 
-    /// A gateway in this world.
+    /// Starts a gateway in this world.
     pub(super) async fn gateway(&self, notaries: &[&str]) -> Stage {
         let notaries = notaries.iter().map(|name| name.parse().unwrap()).collect();
         self.gateway_with(FetchOptions { network: self.network(), notaries }).await
@@ -135,7 +134,7 @@ impl World {
         .await
     }
 
-    /// Another gateway, in front of the same history service.
+    /// Starts another gateway, with the same history service.
     pub(super) async fn gateway_beside(&self, first: &Stage) -> Stage {
         let (now_ms, network) = (Arc::clone(&self.now_ms), self.network());
         let history: Uri = format!("http://{}", first.history.address).parse().unwrap();
@@ -147,7 +146,7 @@ impl World {
         .await
     }
 
-    /// A gateway that believes what the machine it runs on says of others.
+    /// Starts a gateway that trusts the local machine as a proxy.
     pub(super) async fn gateway_behind_a_proxy(&self) -> Stage {
         let (now_ms, network) = (Arc::clone(&self.now_ms), self.network());
         Stage::start_with(|options| {
@@ -158,7 +157,7 @@ impl World {
         .await
     }
 
-    /// A host at an address that accepts, and says nothing.
+    /// Starts a host that accepts connections and never responds.
     pub(super) async fn silent(&self, at: &str) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let real = listener.local_addr().unwrap();
@@ -171,8 +170,8 @@ impl World {
         });
     }
 
-    /// A server at an address that answers everything with these bytes and closes the connection,
-    /// having said so in TLS or not.
+    /// Starts a server that answers every request with these bytes and closes the connection, with or
+    /// without a TLS `close_notify`.
     pub(super) async fn raw_site(&self, at: &str, certified: &str, answer: Vec<u8>, says_so: bool) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let real = listener.local_addr().unwrap();
@@ -206,8 +205,8 @@ impl World {
         self.now_ms.load(Ordering::Relaxed)
     }
 
-    /// A server at an address, with a certificate for a name. It answers 404 to what it has no
-    /// reply for.
+    /// Starts a server at an address, with a certificate for a name. Without a reply for a path, it
+    /// responds with 404.
     pub(super) async fn site(&self, at: &str, certified: &str) -> Replies {
         let replies = Replies::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -242,7 +241,7 @@ impl World {
         TlsAcceptor::from(Arc::new(config.unwrap()))
     }
 
-    /// A server that gives its keys at an address which its name leads to without detours.
+    /// Starts a server with published keys, at the address of its name.
     pub(super) async fn server(&self, peer: &Peer, at: &str) -> Replies {
         let (host, _port) = peer.name.split_once(':').unwrap();
         let address: SocketAddr = at.parse().unwrap();
@@ -252,27 +251,27 @@ impl World {
         replies
     }
 
-    /// The server answers with these keys, valid for an hour.
+    /// Publishes the keys of a server, valid for an hour.
     pub(super) fn publish(&self, replies: &Replies, peer: &Peer) {
         replies.set(KEYS, Reply::json(&peer.key_answer_until(self.now() + 3_600_000)));
     }
 
-    /// Everything asked since the last time.
+    /// All requests since the last call.
     pub(super) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 
-    /// How often keys were asked for since the last time.
+    /// The number of requests for keys since the last call.
     pub(super) fn key_questions(&self) -> usize {
         self.seen().iter().filter(|seen| seen.target == KEYS).count()
     }
 
-    /// How many connections were to be made since the last time, without forgetting them.
+    /// The number of connections since the last call of `dialled`.
     pub(super) fn dialled_so_far(&self) -> usize {
         self.dialled.lock().unwrap().len()
     }
 
-    /// Every address that was to be connected to since the last time.
+    /// The addresses of all connections since the last call.
     pub(super) fn dialled(&self) -> Vec<String> {
         let dialled = std::mem::take(&mut *self.dialled.lock().unwrap());
         dialled.iter().map(ToString::to_string).collect()
@@ -293,7 +292,7 @@ impl Set for Replies {
     }
 }
 
-/// Status and errcode of a request that this server signs; 200 has none.
+/// Sends a request signed by this server. Returns status and errcode, which is empty for 200.
 pub(super) async fn ask(gateway: &Stage, peer: &Peer) -> (u16, String) {
     let target = "/_matrix/federation/v1/backfill/!r:us.example?v=$e&limit=1";
     let answer = gateway.send(Ask::new("GET", target).signed_by(peer)).await;
@@ -341,7 +340,7 @@ async fn connection(
         });
         let reply = replies.lock().unwrap().get(&target).cloned();
         let mut reply = reply.unwrap_or(Reply { status: 404, ..Reply::default() });
-        // What stands before some servers.
+        // As proxies in front of some servers do.
         if user_agent.is_none() {
             reply = Reply { status: 403, ..Reply::default() };
         }
@@ -354,6 +353,6 @@ async fn connection(
         }
         Ok::<_, Infallible>(response.body(Full::new(Bytes::from(reply.body))).unwrap())
     });
-    // The gateway may have had enough.
+    // The gateway may have closed the connection.
     drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
 }

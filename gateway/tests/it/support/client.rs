@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand, so that a test decides about every byte.
+//! An HTTP/1.1 client with which a test controls every byte.
 
 use std::{io, net::SocketAddr};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::peer::Peer;
 
-/// A request to be.
+/// A request that is being built.
 #[derive(Clone)]
 pub(crate) struct Ask {
     method: String,
@@ -39,7 +39,7 @@ impl Ask {
         self
     }
 
-    /// Signs what is there so far: a body is content if it is JSON.
+    /// Signs the request as it is so far. A body is signed if it is JSON.
     pub(crate) fn signed_by(self, peer: &Peer) -> Self {
         let content = self.body.as_ref().and_then(|body| serde_json::from_slice(body).ok());
         let sig = peer.sig(&self.method, &self.target, content);
@@ -65,7 +65,7 @@ impl Ask {
     }
 }
 
-/// An answer, taken apart.
+/// A parsed response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -74,7 +74,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// `None` when the connection was closed without one.
+    /// Parses a response. `None` if the connection was closed without one.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
@@ -95,7 +95,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Status and errcode of a refusal, which has the form that all have.
+    /// Status and errcode of an error response, whose form is checked.
     pub(crate) fn refusal(&self) -> (u16, String) {
         assert_eq!(self.header("content-type"), Some("application/json"));
         assert_eq!(self.header("cache-control"), Some("no-store"));
@@ -105,14 +105,14 @@ impl Answer {
     }
 }
 
-/// Sends bytes, reads until the connection is closed.
+/// Sends bytes, and reads a response until the connection is closed.
 pub(crate) async fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     read(&mut stream).await.expect("an answer")
 }
 
-/// The same of a gateway that may not answer.
+/// The same, for a gateway that may not respond.
 pub(crate) async fn try_send<S>(mut stream: S, bytes: &[u8]) -> Option<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -123,12 +123,12 @@ where
     Answer::parse(&answer)
 }
 
-/// Reads until the connection is closed.
+/// Reads a response until the connection is closed.
 pub(crate) async fn read(stream: &mut TcpStream) -> Option<Answer> {
     Answer::parse(&read_bytes(stream).await.unwrap())
 }
 
-/// The same, for connections that may be reset.
+/// Reads bytes until the connection is closed. A reset is an error.
 pub(crate) async fn read_bytes(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, frame by frame.
+//! HTTP/2, frame by frame.
 
 use std::{io, net::SocketAddr};
 
@@ -22,14 +22,14 @@ pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// A frame: length, type, flags, stream, payload.
+/// Encodes a frame: length, type, flags, stream, payload.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     [&head, payload].concat()
 }
 
-/// The frames in these bytes: type and payload.
+/// Decodes frames: the type and payload of each.
 pub(crate) fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while let [a, b, c, kind, _flags, _, _, _, _, rest @ ..] = bytes {
@@ -41,7 +41,7 @@ pub(crate) fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     frames
 }
 
-/// The head of a request: no field is compressed.
+/// Encodes the head of a request, without compression.
 pub(crate) fn head(method: &str, path: &str, authorization: &str) -> Vec<u8> {
     let mut head = Vec::new();
     for (name, value) in [
@@ -59,7 +59,7 @@ pub(crate) fn head(method: &str, path: &str, authorization: &str) -> Vec<u8> {
     head
 }
 
-/// A length of seven bits, or more in further bytes (RFC 7541 §5.1), and the text.
+/// Encodes a text after its length: seven bits, or more in further bytes (RFC 7541 §5.1).
 fn text(head: &mut Vec<u8>, text: &str) {
     let length = text.len();
     if length < 127 {
@@ -76,21 +76,21 @@ fn text(head: &mut Vec<u8>, text: &str) {
     head.extend_from_slice(text.as_bytes());
 }
 
-/// A stranger: 127.0.0.2 and so on.
+/// Connects from an address of its own: 127.0.0.2 and so on.
 pub(crate) async fn connect_from(nth: u8, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, nth + 2], 0)))?;
     socket.connect(to).await
 }
 
-/// An HTTP/2 connection on which whatever comes is read and forgotten.
+/// An HTTP/2 connection whose received bytes are read and ignored.
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
     next: u32,
 }
 
 impl Raw {
-    /// With settings: six bytes each.
+    /// Connects with settings of six bytes each.
     pub(crate) async fn connect(nth: u8, to: SocketAddr, settings: &[u8]) -> io::Result<Self> {
         let mut stream = connect_from(nth, to).await?;
         stream.write_all(PREFACE).await?;
@@ -98,7 +98,7 @@ impl Raw {
         Ok(Self { stream, next: 1 })
     }
 
-    /// A new stream with this head; its number.
+    /// Opens a stream with this head. Returns its number.
     pub(crate) async fn ask(&mut self, flags: u8, head: &[u8]) -> io::Result<u32> {
         let stream = self.next;
         self.next += 2;

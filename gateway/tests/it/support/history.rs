@@ -1,4 +1,4 @@
-//! A history service that answers what a test tells it to, and remembers what it was asked.
+//! A fake history service: it gives the answers of a test, and records its requests.
 
 use std::{
     collections::BTreeMap,
@@ -13,26 +13,27 @@ use backscroll_gateway::proto::v1::{
     PutServerKeysResponse,
 };
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Server};
 use tonic_health::server::HealthReporter;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::within;
 use crate::servers::{
     history_service_server::{HistoryService, HistoryServiceServer},
     key_service_server::{KeyService, KeyServiceServer},
 };
 
-/// What it was asked.
+/// A request that the service has received.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Asked {
     Backfill(BackfillRequest),
     GetMissingEvents(GetMissingEventsRequest),
 }
 
-/// Makes the answer: PDUs, or a refusal.
+/// Creates an answer: PDUs, or an error.
 type Respond = Box<dyn Fn() -> Result<Vec<Vec<u8>>, Status> + Send>;
 
 #[derive(Clone)]
@@ -46,20 +47,43 @@ pub(crate) struct FakeHistory {
 struct Inner {
     asked: Mutex<Vec<(Asked, MetadataMap)>>,
     respond: Mutex<Respond>,
-    /// While set, every question waits here after it has arrived.
+    /// While set, every request waits here.
     hold: Mutex<Option<Arc<Hold>>>,
-    /// By server name.
+    /// The stored keys and when they were fetched, by server name.
     keys: Mutex<BTreeMap<String, (Value, u64)>>,
 }
 
-/// Holds questions back.
-#[derive(Default)]
+/// Holds requests back.
 pub(crate) struct Hold {
-    pub(crate) arrived: Notify,
-    pub(crate) proceed: Notify,
+    /// One permit for each request that has arrived and was not waited for.
+    arrived: Semaphore,
+    /// One permit for each request that may be answered.
+    released: Semaphore,
 }
 
-/// A refusal as the real service makes it.
+impl Hold {
+    /// Waits until one more request has arrived.
+    pub(crate) async fn arrived(&self) {
+        within("a request to the history service", self.arrived.acquire()).await.unwrap().forget();
+    }
+
+    /// Lets one request be answered.
+    pub(crate) fn release_one(&self) {
+        self.released.add_permits(1);
+    }
+
+    /// Lets all requests be answered.
+    pub(crate) fn release_all(&self) {
+        self.released.add_permits(1_000_000);
+    }
+
+    async fn wait(&self) {
+        self.arrived.add_permits(1);
+        self.released.acquire().await.unwrap().forget();
+    }
+}
+
+/// An error as the real service sends it.
 pub(crate) fn refusal(code: Code, reason: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, "backscroll.history.v1", []);
     Status::with_error_details(code, "inner workings, not for strangers", details)
@@ -91,7 +115,7 @@ impl FakeHistory {
         Self { address, health, inner, stop }
     }
 
-    /// Closes the socket, and the connections when they are idle.
+    /// Closes the socket, and each connection when it is idle.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
@@ -104,7 +128,7 @@ impl FakeHistory {
     }
 
     pub(crate) fn hold(&self) -> Arc<Hold> {
-        let hold = Arc::<Hold>::default();
+        let hold = Arc::new(Hold { arrived: Semaphore::new(0), released: Semaphore::new(0) });
         *self.inner.hold.lock().unwrap() = Some(Arc::clone(&hold));
         hold
     }
@@ -117,7 +141,7 @@ impl FakeHistory {
         }
     }
 
-    /// The keys that it was given, by server name.
+    /// The stored keys, by server name.
     pub(crate) fn keys(&self) -> BTreeMap<String, Value> {
         let keys = self.inner.keys.lock().unwrap();
         keys.iter().map(|(server, (answer, _))| (server.clone(), answer.clone())).collect()
@@ -127,12 +151,12 @@ impl FakeHistory {
         self.inner.keys.lock().unwrap().insert(server_name.to_owned(), (answer, fetched_ts));
     }
 
-    /// Everything asked since the last time.
+    /// All requests since the last call.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.inner.asked.lock().unwrap().drain(..).map(|(asked, _metadata)| asked).collect()
     }
 
-    /// A header of everything asked since the last time.
+    /// The values of a header in all requests since the last call.
     pub(crate) fn heard(&self, header: &str) -> Vec<Option<String>> {
         let text = |it: &MetadataMap| Some(it.get(header)?.to_str().unwrap().to_owned());
         self.inner.asked.lock().unwrap().drain(..).map(|(_asked, it)| text(&it)).collect()
@@ -150,11 +174,10 @@ impl Inner {
         self.asked.lock().unwrap().push((asked.clone(), metadata));
         let hold = self.hold.lock().unwrap().clone();
         if let Some(hold) = hold {
-            hold.arrived.notify_one();
-            hold.proceed.notified().await;
+            hold.wait().await;
         }
         let pdus = (self.respond.lock().unwrap())()?;
-        // Access first, parameters then, as the contract has it.
+        // Access is decided before parameters, as in the contract.
         if let Asked::Backfill(BackfillRequest { event_ids, limit, .. }) = asked {
             let reason = match limit {
                 _ if event_ids.is_empty() => Some("EVENT_IDS_MISSING"),
@@ -170,7 +193,7 @@ impl Inner {
     }
 }
 
-/// A JSON array.
+/// Joins PDUs to a JSON array.
 fn array(pdus: &[Vec<u8>]) -> Bytes {
     [b"[", &pdus.join(&b","[..])[..], b"]"].concat().into()
 }

@@ -1,4 +1,4 @@
-//! A gateway, the history service behind it, and the servers that ask.
+//! A gateway, the history service behind it, and the servers that send requests.
 
 pub(crate) mod client;
 pub(crate) mod frames;
@@ -15,7 +15,11 @@ use backscroll_gateway::{
     random::Random,
     server::{Options, serve},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{self, JoinHandle},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -24,12 +28,30 @@ use self::{
     peer::Peer,
 };
 
-/// Our own name.
+/// The name of the gateway's homeserver.
 pub(crate) const US: &str = "us.example";
-/// What the clock says.
+/// The time of the gateway's clock, in milliseconds since 1970.
 pub(crate) const NOW_MS: u64 = 1_700_000_000_123;
 
-/// All of it, running.
+/// Longest wait for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for something that must happen soon. Panics if it does not.
+pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    time::timeout(PATIENCE, work).await.expect(what)
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !holds().await {
+            task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// A running gateway with everything around it.
 pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     pub(crate) history: FakeHistory,
@@ -44,7 +66,7 @@ impl Stage {
         Self::start_with(|_| {}).await
     }
 
-    /// Started with other options.
+    /// Starts with changed options.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
         let history = FakeHistory::start().await;
         let peer = Peer::new("peer.example:8448", 1);
@@ -53,11 +75,11 @@ impl Stage {
             keys: pinned(&[&peer, &Peer::new("other.example", 2)]),
             clock: Clock::new(|| NOW_MS),
             random: Random::new(|| 0.0),
-            // Nothing waits for these unless something is wrong.
+            // Reached only if something is wrong.
             drain_timeout: Duration::from_secs(20),
             ..Options::new(US.parse().unwrap(), url)
         };
-        // Tests fail more often than others may.
+        // Tests send more invalid requests than clients may.
         options.limits.failure_rate = 1_000_000;
         change(&mut options);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -72,18 +94,18 @@ impl Stage {
         client::send(self.address, &ask.bytes()).await
     }
 
-    /// Asks as the peer, signed as it should be.
+    /// Sends a GET request, signed by the peer.
     pub(crate) async fn get(&self, target: &str) -> Answer {
         self.send(Ask::new("GET", target).signed_by(&self.peer)).await
     }
 
-    /// Asks as the peer, with this body, signed as it should be.
+    /// Sends a POST request with this body, signed by the peer.
     pub(crate) async fn post(&self, target: &str, body: &str) -> Answer {
         self.send(Ask::new("POST", target).body(body).signed_by(&self.peer)).await
     }
 }
 
-/// The content of a file of keys, read.
+/// The keys of these servers, pinned.
 pub(crate) fn pinned(peers: &[&Peer]) -> PinnedKeys {
     let file = peers.iter().map(|peer| (peer.name.clone(), peer.key_answer()));
     let file = serde_json::Value::Object(file.collect());

@@ -1,4 +1,4 @@
-//! Another server. Signs by its own reading of the specification, not by the gateway's code.
+//! Another server. It signs with code of its own, not with the gateway's.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -19,7 +19,7 @@ impl Peer {
         Self { name: name.to_owned(), key_id: format!("ed25519:k{seed}"), key }
     }
 
-    /// What it answers to `/_matrix/key/v2/server`.
+    /// Its response to `/_matrix/key/v2/server`.
     pub(crate) fn key_answer(&self) -> Value {
         self.key_answer_until(NOW_MS)
     }
@@ -37,21 +37,21 @@ impl Peer {
         STANDARD_NO_PAD.encode(self.key.verifying_key().as_bytes())
     }
 
-    /// Adds its signature to an object of integers and ASCII text.
+    /// Adds its signature to an object of integers and ASCII texts.
     pub(crate) fn sign(&self, mut object: Value) -> Value {
         let signature = self.signature(&object);
         object["signatures"][&self.name][&self.key_id] = signature.into();
         object
     }
 
-    /// The base64 of its signature. serde_json's objects are sorted, and written without spaces.
+    /// Its signature in base64. serde_json serializes objects sorted and without spaces.
     pub(crate) fn signature(&self, object: &Value) -> String {
         let mut object = object.clone();
         object.as_object_mut().unwrap().remove("signatures");
         STANDARD_NO_PAD.encode(self.key.sign(object.to_string().as_bytes()).to_bytes())
     }
 
-    /// The signature of a request to us.
+    /// The signature of a request to the gateway.
     pub(crate) fn sig(&self, method: &str, uri: &str, content: Option<Value>) -> String {
         let mut object = json!({
             "method": method, "uri": uri, "origin": self.name, "destination": US,

@@ -1,5 +1,5 @@
-//! The gateway as a process of its own, with the limits it has by default: what it takes of memory is
-//! its own, and what attacks take of time is not.
+//! The gateway as a process of its own, with default limits, so that its memory can be measured, and attackers
+//! use another process.
 
 use std::{
     env, fs,
@@ -20,30 +20,30 @@ use super::{
     tls::Authority,
 };
 
-/// So many others.
+/// The number of further servers with pinned keys.
 pub(crate) const MANY: u8 = 16;
 
-/// One of them.
+/// One of the [`MANY`] servers.
 pub(crate) fn one_of_many(nth: u8) -> Peer {
     Peer::new(&format!("s{nth}.example"), 100 + nth)
 }
 
-/// The program, or another version of it, to see what an attack does to that.
+/// The path of the program, or of another version to compare with.
 #[expect(clippy::disallowed_methods, reason = "a test that measures has no command line")]
 fn binary() -> String {
     let other = env::var("BACKSCROLL_GATEWAY_BINARY");
     other.unwrap_or_else(|_| env!("CARGO_BIN_EXE_backscroll-gateway").to_owned())
 }
 
-/// It, and the history service behind it.
+/// A running gateway process, and its history service.
 pub(crate) struct Program {
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) history: FakeHistory,
-    /// A server whose keys are pinned, as those of `other.example` and of many others are.
+    /// A server with pinned keys. Those of `other.example` and of [`MANY`] others are pinned too.
     pub(crate) peer: Peer,
     _dir: TempDir,
-    /// Who has signed its certificate, if it has one.
+    /// The authority of its certificate, if it has one.
     authority: Option<Authority>,
 }
 
@@ -52,7 +52,7 @@ impl Program {
         Self::start_as(None, flags).await
     }
 
-    /// With a certificate.
+    /// Starts the program with a certificate.
     pub(crate) async fn start_with_tls(flags: &[&str]) -> Self {
         let authority = Authority::new();
         authority.write_pair();
@@ -98,7 +98,7 @@ impl Program {
         program
     }
 
-    /// The most memory that it has had, in MiB; where the system does not tell, none.
+    /// The peak memory of the process in MiB; zero where the system does not report it.
     pub(crate) fn most_mib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
@@ -106,8 +106,8 @@ impl Program {
         line.map_or(0, |it| it.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024)
     }
 
-    /// Asks so often as a server that means well, one after the other; how many answers came in ten
-    /// seconds each.
+    /// Sends requests of a well-behaved server, one after another. Returns how many were answered within
+    /// ten seconds each.
     pub(crate) async fn answers(&self, attempts: usize) -> usize {
         let mut answers = 0;
         for nth in 0..attempts {

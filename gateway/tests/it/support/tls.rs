@@ -1,4 +1,4 @@
-//! An authority, certificates of it, and HTTP/2 by hyper.
+//! A certificate authority, certificates of the gateway, and an HTTP/2 client.
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,7 @@ use tokio_rustls::{
 /// The name that the gateway's certificates are for.
 pub(crate) const GATEWAY: &str = "gateway.example";
 
-/// An authority, and the files of the gateway.
+/// A certificate authority, and the folder with the gateway's files.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
@@ -44,7 +44,7 @@ impl Authority {
         self.dir.path().join(name)
     }
 
-    /// Writes a new certificate and key over those before; returns the certificate.
+    /// Replaces the gateway's certificate and key. Returns the new certificate.
     pub(crate) fn write_pair(&self) -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([GATEWAY.to_owned()]).unwrap();
@@ -59,7 +59,7 @@ impl Authority {
         ServerFiles { cert, key, client_ca: None }.watched_for_http().unwrap()
     }
 
-    /// Connects as a client that trusts this authority, and speaks these protocols.
+    /// Connects as a client that trusts this authority and supports these protocols.
     pub(crate) async fn connect(
         &self,
         address: SocketAddr,
@@ -79,7 +79,7 @@ impl Authority {
     }
 }
 
-/// The first words of a handshake, which may be said any number of times.
+/// A TLS ClientHello, which can be sent any number of times.
 pub(crate) fn hello() -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -93,12 +93,12 @@ pub(crate) fn hello() -> Vec<u8> {
     hello
 }
 
-/// The certificate that the other end has shown.
+/// The certificate of the other end.
 pub(crate) fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
-/// An HTTP/2 connection.
+/// The client's end of an HTTP/2 connection.
 pub(crate) struct Http2(http2::SendRequest<Body>);
 
 impl Http2 {
@@ -109,7 +109,7 @@ impl Http2 {
         Self(sender)
     }
 
-    /// Asks; the status and the body of the answer.
+    /// Sends a request. Returns the status and the body of the response.
     pub(crate) async fn ask(
         &mut self,
         method: &str,
@@ -129,7 +129,7 @@ impl Http2 {
         Ok((status, answer.into_body().collect().await?.to_bytes().to_vec()))
     }
 
-    /// Returns when the other end has closed it.
+    /// Waits until the other end has closed the connection.
     pub(crate) async fn closed(&mut self) {
         while self.0.ready().await.is_ok() {
             tokio::task::yield_now().await;

@@ -1,0 +1,79 @@
+//! Decisions are made again after a conflict, and give the same store as without: appends of
+//! recorded rooms, the work that follows, purges, and repairs, over an engine that reports conflicts
+//! at random.
+
+use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};
+
+use proptest::prelude::*;
+
+use super::{NewEvent, NotesLeft, Outcome, append_all, purge_history, settle_waiting, work_off};
+use crate::{
+    context::Context,
+    room_format::{Header, Line, Reader},
+    store::Store,
+    verify,
+};
+
+const ROOMS: [&str; 4] = ["chaos0-v10", "redactions-v11", "powerfork-v12", "gap-v10-seen-by-hs2"];
+
+fn recorded(room: &str) -> (Header, Vec<Line>) {
+    let rooms = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rooms");
+    let file = File::open(rooms.join(room).join("room.ndjson")).unwrap();
+    let (header, lines) = Reader::open(BufReader::new(file)).unwrap();
+    (header, lines.collect::<Result<_, _>>().unwrap())
+}
+
+/// Appends a room, `group` events at a time, in the order of `lines`, and does all work that is
+/// left; then purges what is before the event `purged_before` of the file. Returns the outcomes.
+fn fill(
+    cx: &Context,
+    header: &Header,
+    lines: &[Line],
+    group: usize,
+    purged_before: usize,
+) -> Vec<Outcome> {
+    let events: Vec<NewEvent<'_>> = lines.iter().map(|it| NewEvent::of_line(header, it)).collect();
+    let mut outcomes = Vec::new();
+    for events in events.chunks(group) {
+        let batch = append_all(cx, events);
+        assert!(batch.failure.is_none(), "{:?}", batch.failure);
+        outcomes.extend(batch.outcomes);
+    }
+    while work_off(cx).unwrap() != NotesLeft::None {}
+    settle_waiting(&cx.store, &header.room_id).unwrap();
+    if let Some(line) = lines.get(purged_before) {
+        // An event that is an outlier, or not held, is refused in the same way in both stores.
+        let mut watch = |_| ControlFlow::Continue(());
+        drop(purge_history(&cx.store, &header.room_id, &line.event_id, &mut watch));
+    }
+    verify::repair(&cx.store, &mut |_| {}).unwrap();
+    outcomes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases((ProptestConfig::default().cases / 16).max(1)))]
+
+    #[test]
+    fn conflicts_change_nothing(
+        seed: u64,
+        room in prop::sample::select(&ROOMS[..]),
+        group in 1usize..100,
+        shift in any::<prop::sample::Index>(),
+        purged_before in any::<prop::sample::Index>(),
+    ) {
+        let (header, mut lines) = recorded(room);
+        // Events that arrive before their predecessors leave work for later.
+        let count = lines.len();
+        lines[count / 2..].rotate_left(shift.index(count - count / 2));
+        let purged_before = purged_before.index(2 * count);
+        let [undisturbed, disturbed] =
+            [0, 2].map(|one_in| Context::new(Store::with_conflicts(seed, one_in)));
+        let expected = fill(&undisturbed, &header, &lines, group, purged_before);
+        let outcomes = fill(&disturbed, &header, &lines, group, purged_before);
+        prop_assert_eq!(outcomes, expected);
+        // Each group is at least one commit, and half of the commits conflict.
+        let has_many_commits = count / group > 40;
+        prop_assert!(!has_many_commits || disturbed.store.conflicts() > 0, "none conflicted");
+        prop_assert!(disturbed.store.records() == undisturbed.store.records());
+    }
+}
