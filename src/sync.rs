@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// Locks a mutex.
+/// Locks a mutex, and waits for that if needed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -67,12 +67,12 @@ pub enum BackupError {
     Room {
         /// The path of the file.
         path: PathBuf,
-        /// The difference.
+        /// The difference, in words for an operator.
         what: String,
     },
 }
 
-/// Writes a backup.
+/// Writes a backup, room by room.
 pub struct BackupWriter {
     dir: PathBuf,
     manifest: File,

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::{
-    codec::{Malformed, Reader, Writer},
+    codec::{Decoder, Encoder, Malformed},
     compression::Compression,
 };
 
@@ -35,7 +35,7 @@ thread_local! {
 /// The value on disk, without its checksum.
 pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
     let compressed = COMPRESSION.with(|it| it.compress(pdu));
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     out.byte(if compressed.is_some() { COMPRESSED_1 } else { PLAIN });
     out.text(event_id);
     out.length(pdu.len());
@@ -45,7 +45,7 @@ pub(super) fn encode(event_id: &str, pdu: &[u8]) -> Vec<u8> {
 
 /// Reads a value as [`encode`] writes it.
 pub(super) fn decode(bytes: &[u8]) -> Result<Body, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     let kind = from.byte()?;
     let event_id = from.text()?.to_owned();
     let length = usize::try_from(from.number()?).map_err(|_| Malformed)?;

@@ -39,7 +39,7 @@ pub(super) struct Caches {
 pub struct ContentKey {
     /// The room of the event.
     pub room: RoomNum,
-    /// The event.
+    /// The event with the content.
     pub event: EventNum,
     /// Whether its redacted form is meant.
     pub redacted: bool,

@@ -8,12 +8,12 @@ use crate::num;
 #[error("malformed bytes")]
 pub(crate) struct Malformed;
 
-/// Writes a value.
+/// Builds a value, from its start.
 #[derive(Default)]
-pub(crate) struct Writer(Vec<u8>);
+pub(crate) struct Encoder(Vec<u8>);
 
-impl Writer {
-    /// Appends a byte.
+impl Encoder {
+    /// Appends one byte as it is.
     pub(crate) fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
@@ -36,7 +36,7 @@ impl Writer {
         self.number(((number << 1) ^ (number >> 63)).cast_unsigned());
     }
 
-    /// Appends a length.
+    /// Appends a length as a number.
     pub(crate) fn length(&mut self, length: usize) {
         self.number(num::u64(length));
     }
@@ -58,10 +58,10 @@ impl Writer {
 }
 
 /// Reads a value, from its start.
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+pub(crate) struct Decoder<'a>(pub(crate) &'a [u8]);
 
-impl<'a> Reader<'a> {
-    /// Reads a byte.
+impl<'a> Decoder<'a> {
+    /// Reads the next byte.
     pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         let (first, rest) = self.0.split_first().ok_or(Malformed)?;
         self.0 = rest;
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         if length > self.0.len() { Err(Malformed) } else { Ok(length) }
     }
 
-    /// Reads `length` bytes.
+    /// Reads the next `length` bytes.
     pub(crate) fn raw(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
         self.0 = rest;
@@ -153,12 +153,12 @@ mod tests {
     proptest! {
         #[test]
         fn numbers_round_trip(number: u64, signed: i64, text: String) {
-            let mut writer = Writer::default();
+            let mut writer = Encoder::default();
             writer.number(number);
             writer.signed(signed);
             writer.text(&text);
             let bytes = writer.finish();
-            let mut reader = Reader(&bytes);
+            let mut reader = Decoder(&bytes);
             prop_assert_eq!(reader.number(), Ok(number));
             prop_assert_eq!(reader.signed(), Ok(signed));
             prop_assert_eq!(reader.text(), Ok(text.as_str()));
@@ -167,7 +167,7 @@ mod tests {
 
         #[test]
         fn reading_any_bytes_does_not_panic(bytes: Vec<u8>) {
-            let mut reader = Reader(&bytes);
+            let mut reader = Decoder(&bytes);
             while reader.number().is_ok() && reader.text().is_ok() {}
         }
 
@@ -183,9 +183,9 @@ mod tests {
 
     #[test]
     fn an_overlong_number_is_refused() {
-        assert_eq!(Reader(&[0xff; 11]).number(), Err(Malformed));
+        assert_eq!(Decoder(&[0xff; 11]).number(), Err(Malformed));
         assert_eq!(
-            Reader(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).number(),
+            Decoder(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]).number(),
             Err(Malformed)
         );
     }

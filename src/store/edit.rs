@@ -42,7 +42,7 @@ enum Removes {
     Nothing,
     /// Some records of a room that stays.
     Records,
-    /// The room.
+    /// The whole room, with all of its records.
     Room,
 }
 

@@ -8,7 +8,7 @@ use super::{
 /// A power levels event that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PowerEvent {
-    /// The event.
+    /// The power levels event.
     pub event: EventNum,
     /// What is noted about it.
     pub power: Power,

@@ -15,7 +15,7 @@ pub struct Unsettled {
 /// An event that has a missing event among its predecessors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Follower {
-    /// The event.
+    /// The event with the missing predecessor.
     pub event: EventNum,
     /// The index of the missing event among its predecessors.
     pub index: u32,
@@ -28,9 +28,9 @@ pub enum Judgement {
     Unseen,
     /// Not decided yet: the state before the redaction, or that it waits for, is not known.
     Waiting,
-    /// It takes effect.
+    /// The redaction takes effect.
     Heeded,
-    /// It does not take effect.
+    /// The redaction does not take effect.
     Unheeded,
 }
 

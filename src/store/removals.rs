@@ -57,7 +57,7 @@ pub enum Removed {
     Nothing,
     /// Some of its records, by a purge.
     Records,
-    /// The whole room.
+    /// The whole room, with all of its records.
     Room,
 }
 

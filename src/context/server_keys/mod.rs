@@ -18,7 +18,7 @@ const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
 /// The stored keys of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RememberedKeys {
-    /// None are stored.
+    /// No keys of the server are stored.
     Unknown,
     /// Some are stored, but may not be used any more.
     Expired,

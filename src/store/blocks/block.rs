@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::store::{
     Body, EventNum,
-    codec::{Malformed, Reader, Writer},
+    codec::{Decoder, Encoder, Malformed},
     compression::Compression,
     keys::PAGE_EVENTS,
 };
@@ -93,7 +93,7 @@ impl Block {
 
     /// The value on disk, without its checksum.
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
-        let mut plain = Writer::default();
+        let mut plain = Encoder::default();
         for Slot { index, body } in &self.0 {
             plain.byte(*index);
             plain.text(&body.event_id);
@@ -102,7 +102,7 @@ impl Block {
         }
         let plain = plain.finish();
         let compressed = COMPRESSION.with(|it| it.compress(&plain));
-        let mut out = Writer::default();
+        let mut out = Encoder::default();
         out.byte(if compressed.is_some() { COMPRESSED } else { PLAIN });
         out.length(plain.len());
         out.raw(compressed.as_deref().unwrap_or(&plain));
@@ -111,7 +111,7 @@ impl Block {
 
     /// Reads a value as [`encode`](Self::encode) writes it.
     pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut from = Reader(bytes);
+        let mut from = Decoder(bytes);
         let kind = from.byte()?;
         let length = usize::try_from(from.number()?).map_err(|_| Malformed)?;
         if length > MAX_PLAIN {
@@ -126,7 +126,7 @@ impl Block {
         if plain.len() != length {
             return Err(Malformed);
         }
-        let mut from = Reader(&plain);
+        let mut from = Decoder(&plain);
         let mut slots: Vec<Slot> = Vec::with_capacity(PAGE_SLOTS);
         while !from.0.is_empty() {
             let index = from.byte()?;

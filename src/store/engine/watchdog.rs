@@ -32,7 +32,7 @@ struct Operations {
 }
 
 /// An operation under way; dropped when it returns.
-pub(super) struct Watched<'a> {
+pub(super) struct Operation<'a> {
     watchdog: &'a Watchdog,
     number: u64,
 }
@@ -58,12 +58,12 @@ impl Watchdog {
     }
 
     /// Begins an operation; `what` is a subject such as "a flush of the store".
-    pub(super) fn watch(&self, what: &'static str) -> Watched<'_> {
+    pub(super) fn watch(&self, what: &'static str) -> Operation<'_> {
         let mut operations = lock(&self.0.operations);
         let number = operations.next;
         operations.next += 1;
         operations.begun.insert(number, (Instant::now(), what));
-        Watched { watchdog: self, number }
+        Operation { watchdog: self, number }
     }
 }
 
@@ -74,7 +74,7 @@ impl Drop for Watchdog {
     }
 }
 
-impl Drop for Watched<'_> {
+impl Drop for Operation<'_> {
     fn drop(&mut self) {
         lock(&self.watchdog.0.operations).begun.remove(&self.number);
     }

@@ -226,7 +226,7 @@ pub(crate) fn extremities(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::EXTREMITY, room).0
 }
 
-/// A forward extremity.
+/// A forward extremity, by its arrival.
 pub(crate) fn extremity(room: RoomNum, arrival: i64, event: EventNum) -> Vec<u8> {
     let ordered = (!arrival ^ i64::MIN).to_be_bytes();
     Key::of_room(Tag::EXTREMITY, room).bytes(&ordered).number(event.0).0
@@ -243,7 +243,7 @@ pub(crate) fn states(room: RoomNum) -> Vec<u8> {
     Key::of_room(Tag::STATE, room).0
 }
 
-/// A state.
+/// A state, by its number.
 pub(crate) fn state(room: RoomNum, state: StateNum) -> Vec<u8> {
     Key::of_room(Tag::STATE, room).number(state.0).0
 }

@@ -19,13 +19,13 @@ pub(crate) enum Parts<'k> {
 /// What a record of a room belongs to.
 #[derive(Clone, Copy)]
 pub(crate) enum Of {
-    /// An event id.
+    /// An event id, by its hash.
     Id,
     /// A page of events.
     Page(u32),
-    /// A state.
+    /// A state, by its number.
     State(StateNum),
-    /// An event.
+    /// An event, by its number.
     Event(EventNum),
     /// Two events: one, and a follower.
     Both(EventNum, EventNum),

@@ -1,6 +1,6 @@
 //! The signing keys of a server, as a gateway fetched them.
 
-use crate::store::codec::{Malformed, Reader, Writer};
+use crate::store::codec::{Decoder, Encoder, Malformed};
 
 /// The signing keys of a server, as a gateway fetched them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,14 +13,14 @@ pub struct FetchedKeys {
 
 impl FetchedKeys {
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = Encoder::default();
         writer.number(self.fetched_ts);
         writer.raw(&self.answer);
         writer.finish()
     }
 
     pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader(bytes);
+        let mut reader = Decoder(bytes);
         let fetched_ts = reader.number()?;
         Ok(Self { fetched_ts, answer: reader.0.to_vec() })
     }

@@ -17,7 +17,7 @@ pub(super) use self::{
 };
 use super::{
     EventNum, Power, StateNum,
-    codec::{Malformed, Reader, Writer},
+    codec::{Decoder, Encoder, Malformed},
 };
 use crate::num;
 
@@ -90,7 +90,7 @@ impl Room {
 
     /// Encodes the room; with the list of forward extremities, in the layout before format 4.
     fn write(&self, extremities_2: Option<&[EventNum]>) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = Encoder::default();
         out.text(&self.room_id);
         out.text(&self.room_version);
         out.number(self.next_event.0.into());
@@ -128,7 +128,7 @@ impl Room {
     /// Decodes the room; before format 4, also its forward extremities.
     fn read(bytes: &[u8], format: u32) -> Result<(Self, Vec<EventNum>), Malformed> {
         let mut extremities_2 = Vec::new();
-        let mut from = Reader(bytes);
+        let mut from = Decoder(bytes);
         let mut room = Self {
             room_id: from.text()?.to_owned(),
             room_version: from.text()?.to_owned(),
@@ -194,14 +194,14 @@ impl Room2 {
 pub struct Arrival {
     /// The arrival, as the caller gave it, or the next of the room.
     pub arrival: i64,
-    /// The event.
+    /// The event with that arrival.
     pub event: EventNum,
 }
 
 /// A forward extremity: an accepted event that no other accepted event follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Extremity {
-    /// The event.
+    /// The event that is the extremity.
     pub event: EventNum,
     /// The arrival of the event.
     pub arrival: i64,
@@ -210,13 +210,13 @@ pub struct Extremity {
 }
 
 pub(super) fn encode_extremity(state_after: Option<StateNum>) -> Vec<u8> {
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     out.number(state_after.map_or(0, |it| u64::from(it.0) + 1));
     out.finish()
 }
 
 pub(super) fn decode_extremity(bytes: &[u8]) -> Result<Option<StateNum>, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     let state_after = optional_state(&mut from)?;
     from.end()?;
     Ok(state_after)
@@ -232,7 +232,7 @@ pub enum GivenEvent {
 }
 
 pub(super) fn encode_given(events: &[GivenEvent]) -> Vec<u8> {
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     out.length(events.len());
     for event in events {
         match event {
@@ -247,7 +247,7 @@ pub(super) fn encode_given(events: &[GivenEvent]) -> Vec<u8> {
 }
 
 pub(super) fn decode_given(bytes: &[u8]) -> Result<Vec<GivenEvent>, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     let count = from.length()?;
     let mut events = Vec::with_capacity(count);
     for _ in 0..count {
@@ -269,21 +269,21 @@ pub(super) struct MissingEvent {
 }
 
 pub(super) fn encode_missing(index: u32, event_id: &str) -> Vec<u8> {
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     out.number(index.into());
     out.text(event_id);
     out.finish()
 }
 
 pub(super) fn decode_missing(bytes: &[u8]) -> Result<MissingEvent, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     let missing = MissingEvent { index: from.small()?, event_id: from.text()?.to_owned() };
     from.end()?;
     Ok(missing)
 }
 
 pub(super) fn encode_power(power: Power) -> Vec<u8> {
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     out.number(power.before.map_or(0, |it| u64::from(it.0) + 1));
     if let Some(Arrival { arrival, event }) = power.judged_up_to {
         out.signed(arrival);
@@ -293,7 +293,7 @@ pub(super) fn encode_power(power: Power) -> Vec<u8> {
 }
 
 pub(super) fn decode_power(bytes: &[u8]) -> Result<Power, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     let before = from.number()?.checked_sub(1).map(u32::try_from).transpose();
     let before = before.map_err(|_| Malformed)?.map(EventNum);
     let judged_up_to = if from.0.is_empty() {
@@ -319,12 +319,12 @@ pub(super) fn decode_unsettled(bytes: &[u8]) -> Result<bool, Malformed> {
     }
 }
 
-fn states(from: &mut Reader<'_>) -> Result<Vec<StateNum>, Malformed> {
+fn states(from: &mut Decoder<'_>) -> Result<Vec<StateNum>, Malformed> {
     let count = from.length()?;
     (0..count).map(|_| from.small().map(StateNum)).collect()
 }
 
-fn optional_state(from: &mut Reader<'_>) -> Result<Option<StateNum>, Malformed> {
+fn optional_state(from: &mut Decoder<'_>) -> Result<Option<StateNum>, Malformed> {
     let number = from.number()?;
     number
         .checked_sub(1)

@@ -5,7 +5,7 @@ use crate::{
     num,
     store::{
         EventNum, StateNum,
-        codec::{Malformed, Reader, Writer},
+        codec::{Decoder, Encoder, Malformed},
         keys::PAGE_EVENTS,
     },
 };
@@ -152,7 +152,7 @@ impl Page {
 
     /// The value on disk, without its checksum; `page` is the number of this page.
     pub(in crate::store) fn encode(&self, page: u32) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = Encoder::default();
         out.length(self.0.len());
         for (event, node) in (page * PAGE_EVENTS..).zip(&self.0) {
             let Some(node) = node else {
@@ -176,7 +176,7 @@ impl Page {
 
     /// Reads a value as [`encode`](Self::encode) writes it.
     pub(in crate::store) fn decode(page: u32, bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut from = Reader(bytes);
+        let mut from = Decoder(bytes);
         let count = from.length()?;
         let first = page.checked_mul(PAGE_EVENTS).ok_or(Malformed)?;
         let mut nodes = Vec::with_capacity(count);

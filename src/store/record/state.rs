@@ -5,7 +5,7 @@ use crate::{
     state::map::{MapKey, Membership, Node, Ptr, Value},
     store::{
         StateNum,
-        codec::{Malformed, Reader, Writer},
+        codec::{Decoder, Encoder, Malformed},
     },
     visibility::HistoryVisibility,
 };
@@ -24,7 +24,7 @@ pub struct StateFacts {
 
 /// Encodes the facts about a state, and the nodes of its map that no older state has.
 pub(in crate::store) fn encode_state(facts: StateFacts, nodes: &[Node]) -> Vec<u8> {
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     out.number(facts.before.map_or(0, |it| u64::from(it.0) + 1));
     out.byte(match facts.history_visibility {
         HistoryVisibility::WorldReadable => 0,
@@ -46,10 +46,10 @@ pub(in crate::store) fn encode_state(facts: StateFacts, nodes: &[Node]) -> Vec<u
 }
 
 pub(in crate::store) fn decode_state_facts(bytes: &[u8]) -> Result<StateFacts, Malformed> {
-    read_state_facts(&mut Reader(bytes))
+    read_state_facts(&mut Decoder(bytes))
 }
 
-fn read_state_facts(from: &mut Reader<'_>) -> Result<StateFacts, Malformed> {
+fn read_state_facts(from: &mut Decoder<'_>) -> Result<StateFacts, Malformed> {
     Ok(StateFacts {
         before: optional_state(from)?,
         history_visibility: match from.byte()? {
@@ -64,7 +64,7 @@ fn read_state_facts(from: &mut Reader<'_>) -> Result<StateFacts, Malformed> {
 }
 
 pub(in crate::store) fn decode_state_node(bytes: &[u8], slot: u32) -> Result<Node, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     read_state_facts(&mut from)?;
     let count = from.length()?;
     let ends = from.raw(count.checked_mul(4).ok_or(Malformed)?)?;
@@ -82,14 +82,14 @@ pub(in crate::store) fn decode_state_node(bytes: &[u8], slot: u32) -> Result<Nod
 }
 
 pub(in crate::store) fn decode_state_nodes(bytes: &[u8]) -> Result<Vec<Node>, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     read_state_facts(&mut from)?;
     let count = u32::try_from(from.length()?).map_err(|_| Malformed)?;
     (0..count).map(|slot| decode_state_node(bytes, slot)).collect()
 }
 
 fn encode_node(node: &Node) -> Vec<u8> {
-    let mut out = Writer::default();
+    let mut out = Encoder::default();
     match node {
         Node::Leaf(entries) => {
             out.byte(0);
@@ -129,14 +129,14 @@ fn encode_node(node: &Node) -> Vec<u8> {
 }
 
 fn decode_node(bytes: &[u8]) -> Result<Node, Malformed> {
-    let mut from = Reader(bytes);
+    let mut from = Decoder(bytes);
     let node = match from.byte()? {
         0 => {
             let count = from.length()?;
             let mut entries = Vec::with_capacity(count);
             for _ in 0..count {
                 let key = MapKey(*from.raw(16)?.first_chunk().ok_or(Malformed)?);
-                let member = |membership, from: &mut Reader<'_>| {
+                let member = |membership, from: &mut Decoder<'_>| {
                     Ok(Value::Event { event: from.small()?, membership })
                 };
                 let value = match from.byte()? {
