@@ -28,8 +28,6 @@ mod append;
 mod backlog;
 mod check;
 #[cfg(test)]
-mod conflicts;
-#[cfg(test)]
 mod costs;
 mod delete_room;
 mod erase_user;
@@ -45,6 +43,8 @@ mod resolve;
 mod settle;
 mod state;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use append::{BatchOutcome, append_all, append_unflushed};
 pub use backlog::{NotesLeft, recover, settle_waiting, work_off};
