@@ -32,7 +32,7 @@ pub(super) fn existing(
         return Ok(Existing::None);
     };
     if !is_same(edit, number, checked)? {
-        let text = "other bytes are held under this id; the first to come stays";
+        let text = "other bytes are stored under this id; the first ones stay";
         return Err(NotTaken::refused(event_id, Refusal::Conflict(text)));
     }
     let EventNode { flags, state_after, .. } = edit.node(number)?;
@@ -43,7 +43,7 @@ pub(super) fn existing(
         return Ok(if flags.purged { Existing::Purged } else { Existing::Outlier(number) });
     }
     if Verdict::of_flags(flags.rejected, flags.soft_failed) != event.verdict {
-        let text = "the event is held with another verdict; the first to come stays";
+        let text = "the event is stored with another verdict; the first one stays";
         return Err(NotTaken::refused(event_id, Refusal::Conflict(text)));
     }
     Ok(if state_after.is_none() { Existing::StateUnknown(number) } else { Existing::Same(number) })

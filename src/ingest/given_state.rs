@@ -58,7 +58,7 @@ pub(super) fn look_up(
             read = read_stored(edit, number, checked.version)?;
             &read
         } else if EventId::parse(event_id).is_err() {
-            return Err(invalid(event_id, "is no event id"));
+            return Err(invalid(event_id, "is not an event id"));
         } else {
             given.others.push(GivenEvent::Named(event_id.clone()));
             continue;

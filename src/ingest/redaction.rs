@@ -5,8 +5,8 @@
 //! of the caller's verdict. In later ones the sender needs the power to redact in the state before
 //! the redaction, or must be on the server of the target's sender
 //! (<https://spec.matrix.org/v1.16/rooms/v3/#handling-redactions>). A create event is never
-//! redacted. While the power is not known, the target is hidden. An unreadable event redacts
-//! nothing.
+//! redacted. While the power is not known, the target is hidden. An unreadable event redacts no
+//! other event.
 //!
 //! A sender who had lost that power before its redaction arrived must not get it back by placing
 //! the redaction in the graph before the loss; soft failure prevents the same for other events. So

@@ -11,13 +11,13 @@ pub enum Refusal {
     #[error("not a room id: it must begin with `!` and have at most 255 bytes")]
     RoomIdInvalid,
     /// The room is not stored yet, and the event was sent without a room version.
-    #[error("the room is not known yet, so its first event must come with the room version")]
+    #[error("the room is not held, so its first event must name the room version")]
     RoomVersionMissing,
     /// The room version is not known to this build.
     #[error("room version `{0}` is not known; known are 1 to 12")]
     RoomVersionUnknown(String),
     /// The room is stored with another version.
-    #[error("the room has version {held}, the event came with version {given}")]
+    #[error("the room has version {held}, but the event names version {given}")]
     RoomVersionMismatch {
         /// The version of the room.
         held: String,
@@ -28,7 +28,7 @@ pub enum Refusal {
     #[error(transparent)]
     Pdu(#[from] PduError),
     /// The PDU breaks the format of its room version, and was sent without its id.
-    #[error("{0}; sent again with its event id, it is held as an unreadable event")]
+    #[error("{0}; if it is sent again with its event id, it is stored as an unreadable event")]
     Unreadable(PduError),
     /// The PDU belongs to another room.
     #[error("the PDU belongs to room {found}, not to {expected}")]
@@ -50,7 +50,7 @@ pub enum Refusal {
     #[error("{0}")]
     Conflict(&'static str),
     /// `state_after` names too many events.
-    #[error("state_after: {0} events, at most {MAX_STATE_AFTER} are taken")]
+    #[error("state_after: {0} events, at most {MAX_STATE_AFTER} are accepted")]
     StateTooLong(usize),
     /// `state_after` cannot be the state after the event.
     #[error("state_after: {event_id} {what}")]

@@ -155,7 +155,7 @@ pub enum FaultKind {
     /// The edges have a cycle.
     #[error("is its own predecessor, through a cycle of edges")]
     Cycle,
-    /// A record that nothing refers to, or that cannot be read.
+    /// A record that no other record refers to, or that cannot be read.
     #[error("{0}")]
     Orphan(Orphan),
 }

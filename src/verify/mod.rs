@@ -4,7 +4,7 @@
 //! ids and hashes from bodies, edges from bodies, extremities and counters from nodes, states and
 //! redactions from the graph. A fault is found wherever it is, and the storage engine, whose
 //! checksums cover its own pages only, is not trusted. Then every record on disk is read: a record
-//! that nothing refers to is a fault as well.
+//! that no other record refers to is a fault as well.
 //!
 //! [`verify()`] changes nothing, and other threads may write meanwhile. It works room by room, a few
 //! events at a time; writers of the room wait only for that long. At the end of each room they wait

@@ -58,7 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// An event of one of the rooms, as it is appended.
-struct Coming {
+struct ToAppend {
     second: bool,
     event: Event,
     verdict: Verdict,
@@ -68,14 +68,14 @@ struct Coming {
 
 struct Rooms {
     rooms: [Room; 2],
-    coming: Vec<Coming>,
+    to_append: Vec<ToAppend>,
 }
 
 impl Rooms {
     fn new(version: RoomVersion, steps: &[Step]) -> Self {
         let (first, create_first) = Room::named(version, ALICE, "first");
         let (second, create_second) = Room::named(version, ALICE, "second");
-        let mut it = Self { rooms: [first, second], coming: Vec::new() };
+        let mut it = Self { rooms: [first, second], to_append: Vec::new() };
         for (second, create) in [(false, create_first), (true, create_second)] {
             let joined = it.room(second).member(ALICE, ALICE, "join").after([&create]);
             // From room version 12 on, auth_events do not name the create event.
@@ -94,19 +94,25 @@ impl Rooms {
 
     fn add(&mut self, second: bool, event: Event) {
         let verdict = Verdict::Accepted;
-        self.coming.push(Coming { second, event, verdict, outlier: false, state_after: vec![] });
+        self.to_append.push(ToAppend {
+            second,
+            event,
+            verdict,
+            outlier: false,
+            state_after: vec![],
+        });
     }
 
     fn step(&mut self, step: &Step) {
         let Step { second, kind, after, authorised_by, target, state_after, verdict } = step;
-        let id = |it: &Index| it.get(&self.coming).event.event_id.clone();
+        let id = |it: &Index| it.get(&self.to_append).event.event_id.clone();
         let room = self.room(*second);
         let draft = match kind {
             0 => room.message(ALICE, "what was said"),
             1 => room.state(ALICE, "m.room.topic", "", json!({"topic": "a topic"})),
             _ => room.redaction(ALICE, &id(target)),
         };
-        let own = self.coming.iter().rev().find(|it| it.second == *second).unwrap();
+        let own = self.to_append.iter().rev().find(|it| it.second == *second).unwrap();
         let ids: BTreeSet<String> = after.iter().map(id).collect();
         // One predecessor of its own room gives the depth; the others are named by their ids.
         let named = ids.into_iter().filter(|it| *it != own.event.event_id);
@@ -118,7 +124,7 @@ impl Rooms {
         let (outlier, rejected) = *verdict;
         let verdict = Verdict::of_flags(rejected, false);
         let state_after = given.into_iter().collect();
-        self.coming.push(Coming { second: *second, event, verdict, outlier, state_after });
+        self.to_append.push(ToAppend { second: *second, event, verdict, outlier, state_after });
     }
 
     /// Appends the events of one room or of both. Returns those that were refused, such as one whose
@@ -126,7 +132,7 @@ impl Rooms {
     fn deliver(&self, memory: &Memory, order: &[usize], only: Option<bool>) -> Vec<(bool, String)> {
         let mut refused = Vec::new();
         for at in order {
-            let Coming { second, event, verdict, outlier, state_after } = &self.coming[*at];
+            let ToAppend { second, event, verdict, outlier, state_after } = &self.to_append[*at];
             if only.is_some_and(|it| it != *second) {
                 continue;
             }
@@ -143,7 +149,7 @@ impl Rooms {
     }
 
     fn ids(&self) -> Vec<String> {
-        self.coming.iter().map(|it| it.event.event_id.clone()).collect()
+        self.to_append.iter().map(|it| it.event.event_id.clone()).collect()
     }
 }
 

@@ -44,7 +44,7 @@ fn config() -> Config {
 fn model(world: &World, deliveries: &[Delivery], erased: &[usize]) -> Model {
     let mut model = Model::new(world.room.known_version(), &world.room.room_id);
     for delivery in deliveries {
-        model.add(&delivery.coming());
+        model.add(&delivery.to_append());
     }
     model.erased = erased.iter().map(|it| USERS[*it].to_owned()).collect();
     model
@@ -191,7 +191,7 @@ fn any_order(
     for (at, place) in order.iter().enumerate() {
         let delivery = &world.deliveries[*place];
         deliver(&memory, &world, delivery);
-        known.add(&delivery.coming());
+        known.add(&delivery.to_append());
         let origin = SERVERS[at % SERVERS.len()];
         check(&memory, &world, &known, &truth, origin)?;
     }

@@ -61,8 +61,8 @@ pub struct PurgeProgress {
 /// which is then on disk, and may stop the purge: the result then has `done: false`.
 ///
 /// # Errors
-/// [`PurgeError::RoomUnknown`] and [`PurgeError::EventUnknown`] if there is nothing to purge before;
-/// the former also if the room is deleted during the purge.
+/// [`PurgeError::RoomUnknown`] if the store does not hold the room, or if the room is deleted during
+/// the purge. [`PurgeError::EventUnknown`] if the event is not placed in the room's graph.
 pub fn purge_history(
     store: &Store,
     room_id: &str,

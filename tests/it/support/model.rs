@@ -31,7 +31,7 @@ pub(crate) struct Held {
     /// The ids of the state that was given with it.
     given: Vec<String>,
     /// Whether it breaks the format of its room version.
-    odd: bool,
+    unreadable: bool,
     /// Whether it is a redaction whose sender had no power to redact when it arrived.
     pub(crate) powerless: bool,
 }
@@ -57,11 +57,11 @@ pub(crate) struct Model {
 const MAX_DEPTH: i64 = (1 << 53) - 1;
 
 /// An event to be appended.
-pub(crate) struct Coming<'a> {
+pub(crate) struct ToAppend<'a> {
     pub(crate) event_id: &'a str,
     pub(crate) pdu: &'a str,
     /// Whether it breaks the format of its room version.
-    pub(crate) odd: bool,
+    pub(crate) unreadable: bool,
     pub(crate) verdict: Verdict,
     pub(crate) outlier: bool,
     pub(crate) given: &'a [String],
@@ -75,12 +75,12 @@ impl Held {
 
     /// The depth for `min_depth`: an unreadable event ends no walk.
     pub(crate) fn depth(&self) -> i64 {
-        if self.odd { i64::MAX } else { self.pdu["depth"].as_i64().unwrap() }
+        if self.unreadable { i64::MAX } else { self.pdu["depth"].as_i64().unwrap() }
     }
 
     /// Whether a response may contain it.
     pub(crate) fn is_served(&self) -> bool {
-        !self.odd && self.verdict != Verdict::Rejected && self.depth() <= MAX_DEPTH
+        !self.unreadable && self.verdict != Verdict::Rejected && self.depth() <= MAX_DEPTH
     }
 
     fn key(&self) -> Option<(String, String)> {
@@ -94,7 +94,7 @@ impl Held {
 
     pub(crate) fn redacts(&self) -> Option<&str> {
         let target = self.pdu["redacts"].as_str().or(self.pdu["content"]["redacts"].as_str());
-        target.filter(|_| self.text("type") == "m.room.redaction" && !self.odd)
+        target.filter(|_| self.text("type") == "m.room.redaction" && !self.unreadable)
     }
 }
 
@@ -111,9 +111,9 @@ impl Model {
 
     /// Appends an event. A stored event does not change, unless it was an outlier, or its state was unknown
     /// and is given now.
-    pub(crate) fn add(&mut self, coming: &Coming<'_>) {
+    pub(crate) fn add(&mut self, to_append: &ToAppend<'_>) {
         let ends = self.ends();
-        self.take(coming);
+        self.take(to_append);
         let current = self.current();
         let now: Vec<String> = self.ends();
         if let Some(current) = current {
@@ -124,7 +124,7 @@ impl Model {
         }
         let is_unknown = |id: &str| self.placed(id).is_some() && self.after(id).is_none();
         // The event that made the current state unknown adds no state: its state is unknown.
-        if self.known.is_none() || !self.was_unknown || !is_unknown(coming.event_id) {
+        if self.known.is_none() || !self.was_unknown || !is_unknown(to_append.event_id) {
             self.was_unknown = true;
             return;
         }
@@ -133,8 +133,8 @@ impl Model {
         self.known_since.extend(states);
     }
 
-    fn take(&mut self, coming: &Coming<'_>) {
-        let Coming { event_id, pdu, odd, verdict, outlier, given, arrival } = *coming;
+    fn take(&mut self, to_append: &ToAppend<'_>) {
+        let ToAppend { event_id, pdu, unreadable, verdict, outlier, given, arrival } = *to_append;
         let is_state_unknown = !outlier && self.after(event_id).is_none();
         match self.held.get_mut(event_id) {
             Some(held) if !held.outlier => {
@@ -151,7 +151,8 @@ impl Model {
         let prev = pdu["prev_events"].as_array().into_iter().flatten().filter_map(id);
         let prev = prev.filter(|it| it.starts_with('$')).collect();
         let given = given.to_vec();
-        let mut held = Held { pdu, prev, verdict, outlier, arrival, given, odd, powerless: false };
+        let mut held =
+            Held { pdu, prev, verdict, outlier, arrival, given, unreadable, powerless: false };
         let is_newest = self.held.values().all(|it| it.arrival <= arrival);
         let is_told = is_newest && held.prev.iter().all(|it| self.after(it).is_some());
         if held.redacts().is_some() && verdict != Verdict::Rejected && !outlier && is_told {
@@ -170,7 +171,7 @@ impl Model {
     pub(crate) fn before(&self, event_id: &str) -> Option<StateMap> {
         let held = self.placed(event_id)?;
         if held.prev.is_empty() {
-            return (held.text("type") == "m.room.create" && !held.odd).then(StateMap::new);
+            return (held.text("type") == "m.room.create" && !held.unreadable).then(StateMap::new);
         }
         self.merged(&held.prev)
     }
@@ -186,7 +187,8 @@ impl Model {
         } else {
             self.state_of(&held.given)?
         };
-        let is_change = held.given.is_empty() && held.verdict != Verdict::Rejected && !held.odd;
+        let is_change =
+            held.given.is_empty() && held.verdict != Verdict::Rejected && !held.unreadable;
         if let Some(key) = held.key().filter(|_| is_change) {
             state.insert(key, EventId::parse(event_id).unwrap());
         }
@@ -210,23 +212,24 @@ impl Model {
         // Where states differ, an unreadable event is used only if there is no other event.
         let differs =
             |key: &(String, String)| states.iter().any(|it| it.get(key) != first.get(key));
-        let is_odd = |it: &EventId| self.held[it.as_str()].odd;
-        let mut odd: BTreeMap<(String, String), OwnedEventId> = BTreeMap::new();
+        let is_unreadable = |it: &EventId| self.held[it.as_str()].unreadable;
+        let mut unreadable: BTreeMap<(String, String), OwnedEventId> = BTreeMap::new();
         let mut known = states.clone();
         for state in &mut known {
-            for (key, event_id) in state.extract_if(.., |key, it| differs(key) && is_odd(it)) {
-                let smallest = odd.entry(key).or_insert_with(|| event_id.clone());
+            for (key, event_id) in state.extract_if(.., |key, it| differs(key) && is_unreadable(it))
+            {
+                let smallest = unreadable.entry(key).or_insert_with(|| event_id.clone());
                 *smallest = event_id.min(smallest.clone());
             }
         }
         let fetch = |event_id: &EventId| {
-            let held = self.held.get(event_id.as_str()).filter(|it| !it.odd)?;
+            let held = self.held.get(event_id.as_str()).filter(|it| !it.unreadable)?;
             Some(self.resolvable(event_id, held))
         };
         let resolution = resolution::resolve(self.version.rules(), &known, &fetch).ok()?;
         let waits = resolution.missing.iter().any(|it| !self.held.contains_key(it.as_str()));
         let mut state = resolution.state;
-        for (key, event_id) in odd {
+        for (key, event_id) in unreadable {
             state.entry(key).or_insert(event_id);
         }
         (!waits).then_some(state)
@@ -277,12 +280,12 @@ impl Model {
     fn content(&self, state: &StateMap, kind: &str) -> Option<Value> {
         let event_id = state.get(&(kind.to_owned(), String::new()))?;
         let held = &self.held[event_id.as_str()];
-        Some(if held.odd { Value::Null } else { held.pdu["content"].clone() })
+        Some(if held.unreadable { Value::Null } else { held.pdu["content"].clone() })
     }
 
-    fn is_odd(&self, state: &StateMap, kind: &str) -> bool {
+    fn is_unreadable(&self, state: &StateMap, kind: &str) -> bool {
         let event_id = state.get(&(kind.to_owned(), String::new()));
-        event_id.is_some_and(|it| self.held[it.as_str()].odd)
+        event_id.is_some_and(|it| self.held[it.as_str()].unreadable)
     }
 
     /// Whether a state gives the sender of a redaction the power to redact events of other users; `None` if
@@ -291,7 +294,7 @@ impl Model {
         let sender = redaction.text("sender");
         let create = state.get(&("m.room.create".to_owned(), String::new()))?;
         let create = &self.held[create.as_str()];
-        if create.odd {
+        if create.unreadable {
             return None;
         }
         let creator = match self.version {
@@ -301,7 +304,7 @@ impl Model {
         if self.version == RoomVersion::V12 && sender == creator {
             return Some(true);
         }
-        if self.is_odd(state, "m.room.power_levels") {
+        if self.is_unreadable(state, "m.room.power_levels") {
             return None;
         }
         let Some(levels) = self.content(state, "m.room.power_levels") else {
@@ -333,7 +336,7 @@ impl Model {
         state.iter().any(|((kind, user), event_id)| {
             kind == "m.room.member"
                 && server_of(user) == server
-                && !self.held[event_id.as_str()].odd
+                && !self.held[event_id.as_str()].unreadable
                 && self.held[event_id.as_str()].pdu["content"]["membership"] == membership
         })
     }
@@ -341,8 +344,8 @@ impl Model {
     fn allows(&self, state: &StateMap, server: &str) -> bool {
         let content = self.content(state, "m.room.history_visibility").unwrap_or_default();
         let visibility = content["history_visibility"].as_str();
-        let is_odd = self.is_odd(state, "m.room.history_visibility");
-        match visibility.or(is_odd.then_some("joined")) {
+        let is_unreadable = self.is_unreadable(state, "m.room.history_visibility");
+        match visibility.or(is_unreadable.then_some("joined")) {
             Some("joined") => self.has(state, server, "join"),
             Some("invited") => self.has(state, server, "join") || self.has(state, server, "invite"),
             _ => true,
@@ -383,7 +386,7 @@ impl Model {
         let is_listed = acl.is_none_or(|event_id| {
             // Neither a redacted nor an unreadable access control list allows any server.
             let held = &self.held[event_id.as_str()];
-            if held.odd {
+            if held.unreadable {
                 return false;
             }
             let content = &held.pdu["content"];

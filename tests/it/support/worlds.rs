@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     events::{DraftExt as _, RoomExt as _},
-    model::{Coming, Model},
+    model::{Model, ToAppend},
 };
 
 /// All users. The first creates the room.
@@ -41,10 +41,10 @@ pub(crate) enum What {
 }
 
 /// A member of an event, and a value that breaks the format.
-type Oddity = (&'static str, fn() -> Value);
+type FormatBreak = (&'static str, fn() -> Value);
 
 /// Ways to break the format of every room version.
-const ODDITIES: [Oddity; 6] = [
+const FORMAT_BREAKS: [FormatBreak; 6] = [
     ("depth", || json!(-1)),
     ("content", || json!("no object")),
     ("sender", || json!(7)),
@@ -80,7 +80,7 @@ pub(crate) struct Step {
     after: Vec<usize>,
     fate: Fate,
     /// The index of the way in which it breaks the format; `None` if it does not.
-    odd: Option<usize>,
+    unreadable: Option<usize>,
 }
 
 pub(crate) fn step() -> impl Strategy<Value = Step> {
@@ -112,13 +112,9 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => (1usize..4, 4usize..7).prop_map(|(one, other)| vec![one, 0, other]),
     ];
     let sender = prop_oneof![2 => Just(0), 3 => user];
-    let odd = prop_oneof![12 => Just(None), 1 => (0..ODDITIES.len()).prop_map(Some)];
-    (what, sender, after, fate, odd).prop_map(|(what, sender, after, fate, odd)| Step {
-        what,
-        sender,
-        after,
-        fate,
-        odd,
+    let unreadable = prop_oneof![12 => Just(None), 1 => (0..FORMAT_BREAKS.len()).prop_map(Some)];
+    (what, sender, after, fate, unreadable).prop_map(|(what, sender, after, fate, unreadable)| {
+        Step { what, sender, after, fate, unreadable }
     })
 }
 
@@ -143,16 +139,16 @@ pub(crate) struct Delivery {
 
 impl Step {
     fn plain(after: Vec<usize>, fate: Fate) -> Self {
-        Self { what: What::Message, sender: 0, after, fate, odd: None }
+        Self { what: What::Message, sender: 0, after, fate, unreadable: None }
     }
 }
 
 impl Delivery {
-    pub(crate) fn coming(&self) -> Coming<'_> {
-        Coming {
+    pub(crate) fn to_append(&self) -> ToAppend<'_> {
+        ToAppend {
             event_id: &self.event.event_id,
             pdu: &self.event.pdu,
-            odd: self.event.unreadable,
+            unreadable: self.event.unreadable,
             verdict: self.verdict,
             outlier: self.outlier,
             given: &self.given,
@@ -296,7 +292,7 @@ impl<'r> Maker<'r> {
         draft: Draft<'_>,
         sender: &str,
         target: Option<&str>,
-        Step { after, fate, odd, .. }: &Step,
+        Step { after, fate, unreadable, .. }: &Step,
     ) {
         let last = self.events.len() - 1;
         let mut places: Vec<usize> = after.iter().map(|it| last.saturating_sub(*it)).collect();
@@ -317,10 +313,10 @@ impl<'r> Maker<'r> {
         };
         let authority = state.iter().filter(|((kind, key), _)| is_needed(kind, key));
         let draft = draft.after(&before).authorised_by(authority.map(|(_, it)| it.to_string()));
-        let event = match odd {
+        let event = match unreadable {
             None => draft.finish(),
-            Some(odd) => {
-                let (member, value) = ODDITIES[*odd];
+            Some(unreadable) => {
+                let (member, value) = FORMAT_BREAKS[*unreadable];
                 draft.with(member, value()).unreadable(|it| it)
             }
         };
@@ -329,16 +325,16 @@ impl<'r> Maker<'r> {
 
     fn keep(&mut self, event: Event, fate: Fate) {
         let arrival = i64::try_from(self.events.len()).unwrap();
-        let coming = Coming {
+        let to_append = ToAppend {
             event_id: &event.event_id,
             pdu: &event.pdu,
-            odd: event.unreadable,
+            unreadable: event.unreadable,
             verdict: verdict(fate),
             outlier: false,
             given: &[],
             arrival,
         };
-        self.all.add(&coming);
+        self.all.add(&to_append);
         self.events.push((event, fate));
     }
 

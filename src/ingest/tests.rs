@@ -6,9 +6,9 @@ use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};
 
 use proptest::prelude::*;
 
+use super::{NewEvent, NotesLeft, Outcome, append_all, purge_history, settle_waiting, work_off};
 use crate::{
     context::Context,
-    ingest::{NewEvent, NotesLeft, Outcome, append_all, purge_history, settle_waiting, work_off},
     room_format::{Header, Line, Reader},
     store::Store,
     verify,

@@ -1,3 +1,0 @@
-//! Tests of all steps together.
-
-mod conflicts;
