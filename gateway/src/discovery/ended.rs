@@ -1,4 +1,4 @@
-//! TLS connections that end without a `close_notify`.
+//! TLS connections that end without the closing alert of TLS.
 //!
 //! Many servers close their connections without it. It is the end of a response without
 //! `Content-Length`, which other implementations accept; a truncated response is not valid JSON anyway.

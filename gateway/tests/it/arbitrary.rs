@@ -1,6 +1,6 @@
-//! Properties: whatever is sent, somebody answers, and a caller's mistake is never a 5xx.
+//! Properties: every request gets a response, and an invalid one never gets a 5xx.
 //!
-//! 256 cases each; `BACKSCROLL_FUZZ_SECONDS=60` goes on for so long. What was found once is kept in
+//! Each has 256 cases; `BACKSCROLL_FUZZ_SECONDS=60` runs each for 60 seconds. Earlier failures are kept in
 //! `proptest-regressions` and tried first.
 
 use std::{
@@ -30,7 +30,7 @@ use crate::support::{
 const ROOM: &str = "/_matrix/federation/v1/backfill/!r:us.example";
 const MISSING: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
 
-/// Sends, and reads what comes; a caller of nonsense need not get all of its bytes read.
+/// Sends bytes, and reads the response. The gateway need not read all bytes of an invalid request.
 async fn status(address: SocketAddr, bytes: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     drop(stream.write_all(bytes).await);
@@ -39,7 +39,7 @@ async fn status(address: SocketAddr, bytes: &[u8]) -> Option<u16> {
     Answer::parse(&answer).map(|answer| answer.status)
 }
 
-/// Runs a property against one gateway for all cases.
+/// Checks a property with one gateway for all cases.
 fn check<T: std::fmt::Debug>(
     strategy: impl Strategy<Value = T>,
     allowed: fn(u16) -> bool,
@@ -56,7 +56,7 @@ fn check<T: std::fmt::Debug>(
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
 }
 
-/// At least 256 cases.
+/// Runs at least 256 cases.
 #[expect(clippy::disallowed_methods, reason = "a test has no command line of its own")]
 fn for_as_long_as_asked<S: Strategy>(
     strategy: &S,
@@ -64,7 +64,7 @@ fn for_as_long_as_asked<S: Strategy>(
 ) -> Result<(), TestError<S::Value>> {
     let seconds = std::env::var("BACKSCROLL_FUZZ_SECONDS").ok().and_then(|it| it.parse().ok());
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
-    // A seed that was given is where the first begins, not each of them.
+    // A given seed is for the first run only.
     let mut seeds = TestRunner::new(ProptestConfig::default());
     loop {
         let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), seeds.new_rng());
@@ -79,17 +79,17 @@ fn no_5xx(status: u16) -> bool {
     status < 500
 }
 
-/// For what is signed as it should be: the target was kept as it came, the body read as meant.
+/// For signed requests: the target is verified as it was sent, and the body as it was meant.
 fn neither_5xx_nor_401(status: u16) -> bool {
     status < 500 && status != 401
 }
 
-/// Bytes that do not end the line that they are put into.
+/// Bytes without line ends.
 fn line_bytes() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>().prop_filter("in one line", |byte| !matches!(byte, b'\r' | b'\n')), 0..200)
 }
 
-/// Characters that can stand in a request target as they are.
+/// Characters that are allowed in a request target.
 fn target_text() -> impl Strategy<Value = String> {
     "([vlimt0-9$a-f%&=+_/?;:@!.~-]|v=|&v=|limit=|&limit=|%[0-9A-F]{2}){0,60}"
 }
@@ -173,7 +173,7 @@ fn any_signed_json_body() {
     });
 }
 
-/// What is taken is written back as it was, and ruma takes it too: we only narrow the grammar.
+/// An accepted name is unchanged, and valid for ruma too.
 #[test]
 fn any_server_name() {
     let text = prop_oneof![
@@ -191,7 +191,7 @@ fn any_server_name() {
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
 }
 
-/// Recorded shapes with bytes changed, so that more of them get past the first check.
+/// A valid header with some bytes changed, so that more cases pass the first check.
 #[test]
 fn a_header_with_some_bytes_changed() {
     let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 1..6);

@@ -104,7 +104,7 @@ async fn parameters_and_their_faults_reach_the_history_service() {
 }
 
 #[tokio::test]
-async fn who_may_not_ask_hears_403_whatever_the_parameters_are() {
+async fn access_is_decided_before_parameters() {
     let stage = Stage::start().await;
     stage.history.respond(|| Err(refusal(Code::PermissionDenied, "NOT_ALLOWED")));
     for query in ["", "?limit=0", "?v=$a&limit=10"] {

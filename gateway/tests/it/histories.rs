@@ -14,7 +14,7 @@ fn url(history: &FakeHistory) -> Uri {
     format!("http://{}", history.address).parse().unwrap()
 }
 
-/// A gateway with its own history service, another one, and those at these addresses.
+/// A gateway with two history services, and further ones at these URLs.
 async fn with_another(more: &[&str]) -> (Stage, FakeHistory) {
     let other = FakeHistory::start().await;
     let mut urls = vec![url(&other)];
@@ -41,7 +41,7 @@ async fn questions_are_spread() {
 async fn one_that_is_busy_gets_less() {
     let (stage, other) = with_another(&[]).await;
     let hold = other.hold();
-    // Until one of them has arrived where it is held.
+    // Until one of them has arrived at the service that holds requests.
     let mut held = Vec::new();
     for nth in 0..2 {
         let (address, peer) = (stage.address, stage.peer.clone());
@@ -66,7 +66,7 @@ async fn one_that_is_busy_gets_less() {
 async fn one_that_does_not_serve_is_left_out() {
     let (stage, other) = with_another(&[]).await;
     other.set_serving(false).await;
-    // Asks them all; one is enough.
+    // Checks the health of all; one is enough.
     assert_eq!(stage.send(Ask::new("GET", "/readyz")).await.status, 200);
     for nth in 0..10 {
         assert_eq!(ask(&stage, nth).await, 200);
@@ -74,20 +74,20 @@ async fn one_that_does_not_serve_is_left_out() {
     assert_eq!((stage.history.asked().len(), other.asked().len()), (10, 0));
     stage.history.set_serving(false).await;
     assert_eq!(stage.send(Ask::new("GET", "/readyz")).await.status, 503);
-    // Still better than nothing.
+    // It is asked if no other serves.
     assert_eq!(ask(&stage, 0).await, 200);
 }
 
 #[tokio::test]
 async fn another_is_asked_when_one_is_away() {
-    // Port 1 is nobody's.
+    // No program listens on port 1.
     let (stage, other) = with_another(&["http://127.0.0.1:1"]).await;
     other.respond(|| Err(refusal(Code::Unavailable, "STOPPING")));
     for nth in 0..10 {
         assert_eq!(ask(&stage, nth).await, 200);
     }
     assert_eq!(stage.history.asked().len(), 10);
-    // When all are away, two are asked, not more.
+    // When none is available, two are asked, not more.
     stage.history.respond(|| Err(refusal(Code::Unavailable, "STOPPING")));
     other.asked();
     assert_eq!(ask(&stage, 0).await, 503);

@@ -66,7 +66,7 @@ async fn idle_connections_do_not_delay_the_end() {
 }
 
 #[tokio::test]
-async fn what_does_not_finish_is_cut_off() {
+async fn unfinished_requests_are_cut_off() {
     let stage = Stage::start_with(|options| {
         options.drain_timeout = Duration::from_millis(50);
     })

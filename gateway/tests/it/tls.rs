@@ -1,4 +1,4 @@
-//! The gateway's own TLS: who can speak with it, and certificates that change.
+//! The gateway's own TLS: which clients can connect, and certificates that change.
 
 use std::{fs, time::Duration};
 
@@ -49,11 +49,11 @@ async fn every_protocol_that_we_speak() {
 }
 
 #[tokio::test]
-async fn in_the_clear_or_for_strangers_there_is_nothing() {
+async fn a_client_without_tls_or_trust_gets_no_response() {
     let authority = Authority::new();
     authority.write_pair();
     let stage = start(&authority).await;
-    // Another authority would have had to sign.
+    // The client trusts another authority.
     assert!(Authority::new().connect(stage.address, &[]).await.is_err());
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream.write_all(&Ask::new("GET", "/healthz").bytes()).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_handshake_under_way_does_not_delay_the_end() {
     authority.write_pair();
     let stage = start(&authority).await;
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
-    // Known to be accepted, since the one after it was.
+    // It was accepted, because the next one was.
     authority.connect(stage.address, &[]).await.unwrap();
     stage.stop.cancel();
     stage.serving.await.unwrap();
@@ -104,7 +104,7 @@ async fn a_new_certificate_is_shown_without_a_restart() {
     let second = authority.write_pair();
     assert!(tls.look());
     assert_eq!(shown(&authority.connect(stage.address, &[b"h2"]).await.unwrap()), second);
-    // Who was there before goes on.
+    // Earlier connections go on.
     assert_eq!(http.ask("GET", "/healthz", &[], "").await.unwrap().0, 200);
 }
 
@@ -121,7 +121,7 @@ async fn a_broken_new_certificate_keeps_the_old_one() {
         assert!(!tls.look());
         shown(&authority.connect(stage.address, &[]).await.unwrap()) == good
     };
-    // Only one of the two was replaced so far.
+    // Only one of the two files was replaced so far.
     let next = authority.write_pair();
     let next_key = fs::read(&key).unwrap();
     fs::write(&key, &old_key).unwrap();

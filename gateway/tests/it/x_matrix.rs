@@ -94,7 +94,7 @@ async fn several_headers_must_agree_and_all_known_keys_must_fit() {
 }
 
 #[tokio::test]
-async fn what_is_signed_is_what_was_sent() {
+async fn the_signature_covers_the_request_as_sent() {
     let stage = Stage::start().await;
     let impostor = Peer { key_id: stage.peer.key_id.clone(), ..Peer::new(&stage.peer.name, 9) };
     for (signed, sent, expected) in [
@@ -122,7 +122,7 @@ async fn what_is_signed_is_what_was_sent() {
 }
 
 #[tokio::test]
-async fn keys_that_have_expired_let_nobody_in() {
+async fn expired_keys_authenticate_no_request() {
     // The peer's keys are valid until exactly now.
     let stage = Stage::start().await;
     assert_eq!(stage.get(TARGET).await.status, 200);
@@ -136,7 +136,7 @@ async fn keys_that_have_expired_let_nobody_in() {
 }
 
 #[tokio::test]
-async fn without_keys_nobody_gets_in_and_hears_why() {
+async fn without_keys_the_response_says_why() {
     let stage = Stage::start_with(|options| options.keys = pinned(&[])).await;
     let answer = stage.get(TARGET).await;
     assert_eq!(answer.refusal(), (401, "M_UNAUTHORIZED".to_owned()));

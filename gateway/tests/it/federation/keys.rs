@@ -1,4 +1,4 @@
-//! Which keys are believed, for how long, on whose word; and how often anybody is asked.
+//! Which fetched keys are used, for how long, and how often a server is asked for them.
 
 use std::{
     sync::{
@@ -21,9 +21,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 const AT: &str = "5.1.1.1:99";
 
-/// What becomes of a server's answer.
+/// Changes the answer of a server.
 type Change<'a> = Box<dyn Fn(&Value) -> Value + 'a>;
-/// A server, its keys published, and a gateway that has not heard of it.
+/// A server with published keys, and a gateway that does not know it.
 async fn scene() -> (World, Peer, Replies, Stage) {
     let world = World::new().await;
     let peer = Peer::new("h.example:99", 7);
@@ -32,7 +32,7 @@ async fn scene() -> (World, Peer, Replies, Stage) {
     (world, peer, site, gateway)
 }
 
-/// The same, behind a proxy that says who asks.
+/// The same, behind a proxy that names the client's address.
 async fn scene_of_many() -> (World, Peer, Replies, Stage) {
     let world = World::new().await;
     let peer = Peer::new("h.example:99", 7);
@@ -47,7 +47,7 @@ async fn keys_are_fetched_once_and_kept() {
     assert_eq!(ask(&gateway, &peer).await, granted());
     assert_eq!(ask(&gateway, &peer).await, granted());
     assert_eq!(world.key_questions(), 1);
-    // Not after they have expired.
+    // Expired keys are not used.
     world.pass(Duration::from_hours(1));
     assert_eq!(ask(&gateway, &peer).await, granted());
     assert_eq!(world.key_questions(), 0);
@@ -56,7 +56,7 @@ async fn keys_are_fetched_once_and_kept() {
     assert_eq!(world.key_questions(), 1);
 }
 
-/// The server's answers that are not taken, and one that is.
+/// Answers of a server that are refused, and one that is accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_not_taken() {
     let peer = Peer::new("h.example:99", 7);
@@ -160,7 +160,7 @@ async fn answers_that_are_no_answers() {
     }
 }
 
-/// Whatever a server says, its keys are not believed for longer than a week.
+/// Keys are used for a week at most, whatever the server says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_week_at_most() {
     let (world, peer, site, gateway) = scene().await;
@@ -175,8 +175,8 @@ async fn a_week_at_most() {
     assert_eq!(ask(&gateway, &peer).await, refused());
 }
 
-/// A key that is not listed is worth a question, but not more than one in five seconds; a key that
-/// is not listed any more is none.
+/// For an unknown key the server is asked again, at most once in five seconds. A key that is no longer listed
+/// is not used.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotated_keys() {
     let (world, old, site, gateway) = scene().await;
@@ -189,7 +189,7 @@ async fn rotated_keys() {
     assert_eq!(ask(&gateway, &new).await, granted());
     assert_eq!(ask(&gateway, &old).await, refused());
     assert_eq!(world.key_questions(), 1);
-    // While the server is away, what it said last holds.
+    // While the server does not answer, its last answer is used.
     site.lock().unwrap().clear();
     world.pass(MINUTE);
     assert_eq!(ask(&gateway, &old).await, refused());
@@ -198,7 +198,7 @@ async fn rotated_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_question_for_all_who_wait() {
+async fn waiting_requests_share_one_fetch() {
     let (world, peer, site, gateway) = scene().await;
     let hold = Arc::new(Semaphore::new(0));
     let reply = Reply { hold: Some(Arc::clone(&hold)), ..site.lock().unwrap()[KEYS].clone() };
@@ -219,9 +219,9 @@ async fn one_question_for_all_who_wait() {
     assert_eq!(questions + world.key_questions(), 1);
 }
 
-/// A caller who hangs up takes nothing back: the answer is kept all the same.
+/// When the client disconnects, the fetch goes on and its answer is kept.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_who_hangs_up() {
+async fn a_fetch_goes_on_without_its_client() {
     let (world, peer, site, gateway) = scene().await;
     let hold = Arc::new(Semaphore::new(0));
     let reply = Reply { hold: Some(Arc::clone(&hold)), ..site.lock().unwrap()[KEYS].clone() };
@@ -235,7 +235,7 @@ async fn a_caller_who_hangs_up() {
     assert_eq!(world.key_questions(), 0);
 }
 
-/// A server that does not give its keys is asked after five seconds, ten, twenty, up to a minute.
+/// A server that does not answer is asked again after 5 s, 10 s, 20 s, up to a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_back_off() {
     let (world, peer, site, gateway) = scene().await;
@@ -255,10 +255,10 @@ async fn failures_back_off() {
     assert_eq!(ask(&gateway, &peer).await, granted());
 }
 
-/// A stranger who names a server while it is away, or a key that it does not have, keeps nobody
-/// from it but himself.
+/// A client that names a server while it does not answer, or a key that it does not have, delays no other
+/// client.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_lock_nobody_out() {
+async fn failures_of_one_client_do_not_affect_others() {
     let (world, peer, site, gateway) = scene_of_many().await;
     let (stranger, honest) = ("192.0.2.66", "192.0.2.1");
     let forged = Peer { key: Peer::new("", 66).key, ..peer.clone() };
@@ -273,7 +273,7 @@ async fn strangers_lock_nobody_out() {
     world.pass(5 * SECOND);
     assert_eq!(ask_from(&gateway, &forged, stranger).await, refused());
     assert_eq!(ask_from(&gateway, &peer, honest).await, granted());
-    // The same of a key that there is none of, until the server has a new one.
+    // The same for an unknown key, until the server has it.
     let unknown = Peer { key_id: "ed25519:none".to_owned(), ..forged };
     for _ in 0..4 {
         world.pass(5 * SECOND);
@@ -287,8 +287,8 @@ async fn strangers_lock_nobody_out() {
     assert_eq!(ask_from(&gateway, &new, honest).await, granted());
 }
 
-/// The wall clock is set, forwards and back: no pause stands, and nobody is believed for longer
-/// than a week.
+/// When the wall clock is set, forwards or backwards, no pause becomes longer, and keys are used for a week at
+/// most.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_is_set() {
     let world = World::new().await;
@@ -304,7 +304,7 @@ async fn the_clock_is_set() {
             .with_steady(move || Duration::from_secs(passed.load(Ordering::Relaxed)));
     })
     .await;
-    // In 2086 the server is away, and then it is not.
+    // In 2086 the server first does not answer, and then it does.
     let now = world.now_ms.swap(3_660_000_000_000, Ordering::Relaxed);
     site.lock().unwrap().clear();
     assert_eq!(ask(&gateway, &peer).await, refused());
@@ -313,7 +313,7 @@ async fn the_clock_is_set() {
     pass(5);
     assert_eq!(ask(&gateway, &peer).await, granted());
     assert_eq!(world.key_questions(), 2);
-    // Back by a year: what was fetched is held for a week, and no longer.
+    // Back by a year: fetched keys are used for a week, and no longer.
     world.now_ms.store(now - 365 * 86_400_000, Ordering::Relaxed);
     pass(7 * 86_400);
     assert_eq!(ask(&gateway, &peer).await, granted());
@@ -329,13 +329,13 @@ async fn pinned_servers_are_never_asked() {
     assert_eq!(ask(&gateway, &gateway.peer).await, granted());
     let rotated = Peer { key_id: "ed25519:new".to_owned(), ..gateway.peer.clone() };
     assert_eq!(ask(&gateway, &rotated).await, refused());
-    // Their keys expire, too.
+    // Pinned keys expire, too.
     world.pass(MINUTE);
     assert_eq!(ask(&gateway, &gateway.peer).await, refused());
     assert!(world.dialled().is_empty());
 }
 
-/// What one gateway has fetched, others find in the history service, for a week after the fetch.
+/// Keys that one gateway has fetched are read by others from the history service, for a week.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_service_remembers() {
     let (world, peer, site, first) = scene().await;
@@ -346,7 +346,7 @@ async fn the_history_service_remembers() {
     let second = world.gateway_beside(&first).await;
     assert_eq!(ask(&second, &peer).await, granted());
     assert_eq!(world.key_questions(), 0);
-    // A key that it does not know is asked for at once.
+    // An unknown key is fetched at once.
     let new = Peer::new("h.example:99", 8);
     world.publish(&site, &new);
     assert_eq!(ask(&second, &new).await, granted());

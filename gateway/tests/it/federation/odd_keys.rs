@@ -190,7 +190,7 @@ async fn answers_that_end_with_the_connection() {
 
 /// A signature by a key whose private half is public knowledge is refused, even beside a valid one.
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_everybody_knows() {
+async fn keys_whose_private_half_is_public() {
     let known = json!({ "key": "l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og" });
     let world = World::new().await;
     let peer = Peer::new(NAME, 7);

@@ -24,7 +24,7 @@ struct Attack {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn made_up_names_stop_nobody() {
+async fn made_up_names_do_not_stop_other_fetches() {
     for attack in [
         Attack {
             what: "as many as eight a second make, from the address of the honest one",
