@@ -34,7 +34,7 @@ The service keeps serving meanwhile. Each room is written as it is at one moment
 of files in the room format, and a manifest with their checksums. `backscroll verify --backup DIR`
 checks a backup, and `backscroll restore` puts it into an empty store. If a backup is interrupted, run
 the command again: it continues with the first room that is not complete.")]
-pub(super) struct Args {
+pub(super) struct BackupArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -43,8 +43,8 @@ pub(super) struct Args {
     dir: PathBuf,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { server, dir } = args;
+pub(super) async fn run(args: BackupArgs) -> anyhow::Result<()> {
+    let BackupArgs { server, dir } = args;
     let Clients { mut history, mut admin, .. } = connect(&server).await?;
     let mut backup = Backup {
         writer: BackupWriter::open(&dir)?,

@@ -11,7 +11,7 @@ use crate::proto::v1 as pb;
 #[command(after_help = "\
 Prints what the server would get (full, redacted, not served, refused), the rule that decides, and the
 facts on which it decides. The same code decides about requests of other servers.")]
-pub(super) struct Args {
+pub(super) struct ExplainArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -32,8 +32,8 @@ pub(super) struct Args {
     destination: Option<String>,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { server, room_id, event_id, origin, destination } = args;
+pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
+    let ExplainArgs { server, room_id, event_id, origin, destination } = args;
     let of_room = || room_id.split_once(':').map(|(_, server)| server.to_owned());
     let Some(destination) = destination.or_else(of_room) else {
         anyhow::bail!(

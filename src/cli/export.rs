@@ -25,7 +25,7 @@ pub(super) const MAX_PAGE_OF_IDS: u32 = 10_000;
 #[command(after_help = "\
 The output can be imported again, into this or another store:
   backscroll export '!room:example.org' > room.ndjson")]
-pub(super) struct Args {
+pub(super) struct ExportArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -34,8 +34,8 @@ pub(super) struct Args {
     room_id: String,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { server, room_id } = args;
+pub(super) async fn run(args: ExportArgs) -> anyhow::Result<()> {
+    let ExportArgs { server, room_id } = args;
     let mut history = connect(&server).await?.history;
     let room = message(history.get_room(pb::GetRoomRequest { room_id }).await)?;
     let mut out = out::text();

@@ -32,7 +32,7 @@ Without --svg, the graph is printed in the language of Graphviz. A picture has a
 appended around the given event, or the last ones.
   backscroll graph '!room:example.org' --svg room.svg
   backscroll graph '!room:example.org' --around '$event' --depth 5 | dot -Tpng > room.png")]
-pub(super) struct Args {
+pub(super) struct GraphArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -54,8 +54,8 @@ pub(super) struct Args {
     svg: Option<PathBuf>,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { server, room_id, around, depth, svg } = args;
+pub(super) async fn run(args: GraphArgs) -> anyhow::Result<()> {
+    let GraphArgs { server, room_id, around, depth, svg } = args;
     let mut history = connect(&server).await?.history;
     let room = message(history.get_room(pb::GetRoomRequest { room_id }).await)?;
     let events = window(&mut history, &room, around.as_deref()).await?;

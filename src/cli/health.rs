@@ -21,7 +21,7 @@ Prints the health. The exit code is 0 if it is SERVING, and 1 otherwise. The nam
   (no name)    SERVING while the service answers requests that read.
   backscroll.history.v1.IngestService, or another service: SERVING while it answers requests. The
                ingest service is NOT_SERVING while the disk is full.")]
-pub(super) struct Args {
+pub(super) struct HealthArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -40,8 +40,8 @@ pub(super) struct Args {
     service: String,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { server, timeout_seconds, service } = args;
+pub(super) async fn run(args: HealthArgs) -> anyhow::Result<bool> {
+    let HealthArgs { server, timeout_seconds, service } = args;
     let asking = async {
         let mut health = HealthClient::new(channel(&server).await?);
         anyhow::Ok(message(health.check(HealthCheckRequest { service }).await)?.status())

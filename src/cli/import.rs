@@ -37,7 +37,7 @@ through them, they are never served, and they change no state; the exit code is 
 
 The room format is NDJSON: {\"room\": {\"room_id\", \"room_version\", \"erased_users\"}}, and then, in order
 of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"state_after\"}.")]
-pub(super) struct Args {
+pub(super) struct ImportArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -70,8 +70,8 @@ struct Counts {
     bad_signatures: u64,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { server, server_keys, strict, rooms } = args;
+pub(super) async fn run(args: ImportArgs) -> anyhow::Result<bool> {
+    let ImportArgs { server, server_keys, strict, rooms } = args;
     let pinned = server_keys.map(|path| PinnedKeys::read(&path)).transpose()?.map(Arc::new);
     let mut clients = connect(&server).await?;
     let bytes = rooms.iter().map(|it| fs::metadata(it).map_or(0, |it| it.len())).sum();

@@ -78,31 +78,31 @@ const GLOBAL_OPTIONS: &str = "Global options";
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the store in a directory over gRPC.
-    Serve(serve::Args),
+    Serve(serve::ServeArgs),
     /// Append rooms from files in the room format.
-    Import(import::Args),
+    Import(import::ImportArgs),
     /// Write a room to standard output, in the room format.
-    Export(export::Args),
+    Export(export::ExportArgs),
     /// Print the room state after an event, or the current state.
-    State(state::Args),
+    State(state::StateArgs),
     /// Write all rooms into a folder, while the service keeps serving.
-    Backup(backup::Args),
+    Backup(backup::BackupArgs),
     /// Restore a backup into an empty store.
-    Restore(restore::Args),
+    Restore(restore::RestoreArgs),
     /// Purge the history of a room before an event.
     Purge(purge::PurgeArgs),
     /// Delete a room with all of its events.
     DeleteRoom(purge::DeleteRoomArgs),
     /// Verify a whole store, and print each fault.
-    Verify(verify::Args),
+    Verify(verify::VerifyArgs),
     /// Explain why a server gets an event in full, redacted, or not at all.
-    Explain(explain::Args),
+    Explain(explain::ExplainArgs),
     /// Draw the event graph of a room.
-    Graph(graph::Args),
+    Graph(graph::GraphArgs),
     /// Print counts and sizes of the whole store.
-    Stats(stats::Args),
+    Stats(stats::StatsArgs),
     /// Print the health of the service, for probes.
-    Health(health::Args),
+    Health(health::HealthArgs),
 }
 
 /// How to reach the service, for the commands that call it.

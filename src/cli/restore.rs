@@ -22,7 +22,7 @@ const TOMBSTONES_PER_BATCH: usize = 1_000;
 #[command(after_help = "\
 The checksum of each file is verified before its events are stored. If a restore is interrupted, run the
 command again. The service must not be running on the directory.")]
-pub(super) struct Args {
+pub(super) struct RestoreArgs {
     /// The folder of the backup.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
@@ -36,8 +36,8 @@ pub(super) struct Args {
     cache_mib: Mib,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let Args { dir, data_dir, cache_mib } = args;
+pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
+    let RestoreArgs { dir, data_dir, cache_mib } = args;
     let (mut rooms, tombstones) = backup::rooms(&dir)?;
     // A room may have been deleted after its file was written.
     rooms.retain(|it| !tombstones.rooms.contains(&it.room_id));

@@ -24,7 +24,7 @@ use crate::{
 SIGTERM or SIGINT stops the service: its health becomes NOT_SERVING, running requests are finished,
 everything is flushed, and the exit code is 0. After a second signal it does not wait for requests. The
 service opens no connections, except for traces if --otlp-endpoint is given.")]
-pub(super) struct Args {
+pub(super) struct ServeArgs {
     /// The directory of the store. It is created if it does not exist. Only one process may use it.
     #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
@@ -114,9 +114,9 @@ pub(super) struct Args {
     drain_seconds: u64,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let callers = args.callers()?;
-    let Args { data_dir, listen, metrics_listen, cache_mib, reserved_mib, .. } = args;
+    let ServeArgs { data_dir, listen, metrics_listen, cache_mib, reserved_mib, .. } = args;
     let StopSignals { first, second } = stop_signals()?;
     let listener = bind(listen, "--listen").await?;
     let metrics = Metrics::new();
@@ -141,7 +141,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     server::run(front, opening, stopping, first.cancelled(), second.cancelled()).await
 }
 
-impl Args {
+impl ServeArgs {
     /// Reads what callers must present. Must be called within a runtime.
     fn callers(&self) -> anyhow::Result<Callers> {
         let Self { tls_cert, tls_key, client_ca, token_file, gateway_token_file, .. } =

@@ -16,7 +16,7 @@ const PAGE_SIZE: u32 = 5_000;
 #[command(after_help = "\
 Prints one line for each entry, sorted: TYPE TAB STATE_KEY TAB EVENT_ID. A type or state key with control
 characters is printed as in JSON, without the quotes.")]
-pub(super) struct Args {
+pub(super) struct StateArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -29,8 +29,8 @@ pub(super) struct Args {
     event_id: Option<String>,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { server, room_id, event_id } = args;
+pub(super) async fn run(args: StateArgs) -> anyhow::Result<()> {
+    let StateArgs { server, room_id, event_id } = args;
     let mut history = connect(&server).await?.history;
     let event_id = event_id.unwrap_or_default();
     let mut entries = Vec::new();

@@ -16,12 +16,12 @@ use crate::proto::v1 as pb;
 Gaps are references to events that are not in the graph. A wide room has many forward extremities: its
 servers cannot agree, or events are missing. The slowest walks are those since the service started, one
 for each room. The same numbers over time are metrics: see `backscroll serve --metrics-listen`.")]
-pub(super) struct Args {
+pub(super) struct StatsArgs {
     #[command(flatten)]
     server: ServerArgs,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: StatsArgs) -> anyhow::Result<()> {
     let mut admin = connect(&args.server).await?.admin;
     let stats = message(admin.stats(pb::StatsRequest {}).await)?;
     let mut out = out::text();

@@ -40,7 +40,7 @@ verdicts), states that were given with events, and records that the storage engi
 with such a fault is not changed at all: restore it with `backscroll delete-room --may-return` and
 `backscroll import` of its file in a backup. Hidden events stay hidden, because their redactions may be
 lost. Copy the directory first.")]
-pub(super) struct Args {
+pub(super) struct VerifyArgs {
     #[command(flatten)]
     server: ServerArgs,
 
@@ -85,8 +85,8 @@ pub(super) struct Args {
     cache_mib: Mib,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<bool> {
-    let Args { server, online, max_cpu_percent, data_dir, backup, repair, cache_mib } = args;
+pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
+    let VerifyArgs { server, online, max_cpu_percent, data_dir, backup, repair, cache_mib } = args;
     if online {
         return verify_online(&server, max_cpu_percent).await;
     }

@@ -52,7 +52,7 @@ pub(super) struct OfGateway;
 enum Caller {
     /// A service or an operator of the same homeserver.
     Internal,
-    /// A gateway.
+    /// A gateway, by its own token.
     Gateway,
 }
 

@@ -116,7 +116,7 @@ struct ServedEvents {
     event_ids: Vec<String>,
     /// A [`pb::EventForm`] for each PDU.
     forms: Vec<i32>,
-    /// A JSON array.
+    /// The PDUs as a JSON array.
     pdus: Bytes,
 }
 
