@@ -87,8 +87,18 @@ const CODE: [&str; 11] = [
 /// The folders of programs in other languages, whose words documentation may use too.
 const OTHER_CODE: [&str; 3] = ["tests", "tls", ".ci"];
 /// Names of other software, which this repository does not define.
-const FOREIGN: [&str; 9] =
-    ["GHSA", "RUSTSEC", "None", "Some", "Ok", "Err", "RFC", "StatefulSet", "Retry-After"];
+const FOREIGN: [&str; 9] = [
+    "GHSA",
+    "RUSTSEC",
+    "None",
+    "Some",
+    "Ok",
+    "Err",
+    "RFC",
+    "StatefulSet",
+    "close_notify",
+    "Retry-After",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
