@@ -87,7 +87,7 @@ const CODE: [&str; 11] = [
 /// The folders of programs in other languages, whose words documentation may use too.
 const OTHER_CODE: [&str; 3] = ["tests", "tls", ".ci"];
 /// Names of other software, which this repository does not define.
-const FOREIGN: [&str; 9] = [
+const FOREIGN: [&str; 10] = [
     "GHSA",
     "RUSTSEC",
     "None",
