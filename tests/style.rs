@@ -29,11 +29,8 @@ const MAX_FUNCTION_LINES: usize = 70;
 const MAX_FILE_LINES: usize = 450;
 /// A doc comment of this many words or fewer says too little to be read alone.
 const SHORT_DOC_WORDS: usize = 3;
-// What is still to be mended; each is to become as the rule says.
-const MAX_TUPLE_PARAMETERS: usize = 66;
-const MAX_SHORT_DOCS_PERCENT: usize = 12;
-const MAX_DOUBLE_NAMES: usize = 60;
-const MAX_LONG_FILES: usize = 5;
+/// The share of doc comments that may be that short.
+const MAX_SHORT_DOCS_PERCENT: usize = 4;
 
 /// One place in the sources, for a message.
 type Place = String;
@@ -225,22 +222,31 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The files of a folder that are not tests.
-fn sources(folder: &str) -> Vec<PathBuf> {
+/// The Rust files of a folder.
+fn every_file(folder: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() && !path.ends_with("tests") {
+            if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|it| it == "rs") {
                 files.push(path);
             }
         }
     }
     files.sort();
     files
+}
+
+/// The Rust files of a folder that are not tests.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let is_test = |path: &Path| {
+        path.components().any(|it| it.as_os_str() == "tests") || path.ends_with("tests.rs")
+    };
+    let files = every_file(folder).into_iter();
+    files.filter(|it| !is_test(it.strip_prefix(root()).unwrap())).collect()
 }
 
 /// The counts of every file of a program, of its own folder first.
@@ -271,8 +277,7 @@ fn no_parameter_is_a_tuple() {
     assert!(functions > 1_000, "only {functions} functions were found");
     let places: Vec<Place> = all.into_iter().flat_map(|it| it.tuple_parameters).collect();
     println!("{} tuple parameters in {functions} functions", places.len());
-    println!("{}", report("parameters that are tuples", &places));
-    assert!(places.len() <= MAX_TUPLE_PARAMETERS, "{} tuple parameters", places.len());
+    assert!(places.is_empty(), "{}", report("parameters that are tuples", &places));
 }
 
 #[test]
@@ -283,8 +288,7 @@ fn few_doc_comments_are_short() {
     let places: Vec<Place> = all.into_iter().flat_map(|it| it.short_docs).collect();
     println!("{} of {docs} doc comments have {SHORT_DOC_WORDS} words or fewer", places.len());
     let at_most = docs * MAX_SHORT_DOCS_PERCENT / 100;
-    println!("{}", report("short doc comments", &places));
-    assert!(places.len() <= at_most, "{} short doc comments, at most {at_most}", places.len());
+    assert!(places.len() <= at_most, "{}", report("short doc comments", &places));
 }
 
 #[test]
@@ -297,10 +301,8 @@ fn no_program_defines_a_type_name_twice() {
         assert!(types.len() > 50, "only {} types were found in {program}", types.len());
         types.retain(|_, places| places.len() > 1);
         println!("{program}: {} type names are defined more than once", types.len());
-        let doubles = types.len();
         let places: Vec<Place> = types.into_values().flatten().collect();
-        println!("{}", report(program, &places));
-        assert!(doubles <= MAX_DOUBLE_NAMES, "{program}: {doubles} type names defined twice");
+        assert!(places.is_empty(), "{}", report(program, &places));
     }
 }
 
@@ -313,7 +315,14 @@ fn functions_are_short() {
 #[test]
 fn files_are_short() {
     let mut folders: Vec<&str> = PROGRAMS.iter().flat_map(|(_, it)| *it).copied().collect();
-    folders.extend(["tests", "gateway/tests", "benches", "examples"]);
+    folders.extend([
+        "tests",
+        "gateway/tests",
+        "grpc-client/tests",
+        "testkit",
+        "benches",
+        "examples",
+    ]);
     let mut places = Vec::new();
     let mut longest = 0;
     for file in folders.iter().flat_map(|it| every_file(it)) {
@@ -324,25 +333,7 @@ fn files_are_short() {
         }
     }
     println!("the longest file has {longest} lines");
-    println!("{}", report("long files", &places));
-    assert!(places.len() <= MAX_LONG_FILES, "{} long files", places.len());
-}
-
-/// The files of a folder, tests included.
-fn every_file(folder: &str) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![root().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|it| it == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files
+    assert!(places.is_empty(), "{}", report("long files", &places));
 }
 
 /// The rules find what they are there to find.

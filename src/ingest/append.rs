@@ -30,6 +30,9 @@ use crate::{
 /// The most events in one decision: bounds the memory of a decision, and the time for which other
 /// writers of the room wait.
 const MAX_EVENTS_PER_DECISION: usize = 64;
+/// A decision ends after the event with which its PDUs reach this size. The engine writes a decision
+/// in one piece, and must not have much to write at a time.
+const MAX_BYTES_PER_DECISION: usize = 256 << 10;
 /// Turns of the backlog that a caller waits for. [`work_off`](super::work_off) does the rest later.
 const TURNS_BEFORE_ACKNOWLEDGEMENT: usize = 4;
 /// Events for which it pays to start one more thread.
@@ -179,6 +182,7 @@ fn append_together(
 ) -> Result<Decision<Decided>, StoreError> {
     let mut outcomes = Vec::new();
     let mut is_changed = false;
+    let mut bytes = 0;
     for event in events.iter().take(MAX_EVENTS_PER_DECISION) {
         let outcome = match append_one(edit, event) {
             Ok(outcome) => outcome,
@@ -187,7 +191,8 @@ fn append_together(
         };
         is_changed |= matches!(outcome, Outcome::Appended { duplicate: false, .. });
         outcomes.push(outcome);
-        if !is_changed || edit.has_unsettled() {
+        bytes += event.event.pdu.len();
+        if !is_changed || edit.has_unsettled() || bytes >= MAX_BYTES_PER_DECISION {
             break;
         }
     }

@@ -82,7 +82,7 @@ pub enum OrphanReason {
     #[error("an arrival that no event has")]
     NoArrival,
     /// The event is no forward extremity, or has another arrival or another state.
-    #[error("a forward extremity that is none")]
+    #[error("a forward extremity that the event is not")]
     NoExtremity,
     /// The follower has no such edge, or the predecessor is held.
     #[error("a missing predecessor is noted where none is missing")]

@@ -196,7 +196,7 @@ fn signatures_are_those_of_the_specification() {
     let pdu = Pdu::parse(minimal.as_bytes(), V10).unwrap();
     assert_eq!(verify_signatures(&pdu, &|_, _| Some(verify_key)), SignatureCheck::Valid);
     assert!(pdu.content_hash_matches());
-    // The second is no whole event, so it is asked below the door.
+    // The second is no whole event, so it is read by the function behind the parser of events.
     let json = crate::pdu::read::parse_json(redactable, true).ok().unwrap().value;
     let text = json.redacted_signed_text(&V1.rules().redaction).unwrap();
     let signature = object(redactable)["signatures"].as_object().unwrap()["domain"]

@@ -12,8 +12,9 @@ use super::{
     group_commit::GroupCommit, mark::Mark, panics::caught, sled::Tree, volume, watchdog::Watchdog,
 };
 
-/// Bytes of batches that may accumulate before sled is made to write its log: two of its segments.
-const MAX_UNFLUSHED_BYTES: usize = 1 << 20;
+/// Bytes of batches that may accumulate before sled is made to write its log: half of one of its
+/// segments. Its log grows by more than that, since sled also writes whole pages now and then.
+const MAX_UNFLUSHED_BYTES: usize = 256 << 10;
 
 /// A sled tree in a directory. One process at a time has it open.
 pub(in crate::store) struct Local {
@@ -90,10 +91,9 @@ impl Local {
     }
 
     /// Makes sled write its log after a batch, if much has accumulated. sled writes each segment of
-    /// its log in a thread of a small pool. If all of them wait for a lock whose holder waits for
-    /// the pool, it waits for ever; so only few segments may be under way at any time. The flush
-    /// follows a batch: made before the next batch instead, it let the engine wait for ever more
-    /// often, since some threads of the pool are still busy right after a flush.
+    /// its log in one of seven threads. A thread that needs a new segment holds a lock while it waits
+    /// for the file to be shortened, which is work for the same seven threads. If all of them wait
+    /// for that lock, sled waits for ever. So only few segments may be under way at any time.
     fn after_batch(&self, bytes: usize) -> Result<(), StoreError> {
         let before = self.unflushed.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) < MAX_UNFLUSHED_BYTES {
