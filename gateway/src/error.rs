@@ -9,11 +9,12 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use backscroll_matrix::{JsonError, JsonFault};
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{answer, json::JsonError, limits::Limited, x_matrix::Unauthenticated};
+use crate::{answer, limits::Limited, x_matrix::Unauthenticated};
 
 /// The domain of the error reasons that the history service sends.
 const DOMAIN: &str = "backscroll.history.v1";
@@ -129,10 +130,14 @@ fn broken() -> ApiError {
 impl From<JsonError> for ApiError {
     fn from(error: JsonError) -> Self {
         let errcode = match error {
-            JsonError::NotJson(_) => "M_NOT_JSON",
-            JsonError::NotCanonical(_) => "M_BAD_JSON",
+            JsonError::Fault(JsonFault::Number | JsonFault::DuplicateMember) => "M_BAD_JSON",
+            JsonError::NotJson { .. } | JsonError::Fault(_) => "M_NOT_JSON",
         };
-        Self::new(StatusCode::BAD_REQUEST, errcode, format!("The body is {error}"))
+        let text = match error {
+            JsonError::NotJson { .. } => format!("The body is {error}"),
+            JsonError::Fault(fault) => format!("The body is not canonical JSON: {fault}"),
+        };
+        Self::new(StatusCode::BAD_REQUEST, errcode, text)
     }
 }
 

@@ -8,7 +8,7 @@
 //!                                                                        │
 //!            ┌───────────────┬─────────────────┬─────────────────────────┤
 //!            ▼               ▼                 ▼                         ▼
-//!         body, json      x_matrix          history                answer, error
+//!         body            x_matrix          history                answer, error
 //!         (parsing)       (signatures)      ══gRPC══►              (responses)
 //!                            ▼              the history service
 //!                          keys ──► discovery ══HTTPS══► other servers
@@ -52,7 +52,6 @@ mod x_matrix;
 mod client_address;
 pub mod clock;
 pub mod discovery;
-mod json;
 pub mod keys;
 mod limiter;
 mod log_sampler;

@@ -3,11 +3,10 @@
 //!
 //! Compiled for tests and for fuzzing only.
 
-use backscroll_matrix::{KeyAnswer, SignedObject};
+use backscroll_matrix::{KeyAnswer, SignedObject, read_strict_json};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use crate::{
-    json,
     routes::{backfill::BackfillQuery, get_missing_events::MissingEventsBody},
     server_name::ServerName,
     x_matrix::{Content, header},
@@ -51,9 +50,9 @@ pub fn query_string(bytes: &[u8]) {
 /// The body of `/get_missing_events`: accepted JSON has one canonical form, and is valid JSON for
 /// `serde_json` too.
 pub fn body(bytes: &[u8]) {
-    let Ok(read) = json::parse(bytes) else { return };
+    let Ok(read) = read_strict_json(bytes) else { return };
     let written = serde_json::to_vec(&read).expect("canonical JSON can be serialized");
-    let again = json::parse(&written).expect("serialized JSON can be parsed");
+    let again = read_strict_json(&written).expect("serialized JSON can be parsed");
     assert_eq!(again, read);
     assert_eq!(serde_json::to_vec(&again).ok(), Some(written));
     assert!(serde_json::from_slice::<serde_json::Value>(bytes).is_ok());

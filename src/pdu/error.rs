@@ -1,7 +1,7 @@
 //! The reasons why bytes are not an event. Their texts name a member and a fault, never the content of
 //! the event.
 
-use serde::de::IgnoredAny;
+use backscroll_matrix::{JsonError, JsonFault, Overflow};
 
 /// The reason why bytes are not a PDU of the given room version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum PduError {
     },
     /// The JSON has something in it that the room version does not allow.
     #[error("JSON that the room version does not allow: {0}")]
-    BadJson(#[from] BadJson),
+    BadJson(#[from] JsonFault),
     /// A member is missing, has the wrong type or is out of range.
     #[error("{member} {why}")]
     Format {
@@ -42,52 +42,17 @@ impl PduError {
     }
 }
 
-/// Something in JSON that a room version does not allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadJson {
-    /// From room version 6 on: a fraction, an exponent, `-0`, or an integer beyond ±(2^53 − 1).
-    #[error("a number is not an integer within ±(2^53 − 1)")]
-    Number,
-    /// A number that no float can hold, such as `1e400`, or an integer of more than 4,300 digits.
-    #[error("a number overflows")]
-    Overflow,
-    /// From room version 6 on: two members of one object have the same name.
-    #[error("an object has two members of the same name")]
-    DuplicateMember,
-    /// Half a surrogate pair, such as `\ud800` alone. It has no UTF-8 form.
-    #[error("a string holds half a surrogate pair")]
-    LoneSurrogate,
-    /// More than [`MAX_LEVELS`](super::json::MAX_LEVELS) levels of arrays and objects.
-    #[error("nested too deeply")]
-    TooDeep,
-}
-
-impl From<backscroll_matrix::Overflow> for PduError {
-    fn from(_: backscroll_matrix::Overflow) -> Self {
-        Self::BadJson(BadJson::Overflow)
+impl From<JsonError> for PduError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::NotJson { line, column } => Self::NotJson { line, column },
+            JsonError::Fault(fault) => Self::BadJson(fault),
+        }
     }
 }
 
-/// The reason why a reader failed on a text.
-///
-/// `fault` is what the reader itself found, if anything. It counts only if the whole text is JSON:
-/// a reader stops at the first fault. To check that, serde skips over the text, and then it looks
-/// neither into escapes nor at the size of numbers.
-pub(super) fn syntax_error(
-    text: &str,
-    error: &serde_json::Error,
-    fault: Option<BadJson>,
-) -> PduError {
-    if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
-        return PduError::NotJson { line: error.line(), column: error.column() };
-    }
-    if let Some(fault) = fault {
-        return fault.into();
-    }
-    // The remaining faults are found by serde, which tells them apart by their texts only.
-    match error.to_string() {
-        text if text.starts_with("number out of range") => BadJson::Overflow.into(),
-        text if text.starts_with("recursion limit") => BadJson::TooDeep.into(),
-        _ => BadJson::LoneSurrogate.into(),
+impl From<Overflow> for PduError {
+    fn from(_: Overflow) -> Self {
+        Self::BadJson(JsonFault::Overflow)
     }
 }

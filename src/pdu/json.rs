@@ -13,11 +13,6 @@ use ruma::{
     room_version_rules::RedactionRules,
 };
 
-/// How many levels of arrays and objects an event may have, the event itself included. Readers and
-/// writers of JSON recurse into every level. Synapse's own limit is near 1,000; no event seen so far
-/// has more than a dozen levels.
-pub(super) const MAX_LEVELS: usize = 100;
-
 /// The members that a signature or a reference hash does not cover.
 const UNSIGNED_MEMBERS: &[&str] = &["signatures", "unsigned"];
 /// The members that a content hash does not cover.

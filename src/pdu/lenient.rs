@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use backscroll_matrix::Number;
+use backscroll_matrix::{JsonError, JsonFault, MAX_JSON_LEVELS, Number};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int};
 use serde_json::value::RawValue;
 
 use super::{
     canonical::{Odd, OddMembers},
-    error::{BadJson, PduError, syntax_error},
-    json::{Json, MAX_LEVELS, Parsed},
+    error::PduError,
+    json::{Json, Parsed},
 };
 
 /// Reads an object. Its member `unsigned` is not part of the event, so its value is not checked.
@@ -32,8 +32,8 @@ pub(super) fn parse(text: &str) -> Result<Parsed<Json>, PduError> {
 /// scanned once for each level that it is inside of.
 fn read_value(raw: &RawValue, level: usize) -> Result<(CanonicalJsonValue, Option<Odd>), PduError> {
     let text = raw.get();
-    if level > MAX_LEVELS && text.starts_with(['{', '[']) {
-        return Err(BadJson::TooDeep.into());
+    if level > MAX_JSON_LEVELS && text.starts_with(['{', '[']) {
+        return Err(JsonFault::TooDeep.into());
     }
     let plain = match text.as_bytes().first() {
         Some(b'{') => {
@@ -94,5 +94,5 @@ fn read_items(
 }
 
 fn read<'t, T: serde::Deserialize<'t>>(text: &'t str) -> Result<T, PduError> {
-    serde_json::from_str(text).map_err(|error| syntax_error(text, &error, None))
+    serde_json::from_str(text).map_err(|error| JsonError::new(text, &error, None).into())
 }

@@ -21,11 +21,10 @@ mod room_version;
 mod server_keys;
 mod signatures;
 mod span;
-mod strict;
 mod unreadable;
 
 pub use self::{
-    error::{BadJson, PduError},
+    error::PduError,
     event::{Pdu, redact_stored},
     ids::{BadId, EventId, OpaqueServerName, RoomId, UserId},
     read::{MAX_PDU_BYTES, MAX_RECEIVED_BYTES},

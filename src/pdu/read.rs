@@ -1,11 +1,13 @@
 //! Reads the JSON of an event: strictly first, and leniently if an old room version allows that.
 
+use backscroll_matrix::{JsonError, JsonFault, StrictJson};
+use ruma::CanonicalJsonValue;
+
 use super::{
-    error::{BadJson, PduError},
+    error::PduError,
     json::{Json, Parsed},
     lenient,
     room_version::RoomVersion,
-    strict,
 };
 
 /// The greatest size of an event as canonical JSON without `unsigned`, in bytes.
@@ -36,17 +38,17 @@ pub(super) fn read_event(bytes: &[u8], version: RoomVersion) -> Result<ReadEvent
 
 /// Reads an object. If `strict`, it must be canonical JSON, apart from whitespace and order.
 pub(super) fn parse_json(text: &str, strict: bool) -> Result<Parsed<Json>, PduError> {
-    match strict::parse(text) {
-        Ok(Parsed { value, unsigned }) => {
-            Ok(Parsed { value: Json { object: value, odd: Default::default() }, unsigned })
+    // `unsigned` is not part of the event, so its value is not checked.
+    match StrictJson::read(text, Some("unsigned")) {
+        Ok(StrictJson { value: CanonicalJsonValue::Object(object), has_ignored }) => {
+            Ok(Parsed { value: Json { object, odd: Default::default() }, unsigned: has_ignored })
         }
+        Ok(_) => Err(PduError::format("event", "is not an object")),
         // The strict reader reports very long integers as an overflow; the lenient one reads them.
-        Err(PduError::BadJson(BadJson::Number | BadJson::Overflow | BadJson::DuplicateMember))
-            if !strict =>
-        {
-            lenient::parse(text)
-        }
-        Err(error) => Err(error),
+        Err(JsonError::Fault(
+            JsonFault::Number | JsonFault::Overflow | JsonFault::DuplicateMember,
+        )) if !strict => lenient::parse(text),
+        Err(error) => Err(error.into()),
     }
 }
 

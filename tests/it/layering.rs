@@ -128,7 +128,7 @@ const GATEWAY_PLAN: Plan = &[
     ("handshakes", &["limits"]),
     ("router", &["routes", "framing", "observe", "admission", "context", "error"]),
     // Only tests and fuzzing compile it.
-    ("properties", &["routes", "x_matrix", "json"]),
+    ("properties", &["routes", "x_matrix"]),
     (
         "routes",
         &[
@@ -139,7 +139,6 @@ const GATEWAY_PLAN: Plan = &[
             "error",
             "answer",
             "x_matrix",
-            "json",
             "proto",
             "client_address",
         ],
@@ -150,7 +149,7 @@ const GATEWAY_PLAN: Plan = &[
     ("observe", &["error", "metrics", "log_sampler"]),
     ("admission", &["context", "error", "x_matrix", "limits", "limiter", "client_address"]),
     ("context", &["keys", "history", "limits", "metrics", "clock"]),
-    ("error", &["answer", "x_matrix", "limits", "json"]),
+    ("error", &["answer", "x_matrix", "limits"]),
     ("answer", &[]),
     ("x_matrix", &["keys", "client_address"]),
     (
@@ -167,7 +166,6 @@ const GATEWAY_PLAN: Plan = &[
     ("single_flight", &[]),
     ("client_address", &[]),
     ("back_off", &["random"]),
-    ("json", &[]),
     ("clock", &[]),
     ("random", &[]),
     ("proto", &[]),

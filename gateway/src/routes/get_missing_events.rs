@@ -7,12 +7,13 @@ use axum::{
     extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::Response,
 };
+use backscroll_matrix::read_strict_json;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
 use super::{Authenticated, authenticate, requester, room_id};
 use crate::{
-    answer, body, context::Context, error::ApiError, json, observe,
-    proto::v1::GetMissingEventsRequest, x_matrix::Content,
+    answer, body, context::Context, error::ApiError, observe, proto::v1::GetMissingEventsRequest,
+    x_matrix::Content,
 };
 
 pub(crate) async fn get_missing_events(
@@ -26,7 +27,7 @@ pub(crate) async fn get_missing_events(
     // The signature covers the parsed body, so the body is parsed first.
     let content = match &*bytes {
         [] => Content::Empty,
-        bytes => Content::Json(json::parse(bytes)?),
+        bytes => Content::Json(read_strict_json(bytes)?),
     };
     let authenticated = authenticate(&cx, &parts, &content).await?;
     let Authenticated { origin, admitted } = authenticated;

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{message, message_with, parse, shape};
-use crate::pdu::{BadJson, MAX_PDU_BYTES, MAX_RECEIVED_BYTES, Pdu, PduError, RoomVersion};
+use backscroll_matrix::JsonFault;
+
+use crate::pdu::{MAX_PDU_BYTES, MAX_RECEIVED_BYTES, Pdu, PduError, RoomVersion};
 use RoomVersion::{V1, V2, V3, V5, V6, V10, V11, V12};
 
 #[test]
@@ -169,7 +171,7 @@ fn with_body(version: RoomVersion, body: &str) -> Result<Pdu, PduError> {
 
 #[test]
 fn json_that_versions_before_6_allow() {
-    use BadJson::{DuplicateMember, LoneSurrogate, Number, Overflow, TooDeep};
+    use JsonFault::{DuplicateMember, LoneSurrogate, Number, Overflow, TooDeep};
     let long = "9".repeat(4_301);
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let object_deep = format!("{}1{}", r#"{"a":"#.repeat(99), "}".repeat(99));
@@ -309,7 +311,7 @@ fn old_rooms_may_have_depths_beyond_2_to_the_53() {
         assert_eq!(pdu.redacted().unwrap().depth(), i64::MAX);
     }
     let result = parse(&message_with(V6, json!({"depth": i64::MAX})), V6);
-    assert_eq!(result, Err(PduError::BadJson(BadJson::Number)));
+    assert_eq!(result, Err(PduError::BadJson(JsonFault::Number)));
 }
 
 #[test]
@@ -321,7 +323,10 @@ fn unsigned_is_no_part_of_an_event() {
         assert_eq!(Pdu::parse(text.as_bytes(), V6).unwrap(), pdu, "{unsigned}");
     }
     let twice = plain.replacen('{', r#"{"unsigned":1,"\u0075nsigned":2,"#, 1);
-    assert_eq!(Pdu::parse(twice.as_bytes(), V6), Err(PduError::BadJson(BadJson::DuplicateMember)));
+    assert_eq!(
+        Pdu::parse(twice.as_bytes(), V6),
+        Err(PduError::BadJson(JsonFault::DuplicateMember))
+    );
     let old = shape(message(), V5).to_string();
     let twice = old.replacen('{', r#"{"unsigned":1,"\u0075nsigned":2,"#, 1);
     let pdu = Pdu::parse(twice.as_bytes(), V5).unwrap();

@@ -185,7 +185,7 @@ fn bytes_that_cannot_be_an_event_are_refused() {
         (of("$a", "7"), "not an object"),
         (of("$a", &format!("{} trailing", good.pdu)), "not JSON"),
         (of("", &good.pdu), "event id"),
-        (of("no id", "{}"), "event_id is no event id"),
+        (of("no id", "{}"), "event_id is not an event id"),
         (of("$another", &good.pdu), "$another"),
         (in_other, "!other:one.example"),
         (large, "393216"),
