@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An engine is one variant of [`Engine`], not a trait object: reads are the most frequent calls
-//! of the program, and there are few engines. Only [`sled`](self::sled) names the sled crate.
+//! of the program, and there are few engines. Only [`sled`] names the sled crate.
 //! `docs/decisions/0001-sled.md` says how a second engine is added.
 
 mod durable;

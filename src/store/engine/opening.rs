@@ -2,7 +2,7 @@
 //!
 //! 1. The directory is locked: no other process has the store open.
 //! 2. Everything in it gets the inode flags and is synced: [`durable`].
-//! 3. If the store was not closed, everything that sled may change is copied: [`log_copy`].
+//! 3. If the store was not closed, everything that sled may change is copied: [`log_copy`](super::log_copy).
 //! 4. Damaged helper files are set aside: [`helper_files`].
 //! 5. sled opens its log, and the files that it made are synced too.
 //! 6. The caller reads the store. If that succeeds the copy is removed; if not, it is put back.
