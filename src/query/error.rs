@@ -18,19 +18,19 @@ pub enum QueryError {
     #[error("{0}")]
     StateUnknown(&'static str),
     /// The question names no event to start from.
-    #[error("give at least one event id to start from")]
+    #[error("the request has no event id to start from")]
     EventIdsMissing,
     /// An event id is longer than event ids may be.
     #[error("an event id has at most 255 characters")]
     EventIdInvalid,
     /// The question has no limit.
-    #[error("give a limit: how many events to answer with at most")]
+    #[error("the request has no limit: set the maximum number of events to return")]
     LimitMissing,
     /// The limit is zero.
     #[error("the limit must be at least 1")]
     LimitInvalid,
     /// The page token was not issued for this list.
-    #[error("the page token is not one of this list's")]
+    #[error("the page token does not belong to this list")]
     PageTokenInvalid,
     /// At each try, records were removed while the question was answered.
     #[error("events of room {0} are being removed; ask again in a moment")]
