@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use backscroll_testkit::folder::rust_files;
 use syn::{
     Attribute, FnArg, GenericArgument, Ident, Item, ItemFn, ItemImpl, ItemMod, Meta, PathArguments,
     Signature, Type,
@@ -222,30 +223,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The Rust files of a folder.
-fn every_file(folder: &str) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![root().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|it| it == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    files
-}
-
 /// The Rust files of a folder that are not tests.
 fn sources(folder: &str) -> Vec<PathBuf> {
     let is_test = |path: &Path| {
         path.components().any(|it| it.as_os_str() == "tests") || path.ends_with("tests.rs")
     };
-    let files = every_file(folder).into_iter();
+    let files = rust_files(&root().join(folder)).into_iter();
     files.filter(|it| !is_test(it.strip_prefix(root()).unwrap())).collect()
 }
 
@@ -325,7 +308,7 @@ fn files_are_short() {
     ]);
     let mut places = Vec::new();
     let mut longest = 0;
-    for file in folders.iter().flat_map(|it| every_file(it)) {
+    for file in folders.iter().flat_map(|it| rust_files(&root().join(it))) {
         let lines = fs::read_to_string(&file).unwrap().lines().count();
         longest = longest.max(lines);
         if lines > MAX_FILE_LINES {

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use backscroll_testkit::folder::rust_files;
+
 /// The modules of a program, top layer first. A module may import those named beside it, all of which
 /// are below it.
 type Plan = &'static [(&'static str, &'static [&'static str])];
@@ -191,7 +193,7 @@ fn check_imports(plan: Plan, root: &Path) {
         }
     }
     let mut seen = 0;
-    for file in sources(root) {
+    for file in rust_files(root) {
         let module = module_of(&file, root);
         let (_, may_import) = plan
             .iter()
@@ -211,7 +213,7 @@ fn check_imports(plan: Plan, root: &Path) {
 #[test]
 fn files_are_short_and_have_a_header() {
     for folder in ["src", "gateway/src", "grpc-client/src"] {
-        for file in sources(&root(folder)) {
+        for file in rust_files(&root(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             let lines = text.lines().count();
             assert!(lines <= MAX_LINES, "{}: {lines} lines, at most {MAX_LINES}", file.display());
@@ -225,7 +227,7 @@ fn one_file_calls_sled() {
     let root = root("src");
     let engine = root.join("store/engine");
     let calls = ["use sled", "sled::Config", "sled::Db", "sled::Error", "sled::Result", "IVec"];
-    for file in sources(&root) {
+    for file in rust_files(&root) {
         let code = without_tests(&file);
         let has_calls = calls.iter().any(|it| code.contains(it));
         assert!(!has_calls || file == engine.join("sled.rs"), "{}: calls sled", file.display());
@@ -237,7 +239,7 @@ fn one_file_calls_sled() {
 #[test]
 fn only_handlers_and_clients_use_proto_types() {
     let root = root("src");
-    for file in sources(&root) {
+    for file in rust_files(&root) {
         let module = module_of(&file, &root);
         let text = without_tests(&file);
         let is_a_handler = matches!(module.as_str(), "rpc" | "server" | "cli" | "proto");
@@ -248,7 +250,7 @@ fn only_handlers_and_clients_use_proto_types() {
 #[test]
 fn requests_leave_the_async_threads_through_the_executor_only() {
     let rpc = root("src/rpc");
-    for file in sources(&rpc) {
+    for file in rust_files(&rpc) {
         let is_executor = file.ends_with("executor.rs");
         let leaves = without_tests(&file).contains("spawn_blocking");
         assert!(is_executor == leaves, "{}: use `Executor`", file.display());
@@ -313,21 +315,4 @@ fn module_of(file: &Path, root: &Path) -> String {
 
 fn root(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
-}
-
-fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|it| it == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    files
 }
