@@ -92,16 +92,8 @@ fn accepted(event: Event) -> Next {
 
 /// An event of a room, accepted, to be appended.
 fn new_event<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
-    NewEvent {
-        room_id: &room.room_id,
-        room_version: room.version.as_str(),
-        event_id: &event.event_id,
-        pdu: event.pdu.as_bytes(),
-        verdict: Verdict::Accepted,
-        outlier: false,
-        state_after: &[],
-        arrival: None,
-    }
+    let pdu = event.pdu.as_bytes();
+    NewEvent::accepted(&room.room_id, room.version.as_str(), &event.event_id, pdu)
 }
 
 fn main() {

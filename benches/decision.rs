@@ -11,7 +11,7 @@ use std::{
 use backscroll::{
     context::Context,
     deadline::Deadline,
-    ingest::{self, NewEvent, Outcome, Verdict},
+    ingest::{self, NewEvent, Outcome},
     pdu::{Pdu, RoomVersion},
     query::{self, Asker, Backfill},
     store::{Options, Store},
@@ -77,16 +77,7 @@ impl Room {
         ruma::signatures::add_content_hash_to_event(&mut pdu).expect("a hash");
         let pdu = serde_json::to_vec(&pdu).expect("JSON");
         let parsed = Pdu::parse(&pdu, RoomVersion::V10).expect("a PDU");
-        let event = NewEvent {
-            room_id: ROOM_ID,
-            room_version: "10",
-            event_id: parsed.event_id().as_str(),
-            pdu: &pdu,
-            verdict: Verdict::Accepted,
-            outlier: false,
-            state_after: &[],
-            arrival: None,
-        };
+        let event = NewEvent::accepted(ROOM_ID, "10", parsed.event_id().as_str(), &pdu);
         let outcome = ingest::append_unflushed(&self.cx, &event).expect("a working store");
         assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
         self.last = vec![parsed.event_id().to_string()];

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible, hint::black_box, sync::Arc
 use backscroll::{
     context::Context,
     graph::{self, Position},
-    ingest::{self, NewEvent, Outcome, Verdict},
+    ingest::{self, NewEvent, Outcome},
     pdu::{self, Pdu, RoomVersion, ServerKey, verify_signatures},
     state::map::{self, MapKey, Membership, Node, Nodes, Ptr, Value},
     store::{Edit, Options, Store, View},
@@ -20,16 +20,8 @@ const CREATOR: &str = "@creator:ours.example";
 
 /// An event of a room, accepted, to be appended.
 fn new_event<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
-    NewEvent {
-        room_id: &room.room_id,
-        room_version: room.version.as_str(),
-        event_id: &event.event_id,
-        pdu: event.pdu.as_bytes(),
-        verdict: Verdict::Accepted,
-        outlier: false,
-        state_after: &[],
-        arrival: None,
-    }
+    let pdu = event.pdu.as_bytes();
+    NewEvent::accepted(&room.room_id, room.version.as_str(), &event.event_id, pdu)
 }
 
 fn main() {

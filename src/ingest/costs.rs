@@ -28,16 +28,8 @@ const MAX_RECORDS: u64 = 4_000;
 
 /// An event of a room, accepted, to be appended.
 fn accepted<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
-    NewEvent {
-        room_id: &room.room_id,
-        room_version: room.version.as_str(),
-        event_id: &event.event_id,
-        pdu: event.pdu.as_bytes(),
-        verdict: Verdict::Accepted,
-        outlier: false,
-        state_after: &[],
-        arrival: None,
-    }
+    let pdu = event.pdu.as_bytes();
+    NewEvent::accepted(&room.room_id, room.version.as_str(), &event.event_id, pdu)
 }
 
 struct Held {

@@ -114,19 +114,36 @@ pub struct NewEvent<'a> {
 }
 
 impl<'a> NewEvent<'a> {
+    /// An accepted event, with no state given and behind all others in the order of arrival.
+    #[must_use]
+    pub fn accepted(
+        room_id: &'a str,
+        room_version: &'a str,
+        event_id: &'a str,
+        pdu: &'a [u8],
+    ) -> Self {
+        Self {
+            room_id,
+            room_version,
+            event_id,
+            pdu,
+            verdict: Verdict::Accepted,
+            outlier: false,
+            state_after: &[],
+            arrival: None,
+        }
+    }
+
     /// The event in a line of the room format. Lines are to be appended in the order of the file.
     #[must_use]
     pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
         let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+        let pdu = pdu.get().as_bytes();
         Self {
-            room_id: &header.room_id,
-            room_version: &header.room_version,
-            event_id,
-            pdu: pdu.get().as_bytes(),
             verdict: Verdict::of_flags(*rejected, *soft_failed),
             outlier: *outlier,
             state_after,
-            arrival: None,
+            ..Self::accepted(&header.room_id, &header.room_version, event_id, pdu)
         }
     }
 

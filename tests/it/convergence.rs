@@ -92,16 +92,8 @@ fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) ->
     let mut came = BTreeSet::new();
     for at in deliveries {
         let line = &room.lines[*at];
-        let event = NewEvent {
-            room_id,
-            room_version: &room.header.room_version,
-            event_id: &line.event_id,
-            pdu: line.pdu.get().as_bytes(),
-            verdict: Verdict::of_flags(line.rejected, line.soft_failed),
-            outlier: line.outlier,
-            state_after: &line.state_after,
-            arrival: Some(i64::try_from(*at).unwrap()),
-        };
+        let arrival = Some(i64::try_from(*at).unwrap());
+        let event = NewEvent { arrival, ..NewEvent::of_line(&room.header, line) };
         match ingest::append_unflushed(&memory.cx, &event).unwrap() {
             Outcome::Appended { duplicate, .. } => assert_eq!(duplicate, !came.insert(*at)),
             refused @ (Outcome::Purged { .. } | Outcome::Refused { .. }) => {

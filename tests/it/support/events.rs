@@ -1,7 +1,7 @@
 //! Made-up events for the write path, and events that break the format of their room version.
 
 use backscroll::{
-    ingest::{NewEvent, Verdict},
+    ingest::NewEvent,
     pdu::{Pdu, RoomVersion, id_of_unreadable},
 };
 use backscroll_testkit::{Draft, Event, Room};
@@ -31,16 +31,8 @@ impl RoomExt for Room {
     }
 
     fn accepted<'a>(&'a self, event: &'a Event) -> NewEvent<'a> {
-        NewEvent {
-            room_id: &self.room_id,
-            room_version: self.version.as_str(),
-            event_id: &event.event_id,
-            pdu: event.pdu.as_bytes(),
-            verdict: Verdict::Accepted,
-            outlier: false,
-            state_after: &[],
-            arrival: None,
-        }
+        let pdu = event.pdu.as_bytes();
+        NewEvent::accepted(&self.room_id, self.version.as_str(), &event.event_id, pdu)
     }
 }
 
