@@ -4,9 +4,10 @@ use std::{env, fs, io, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "proto/backscroll/history/v1/admin_service.proto",
     "proto/backscroll/history/v1/error_reason.proto",
+    "proto/backscroll/history/v1/feeder_service.proto",
     "proto/backscroll/history/v1/history_service.proto",
     "proto/backscroll/history/v1/ingest_service.proto",
     "proto/backscroll/history/v1/key_service.proto",

@@ -2,7 +2,8 @@
 
 use std::{env, fs, io, path::PathBuf};
 
-const PROTOS: [&str; 2] = [
+const PROTOS: [&str; 3] = [
+    "../proto/backscroll/history/v1/feeder_service.proto",
     "../proto/backscroll/history/v1/history_service.proto",
     "../proto/backscroll/history/v1/key_service.proto",
 ];

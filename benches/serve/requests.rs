@@ -102,6 +102,7 @@ impl Range<'_> {
             event_ids: vec![self.later.to_owned()],
             limit: Some(BACKFILL_LIMIT),
             omit_event_ids: true,
+            feeder_bounds: None,
         };
         signed("GET", uri, None, Rpc::Backfill(rpc), federation)
     }
@@ -122,6 +123,7 @@ impl Range<'_> {
             limit: Some(MISSING_EVENTS_LIMIT),
             min_depth: 0,
             omit_event_ids: true,
+            feeder_bounds: None,
         };
         signed("POST", uri, Some(&content), Rpc::GetMissingEvents(rpc), federation)
     }

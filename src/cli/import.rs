@@ -223,6 +223,7 @@ fn request(header: &Header, line: Line) -> pb::AppendEventsRequest {
         (false, false) => pb::Verdict::Accepted,
     };
     pb::AppendEventsRequest {
+        replace: pb::Replace::Unspecified.into(),
         room_id: header.room_id.clone(),
         room_version: header.room_version.clone(),
         event_id,

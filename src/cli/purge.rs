@@ -49,7 +49,7 @@ pub(super) struct DeleteRoomArgs {
 pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
     let PurgeArgs { server, room_id, event_id } = args;
     let mut ingest = connect(&server).await?.ingest;
-    let request = pb::PurgeHistoryRequest { room_id, event_id };
+    let request = pb::PurgeHistoryRequest { room_id, event_id, may_return: false };
     let mut responses = message(ingest.purge_history(request).await)?;
     let progress = bar();
     let mut last = pb::PurgeHistoryResponse::default();

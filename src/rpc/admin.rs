@@ -85,4 +85,18 @@ impl AdminService for AdminHandler {
         let IdList { ids: user_ids, next_page_token } = list.await?;
         Ok(Response::new(pb::ListErasedUsersResponse { user_ids, next_page_token }))
     }
+
+    async fn list_rooms_not_served(
+        &self,
+        _: Request<pb::ListRoomsNotServedRequest>,
+    ) -> Result<Response<pb::ListRoomsNotServedResponse>, Status> {
+        Err(Status::unimplemented("list_rooms_not_served"))
+    }
+
+    async fn list_ban_redactions(
+        &self,
+        _: Request<pb::ListBanRedactionsRequest>,
+    ) -> Result<Response<pb::ListBanRedactionsResponse>, Status> {
+        Err(Status::unimplemented("list_ban_redactions"))
+    }
 }

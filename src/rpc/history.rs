@@ -250,4 +250,18 @@ impl HistoryService for HistoryHandler {
         let explanation = self.answer(deadline, question).await?;
         Ok(Response::new(wire::explain_access_response(explanation)))
     }
+
+    async fn get_room_digest(
+        &self,
+        _: Request<pb::GetRoomDigestRequest>,
+    ) -> Result<Response<pb::GetRoomDigestResponse>, Status> {
+        Err(Status::unimplemented("get_room_digest"))
+    }
+
+    async fn list_event_flags(
+        &self,
+        _: Request<pb::ListEventFlagsRequest>,
+    ) -> Result<Response<pb::ListEventFlagsResponse>, Status> {
+        Err(Status::unimplemented("list_event_flags"))
+    }
 }

@@ -88,4 +88,27 @@ impl IngestService for IngestHandler {
         self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }
+
+    type RemoveEventsStream = Messages<pb::RemoveEventsResponse>;
+
+    async fn remove_events(
+        &self,
+        _: Request<pb::RemoveEventsRequest>,
+    ) -> Result<Response<Self::RemoveEventsStream>, Status> {
+        Err(Status::unimplemented("remove_events"))
+    }
+
+    async fn set_rooms_served(
+        &self,
+        _: Request<pb::SetRoomsServedRequest>,
+    ) -> Result<Response<pb::SetRoomsServedResponse>, Status> {
+        Err(Status::unimplemented("set_rooms_served"))
+    }
+
+    async fn set_ban_redaction(
+        &self,
+        _: Request<pb::SetBanRedactionRequest>,
+    ) -> Result<Response<pb::SetBanRedactionResponse>, Status> {
+        Err(Status::unimplemented("set_ban_redaction"))
+    }
 }

@@ -20,7 +20,7 @@ pub(super) fn purge_history(
     progress: &Progress<pb::PurgeHistoryResponse>,
     stopping: &CancellationToken,
 ) -> Result<Option<pb::PurgeHistoryResponse>, Status> {
-    let pb::PurgeHistoryRequest { room_id, event_id } = request;
+    let pb::PurgeHistoryRequest { room_id, event_id, may_return: _ } = request;
     let mut watch = |purged| {
         let sent = progress.send(wire::purge_history_response(purged));
         if stopping.is_cancelled() { ControlFlow::Break(()) } else { sent }

@@ -24,19 +24,23 @@ fn code(reason: Reason) -> Code {
         Reason::CertificateMissing | Reason::TokenMissing | Reason::TokenInvalid => {
             Code::Unauthenticated
         }
-        Reason::NotForGateways | Reason::GatewaysOnly | Reason::NotAllowed => {
-            Code::PermissionDenied
-        }
-        Reason::Opening | Reason::Stopping => Code::Unavailable,
+        Reason::NotForGateways
+        | Reason::GatewaysOnly
+        | Reason::NotAllowed
+        | Reason::RoomNotHeld
+        | Reason::RoomNotServed => Code::PermissionDenied,
+        Reason::Opening | Reason::Stopping | Reason::FeederBehind => Code::Unavailable,
         Reason::Busy | Reason::DiskFull => Code::ResourceExhausted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
-        Reason::RoomChanges => Code::Aborted,
+        Reason::RoomChanges | Reason::LeaseLost => Code::Aborted,
         Reason::StoreCorrupt => Code::DataLoss,
         Reason::StoreFailed | Reason::Internal => Code::Internal,
         Reason::RoomUnknown | Reason::EventUnknown | Reason::KeysUnknown | Reason::KeysExpired => {
             Code::NotFound
         }
-        Reason::RoomVersionUnknown | Reason::StateUnknown => Code::FailedPrecondition,
+        Reason::RoomVersionUnknown | Reason::StateUnknown | Reason::FeederActive => {
+            Code::FailedPrecondition
+        }
         Reason::EventIdsMissing
         | Reason::EventIdInvalid
         | Reason::LimitMissing
@@ -45,7 +49,15 @@ fn code(reason: Reason) -> Code {
         | Reason::ServerNameInvalid
         | Reason::UserIdInvalid
         | Reason::KeysInvalid
-        | Reason::VerdictInvalid => Code::InvalidArgument,
+        | Reason::VerdictInvalid
+        | Reason::FeederNameInvalid
+        | Reason::FeedInvalid
+        | Reason::CursorInvalid
+        | Reason::RoomIdInvalid
+        | Reason::TooManyIds
+        | Reason::ReplaceInvalid
+        | Reason::NotServedReasonInvalid
+        | Reason::PrefixInvalid => Code::InvalidArgument,
         Reason::Unspecified => Code::Unknown,
     }
 }

@@ -8,6 +8,7 @@ use crate::support::failures::{Row, Stage, assert_failures, requester, unknown_r
 /// A request that succeeds.
 fn good(stage: &Stage) -> pb::BackfillRequest {
     pb::BackfillRequest {
+        feeder_bounds: None,
         room_id: stage.room_id(),
         requester: requester("two.example"),
         event_ids: vec![stage.last()],

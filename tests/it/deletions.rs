@@ -318,6 +318,7 @@ async fn every_rpc_treats_a_deleted_room_as_unknown() {
                 event_ids: events.iter().map(|it| it.event_id.clone()).collect(),
             };
             let backfill = pb::BackfillRequest {
+                feeder_bounds: None,
                 room_id: room_id(),
                 requester: Some(pb::Requester {
                     origin: "one.example".to_owned(),
@@ -327,7 +328,11 @@ async fn every_rpc_treats_a_deleted_room_as_unknown() {
                 limit: Some(100),
                 omit_event_ids: true,
             };
-            let purge = pb::PurgeHistoryRequest { room_id: room_id(), event_id: event_id() };
+            let purge = pb::PurgeHistoryRequest {
+                may_return: false,
+                room_id: room_id(),
+                event_id: event_id(),
+            };
             let verify = pb::VerifyRequest { max_cpu_percent: 100 };
             let asked = [
                 (

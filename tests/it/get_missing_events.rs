@@ -22,6 +22,7 @@ async fn an_unknown_room_is_not_allowed() {
 async fn a_response_has_at_most_20_events() {
     let stage = Stage::start().await;
     let request = pb::GetMissingEventsRequest {
+        feeder_bounds: None,
         room_id: stage.room_id(),
         requester: requester("two.example"),
         earliest_events: vec!["$none".to_owned(); 10_000],

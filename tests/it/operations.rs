@@ -167,6 +167,7 @@ async fn append(channel: &Channel, room: &RecordedRoom) {
         .lines
         .iter()
         .map(|line| AppendEventsRequest {
+            replace: 0,
             room_id: room.header.room_id.clone(),
             room_version: room.header.room_version.clone(),
             event_id: line.event_id.clone(),
@@ -189,6 +190,7 @@ fn room(name: &str) -> RecordedRoom {
 fn backfill(room: &RecordedRoom, origin: &str) -> BackfillRequest {
     let (origin, destination) = (origin.to_owned(), "hs1.example:9101".to_owned());
     BackfillRequest {
+        feeder_bounds: None,
         room_id: room.header.room_id.clone(),
         requester: Some(Requester { origin, destination }),
         event_ids: vec![room.lines.last().unwrap().event_id.clone()],

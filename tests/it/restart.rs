@@ -60,6 +60,7 @@ type Acknowledged = BTreeMap<(String, String), String>;
 fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
     let event = delivery.new_event(&world.room);
     pb::AppendEventsRequest {
+        replace: 0,
         room_id: event.room_id.to_owned(),
         room_version: event.room_version.to_owned(),
         event_id: event.event_id.to_owned(),

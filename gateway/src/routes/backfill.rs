@@ -34,7 +34,14 @@ pub(crate) async fn backfill(
     let BackfillQuery { event_ids, limit } =
         BackfillQuery::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx));
-    let request = BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: true };
+    let request = BackfillRequest {
+        room_id,
+        requester,
+        event_ids,
+        limit,
+        omit_event_ids: true,
+        feeder_bounds: None,
+    };
     let answer = cx.history.backfill(&request, deadline).await;
     let answer = answer.map_err(ApiError::from).map(|answer| {
         let response = answer::backfill(&cx.server_name, cx.clock.now_ms(), answer.pdus.clone());

@@ -47,6 +47,7 @@ pub(crate) async fn get_missing_events(
         limit,
         min_depth,
         omit_event_ids: true,
+        feeder_bounds: None,
     };
     let answer = cx.history.get_missing_events(&request, deadline).await;
     let answer = answer.map_err(ApiError::from).map(|answer| {

@@ -13,6 +13,7 @@ const PATH: &str = "/_matrix/federation/v1/backfill";
 
 fn question(event_ids: &[&str], limit: Option<u32>) -> Asked {
     Asked::Backfill(BackfillRequest {
+        feeder_bounds: None,
         room_id: "!r:us.example".to_owned(),
         requester: Some(Requester {
             origin: "peer.example:8448".to_owned(),

@@ -15,6 +15,7 @@ const TARGET: &str = "/_matrix/federation/v1/get_missing_events/!r:us.example";
 fn question((earliest, latest): (&[&str], &[&str]), limit: Option<u32>, min_depth: i64) -> Asked {
     let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
     Asked::GetMissingEvents(GetMissingEventsRequest {
+        feeder_bounds: None,
         room_id: "!r:us.example".to_owned(),
         requester: Some(Requester {
             origin: "peer.example:8448".to_owned(),

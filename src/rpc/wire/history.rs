@@ -20,7 +20,14 @@ use crate::{
 const MAX_SERVER_NAME: usize = 255;
 
 pub(in crate::rpc) fn backfill(request: pb::BackfillRequest) -> Result<Backfill, Status> {
-    let pb::BackfillRequest { room_id, requester, event_ids, limit, omit_event_ids: _ } = request;
+    let pb::BackfillRequest {
+        room_id,
+        requester,
+        event_ids,
+        limit,
+        omit_event_ids: _,
+        feeder_bounds: _,
+    } = request;
     Ok(Backfill { room_id, asker: asker(requester)?, event_ids, limit })
 }
 
@@ -35,6 +42,7 @@ pub(in crate::rpc) fn get_missing_events(
         limit,
         min_depth,
         omit_event_ids: _,
+        feeder_bounds: _,
     } = request;
     let asker = asker(requester)?;
     Ok(GetMissingEvents { room_id, asker, earliest_events, latest_events, limit, min_depth })
@@ -72,6 +80,8 @@ pub(in crate::rpc) fn backfill_response(
     let ServedEvents { event_ids, forms, pdus } = ServedEvents::new(events, omit_event_ids);
     let visited_event_count = visited;
     pb::BackfillResponse {
+        unknown_event_ids: Vec::new(),
+        not_final: false,
         end_reason,
         visited_event_count,
         missing_event_ids,
@@ -90,6 +100,8 @@ pub(in crate::rpc) fn get_missing_events_response(
     let ServedEvents { event_ids, forms, pdus } = ServedEvents::new(events, omit_event_ids);
     let visited_event_count = visited;
     pb::GetMissingEventsResponse {
+        unknown_event_ids: Vec::new(),
+        not_final: false,
         end_reason,
         visited_event_count,
         missing_event_ids,

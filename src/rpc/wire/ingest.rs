@@ -36,6 +36,7 @@ pub(in crate::rpc) fn new_event(request: &pb::AppendEventsRequest) -> NewEvent<'
         outlier,
         state_after,
         arrival,
+        replace: _,
     } = request;
     let verdict = match request.verdict() {
         pb::Verdict::Unspecified | pb::Verdict::Accepted => Verdict::Accepted,
@@ -66,6 +67,7 @@ pub(in crate::rpc) fn append_events_response(outcome: Outcome) -> pb::AppendEven
         } => {
             let description = unreadable.as_ref().map(|it| brief(it.to_string()));
             let appended = Wire::Appended(pb::Appended {
+                replaced: false,
                 duplicate,
                 redacted,
                 purged: false,

@@ -162,7 +162,8 @@ pub(crate) async fn purge(
         let purged = &mut acknowledged[*at].purged;
         *purged = purged.or(Some(recording.now()));
     }
-    let request = pb::PurgeHistoryRequest { room_id: room.room_id.clone(), event_id };
+    let request =
+        pb::PurgeHistoryRequest { may_return: false, room_id: room.room_id.clone(), event_id };
     let mut clients = clients.clone();
     let Ok(answers) = clients.ingest.purge_history(request).await else { return };
     let mut answers = answers.into_inner();
