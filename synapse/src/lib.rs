@@ -28,4 +28,4 @@ mod follow;
 mod health;
 mod history;
 mod metrics;
-mod proto;
+pub mod proto;

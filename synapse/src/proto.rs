@@ -8,6 +8,6 @@
     clippy::as_conversions,
     reason = "generated code"
 )]
-pub(crate) mod v1 {
+pub mod v1 {
     tonic::include_proto!("backscroll.history.v1");
 }

@@ -9,7 +9,7 @@ mod reconcile;
 mod send;
 mod sweep;
 
-use std::{net::SocketAddr, sync::Mutex, time::Duration};
+use std::{net::SocketAddr, sync::Mutex};
 
 use self::sweep::{SweepCursor, SweepFlags};
 use crate::{
@@ -98,6 +98,5 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     if let Some(address) = start.metrics_listen {
         health::serve(address, &metrics).await?;
     }
-    let _ = Duration::from_millis(start.flags.poll);
     anyhow::bail!("not implemented yet")
 }

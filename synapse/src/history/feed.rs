@@ -21,6 +21,8 @@ use crate::proto::v1::{
 const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest time until the service answers the first report.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time until the service notes that a tick begins.
+const NOTED_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `not_ready_description`, in bytes.
 const MAX_DESCRIPTION_BYTES: usize = 1_024;
 
@@ -29,6 +31,8 @@ const MAX_DESCRIPTION_BYTES: usize = 1_024;
 pub(crate) struct Feed {
     reports: mpsc::Sender<FeedRequest>,
     wanted: Arc<Notify>,
+    /// Gets a message when the service has noted that a tick begins.
+    noted: mpsc::Receiver<()>,
     receiving: JoinHandle<HistoryError>,
     keeping_alive: JoinHandle<()>,
 }
@@ -65,18 +69,25 @@ impl Feed {
             bail!("the history service granted no lease");
         };
         let wanted = Arc::new(Notify::new());
-        let receiving = tokio::spawn(receive(notices, Arc::clone(&wanted)));
+        let (to_noted, noted) = mpsc::channel(1);
+        let receiving = tokio::spawn(receive(notices, Arc::clone(&wanted), to_noted));
         let keeping_alive = tokio::spawn(keep_alive(reports.clone()));
-        let feed = Self { reports, wanted, receiving, keeping_alive };
+        let feed = Self { reports, wanted, noted, receiving, keeping_alive };
         Ok(Started { feed, lease_id: lease.lease_id })
     }
 
-    /// Reports that a tick begins: nothing was read for it yet.
+    /// Reports that a tick begins, and waits until the service has noted it. Nothing may be read for the
+    /// tick before.
     ///
     /// # Errors
-    /// When the stream has ended.
+    /// When the stream has ended, or the service does not answer in time.
     pub(crate) async fn tick_begun(&mut self) -> anyhow::Result<()> {
-        self.report(Report::TickBegun(TickBegun {})).await
+        self.report(Report::TickBegun(TickBegun {})).await?;
+        match time::timeout(NOTED_TIMEOUT, self.noted.recv()).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(self.ended().await),
+            Err(_elapsed) => bail!("the history service did not note the tick in time"),
+        }
     }
 
     /// Reports that everything which was visible at the beginning of the tick was acknowledged.
@@ -99,10 +110,17 @@ impl Feed {
 
     async fn report(&mut self, report: Report) -> anyhow::Result<()> {
         if self.receiving.is_finished() || self.reports.send(request(report)).await.is_err() {
-            let ended = (&mut self.receiving).await.context("the task that receives notices")?;
-            return Err(ended.into());
+            return Err(self.ended().await);
         }
         Ok(())
+    }
+
+    /// Why the stream ended. Called once: the follower then begins a new attempt.
+    async fn ended(&mut self) -> anyhow::Error {
+        match (&mut self.receiving).await {
+            Ok(error) => error.into(),
+            Err(error) => anyhow::Error::from(error).context("the task that receives notices"),
+        }
     }
 }
 
@@ -118,9 +136,17 @@ fn request(report: Report) -> FeedRequest {
 }
 
 /// Receives notices until the stream ends. Returns why it ended.
-async fn receive(mut notices: Streaming<FeedResponse>, wanted: Arc<Notify>) -> HistoryError {
+async fn receive(
+    mut notices: Streaming<FeedResponse>,
+    wanted: Arc<Notify>,
+    noted: mpsc::Sender<()>,
+) -> HistoryError {
     loop {
         match notices.message().await {
+            Ok(Some(FeedResponse { notice: Some(Notice::TickNoted(_)) })) => {
+                // The receiver lives as long as this task. A second message for one tick is ignored.
+                noted.try_send(()).unwrap_or_default();
+            }
             // One that is received during a tick makes the next tick begin at once.
             Ok(Some(_)) => wanted.notify_one(),
             Ok(None) => return tonic::Status::unavailable("the stream of reports ended").into(),
