@@ -3,10 +3,13 @@
 //! (the rooms are complete, and the lag is short) and `/metrics`.
 
 use std::{
+    net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
@@ -16,7 +19,7 @@ use axum::{
 };
 use backscroll_telemetry::metrics_router;
 use prometheus_client::registry::Registry;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, sync::Notify, time::Instant};
 
 /// The longest lag with which the follower is ready.
 const MAX_LAG: Duration = Duration::from_secs(5);
@@ -25,7 +28,10 @@ const NO_TICK: &str = "no tick has ended yet";
 
 /// The health of the follower. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Health(Arc<Mutex<HealthState>>);
+pub(crate) struct Health {
+    state: Arc<Mutex<HealthState>>,
+    tick_ended: Arc<Notify>,
+}
 
 #[derive(Debug, Default)]
 struct HealthState {
@@ -49,6 +55,19 @@ impl Health {
     /// the rooms are not complete yet; `None` if they are.
     pub(crate) fn tick_ended(&self, began: Instant, not_ready: Option<String>) {
         self.lock().last_tick = Some(LastTick { began, not_ready });
+        self.tick_ended.notify_waiters();
+    }
+
+    /// Waits until a tick has ended that began after a moment.
+    pub(crate) async fn tick_after(&self, moment: Instant) {
+        loop {
+            let mut ended = pin!(self.tick_ended.notified());
+            ended.as_mut().enable();
+            if self.lock().last_tick.as_ref().is_some_and(|it| it.began > moment) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// The time since the beginning of the last tick that ended. `None` if none has ended.
@@ -78,21 +97,34 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, HealthState> {
         // The state has no invariant that a panic could break.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Serves probes and metrics over HTTP, until the future is dropped.
-pub(crate) async fn serve(listener: TcpListener, registry: Arc<Registry>, health: Health) {
+/// Starts to serve probes and metrics over HTTP, for as long as the process runs.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    registry: Arc<Registry>,
+    health: Health,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (--metrics-listen)"))?;
     let probes = Router::new()
         .route("/startupz", get(startupz))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(health);
     let router = probes.merge(metrics_router(registry));
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "metrics and health are no longer served");
-    }
+    drop(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "metrics and health are no longer served");
+        }
+    }));
+    Ok(())
 }
 
 async fn startupz(State(health): State<Health>) -> Response {
@@ -135,6 +167,21 @@ mod tests {
         let late = began + MAX_LAG + Duration::from_millis(100);
         assert_eq!(health.not_ready(late).unwrap(), "the last tick began 5.1 seconds ago");
         assert_eq!(health.lag(late), Some(late - began));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_that_began_before_is_not_the_next_one() {
+        let health = Health::default();
+        let began = Instant::now();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let (moment, waiting) = (Instant::now(), health.clone());
+        let waiting = tokio::spawn(async move { waiting.tick_after(moment).await });
+        tokio::task::yield_now().await;
+        health.tick_ended(began, None);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        health.tick_ended(moment + Duration::from_millis(1), None);
+        tokio::time::timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -17,7 +17,10 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::health::Health;
+use crate::{
+    health::Health,
+    history::append::{SendResult, Sent},
+};
 
 /// The most processes of a homeserver that have metrics of their own.
 const MAX_INSTANCES: usize = 64;
@@ -91,6 +94,39 @@ impl RoomState {
     }
 }
 
+/// How a mended event differed: the label of `backscroll_synapse_sweep_differences_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Difference {
+    /// The history service lacked the event.
+    Missing,
+    /// The history service held an event that the homeserver does not hold.
+    Superfluous,
+    /// One of them held the event as an outlier, the other in the graph.
+    Outlier,
+    /// They held the event with different verdicts.
+    Verdict,
+    /// They held the event with different bytes.
+    Bytes,
+    /// The history service held a room that the homeserver does not hold.
+    Room,
+}
+
+impl Difference {
+    const ALL: [Self; 6] =
+        [Self::Missing, Self::Superfluous, Self::Outlier, Self::Verdict, Self::Bytes, Self::Room];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Superfluous => "superfluous",
+            Self::Outlier => "outlier",
+            Self::Verdict => "verdict",
+            Self::Bytes => "bytes",
+            Self::Room => "room",
+        }
+    }
+}
+
 /// A place in a stream of the homeserver, written by one of its processes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub(crate) struct StreamLabels {
@@ -124,6 +160,7 @@ struct QueryLabel {
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
+    health: Health,
     positions: Family<StreamLabels, Gauge>,
     cursors: Family<StreamLabels, Gauge>,
     rows_behind: Gauge,
@@ -142,12 +179,12 @@ fn query_histogram() -> Histogram {
 }
 
 impl Metrics {
-    /// Creates the metrics in a registry of their own, with all counts zero. The lag is that of the
-    /// health.
+    /// Creates the metrics in a registry of their own, with all counts zero.
     #[must_use]
-    pub(crate) fn new(health: Health) -> Self {
+    pub(crate) fn new() -> Self {
         let mut all = Self {
             registry: Arc::default(),
+            health: Health::default(),
             positions: Family::default(),
             cursors: Family::default(),
             rows_behind: Gauge::default(),
@@ -166,9 +203,12 @@ impl Metrics {
         for state in RoomState::ALL {
             all.rooms(state, 0);
         }
+        for kind in Difference::ALL {
+            all.difference(kind, 0);
+        }
         let mut registry = Registry::default();
         all.register(&mut registry);
-        registry.register_collector(Box::new(Lag(health)));
+        registry.register_collector(Box::new(Lag(all.health.clone())));
         register_process(&mut registry, "backscroll_synapse_build", env!("CARGO_PKG_VERSION"));
         all.registry = Arc::new(registry);
         all
@@ -204,6 +244,23 @@ impl Metrics {
         Arc::clone(&self.registry)
     }
 
+    /// The health, for probes.
+    #[must_use]
+    pub(crate) fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Records that the role, the schema and the version of the database can be followed.
+    pub(crate) fn schema_checked(&self) {
+        self.health.schema_checked();
+    }
+
+    /// Records that everything was acknowledged that was visible at `began`. `not_ready` describes why
+    /// the rooms are not complete yet; `None` if they are.
+    pub(crate) fn tick_ended(&self, began: Instant, not_ready: Option<String>) {
+        self.health.tick_ended(began, not_ready);
+    }
+
     /// Sets the positions that the homeserver reports, and those that were copied. Of more than 64
     /// processes, the others are left out.
     pub(crate) fn positions(
@@ -230,6 +287,21 @@ impl Metrics {
         self.events.get_or_create(&OutcomeLabel { outcome: outcome.name() }).inc_by(count);
     }
 
+    /// Counts events that were sent.
+    pub(crate) fn sent(&self, events: &[Sent]) {
+        for event in events {
+            let outcome = match event.result {
+                SendResult::Appended => EventOutcome::Appended,
+                SendResult::Duplicate => EventOutcome::Duplicate,
+                SendResult::Replaced => EventOutcome::Replaced,
+                SendResult::Purged => EventOutcome::Purged,
+                SendResult::Unreadable(_) => EventOutcome::Unreadable,
+                SendResult::Refused(_) => EventOutcome::Refused,
+            };
+            self.events(outcome, 1);
+        }
+    }
+
     /// Counts late changes by the name of the cache.
     pub(crate) fn late_changes(&self, rows: &BTreeMap<&'static str, u64>) {
         for (kind, count) in rows {
@@ -249,8 +321,8 @@ impl Metrics {
     }
 
     /// Counts differences that were found.
-    pub(crate) fn differences(&self, kind: &'static str, count: u64) {
-        self.differences.get_or_create(&KindLabel { kind }).inc_by(count);
+    pub(crate) fn difference(&self, kind: Difference, count: u64) {
+        self.differences.get_or_create(&KindLabel { kind: kind.name() }).inc_by(count);
     }
 
     /// Measures a query.
@@ -297,20 +369,19 @@ mod tests {
 
     #[tokio::test]
     async fn counts_are_present_from_the_start_and_the_lag_from_the_first_tick() {
-        let health = Health::default();
-        let metrics = Metrics::new(health.clone());
+        let metrics = Metrics::new();
         let before = text(&metrics);
         assert!(before.contains("backscroll_synapse_events_total{outcome=\"refused\"} 0"), "{before}");
         assert!(before.contains("backscroll_synapse_rooms{state=\"complete\"} 0"), "{before}");
         assert!(!before.contains("backscroll_synapse_lag_seconds"), "{before}");
-        health.tick_ended(Instant::now(), None);
+        metrics.tick_ended(Instant::now(), None);
         assert!(text(&metrics).contains("backscroll_synapse_lag_seconds "), "{}", text(&metrics));
     }
 
     #[test]
     fn rows_behind_are_those_of_all_writers() {
         let at = |stream, instance: &str| StreamLabels { stream, instance: instance.to_owned() };
-        let metrics = Metrics::new(Health::default());
+        let metrics = Metrics::new();
         let positions = [(at("events", "a"), 10), (at("events", "b"), 20), (at("backfill", "a"), -9)];
         let cursors = [(at("events", "a"), 8), (at("events", "b"), 20), (at("backfill", "a"), -4)];
         metrics.positions(&BTreeMap::from(positions), &BTreeMap::from(cursors));

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{
+    Transaction,
+    types::{ToSql, Type},
+};
 
 /// The most rows that are read at once.
 const MAX_ROWS: usize = 20_000;
@@ -73,7 +76,13 @@ pub(crate) async fn read(
 ) -> Result<RowsPage, tokio_postgres::Error> {
     let Wanted { above, ids, with_keys } = wanted;
     let limit = i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
-    let rows = transaction.query(READ, &[&above, &ids, &with_keys, &limit]).await?;
+    let values: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&above, Type::INT8),
+        (&ids, Type::INT8_ARRAY),
+        (&with_keys, Type::TEXT_ARRAY),
+        (&limit, Type::INT8),
+    ];
+    let rows = transaction.query_typed(READ, &values).await?;
     let is_last = rows.len() < MAX_ROWS;
     let rows = rows.into_iter().map(|row| {
         Ok(InvalidationRow {
@@ -92,7 +101,7 @@ pub(crate) async fn read(
 pub(crate) async fn id_bounds(
     transaction: &Transaction<'_>,
 ) -> Result<IdBounds, tokio_postgres::Error> {
-    let row = transaction.query_one(READ_BOUNDS, &[]).await?;
+    let row = transaction.query_typed_one(READ_BOUNDS, &[]).await?;
     Ok(IdBounds { lowest: row.try_get(0)?, highest: row.try_get(1)? })
 }
 
@@ -101,6 +110,6 @@ pub(crate) async fn last_ids(
     transaction: &Transaction<'_>,
     count: i64,
 ) -> Result<BTreeSet<i64>, tokio_postgres::Error> {
-    let rows = transaction.query(READ_LAST_IDS, &[&count]).await?;
+    let rows = transaction.query_typed(READ_LAST_IDS, &[(&count, Type::INT8)]).await?;
     rows.into_iter().map(|it| it.try_get(0)).collect()
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{
+    Transaction,
+    types::{ToSql, Type},
+};
 
 use crate::{
     digest::{HeldAs, Parts},
@@ -86,7 +89,7 @@ pub(crate) async fn of_rooms(
     transaction: &Transaction<'_>,
     room_ids: &[String],
 ) -> Result<BTreeMap<String, DigestPart>, tokio_postgres::Error> {
-    let rows = transaction.query(READ_ROOMS, &[&room_ids]).await?;
+    let rows = transaction.query_typed(READ_ROOMS, &[(&room_ids, Type::TEXT_ARRAY)]).await?;
     let rows = rows.into_iter().map(|row| {
         let part = DigestPart { event_count: unsigned(row.try_get(1)?), digest: bits(row.try_get(2)?) };
         Ok((row.try_get(0)?, part))
@@ -102,7 +105,9 @@ pub(crate) async fn of_parts(
     let RoomParts { room_id, prefix_bits } = room;
     let bit_count = i32::try_from(prefix_bits).unwrap_or(i32::MAX);
     let mut parts = Parts::empty(prefix_bits);
-    for row in transaction.query(READ_PARTS, &[&room_id, &bit_count]).await? {
+    let values: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&room_id, Type::TEXT), (&bit_count, Type::INT4)];
+    for row in transaction.query_typed(READ_PARTS, &values).await? {
         let at = usize::try_from(row.try_get::<_, i32>(0)?).unwrap_or(usize::MAX);
         if let Some(part) = parts.0.get_mut(at) {
             part.event_count = unsigned(row.try_get(1)?);
@@ -121,7 +126,9 @@ pub(crate) async fn list_parts(
     let RoomParts { room_id, prefix_bits } = room;
     let bit_count = i32::try_from(prefix_bits).unwrap_or(i32::MAX);
     let prefixes: Vec<i32> = prefixes.iter().filter_map(|it| i32::try_from(*it).ok()).collect();
-    let rows = transaction.query(LIST_PARTS, &[&room_id, &bit_count, &prefixes]).await?;
+    let values: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&room_id, Type::TEXT), (&bit_count, Type::INT4), (&prefixes, Type::INT4_ARRAY)];
+    let rows = transaction.query_typed(LIST_PARTS, &values).await?;
     let rows = rows.into_iter().map(|row| {
         let flags = u8::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default();
         Ok((row.try_get(0)?, HeldAs::of_flags(flags)))

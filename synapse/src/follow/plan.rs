@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::digest::HeldAs;
+use crate::{digest::HeldAs, metrics::Difference, proto::v1::EventFlags};
 
 /// An event that the history service holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,39 +14,10 @@ pub(crate) struct OurEvent {
     pub(crate) is_state: bool,
 }
 
-/// How a mended event differed: the label of `backscroll_synapse_sweep_differences_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Difference {
-    /// The history service lacked the event.
-    Missing,
-    /// The history service held an event that the homeserver does not hold.
-    Superfluous,
-    /// One of them held the event as an outlier, the other in the graph.
-    Outlier,
-    /// They held the event with different verdicts.
-    Verdict,
-    /// They held the event with different bytes.
-    Bytes,
-    /// The history service held a room that the homeserver does not hold.
-    Room,
-}
-
-impl Difference {
-    /// All kinds, for metrics that are present from the start.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Missing, Self::Superfluous, Self::Outlier, Self::Verdict, Self::Bytes, Self::Room];
-
-    /// The name of the kind in metrics and logs.
-    #[must_use]
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Superfluous => "superfluous",
-            Self::Outlier => "outlier",
-            Self::Verdict => "verdict",
-            Self::Bytes => "bytes",
-            Self::Room => "room",
-        }
+impl From<EventFlags> for OurEvent {
+    fn from(event: EventFlags) -> Self {
+        let held = HeldAs { verdict: event.verdict(), outlier: event.outlier };
+        Self { held, is_state: event.is_state }
     }
 }
 

@@ -11,10 +11,10 @@ use crate::{
     },
     follow::{
         Context, lock,
-        reconcile::{Reason, TakeOut, reconcile, take_out},
+        reconcile::{Look, Reason, reconcile, take_out},
         send,
     },
-    history::append::SendResult,
+    history::{append::SendResult, rooms::TakeOut},
     proto::v1::{RefusalReason, Replace},
 };
 
@@ -33,11 +33,11 @@ pub(crate) async fn mend(
 ) -> anyhow::Result<()> {
     context.metrics.late_changes(&again.rows);
     if let Some(kind) = again.sweep_owed {
-        let what = match kind {
+        let why = match kind {
             SweepKind::Flags => "Synapse says that any room may have been purged",
             SweepKind::Bytes => "Synapse says that any event may have changed",
         };
-        lock(&context.sweep).owe(what);
+        lock(&context.sweep).owe(why);
     }
     let mut conflicts = BTreeSet::new();
     let events: Vec<(&String, &Option<String>)> = again.events.iter().collect();
@@ -48,7 +48,7 @@ pub(crate) async fn mend(
     for (room_id, signal) in &again.rooms {
         match signal {
             RoomSignal::Deleted => {
-                drop(reconcile(context, session, room_id, Reason::Deleted).await?);
+                drop(reconcile(context, session, Look::late(room_id, Reason::Deleted)).await?);
             }
             // The events that were cut were mended one by one above. The comparison of a large room
             // takes seconds, and nothing waits for it.
@@ -56,7 +56,7 @@ pub(crate) async fn mend(
         }
     }
     for room_id in conflicts {
-        drop(reconcile(context, session, &room_id, Reason::Conflict).await?);
+        drop(reconcile(context, session, Look::late(&room_id, Reason::Conflict)).await?);
     }
     Ok(())
 }
