@@ -2,6 +2,9 @@
 //!
 //! One file for each thing that is read, with the SQL beside the type of its rows.
 
+pub(crate) mod caches;
+pub(crate) mod digest;
+pub(crate) mod rooms_state;
 pub(crate) mod rows;
 pub(crate) mod state;
 mod tls;

@@ -5,11 +5,16 @@
 
 mod import;
 mod late;
+mod plan;
 mod reconcile;
 mod send;
 mod sweep;
 
-use std::{net::SocketAddr, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use self::sweep::{SweepCursor, SweepFlags};
 use crate::{
@@ -86,6 +91,16 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// What the sweeps have done. The tick stores it with the cursor.
     pub(crate) sweep: Mutex<SweepCursor>,
+    /// Held from before rows are read until they are acknowledged, by everything that sends them: so a
+    /// row that was read before never replaces one that was read later.
+    pub(crate) writing: tokio::sync::Mutex<()>,
+    /// Rooms that were deleted, to be copied whole again. They are marked as importing.
+    pub(crate) import_again: Mutex<BTreeSet<String>>,
+}
+
+/// Locks what no panic can leave half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Follows until the process is stopped.
@@ -96,7 +111,7 @@ pub(crate) struct Context {
 pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     if let Some(address) = start.metrics_listen {
-        health::serve(address, &metrics).await?;
+        health::serve(address, metrics.registry(), metrics.health()).await?;
     }
     anyhow::bail!("not implemented yet")
 }
