@@ -115,7 +115,8 @@ impl Unreadable {
         let Ok(event_id) = EventId::parse(event_id) else {
             return Err(PduError::format("event_id", "is not an event id"));
         };
-        let received = backscroll_matrix::cut_member(text, "unsigned").unwrap_or_else(|| text.to_owned());
+        let received =
+            backscroll_matrix::cut_member(text, "unsigned").unwrap_or_else(|| text.to_owned());
         Ok(Self {
             why,
             event_id,

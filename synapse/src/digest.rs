@@ -160,7 +160,8 @@ mod tests {
     fn the_digest_of_a_known_event() {
         let mut parts = Parts::empty(4);
         parts.add("$a", HeldAs { verdict: Verdict::SoftFailed, outlier: true });
-        let (prefix, part) = parts.0.iter().enumerate().find(|(_, it)| it.event_count == 1).unwrap();
+        let (prefix, part) =
+            parts.0.iter().enumerate().find(|(_, it)| it.event_count == 1).unwrap();
         assert_eq!((prefix, part.digest), (KNOWN_PREFIX, KNOWN_DIGEST));
     }
 

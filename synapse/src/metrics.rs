@@ -216,7 +216,8 @@ impl Metrics {
 
     fn register(&self, to: &mut Registry) {
         let it = self.clone();
-        let help = "Position of a writer of the homeserver in a stream, as the homeserver reports it";
+        let help =
+            "Position of a writer of the homeserver in a stream, as the homeserver reports it";
         to.register("backscroll_synapse_position", help, it.positions);
         let help = "Position up to which a stream of a writer was copied";
         to.register("backscroll_synapse_cursor", help, it.cursors);
@@ -228,7 +229,8 @@ impl Metrics {
         to.register("backscroll_synapse_late_changes", help, it.late_changes);
         let help = "Number of rooms, by how far they are copied";
         to.register("backscroll_synapse_rooms", help, it.rooms);
-        let help = "Time at which the last sweep of all rooms ended, in seconds since 1970; 0 if none has";
+        let help =
+            "Time at which the last sweep of all rooms ended, in seconds since 1970; 0 if none has";
         to.register("backscroll_synapse_sweep_last_full_seconds", help, it.last_full_sweep);
         let help = "Differences that comparing rooms has found, by kind";
         to.register("backscroll_synapse_sweep_differences", help, it.differences);
@@ -371,7 +373,10 @@ mod tests {
     async fn counts_are_present_from_the_start_and_the_lag_from_the_first_tick() {
         let metrics = Metrics::new();
         let before = text(&metrics);
-        assert!(before.contains("backscroll_synapse_events_total{outcome=\"refused\"} 0"), "{before}");
+        assert!(
+            before.contains("backscroll_synapse_events_total{outcome=\"refused\"} 0"),
+            "{before}"
+        );
         assert!(before.contains("backscroll_synapse_rooms{state=\"complete\"} 0"), "{before}");
         assert!(!before.contains("backscroll_synapse_lag_seconds"), "{before}");
         metrics.tick_ended(Instant::now(), None);
@@ -382,7 +387,8 @@ mod tests {
     fn rows_behind_are_those_of_all_writers() {
         let at = |stream, instance: &str| StreamLabels { stream, instance: instance.to_owned() };
         let metrics = Metrics::new();
-        let positions = [(at("events", "a"), 10), (at("events", "b"), 20), (at("backfill", "a"), -9)];
+        let positions =
+            [(at("events", "a"), 10), (at("events", "b"), 20), (at("backfill", "a"), -9)];
         let cursors = [(at("events", "a"), 8), (at("events", "b"), 20), (at("backfill", "a"), -4)];
         metrics.positions(&BTreeMap::from(positions), &BTreeMap::from(cursors));
         let text = text(&metrics);

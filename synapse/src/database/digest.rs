@@ -91,7 +91,8 @@ pub(crate) async fn of_rooms(
 ) -> Result<BTreeMap<String, DigestPart>, tokio_postgres::Error> {
     let rows = transaction.query_typed(READ_ROOMS, &[(&room_ids, Type::TEXT_ARRAY)]).await?;
     let rows = rows.into_iter().map(|row| {
-        let part = DigestPart { event_count: unsigned(row.try_get(1)?), digest: bits(row.try_get(2)?) };
+        let part =
+            DigestPart { event_count: unsigned(row.try_get(1)?), digest: bits(row.try_get(2)?) };
         Ok((row.try_get(0)?, part))
     });
     rows.collect()

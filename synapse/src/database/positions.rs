@@ -69,12 +69,8 @@ pub(crate) async fn moment(transaction: &Transaction<'_>) -> Result<Moment, Erro
          from pg_current_snapshot() s left join stream_positions p on p.stream_name = any($1)";
     let streams: &[&str] = &[EVENTS, BACKFILL, UN_PARTIAL_STATED];
     let rows = transaction.query_typed(sql, &[(&streams, Type::TEXT_ARRAY)]).await?;
-    let mut moment = Moment {
-        positions: Vec::new(),
-        oldest_transaction: 0,
-        next_transaction: 0,
-        now_ms: 0,
-    };
+    let mut moment =
+        Moment { positions: Vec::new(), oldest_transaction: 0, next_transaction: 0, now_ms: 0 };
     for row in rows {
         if let Some(stream) = row.try_get(0)? {
             let position = Position { stream, writer: row.try_get(1)?, number: row.try_get(2)? };
@@ -96,7 +92,8 @@ pub(crate) async fn identity(transaction: &Transaction<'_>) -> Result<String, Er
     // Some providers do not let a role read the first number.
     let may = "select has_function_privilege('pg_control_system()', 'execute')";
     let may_read: bool = transaction.query_typed_one(may, &[]).await?.try_get(0)?;
-    let cluster = if may_read { "(select system_identifier from pg_control_system())" } else { "0" };
+    let cluster =
+        if may_read { "(select system_identifier from pg_control_system())" } else { "0" };
     let sql = format!(
         "select {cluster}::text || '/' || oid::text from pg_database \
          where datname = current_database()"

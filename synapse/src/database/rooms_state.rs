@@ -52,8 +52,7 @@ pub(crate) async fn rooms_after(
 ) -> Result<Vec<String>, Error> {
     let sql = "select room_id from rooms where room_id > $1 \
                and room_version is not null order by room_id limit $2";
-    let rows =
-        transaction.query_typed(sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
+    let rows = transaction.query_typed(sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
     rows.iter().map(|it| it.try_get(0)).collect()
 }
 

@@ -119,12 +119,26 @@ pub(crate) struct Page {
 pub(crate) async fn of_rooms(
     transaction: &Transaction<'_>,
     room_ids: &[String],
+) -> Result<Vec<EventRow>, Error> {
+    read(transaction, &sql_of_rooms(), &[(&room_ids, Type::TEXT_ARRAY)]).await
+}
+
+/// Reads the events of some rooms as [`of_rooms`] does, but ends when the page is large.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn page_of_rooms(
+    transaction: &Transaction<'_>,
+    room_ids: &[String],
 ) -> Result<Page, Error> {
-    let sql = format!(
+    read_page(transaction, &sql_of_rooms(), &[(&room_ids, Type::TEXT_ARRAY)]).await
+}
+
+fn sql_of_rooms() -> String {
+    format!(
         "{COLUMNS} from events e {TABLES} where e.room_id = any($1) \
          order by e.room_id, e.stream_ordering"
-    );
-    read_page(transaction, &sql, &[(&room_ids, Type::TEXT_ARRAY)]).await
+    )
 }
 
 /// A part of a room: the events after a stream ordering.
@@ -138,14 +152,15 @@ pub(crate) struct RoomPart<'a> {
     pub(crate) limit: i64,
 }
 
-/// Reads a part of a room, ordered by stream ordering.
+/// Reads a part of a room, ordered by stream ordering. It has fewer events than the limit if these are
+/// large; it is empty only after the last event of the room.
 ///
 /// # Errors
 /// When the database fails.
 pub(crate) async fn of_room_part(
     transaction: &Transaction<'_>,
     part: RoomPart<'_>,
-) -> Result<Page, Error> {
+) -> Result<Vec<EventRow>, Error> {
     let sql = format!(
         "{COLUMNS} from (select * from events where room_id = $1 and stream_ordering > $2 \
          order by stream_ordering limit $3) e {TABLES} order by e.stream_ordering"
@@ -153,7 +168,7 @@ pub(crate) async fn of_room_part(
     let RoomPart { room_id, after, limit } = part;
     let parameters: [(&(dyn ToSql + Sync), Type); 3] =
         [(&room_id, Type::TEXT), (&after, Type::INT8), (&limit, Type::INT8)];
-    read_page(transaction, &sql, &parameters).await
+    Ok(read_page(transaction, &sql, &parameters).await?.events)
 }
 
 /// Of some events, those that need `state_after`: at least one of their predecessors is not held, or is

@@ -63,7 +63,9 @@ pub(crate) async fn read(transaction: &Transaction<'_>) -> Result<SmallTables, E
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn partial_rooms(transaction: &Transaction<'_>) -> Result<BTreeSet<String>, Error> {
+pub(crate) async fn partial_rooms(
+    transaction: &Transaction<'_>,
+) -> Result<BTreeSet<String>, Error> {
     let rows = transaction.query_typed("select room_id from partial_state_rooms", &[]).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     database::{
-        Session, room_sizes,
+        Session, TRANSACTION_TIMEOUT, room_sizes,
         rows::{self, Page, RoomPart},
     },
     history::{append::SendResult, message},
@@ -57,7 +57,6 @@ pub(crate) async fn in_order(
     let mut sized = Vec::new();
     for chunk in room_ids.chunks(SIZES_CHUNK) {
         let transaction = session.begin().await?;
-        transaction.batch_execute("set local statement_timeout = '60s'").await?;
         sized.extend(room_sizes::sizes(&transaction, chunk).await.context("sizes of rooms")?);
         transaction.commit().await?;
     }
@@ -78,9 +77,8 @@ pub(crate) async fn in_order(
 /// When the database or the history service fails.
 pub(crate) async fn run(context: Arc<Context>, held: BTreeSet<String>) -> anyhow::Result<()> {
     let (to_sender, pages) = mpsc::channel(1);
-    let session = context.databases.main.connect().await?;
-    let reader =
-        Reader { context: &context, session, to_sender, page_events: MAX_PAGE_EVENTS };
+    let session = context.databases.main.connect_for(TRANSACTION_TIMEOUT).await?;
+    let reader = Reader { context: &context, session, to_sender, page_events: MAX_PAGE_EVENTS };
     let sender = Sender { context: &context, held, progress: Progress::new() };
     tokio::try_join!(reader.run(), sender.run(pages))?;
     Ok(())
@@ -117,9 +115,10 @@ impl Reader<'_> {
             return self.copy_room(room_id).await;
         }
         let writing = self.context.writing.lock().await;
+        let mut session = self.context.databases.main.connect().await?;
         let look = Look::late(&room_id, Reason::Compare);
-        let ended = reconcile(self.context, &mut self.session, look).await?;
-        drop(writing);
+        let ended = reconcile(self.context, &mut session, look).await?;
+        drop((session, writing));
         {
             let mut rooms = lock(&self.context.rooms);
             rooms.set_differing(&room_id, ended == Reconciled::Differs);
@@ -144,7 +143,7 @@ impl Reader<'_> {
             }
         }
         let transaction = self.session.begin().await?;
-        let page = match rows::of_rooms(&transaction, &ids).await {
+        let page = match rows::page_of_rooms(&transaction, &ids).await {
             Ok(page) => page,
             Err(error) if is_timeout(&error) => Page { events: Vec::new(), is_complete: false },
             Err(error) => return Err(error.into()),
@@ -168,8 +167,8 @@ impl Reader<'_> {
             let transaction = self.session.begin().await?;
             let limit = self.page_events;
             let part = RoomPart { room_id: &room_id, after, limit: limit.into() };
-            let page = match rows::of_room_part(&transaction, part).await {
-                Ok(page) => page,
+            let rows = match rows::of_room_part(&transaction, part).await {
+                Ok(rows) => rows,
                 Err(error) if is_timeout(&error) && limit > MIN_PAGE_EVENTS => {
                     self.page_events = (limit / 2).max(MIN_PAGE_EVENTS);
                     tracing::info!(events = self.page_events, "PostgreSQL is slow: smaller pages");
@@ -177,15 +176,10 @@ impl Reader<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let count = page.events.len();
-            let Some(last) = page.events.last() else { break };
+            let Some(last) = rows.last() else { break };
             after = last.stream_ordering;
-            let events = send::with_states(self.context, &transaction, page.events).await?;
+            let events = send::with_states(self.context, &transaction, rows).await?;
             transaction.commit().await?;
-            let is_last = page.is_complete && u32::try_from(count).is_ok_and(|it| it < limit);
-            if is_last {
-                return self.pass(events, vec![room_id]).await;
-            }
             self.pass(events, Vec::new()).await?;
         }
         self.pass(Vec::new(), vec![room_id]).await

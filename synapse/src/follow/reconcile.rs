@@ -153,11 +153,7 @@ pub(crate) async fn differing_events(
 }
 
 /// Deletes the room, to be copied whole; or marks it, if that was tried before and did not help.
-async fn give_up(
-    context: &Context,
-    room_id: &str,
-    reason: Reason,
-) -> anyhow::Result<Reconciled> {
+async fn give_up(context: &Context, room_id: &str, reason: Reason) -> anyhow::Result<Reconciled> {
     let is_first = lock(&context.sweep).copy_again(room_id);
     if !is_first && reason != Reason::Deleted {
         tracing::error!(room_id, "a room differs although it was copied whole; it is not served");

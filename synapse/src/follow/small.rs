@@ -78,8 +78,7 @@ impl ToldTables {
             let RedactingBan { room_id, user_id, ban_event_id, before } = ban.clone();
             let ban_event_id = if is_set { ban_event_id } else { String::new() };
             let before_arrival = before.filter(|_| is_set);
-            let request =
-                SetBanRedactionRequest { room_id, user_id, ban_event_id, before_arrival };
+            let request = SetBanRedactionRequest { room_id, user_id, ban_event_id, before_arrival };
             accept(message(ingest.set_ban_redaction(request).await))?;
         }
         *self = Self { erased_users, redacting_bans };

@@ -12,7 +12,9 @@ use super::{
     Context,
     cursor::Cursor,
     late::{self, Late, LookAgain},
-    lock, send,
+    lock,
+    rooms::RoomCounts,
+    send,
     small::ToldTables,
     window::{Sample, Snapshot, Taken, Window},
 };
@@ -25,6 +27,7 @@ use crate::{
         small_tables::{self, SmallTables},
     },
     history::append::SendResult,
+    metrics::{RoomState, StreamLabels},
     proto::v1::{RefusalReason, Replace},
 };
 
@@ -48,6 +51,8 @@ pub(crate) struct Tail {
     backfilled_ex_outliers: Taken,
     late: Late,
     told: ToldTables,
+    /// The positions of writers up to which everything was taken, for metrics.
+    done: BTreeMap<StreamLabels, i64>,
     small_tables_read: Option<Instant>,
 }
 
@@ -110,6 +115,7 @@ impl Tail {
             backfilled_ex_outliers: Taken::default(),
             late,
             told: ToldTables::read(context).await?,
+            done: BTreeMap::new(),
             small_tables_read: None,
         };
         tail.open_windows(cursor);
@@ -145,6 +151,8 @@ impl Tail {
             self.late = Late::new(None);
             seen = self.look(context).await.context("cannot read what is new")?;
         }
+        let positions = labelled(&seen.moment);
+        context.metrics.positions(&positions, &self.done);
         lock(&context.rooms).set_partial(std::mem::take(&mut seen.partial_rooms));
         if let Some(tables) = seen.small_tables.take() {
             self.told.equalise(context, tables).await?;
@@ -162,6 +170,9 @@ impl Tail {
         note_rooms(context, &seen.again);
         context.tell().await?;
         self.acknowledge(&seen, fresh, cursor);
+        context.metrics.positions(&positions, &positions);
+        self.done = positions;
+        count_rooms(context);
         Ok(())
     }
 
@@ -203,9 +214,11 @@ impl Tail {
         let un_partial = self.un_partial_stated.taken.fresh(numbers(&new.un_partial_stated));
         let un_partial: BTreeSet<i64> = un_partial.into_iter().collect();
         let is_fresh = |it: &&ChangedEvent| up.contains(&it.number) || down.contains(&it.number);
-        let changed = new.ex_outliers.iter().filter(is_fresh).chain(
-            new.un_partial_stated.iter().filter(|it| un_partial.contains(&it.number)),
-        );
+        let changed = new
+            .ex_outliers
+            .iter()
+            .filter(is_fresh)
+            .chain(new.un_partial_stated.iter().filter(|it| un_partial.contains(&it.number)));
         Fresh {
             events: self.events.taken.fresh(new.events.iter().copied()),
             backfill: self.backfill.taken.fresh(backfill),
@@ -274,8 +287,26 @@ impl Tail {
     }
 }
 
+/// The positions with the labels of metrics.
+fn labelled(moment: &Moment) -> BTreeMap<StreamLabels, i64> {
+    let positions = moment.positions.iter().filter_map(|position| {
+        let names = [EVENTS, BACKFILL, UN_PARTIAL_STATED];
+        let stream = names.into_iter().find(|it| *it == position.stream)?;
+        Some((StreamLabels { stream, instance: position.writer.clone() }, position.number))
+    });
+    positions.collect()
+}
+
+fn count_rooms(context: &Context) {
+    let RoomCounts { importing, partial, not_served } = lock(&context.rooms).counts();
+    context.metrics.rooms(RoomState::Importing, importing);
+    context.metrics.rooms(RoomState::Partial, partial);
+    context.metrics.rooms(RoomState::NotServed, not_served);
+}
+
 /// Sets the places of a cursor to now, with a margin for what is under way.
-fn begin_at(cursor: &mut Cursor, moment: &Moment) {
+pub(super) fn begin_at(cursor: &mut Cursor, moment: &Moment) {
+    cursor.at_ms = moment.now_ms;
     cursor.positions = BTreeMap::new();
     cursor.note_positions(&moment.positions);
     cursor.events = moment.farthest(EVENTS).saturating_sub(UNDER_WAY).max(0);

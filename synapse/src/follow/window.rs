@@ -56,8 +56,7 @@ impl Window {
     /// Notes what a tick has seen, once everything that it has seen was taken. Moves the beginning of
     /// the window.
     pub(crate) fn note(&mut self, sample: Sample) {
-        let is_due =
-            self.samples.back().is_none_or(|last| sample.at >= last.at + SAMPLE_INTERVAL);
+        let is_due = self.samples.back().is_none_or(|last| sample.at >= last.at + SAMPLE_INTERVAL);
         if is_due {
             self.samples.push_back(sample);
         }

@@ -95,8 +95,7 @@ async fn rows_below_the_end_may_still_appear_when_following_begins() {
 
 /// The transactions of a homeserver: each takes ids at once, and shows its rows later, or never.
 fn any_visibility() -> impl Strategy<Value = Vec<(i64, u8)>> {
-    prop::collection::vec(0_u8..8, 1..60)
-        .prop_map(|turns| (1_i64..).zip(turns).collect::<Vec<_>>())
+    prop::collection::vec(0_u8..8, 1..60).prop_map(|turns| (1_i64..).zip(turns).collect::<Vec<_>>())
 }
 
 proptest! {
