@@ -12,7 +12,7 @@ use super::{
 use crate::state::map::{self, MapKey, Value};
 
 /// The format that this build reads and writes.
-pub(super) const FORMAT: u32 = 4;
+pub(super) const FORMAT: u32 = 5;
 
 impl Store {
     /// Reads the store's format, converts an older one, and refuses a newer one.
@@ -25,6 +25,9 @@ impl Store {
                 1 => self.step_1_to_2()?,
                 2 => self.step_2_to_3()?,
                 3 => self.step_3_to_4()?,
+                // Format 5 added kinds of records. An older build would not know of rooms that are
+                // not served, of bans that redact, or of states that are to be derived again.
+                4 => Changes::new(),
                 _ => return Err(StoreError::corrupt("format", &keys::format())),
             };
             format += 1;

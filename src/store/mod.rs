@@ -33,6 +33,8 @@
 //! 14 room hash(target id) n event  a redaction of the target; n: whether it takes effect
 //! 15 room arrival event            a power levels event, last arrival first
 //! 16 room arrival event            a redaction that needs power
+//! 18 feeder name                   the cursor of a feeder
+//! 19 room id                       why the room is not served to other servers
 //! ```
 //!
 //! Every value ends with a checksum of its key and value.
@@ -50,6 +52,7 @@ mod body;
 mod caches;
 mod codec;
 mod compression;
+mod cursors;
 mod decide;
 mod deletion;
 mod edit;
@@ -70,18 +73,20 @@ mod record;
 mod removals;
 mod room_locks;
 mod rooms;
+mod rooms_not_served;
 mod server_keys;
 mod size;
 mod space;
 mod view;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, RwLock, atomic::AtomicU32},
 };
 
 pub use body::Body;
 pub use caches::ContentKey;
+pub use cursors::MAX_CURSORS;
 pub use decide::Decision;
 pub use deletion::{DeletedRoom, RoomIds};
 pub use edit::Edit;
@@ -101,6 +106,7 @@ pub use record::{
 use removals::Removals;
 pub use removals::{Moment, Removed};
 use room_locks::RoomLocks;
+pub use rooms_not_served::{NotServedReason, RoomNotServed};
 use space::Space;
 pub use view::{PurgedIds, View};
 
@@ -111,6 +117,9 @@ pub struct Store {
     next_room: AtomicU32,
     room_locks: RoomLocks,
     erased_users: RwLock<BTreeSet<String>>,
+    rooms_not_served: RwLock<BTreeMap<String, NotServedReason>>,
+    /// Held while a cursor is stored.
+    putting_cursor: Mutex<()>,
     caches: caches::Caches,
     space: Space,
     /// Counts of removals; rooms share them by a hash of their ids.

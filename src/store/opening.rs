@@ -1,5 +1,6 @@
-//! Opens a store: the engine first, then the format, the numbers and the erased users; and, after a
-//! crash, the newest events of each room, to prove that the log was read to its end.
+//! Opens a store: the engine first, then the format, the numbers, the erased users and the rooms
+//! that are not served; and, after a crash, the newest events of each room, to prove that the log
+//! was read to its end.
 
 use std::sync::{
     Mutex, RwLock,
@@ -59,6 +60,8 @@ impl Store {
             next_room: AtomicU32::new(0),
             room_locks: RoomLocks::default(),
             erased_users: RwLock::default(),
+            rooms_not_served: RwLock::default(),
+            putting_cursor: Mutex::default(),
             caches: Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             space: Space::new(options.reserved_bytes),
             removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
@@ -68,12 +71,13 @@ impl Store {
         }
     }
 
-    /// Reads the next room's number and the erased users.
+    /// Reads the next room's number, the erased users and the rooms that are not served.
     fn load(&self) -> Result<(), StoreError> {
         let held = self.engine.last_key(&keys::rooms())?.and_then(|key| keys::room_of(&key));
         let deleted = self.deleted_rooms()?.into_iter().map(DeletedRoom::number);
         let next = deleted.chain(held).max().map_or(0, |it| it.0 + 1);
         self.next_room.store(next, Ordering::Relaxed);
+        self.load_rooms_not_served()?;
         self.load_erased_users()
     }
 

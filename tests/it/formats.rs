@@ -52,3 +52,9 @@ fn a_store_of_format_2_is_converted_and_keeps_its_content() {
 fn a_store_of_format_3_is_converted_and_keeps_its_content() {
     open("format-3");
 }
+
+/// Format 4 has no cursors of feeders and no rooms that are not served.
+#[test]
+fn a_store_of_format_4_is_converted_and_keeps_its_content() {
+    open("format-4");
+}

@@ -38,6 +38,8 @@ impl Tag {
     const REDACTION: Self = Self(0x14);
     const POWER: Self = Self(0x15);
     const LATER_REDACTION: Self = Self(0x16);
+    const CURSOR: Self = Self(0x18);
+    const ROOM_NOT_SERVED: Self = Self(0x19);
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
@@ -312,6 +314,26 @@ pub(crate) fn erased_users() -> Vec<u8> {
 /// A user who asked for erasure.
 pub(crate) fn erased_user(user_id: &str) -> Vec<u8> {
     Key::new(Tag::ERASED_USER).bytes(user_id.as_bytes()).0
+}
+
+/// The prefix of the cursors of all feeders.
+pub(crate) fn cursors() -> Vec<u8> {
+    Key::new(Tag::CURSOR).0
+}
+
+/// The cursor of a feeder.
+pub(crate) fn cursor(feeder_name: &str) -> Vec<u8> {
+    Key::new(Tag::CURSOR).bytes(feeder_name.as_bytes()).0
+}
+
+/// The prefix of all rooms that are not served to other servers.
+pub(crate) fn rooms_not_served() -> Vec<u8> {
+    Key::new(Tag::ROOM_NOT_SERVED).0
+}
+
+/// A room that is not served to other servers.
+pub(crate) fn room_not_served(room_id: &str) -> Vec<u8> {
+    Key::new(Tag::ROOM_NOT_SERVED).bytes(room_id.as_bytes()).0
 }
 
 /// The state that was received with an event.

@@ -86,7 +86,7 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
     let of = match (Tag(*tag), length) {
         (Tag::FORMAT, 0 | 4)
         | (Tag::MARK_2, 0)
-        | (Tag::ERASED_USER | Tag::SERVER_KEYS, _)
+        | (Tag::ERASED_USER | Tag::SERVER_KEYS | Tag::CURSOR | Tag::ROOM_NOT_SERVED, _)
         | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
         (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
         (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
