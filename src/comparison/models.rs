@@ -1,6 +1,7 @@
 //! Both walks with a choice of rules: without any, our rules; with a rule, the homeserver's in its place.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, VecDeque},
     rc::Rc,
 };
@@ -95,9 +96,9 @@ pub(super) fn is_optional(event: &KnownEvent, rules: Reasons) -> bool {
 
 fn is_list(found: &[FoundEvent], rules: Reasons, answer: &[String]) -> bool {
     let mut answer = answer.iter().peekable();
-    let all_in_order = found.iter().all(|it| {
-        answer.next_if(|id| **id == it.id).is_some() || is_optional(&it.event, rules)
-    });
+    let all_in_order = found
+        .iter()
+        .all(|it| answer.next_if(|id| **id == it.id).is_some() || is_optional(&it.event, rules));
     all_in_order && answer.next().is_none()
 }
 
@@ -145,7 +146,7 @@ fn walk_back<E>(
             found.push(FoundEvent { id, event });
         }
     }
-    found.sort_by(|left, right| right.event.position.cmp(&left.event.position));
+    found.sort_by_key(|it| Reverse(it.event.position));
     Ok(found)
 }
 

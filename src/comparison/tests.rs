@@ -112,7 +112,10 @@ fn nothing_is_explained_if_our_own_answer_is_wrong() {
     let asked = back(&["e5"], 4);
     // What the homeserver answers is right under its rules each time.
     let theirs = ["e5", "e4"];
-    assert_eq!(room.explain(&asked, &["e5", "e4", "e2", "e1"], &theirs), Some(vec![R::RejectedEvents]));
+    assert_eq!(
+        room.explain(&asked, &["e5", "e4", "e2", "e1"], &theirs),
+        Some(vec![R::RejectedEvents])
+    );
     for ours in [&["e5", "e4", "e2"][..], &["e5", "e4", "e3", "e2"], &["e4", "e2", "e1"], &[]] {
         assert_eq!(room.explain(&asked, ours, &theirs), None, "{ours:?}");
     }
@@ -190,7 +193,14 @@ fn a_latest_event_is_explained_only_if_another_one_follows_it() {
     let theirs = ["e3", "e4", "e5"];
     assert_eq!(room.explain(&asked, &["e3", "e5"], &theirs), Some(vec![R::LatestEvents]));
     assert_eq!(room.explain(&asked, &["e3", "e5"], &["e3", "e4", "e5", "e6"]), None);
-    assert_eq!(room.explain(&missing(&["e2"], &["e6"], 10), &["e3", "e4", "e5"], &["e3", "e4", "e5", "e6"]), None);
+    assert_eq!(
+        room.explain(
+            &missing(&["e2"], &["e6"], 10),
+            &["e3", "e4", "e5"],
+            &["e3", "e4", "e5", "e6"]
+        ),
+        None
+    );
 }
 
 /// Three branches of two events each from e1, merged by m4.
@@ -239,7 +249,10 @@ fn ids_that_are_not_held_count_for_the_homeserver() {
     room.event("f5", &["f4"]);
     let asked = missing(&[], &["f5"], 4);
     // f4, then e3 and two that are not held, so nothing is left.
-    assert_eq!(room.explain(&asked, &["e1", "e2", "e3", "f4"], &["e3", "f4"]), Some(vec![R::Limit]));
+    assert_eq!(
+        room.explain(&asked, &["e1", "e2", "e3", "f4"], &["e3", "f4"]),
+        Some(vec![R::Limit])
+    );
     assert_eq!(room.explain(&asked, &["e1", "e2", "e3", "f4"], &["f4"]), None);
     assert_eq!(room.explain(&asked, &["e1", "e2", "e3", "f4"], &["e1", "e3", "f4"]), None);
 }
@@ -258,7 +271,14 @@ fn events_of_other_rooms_are_explained_only_where_one_of_this_room_references_th
     assert_eq!(room.explain(&asked, &ours, &theirs), Some(vec![R::OtherRooms]));
     room.event("y3", &[]).of_other_room = true;
     assert_eq!(room.explain(&asked, &ours, &["e2", "e3", "e4", "y3"]), None);
-    assert_eq!(room.explain(&back(&["e5"], 5), &["e5", "e4", "e3", "e2", "e1"], &["e5", "e4", "x3", "e3", "e2"]), None);
+    assert_eq!(
+        room.explain(
+            &back(&["e5"], 5),
+            &["e5", "e4", "e3", "e2", "e1"],
+            &["e5", "e4", "x3", "e3", "e2"]
+        ),
+        None
+    );
 }
 
 #[test]

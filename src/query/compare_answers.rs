@@ -249,9 +249,9 @@ impl Evidence<'_> {
     ) -> Result<Option<KnownEvent>, QueryError> {
         self.deadline.check()?;
         let Some((event, node)) = self.held(event_id)? else {
-            let other = theirs.get(event_id).filter(|it| {
-                it.room_id.as_ref().is_some_and(|it| *it != self.room.record.room_id)
-            });
+            let other = theirs
+                .get(event_id)
+                .filter(|it| it.room_id.as_ref().is_some_and(|it| *it != self.room.record.room_id));
             return Ok(other.map(|it| KnownEvent {
                 position: Position { depth: 0, arrival: 0 },
                 outlier: false,

@@ -30,7 +30,7 @@ mod tombstones;
 
 pub use backfill::Backfill;
 pub use compare_answers::{
-    ComparedQuestion, CompareAnswers, Comparison, EventDifference, EventDigest,
+    CompareAnswers, ComparedQuestion, Comparison, EventDifference, EventDigest,
 };
 pub use error::QueryError;
 pub use events::{BatchGetEvents, EventList, ListEvents, ListStateAfter, RoomEvent, RoomEvents};

@@ -6,9 +6,7 @@ use tonic::Status;
 use super::{backfill, get_missing_events};
 use crate::{
     comparison::DifferenceReason,
-    proto::v1::{
-        self as pb, ErrorReason, compare_answers_request::Question as ComparedRequest,
-    },
+    proto::v1::{self as pb, ErrorReason, compare_answers_request::Question as ComparedRequest},
     query::{Asker, CompareAnswers, ComparedQuestion, Comparison, EventDifference},
     rpc::status,
 };
