@@ -274,7 +274,7 @@ impl Metrics {
             // A writer may vanish.
             family.clear();
             for (labels, value) in values.iter().take(MAX_INSTANCES) {
-                drop(family.get_or_create(labels).set(*value));
+                let _before = family.get_or_create(labels).set(*value);
             }
         }
         let behind = positions.iter().filter_map(|(labels, position)| {

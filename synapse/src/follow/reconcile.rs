@@ -11,7 +11,7 @@ use tokio_postgres::Transaction;
 
 use super::{
     Context, lock,
-    plan::{Difference, OurEvent, Plan},
+    plan::{OurEvent, Plan},
     send,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
         append::SendResult,
         rooms::{self, NotServed, TakeOut},
     },
-    metrics::EventOutcome,
+    metrics::{Difference, EventOutcome},
     proto::v1::{NotServedReason, RefusalReason, Replace},
 };
 
@@ -47,7 +47,8 @@ pub(crate) enum Reason {
     Compare,
     /// Synapse has deleted the room. It may be back, as another copy.
     Deleted,
-    /// An event conflicts with what is held under its id: only a new copy of the room helps.
+    /// An event conflicts with what is held under its id. If the room does not differ otherwise, only a
+    /// new copy of it helps.
     Conflict,
 }
 
@@ -221,11 +222,11 @@ async fn mend(
     let differing = ours.differing(&theirs);
     let count: u64 = differing.values().sum();
     match reason {
-        Reason::Conflict => return Ok(Attempt::Hopeless),
+        Reason::Conflict if count == 0 => return Ok(Attempt::Hopeless),
         _ if count == 0 => return Ok(Attempt::Done(Reconciled::Equal)),
         Reason::Deleted => return Ok(Attempt::Hopeless),
-        Reason::Compare if count > MAX_MENDED => return Ok(Attempt::Hopeless),
-        Reason::Compare => {}
+        Reason::Compare | Reason::Conflict if count > MAX_MENDED => return Ok(Attempt::Hopeless),
+        Reason::Compare | Reason::Conflict => {}
     }
     let mut mending = Mending { context, look, parts, expected: theirs };
     for prefixes in groups(&differing) {

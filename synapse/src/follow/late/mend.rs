@@ -48,7 +48,8 @@ pub(crate) async fn mend(
     for (room_id, signal) in &again.rooms {
         match signal {
             RoomSignal::Deleted => {
-                drop(reconcile(context, session, Look::late(room_id, Reason::Deleted)).await?);
+                let look = Look::late(room_id, Reason::Deleted);
+                let _ended = reconcile(context, session, look).await?;
             }
             // The events that were cut were mended one by one above. The comparison of a large room
             // takes seconds, and nothing waits for it.
@@ -56,7 +57,8 @@ pub(crate) async fn mend(
         }
     }
     for room_id in conflicts {
-        drop(reconcile(context, session, Look::late(&room_id, Reason::Conflict)).await?);
+        let look = Look::late(&room_id, Reason::Conflict);
+        let _ended = reconcile(context, session, look).await?;
     }
     Ok(())
 }

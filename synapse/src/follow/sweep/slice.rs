@@ -169,8 +169,8 @@ impl<'a> Sweeper<'a> {
             }
         }
         // Without ticks, for example during a long import, there is nothing to wait for.
-        let tick = context.metrics.health().tick_after(Instant::now());
-        drop(timeout(MAX_TICK_WAIT, tick).await);
+        let health = context.metrics.health();
+        drop(timeout(MAX_TICK_WAIT, health.tick_after(Instant::now())).await);
         let suspects = suspects.unwrap_or_default();
         let look = Look { room_id, reason: Reason::Compare, suspects: &suspects };
         let _writing = context.writing.lock().await;
@@ -239,7 +239,6 @@ impl<'a> Sweeper<'a> {
                     tracing::info!(room_id, event_id, "an event had other bytes");
                 }
                 SendResult::Refused(why) if why.reason == RefusalReason::Conflict => {
-                    // Events that became outliers just now are taken by the next tick.
                     conflicts.insert(event.room_id);
                 }
                 // It became visible just now, and the next tick sends it again with its state.
