@@ -77,11 +77,10 @@ impl Attempt<'_> {
         tracing::info!("following");
         let mut tasks = JoinSet::new();
         tasks.spawn(import::run(Arc::clone(&context), held));
-        let sweeping = Arc::clone(&context);
-        tasks.spawn(async move { sweep::run(&sweeping).await });
         let ticking = Ticking { attempt: self, context: &context, feed, tail, cursor };
         tokio::select! {
             ended = ticking.run() => ended,
+            ended = sweep::run(&context) => ended.context("a sweep failed"),
             ended = tasks.join_next() => match ended {
                 Some(ended) => ended.context("a task failed")?.context("a task ended"),
                 None => anyhow::bail!("no task is left"),

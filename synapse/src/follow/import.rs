@@ -203,10 +203,9 @@ impl Sender<'_> {
         while let Some(Loaded { events, complete }) = pages.recv().await {
             let count = events.len();
             let rate = self.context.flags.import_rate;
-            if rate > 0 {
-                let count = u64::try_from(count).unwrap_or(u64::MAX);
-                sleep(Duration::from_millis(count.saturating_mul(1_000) / rate)).await;
-            }
+            let milliseconds = u64::try_from(count).unwrap_or(u64::MAX).saturating_mul(1_000);
+            // The rate 0 means no limit.
+            sleep(Duration::from_millis(milliseconds.checked_div(rate).unwrap_or(0))).await;
             self.send(events).await?;
             {
                 let mut rooms = lock(&self.context.rooms);

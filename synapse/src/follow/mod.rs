@@ -206,7 +206,7 @@ async fn follow(start: &Start, metrics: &Metrics) -> anyhow::Result<()> {
         if error.is::<Unfollowable>() {
             return Err(error);
         }
-        if error.chain().any(|it| it.is::<tokio_postgres::Error>()) {
+        if error.is::<tokio_postgres::Error>() {
             metrics.database_error();
         }
         if began.elapsed() >= GOOD_ATTEMPT {
