@@ -22,6 +22,9 @@ const DOMAIN: &str = "backscroll.history.v1";
 /// When to repeat a request, if the history service does not say so.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The reasons for which a server may not read a room.
+const IS_FORBIDDEN: [&str; 3] = ["NOT_ALLOWED", "ROOM_NOT_HELD", "ROOM_NOT_SERVED"];
+
 /// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -166,8 +169,9 @@ impl From<Status> for ApiError {
         let reason = details.error_info().filter(|info| info.domain == DOMAIN);
         let reason = reason.map_or("", |info| info.reason.as_str());
         let mut error = match status.code() {
-            // Without the reason it is not about the client: another server in between has responded.
-            Code::PermissionDenied if reason != "NOT_ALLOWED" => bad_gateway(),
+            // Without such a reason it is not about the client: another server in between has
+            // responded. The client must not learn which of them it is.
+            Code::PermissionDenied if !IS_FORBIDDEN.contains(&reason) => bad_gateway(),
             Code::PermissionDenied => Self::new(
                 StatusCode::FORBIDDEN,
                 "M_FORBIDDEN",

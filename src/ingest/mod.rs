@@ -40,6 +40,7 @@ mod redaction;
 mod rederive;
 mod refusal;
 mod resolve;
+mod rooms_served;
 mod settle;
 mod state;
 mod stored;
@@ -58,6 +59,7 @@ pub use rederive::{
     note_redaction_again, settle_again,
 };
 pub use refusal::Refusal;
+pub use rooms_served::{RoomIdsFault, check_room_ids, is_room_id, set_rooms_served};
 
 use crate::{
     pdu::PduError,
