@@ -186,7 +186,7 @@ impl Feed<'_> {
         match &ended {
             Ok(_) => info!(feeder = feeder_name, "the feeder has left"),
             Err(status) => {
-                warn!(feeder = feeder_name, %status, "the feeder is no longer the feeder")
+                warn!(feeder = feeder_name, %status, "the feeder is no longer the feeder");
             }
         }
         ended.map(drop)
