@@ -214,7 +214,7 @@ impl Metrics {
                     not_final (negative answers), not_served, away, not_ready, behind";
         to.register("backscroll_bounded_requests", help, it.bounded_requests);
         let help = "Time that negative answers waited for the next tick of the feeder";
-        to.register_with_unit("backscroll_tick_wait", help, Unit::Seconds, it.tick_waits);
+        to.register("backscroll_tick_wait_seconds", help, it.tick_waits);
         let help = "1 while there is a feeder";
         to.register("backscroll_feeder_present", help, it.feeder.present);
         let help = "1 while the feeder reports that the rooms that are served are complete";

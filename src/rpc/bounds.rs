@@ -35,7 +35,7 @@ impl BoundedPage {
 }
 
 /// What was found for a question.
-pub(super) struct Found {
+pub(super) struct FoundAnswer {
     pub(super) answer: Result<ServedPage, AccessRefusal>,
     /// Whether the answer is final if it is negative; `None` if the request has no bounds.
     pub(super) is_final: Option<bool>,
@@ -79,7 +79,7 @@ impl<'a> Bounded<'a> {
     }
 
     /// Whether an answer is negative and not final.
-    pub(super) fn may_become_positive(&self, found: &Found) -> bool {
+    pub(super) fn may_become_positive(&self, found: &FoundAnswer) -> bool {
         found.is_final == Some(false) && is_negative(&found.answer)
     }
 

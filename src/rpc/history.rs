@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use tracing::{Span, field};
 
 use super::{
-    bounds::{Bounded, BoundedPage, Found},
+    bounds::{Bounded, BoundedPage, FoundAnswer},
     executor::Executor,
     require::OfGateway,
     status,
@@ -77,7 +77,7 @@ impl HistoryHandler {
             waiting.until_final(&call.deadline).await;
             found = self.walk_once(&call.deadline, &question, &bounded).await?;
         }
-        let Found { answer, is_final, took } = found;
+        let FoundAnswer { answer, is_final, took } = found;
         bounded.count(&answer, is_final);
         let page = answer.map_err(|refusal| {
             self.cx.metrics.question_refused(refusal.label());
@@ -95,7 +95,7 @@ impl HistoryHandler {
         deadline: &Deadline,
         question: &Q,
         bounded: &Bounded<'_>,
-    ) -> Result<Found, Status>
+    ) -> Result<FoundAnswer, Status>
     where
         Q: WalkQuestion + Clone + Send + 'static,
     {
@@ -117,7 +117,7 @@ impl HistoryHandler {
             Cost::Large => self.executor.run(deadline, job).await,
         };
         let answer = answer.inspect_err(|status| bounded.count_failure(status))?;
-        Ok(Found { answer, is_final, took: started.elapsed() })
+        Ok(FoundAnswer { answer, is_final, took: started.elapsed() })
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code::{Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable},
-    Request, Status, Streaming,
+    Request, Response, Status, Streaming,
     transport::Channel,
 };
 use tonic_types::StatusExt as _;
@@ -203,7 +203,7 @@ async fn a_request_is_refused_while_the_feeder_does_not_keep_its_bounds() {
             requester: requester("two.example"),
             ..backfill(&stage, bounds(max_lag, Duration::ZERO))
         };
-        history.clone().backfill(request).await.map(|it| it.into_inner())
+        history.clone().backfill(request).await.map(Response::into_inner)
     };
     let refused = async |max_lag| {
         let status = ask(max_lag).await.unwrap_err();
@@ -242,7 +242,7 @@ async fn a_negative_answer_waits_for_the_next_tick_and_is_asked_anew() {
             event_ids,
             ..backfill(&stage, bounds(PATIENCE, Duration::from_secs(2)))
         };
-        tokio::spawn(async move { history.backfill(request).await.map(|it| it.into_inner()) })
+        tokio::spawn(async move { history.backfill(request).await.map(Response::into_inner) })
     };
     let joined = stage.room.member(EVE, EVE, "join").after(stage.events.last()).finish();
     let waiting = ask(vec![joined.event_id.clone()]);
@@ -284,6 +284,8 @@ async fn a_negative_answer_says_whether_it_is_final() {
             assert_eq!(reason(&status), (PermissionDenied, expected.to_owned()));
             assert_eq!(metadata(&status, "final").as_deref(), Some("false"));
         }
+        // The requests above have left a tick wanted.
+        feed.tick(&stage, true).await;
         let waiting = ask(room_id, Duration::from_secs(2));
         while !matches!(feed.notice().await.unwrap(), Notice::TickWanted(_)) {}
         feed.tick(&stage, true).await;

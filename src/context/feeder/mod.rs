@@ -45,7 +45,7 @@ pub const LEASE_TIME: Duration = Duration::from_secs(10);
 /// The feeder, its lease and its ticks.
 #[derive(Debug)]
 pub struct Feeder {
-    state: Mutex<State>,
+    state: Mutex<FeederState>,
     /// The number of the last tick that has ended.
     ended: watch::Sender<u64>,
     /// Counts how often a tick was wanted.
@@ -55,7 +55,7 @@ pub struct Feeder {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FeederState {
     current: Option<Current>,
     /// Number of ticks begun, by all feeders.
     ticks_begun: u64,
@@ -201,7 +201,7 @@ impl Default for Feeder {
 }
 
 impl Feeder {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FeederState> {
         lock(&self.state)
     }
 
@@ -339,7 +339,7 @@ impl Feeder {
     }
 }
 
-impl State {
+impl FeederState {
     /// The feeder, if it has this lease.
     fn current(&mut self, lease_id: &str, now: Instant) -> Option<&mut Current> {
         let current = self.current.as_mut()?;
