@@ -2,11 +2,13 @@
 //! destructured field by field, so that a new field does not compile until it is converted.
 
 mod admin;
+mod compare;
 mod feeder;
 mod history;
 mod ingest;
 
 pub(super) use admin::{fault, list_rooms_not_served_response, stats_response};
+pub(super) use compare::{compare_answers, compare_answers_response};
 pub(super) use feeder::{feed_report, feeder_bounds, get_feeder_response};
 pub(super) use history::{
     backfill, backfill_response, batch_get_events_response, explain_access_response,
