@@ -6,8 +6,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    append, executor::Executor, lease::CallLease, progress::Messages, purge, status,
-    timeout::deadline, wire,
+    append,
+    executor::Executor,
+    lease::CallLease,
+    progress::Messages,
+    purge, status,
+    timeout::deadline,
+    wire::{self, NewBan},
 };
 use crate::{
     context::Context,
@@ -127,9 +132,19 @@ impl IngestService for IngestHandler {
 
     async fn set_ban_redaction(
         &self,
-        _: Request<pb::SetBanRedactionRequest>,
+        request: Request<pb::SetBanRedactionRequest>,
     ) -> Result<Response<pb::SetBanRedactionResponse>, Status> {
-        Err(Status::unimplemented("set_ban_redaction"))
+        let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
+        let NewBan { user, ban } = wire::new_ban(request.into_inner())?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
+        let cx = Arc::clone(&self.cx);
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_ban_redaction(&cx.store, &user, ban.as_ref())
+        };
+        self.executor.run(deadline, set).await?;
+        Ok(Response::new(pb::SetBanRedactionResponse {}))
     }
 }
 

@@ -2,12 +2,14 @@
 //! destructured field by field, so that a new field does not compile until it is converted.
 
 mod admin;
+mod ban_redaction;
 mod compare;
 mod feeder;
 mod history;
 mod ingest;
 
 pub(super) use admin::{fault, list_rooms_not_served_response, stats_response};
+pub(super) use ban_redaction::{NewBan, list_ban_redactions_response, new_ban};
 pub(super) use compare::{compare_answers, compare_answers_response};
 pub(super) use feeder::{feed_report, feeder_bounds, get_feeder_response};
 pub(super) use history::{
