@@ -1,7 +1,10 @@
 //! The metrics of the history service, and their names. The values of labels are words of this
 //! program, never of a caller, so there are few of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use backscroll_telemetry::register_process;
 use prometheus_client::{
@@ -31,8 +34,24 @@ pub struct Metrics {
     flushes: Histogram,
     panics: Counter,
     backlog: Gauge,
+    redacted_content_removed: Counter,
     requests_waiting: Gauge,
+    bounded_requests: Family<OutcomeLabel, Counter>,
+    tick_waits: Histogram,
+    feeder: FeederGauges,
+    rooms_not_served: Family<ReasonLabel, Gauge>,
     store: StoreGauges,
+}
+
+/// Gauges of the feeder; set from time to time.
+#[derive(Clone, Debug, Default)]
+pub struct FeederGauges {
+    /// 1 while there is a feeder.
+    pub present: Gauge,
+    /// 1 while the feeder reports that it is ready.
+    pub ready: Gauge,
+    /// The seconds since the beginning of the last tick that has ended.
+    pub lag_seconds: Gauge<f64, AtomicU64>,
 }
 
 /// Gauges of the whole store; set from time to time.
@@ -54,6 +73,8 @@ pub struct StoreGauges {
     pub unreadable: Gauge,
     /// The number of rooms whose current state is not known.
     pub state_unknown: Gauge,
+    /// The number of redacted events whose content is still on disk.
+    pub content_due: Gauge,
     /// The bytes that the store takes on disk.
     pub store_bytes: Gauge,
     /// The bytes that are free on the volume of the store.
@@ -145,11 +166,17 @@ impl Metrics {
             flushes: seconds(),
             panics: Counter::default(),
             backlog: Gauge::default(),
+            redacted_content_removed: Counter::default(),
             requests_waiting: Gauge::default(),
+            bounded_requests: Family::default(),
+            tick_waits: seconds(),
+            feeder: FeederGauges::default(),
+            rooms_not_served: Family::default(),
             store: StoreGauges::default(),
         };
         let mut registry = Registry::default();
         all.register(&mut registry);
+        all.register_feeder(&mut registry);
         all.store.register(&mut registry);
         register_process(&mut registry, "backscroll_build", env!("CARGO_PKG_VERSION"));
         all.registry = Arc::new(registry);
@@ -180,9 +207,51 @@ impl Metrics {
         to.register("backscroll_panics", help, it.panics);
         let help = "Rooms that have states left to compute";
         to.register("backscroll_backlog_rooms", help, it.backlog);
+        let help = "Redacted events whose content was removed from the disk";
+        to.register("backscroll_redacted_content_removed", help, it.redacted_content_removed);
         let help =
             "Requests that wait until others have ended; beyond 1,024 they are refused (BUSY)";
         to.register("backscroll_requests_waiting", help, it.requests_waiting);
+    }
+
+    fn register_feeder(&self, to: &mut Registry) {
+        let it = self.clone();
+        let help = "Requests with bounds for the feeder, by what became of them: positive, final and \
+                    not_final (negative answers), not_served, away, not_ready, behind";
+        to.register("backscroll_bounded_requests", help, it.bounded_requests);
+        let help = "Time that negative answers waited for the next tick of the feeder";
+        to.register("backscroll_tick_wait_seconds", help, it.tick_waits);
+        let help = "1 while there is a feeder";
+        to.register("backscroll_feeder_present", help, it.feeder.present);
+        let help = "1 while the feeder reports that the rooms that are served are complete";
+        to.register("backscroll_feeder_ready", help, it.feeder.ready);
+        let help = "Time since the beginning of the last tick of a feeder that has ended; 0 if there \
+                    was no feeder since the start";
+        to.register("backscroll_feeder_lag_seconds", help, it.feeder.lag_seconds);
+        let help = "Rooms that are not served to other servers, by reason";
+        to.register("backscroll_rooms_not_served", help, it.rooms_not_served);
+    }
+
+    /// The gauges of the feeder.
+    #[must_use]
+    pub fn feeder(&self) -> &FeederGauges {
+        &self.feeder
+    }
+
+    /// Sets the number of rooms that are not served for a reason.
+    pub fn rooms_not_served(&self, reason: &'static str, rooms: u64) {
+        let rooms = i64::try_from(rooms).unwrap_or(i64::MAX);
+        self.rooms_not_served.get_or_create(&ReasonLabel { reason }).set(rooms);
+    }
+
+    /// Counts a request with bounds for the feeder.
+    pub fn bounded_request(&self, outcome: &'static str) {
+        self.bounded_requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a negative answer that waited for the next tick, and the time that it waited.
+    pub fn waited_for_tick(&self, time: Duration) {
+        self.tick_waits.observe(time.as_secs_f64());
     }
 
     /// The registry that `/metrics` shows.
@@ -253,6 +322,11 @@ impl Metrics {
         self.panics.inc();
     }
 
+    /// Counts redacted events whose content was removed from the disk.
+    pub fn content_removed(&self, events: u64) {
+        self.redacted_content_removed.inc_by(events);
+    }
+
     /// Sets the number of rooms that have states left to compute.
     pub fn backlog(&self, rooms: usize) {
         self.backlog.set(i64::try_from(rooms).expect("a length fits an i64"));
@@ -277,6 +351,8 @@ impl StoreGauges {
         let help =
             "Rooms whose current state is not known: access is decided by the states known last";
         to.register("backscroll_rooms_of_unknown_state", help, it.state_unknown);
+        let help = "Redacted events whose content is still on disk";
+        to.register("backscroll_redacted_content", help, it.content_due);
         to.register("backscroll_store_bytes", "Size of the store on disk", it.store_bytes);
         let help = "Free space on the volume of the store";
         to.register("backscroll_volume_free_bytes", help, it.free_bytes);

@@ -6,10 +6,13 @@
 
 mod admin;
 mod append;
+mod bounds;
 mod executor;
+mod feeder;
 mod history;
 mod ingest;
 mod keys;
+mod lease;
 mod observe;
 mod progress;
 mod purge;
@@ -17,16 +20,19 @@ mod require;
 mod status;
 mod timeout;
 mod verify;
+mod wall_clock;
 mod wire;
 
 pub use admin::AdminHandler;
 pub use executor::Executor;
+pub use feeder::FeederHandler;
 pub use history::HistoryHandler;
 pub use ingest::IngestHandler;
 pub use keys::KeyHandler;
 pub use observe::Observe;
 pub use require::{Guarded, Require};
 pub use status::opening;
+pub use wall_clock::now_ms;
 
 /// The largest request that is accepted, in bytes. A join in a room of 100,000 members comes with the
 /// ids of as many state events.

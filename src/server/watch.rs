@@ -10,17 +10,22 @@ use tracing::{error, info, warn};
 use super::health::{Health, report};
 use crate::{
     context::Context,
-    ingest,
+    ingest::{self, ContentRemoval, Pass},
     metrics::StoreGauges,
     query::{self, Sizes},
+    rpc::now_ms,
+    store::NotServedReason,
 };
 
 /// The time between two checks of the store.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The least time between two measurements of the store.
 const MEASURE_EVERY: Duration = Duration::from_secs(30);
-/// Measuring takes at most this fraction (1/100) of the time.
+/// Measuring takes at most this fraction (1/100) of the time, and so does looking for content that is
+/// to be removed.
 const MEASURE_SHARE: u32 = 100;
+/// The least time between two passes over the events whose content is to be removed.
+const REMOVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Reports that the ingest service does not serve while the volume is full. Returns when a write to
 /// the store has failed.
@@ -47,11 +52,26 @@ pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
             cx.metrics.store().disk_full.set((!has_space).into());
         }
         had_space = has_space;
+        show_feeder(&cx);
         if cx.store.has_failed() {
             error!("a write to the store failed; stopping, since only opening it again helps");
             return;
         }
         time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Shows the feeder and the rooms that are not served as metrics.
+fn show_feeder(cx: &Context) {
+    let now = Instant::now().into_std();
+    let gauges = cx.metrics.feeder();
+    let status = cx.feeder.status(now);
+    gauges.present.set(status.is_some().into());
+    gauges.ready.set(status.is_some_and(|it| it.report.is_ready).into());
+    gauges.lag_seconds.set(cx.feeder.lag(now).as_secs_f64());
+    let counts = cx.store.count_rooms_not_served();
+    for (reason, rooms) in NotServedReason::STORED.into_iter().zip(counts) {
+        cx.metrics.rooms_not_served(reason.label(), rooms);
     }
 }
 
@@ -80,6 +100,8 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
         waiting,
         unreadable,
         state_unknown,
+        content_due,
+        oldest_content_ms: _,
         store_bytes,
         free_bytes,
     } = sizes;
@@ -92,6 +114,7 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
         (&gauges.waiting, waiting),
         (&gauges.unreadable, unreadable),
         (&gauges.state_unknown, state_unknown),
+        (&gauges.content_due, content_due),
         (&gauges.store_bytes, store_bytes),
         (&gauges.free_bytes, free_bytes),
     ] {
@@ -115,5 +138,39 @@ pub(super) async fn work_off(cx: Arc<Context>) -> ! {
             }
         }
         cx.metrics.backlog(cx.backlog.len());
+    }
+}
+
+/// Removes the content of redacted events when its time has come.
+pub(super) async fn remove_content(cx: Arc<Context>) -> ! {
+    let mut removal = ContentRemoval::default();
+    loop {
+        let started = Instant::now();
+        loop {
+            let working = Arc::clone(&cx);
+            let turn = tokio::task::spawn_blocking(move || {
+                let pass = removal.turn(&working, now_ms());
+                (removal, pass)
+            });
+            match turn.await {
+                Ok((continued, Ok(Pass::Continues))) => removal = continued,
+                Ok((continued, Ok(Pass::Ended))) => {
+                    removal = continued;
+                    break;
+                }
+                Ok((_, Err(failure))) => {
+                    warn!(%failure, "content of redacted events could not be removed");
+                    removal = ContentRemoval::default();
+                    break;
+                }
+                Err(failure) => {
+                    cx.metrics.panicked();
+                    error!(%failure, "content of redacted events could not be removed");
+                    removal = ContentRemoval::default();
+                    break;
+                }
+            }
+        }
+        time::sleep(REMOVE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
     }
 }
