@@ -1,4 +1,5 @@
-//! Every metric in the dashboard or in an alert exists.
+//! Every metric of both services in the dashboard or in an alert exists. Those of the follower are
+//! checked beside their names.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -19,7 +20,8 @@ fn asked_for(expression: &str) -> impl Iterator<Item = &str> {
     words.filter(|it| {
         let prefixes = ["backscroll_", "process_", "kube_"];
         let is_grpc = it.starts_with("grpc_server_") || it.starts_with("grpc_client_");
-        is_grpc || prefixes.iter().any(|prefix| it.starts_with(prefix))
+        let is_of_services = is_grpc || prefixes.iter().any(|prefix| it.starts_with(prefix));
+        is_of_services && !it.starts_with("backscroll_synapse_")
     })
 }
 
@@ -27,7 +29,14 @@ fn shown(registry: &Registry) -> BTreeSet<String> {
     let mut text = String::new();
     prometheus_text::encode(&mut text, registry).unwrap();
     let samples = text.lines().filter(|it| !it.starts_with('#'));
-    samples.map(|it| it.split(['{', ' ']).next().unwrap().to_owned()).collect()
+    let mut shown: BTreeSet<String> =
+        samples.map(|it| it.split(['{', ' ']).next().unwrap().to_owned()).collect();
+    // Counters with labels have no sample before they count.
+    let types = text.lines().filter_map(|it| it.strip_prefix("# TYPE "));
+    shown.extend(
+        types.filter_map(|it| it.strip_suffix(" counter")).map(|it| format!("{it}_total")),
+    );
+    shown
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,7 @@ def arguments():
     parser.add_argument("--rounds", default="", help="rounds after the steps, with commas; see README.md")
     parser.add_argument("--all", action="store_true", help="all steps and all rounds")
     parser.add_argument("--kills", type=int, default=50, help="kills in the round `kills` (default: 50)")
+    parser.add_argument("--events", type=int, default=300_000, help="events of the round `import` (default: 300000)")
     parser.add_argument("--without-ours", action="store_true", help="only record what is right and what Synapse answers")
     parser.add_argument("--flag", action="append", default=[], metavar="PROGRAM:FLAG",
                         help="one more argument of history, gateway or follower")
@@ -43,10 +44,12 @@ def arguments():
 def all_rounds():
     """The rounds, in the order in which they are done. `kills` comes late: it begins with an empty store."""
     import kills
+    import large
     import rounds
     return {"equal": rounds.equal, "states": rounds.states, "just-joined": rounds.just_joined,
-            "fresh": rounds.fresh, "end-to-end": rounds.end_to_end, "writers": kills.writers,
-            "older-backup": kills.older_backup, "kills": kills.kills, "proxies": rounds.proxies}
+            "fresh": rounds.fresh, "shadow": rounds.shadow, "end-to-end": rounds.end_to_end, "writers": kills.writers,
+            "older-backup": kills.older_backup, "kills": kills.kills, "import": large.import_large,
+            "proxies": rounds.proxies}
 
 
 class Bench:
