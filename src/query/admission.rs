@@ -8,7 +8,9 @@ use crate::{
     access::{self, AccessRefusal, acl_allows},
     pdu::{Pdu, RoomVersion},
     state::map::{self, MapKey},
-    store::{ContentKey, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
+    store::{
+        ContentKey, Deriving as _, EventNum, Room, RoomNum, StateNum, Store, StoreError, View,
+    },
 };
 
 /// The most last known states that are looked at for one question, while the current state is not
@@ -39,6 +41,10 @@ pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found
         Asker::Server { origin, destination } => {
             let room =
                 find(store, room_id)?.ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
+            if store.is_deriving(room.number)? {
+                // What follows from a replaced verdict is not stored yet.
+                return Err(QueryError::NotAllowed(AccessRefusal::StateUnknown));
+            }
             match refusal(store, &room, origin, destination)? {
                 None => Ok(room),
                 Some(refusal) => Err(QueryError::NotAllowed(refusal)),

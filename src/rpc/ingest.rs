@@ -93,9 +93,14 @@ impl IngestService for IngestHandler {
 
     async fn remove_events(
         &self,
-        _: Request<pb::RemoveEventsRequest>,
+        request: Request<pb::RemoveEventsRequest>,
     ) -> Result<Response<Self::RemoveEventsStream>, Status> {
-        Err(Status::unimplemented("remove_events"))
+        let cx = Arc::clone(&self.cx);
+        let stopping = self.stopping.clone();
+        let messages = self.executor.stream(move |progress| {
+            purge::remove_events(&cx, request.into_inner(), progress, &stopping)
+        });
+        Ok(Response::new(messages))
     }
 
     async fn set_rooms_served(

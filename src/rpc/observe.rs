@@ -129,6 +129,7 @@ fn span(method: &Method) -> Span {
         end = field::Empty,
         appended = field::Empty,
         duplicates = field::Empty,
+        replaced = field::Empty,
         purged = field::Empty,
         refused = field::Empty,
     )

@@ -14,7 +14,7 @@ pub(super) use history::{
 };
 pub(super) use ingest::{
     append_events_response, check_append, delete_room_response, new_event, purge_history_response,
-    refusal_name,
+    refusal_name, remove_events_response,
 };
 
 /// The most bytes of a text for people. Some repeat a value of the request, which may be long.

@@ -2,8 +2,10 @@
 //! that the last may have any length, so that keys sort as their parts do. A tag never gets a second
 //! meaning.
 
+mod deriving;
 mod parts;
 
+pub(crate) use deriving::{all_deriving, derive_again, deriving};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, part, parts};
 use sha2::{Digest as _, Sha256};
@@ -38,12 +40,13 @@ impl Tag {
     const REDACTION: Self = Self(0x14);
     const POWER: Self = Self(0x15);
     const LATER_REDACTION: Self = Self(0x16);
+    const DERIVE_AGAIN: Self = Self(0x17);
     const CURSOR: Self = Self(0x18);
     const ROOM_NOT_SERVED: Self = Self(0x19);
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
-const OF_ROOMS: [Tag; 15] = [
+const OF_ROOMS: [Tag; 16] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
@@ -59,6 +62,7 @@ const OF_ROOMS: [Tag; 15] = [
     Tag::EXTREMITY,
     Tag::POWER,
     Tag::LATER_REDACTION,
+    Tag::DERIVE_AGAIN,
 ];
 
 /// The number of events in a page of nodes, and in a block of bodies.

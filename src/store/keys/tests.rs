@@ -44,6 +44,8 @@ fn golden_keys() {
     assert_eq!(hex(given_state(room, event)), "0c010203040a0b0c0d");
     assert_eq!(hex(unsettled(room, event)), "0d010203040a0b0c0d");
     assert_eq!(hex(server_keys("b")), "0e62");
+    assert_eq!(hex(deriving(room)), "1701020304");
+    assert_eq!(hex(derive_again(room, event)), "17010203040a0b0c0d");
     assert_eq!(hex(cursor("b")), "1862");
     assert_eq!(hex(room_not_served("!a")), "192161");
 }
