@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
         "backscroll-gateway",
         &["gateway/src", "grpc-client/src", "matrix/src", "tls/src", "telemetry/src"],
     ),
+    ("backscroll-synapse", &["synapse/src", "tls/src", "telemetry/src"]),
 ];
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_FILE_LINES: usize = 450;

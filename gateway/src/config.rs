@@ -9,6 +9,7 @@ use clap::Parser;
 
 use crate::{
     clock::Clock,
+    fallback::FallbackFlags,
     history::HistoryFlags,
     keys::{FetchFlags, PinnedKeys},
     limits::LimitFlags,
@@ -59,6 +60,10 @@ pub struct Config {
     /// The history services, and how to authenticate to them.
     #[command(flatten)]
     pub history: HistoryFlags,
+
+    /// The homeserver, and when it is asked.
+    #[command(flatten)]
+    pub beside: FallbackFlags,
 
     /// The address to listen on. Serves HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given.
     #[arg(
@@ -182,6 +187,7 @@ impl Config {
             .context("cannot use --tls-cert and --tls-key")?;
         Ok(Options {
             tls,
+            fallback: self.beside.into_options()?,
             keys,
             fetching,
             clock,

@@ -217,6 +217,7 @@ async fn respond(
     let attempt = Arc::new(cx.limits.attempt(address, peer, close.clone()));
     let caller = Caller {
         address,
+        peer,
         connection: share,
         eviction: EvictionHandle::of_request(close),
         attempt: Arc::clone(&attempt),

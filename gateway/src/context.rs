@@ -5,8 +5,8 @@ use std::{sync::atomic::AtomicBool, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    clock::Clock, history::History, keys::Keys, limits::Limits, metrics::Metrics,
-    server_name::ServerName,
+    clock::Clock, fallback::Fallback, history::History, keys::Keys, limits::Limits,
+    metrics::Metrics, server_name::ServerName,
 };
 
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Context {
     /// The keys of other servers.
     pub(crate) keys: Keys,
     pub(crate) history: History,
+    /// The homeserver, if it answers what the history service cannot.
+    pub(crate) fallback: Option<Fallback>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) max_body_bytes: usize,

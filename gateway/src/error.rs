@@ -14,13 +14,16 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{answer, limits::Limited, x_matrix::Unauthenticated};
-
-/// The domain of the error reasons that the history service sends.
-const DOMAIN: &str = "backscroll.history.v1";
+use crate::{
+    answer, fallback::HomeserverError, limits::Limited, proto::ERROR_DOMAIN,
+    x_matrix::Unauthenticated,
+};
 
 /// When to repeat a request, if the history service does not say so.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The reasons for which a server may not read a room.
+const IS_FORBIDDEN: [&str; 3] = ["NOT_ALLOWED", "ROOM_NOT_HELD", "ROOM_NOT_SERVED"];
 
 /// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +156,21 @@ impl From<Limited> for ApiError {
     }
 }
 
+impl From<HomeserverError> for ApiError {
+    fn from(error: HomeserverError) -> Self {
+        let (status, message) = match &error {
+            HomeserverError::Limited(limited) => return (*limited).into(),
+            HomeserverError::Slow => {
+                (StatusCode::GATEWAY_TIMEOUT, "The homeserver did not answer in time")
+            }
+            HomeserverError::Unreachable(_) | HomeserverError::Broken(_) => {
+                (StatusCode::BAD_GATEWAY, "The homeserver cannot be reached at the moment")
+            }
+        };
+        Self { detail: Some(error.to_string()), ..Self::new(status, "M_UNKNOWN", message) }
+    }
+}
+
 /// The history service refused us, or something stands between us: no fault of the caller's.
 fn bad_gateway() -> ApiError {
     let message = "The room history cannot be reached as it should be";
@@ -163,11 +181,12 @@ fn bad_gateway() -> ApiError {
 impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
-        let reason = details.error_info().filter(|info| info.domain == DOMAIN);
+        let reason = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
         let reason = reason.map_or("", |info| info.reason.as_str());
         let mut error = match status.code() {
-            // Without the reason it is not about the client: another server in between has responded.
-            Code::PermissionDenied if reason != "NOT_ALLOWED" => bad_gateway(),
+            // Without such a reason it is not about the client: another server in between has
+            // responded. The client must not learn which of them it is.
+            Code::PermissionDenied if !IS_FORBIDDEN.contains(&reason) => bad_gateway(),
             Code::PermissionDenied => Self::new(
                 StatusCode::FORBIDDEN,
                 "M_FORBIDDEN",

@@ -45,6 +45,7 @@ mod answer;
 mod back_off;
 mod body;
 mod error;
+pub mod fallback;
 pub mod history;
 pub mod limits;
 mod x_matrix;

@@ -19,6 +19,10 @@ pub(crate) enum Limiter {
     Servers,
     /// Unauthenticated requests from one address per second.
     Failures,
+    /// Requests that are passed on to the homeserver. The request has waited.
+    Fallback,
+    /// Requests of endpoints that the gateway does not answer itself.
+    PassThrough,
 }
 
 /// Limits that do not refuse the new request or connection, but evict an old one.
@@ -26,13 +30,15 @@ pub(crate) mod evicting {
     pub(crate) const CONNECTIONS: &str = "connections";
     pub(crate) const HANDSHAKES: &str = "handshakes";
     pub(crate) const UNAUTHENTICATED: &str = "unauthenticated";
+    /// Requests that are passed through while their bodies are received, or their answers sent.
+    pub(crate) const PASS_THROUGH: &str = "pass_through";
     pub(crate) const ANSWERS: &str = "answers";
     /// HTTP/2 frames that are not part of a request.
     pub(crate) const CONTROL_FRAMES: &str = "control_frames";
 }
 
 /// The names of all limits.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 15] = [
     Limiter::Requests.name(),
     Limiter::Concurrency.name(),
     Limiter::RequestsPerAddress.name(),
@@ -41,6 +47,8 @@ pub(crate) const NAMES: [&str; 13] = [
     Limiter::ServerRate.name(),
     Limiter::Servers.name(),
     Limiter::Failures.name(),
+    Limiter::Fallback.name(),
+    Limiter::PassThrough.name(),
     evicting::CONNECTIONS,
     evicting::HANDSHAKES,
     evicting::UNAUTHENTICATED,
@@ -60,6 +68,8 @@ impl Limiter {
             Self::ServerRate => "server_rate",
             Self::Servers => "servers",
             Self::Failures => "failures",
+            Self::Fallback => "fallback",
+            Self::PassThrough => evicting::PASS_THROUGH,
         }
     }
 
@@ -78,6 +88,12 @@ impl Limiter {
             Self::ServerRate => "Too many requests of your server in a short time",
             Self::Servers => "Too many servers are asking at the moment",
             Self::Failures => "Too many requests from your address failed authentication",
+            Self::Fallback => {
+                "Too many requests are being answered by the homeserver at the moment"
+            }
+            Self::PassThrough => {
+                "Too many requests to the homeserver are being passed on at the moment"
+            }
         }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) async fn observe(
             origin = field::Empty,
             room = field::Empty,
             events = field::Empty,
+            answered_by = field::Empty,
+            fallback_reason = field::Empty,
         )
     });
     if let Some(id) = trace.id() {
@@ -65,6 +67,7 @@ pub(crate) async fn observe(
         ApiError::panicked().into_response()
     });
     drop(in_flight);
+    let endpoint = response.extensions().get().map_or(endpoint, |EndpointName(name)| *name);
     let refusal = response.extensions().get::<ErrorLog>();
     if let Some(limiter) = refusal.and_then(|it| it.limiter) {
         metrics.limited(limiter);
@@ -78,7 +81,7 @@ pub(crate) async fn observe(
     response
 }
 
-/// The name of the endpoint in metrics: one of five, whatever the path.
+/// The name of the endpoint in metrics: one of six, whatever the path.
 fn endpoint_of(request: &Request) -> &'static str {
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     ["backfill", "get_missing_events", "healthz", "readyz"]
@@ -119,6 +122,21 @@ pub(crate) struct Quiet;
 /// Adds the endpoint to the log.
 pub(crate) fn endpoint(name: &'static str) {
     Span::current().record("endpoint", name);
+}
+
+/// The name of the endpoint in metrics, where the path does not tell: an extension of the response.
+#[derive(Clone, Copy, Debug)]
+struct EndpointName(&'static str);
+
+/// Names the endpoint of a response for metrics.
+pub(crate) fn endpoint_named(name: &'static str, mut response: Response) -> Response {
+    response.extensions_mut().insert(EndpointName(name));
+    response
+}
+
+/// Adds to the log who has answered, and why it was the homeserver.
+pub(crate) fn answered_by(name: &'static str, fallback_reason: Option<&'static str>) {
+    Span::current().record("answered_by", name).record("fallback_reason", fallback_reason);
 }
 
 /// Adds the requesting server and the room to the log. The room id is escaped, because it may contain any

@@ -17,7 +17,7 @@ use axum::{
 use hyper::body::{Frame, SizeHint};
 
 use crate::{
-    admission::{AnswerHold, Caller, take_hold},
+    admission::{AnswerHold, Caller, StreamedAnswer, take_hold},
     limits::{AnswerOwner, Limits, Share},
 };
 
@@ -46,9 +46,11 @@ trait Occupied: Debug + Send + Sync {
 #[derive(Debug)]
 struct AnswerResources<T> {
     /// `None` if there was no share left.
-    share: Option<Share<AnswerOwner>>,
+    share: Option<Arc<Share<AnswerOwner>>>,
     /// `None` if the request was not authenticated.
     hold: Option<AnswerHold>,
+    /// `None` if the whole answer is in memory.
+    _streamed: Option<StreamedAnswer>,
     _request: T,
 }
 
@@ -72,12 +74,21 @@ pub(crate) fn send(
         Some(hold) => AnswerOwner::Server(hold.origin.clone()),
         None => AnswerOwner::Address(caller.address),
     };
-    let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
-    let share = limits.answer(owner, bytes, caller.eviction.clone());
+    let streamed: Option<StreamedAnswer> = response.extensions_mut().remove();
+    let bytes = match &streamed {
+        Some(_) => StreamedAnswer::BYTES,
+        None => usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX),
+    };
+    let share = match streamed.as_ref().and_then(|it| it.share.clone()) {
+        Some(share) => Ok(share),
+        None => limits.answer(owner, bytes, caller.eviction.clone()).map(Arc::new),
+    };
     if share.is_err() {
         caller.eviction.evict();
     }
-    let occupied = Arc::new(AnswerResources { share: share.ok(), hold, _request: request });
+    let share = share.ok();
+    let occupied = AnswerResources { share, hold, _streamed: streamed, _request: request };
+    let occupied = Arc::new(occupied);
     let splits_last_byte = version == Version::HTTP_2;
     response.map(|body| OutgoingBody { body, rest: Bytes::new(), splits_last_byte, occupied })
 }
@@ -92,7 +103,7 @@ impl<T: Debug + Send + Sync> Occupied for AnswerResources<T> {
 
 impl<T> Drop for AnswerResources<T> {
     fn drop(&mut self) {
-        let was_read = self.share.as_ref().is_some_and(Share::end);
+        let was_read = self.share.as_ref().is_some_and(|share| share.end());
         if !was_read && let Some(hold) = self.hold.take() {
             hold.was_not_read();
         }

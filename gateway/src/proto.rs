@@ -5,3 +5,6 @@
 pub mod v1 {
     tonic::include_proto!("backscroll.history.v1");
 }
+
+/// The domain of the error reasons that the history service sends.
+pub(crate) const ERROR_DOMAIN: &str = "backscroll.history.v1";

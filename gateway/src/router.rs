@@ -1,4 +1,4 @@
-//! All paths that the gateway answers.
+//! All paths that the gateway answers, and those that it passes through.
 
 use std::sync::Arc;
 
@@ -14,9 +14,11 @@ use crate::{
     framing,
     observe::{Observer, observe},
     routes::{
+        answered_by::answered_by,
         backfill::backfill,
         get_missing_events::get_missing_events,
         health::{healthz, readyz},
+        pass_through::pass_through,
     },
 };
 
@@ -33,7 +35,8 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let [missing_path, missing_slash] = GET_MISSING_EVENTS;
     let admit = middleware::from_fn_with_state(Arc::clone(&context), admit);
     let observe = middleware::from_fn_with_state(Observer::from(context.metrics.clone()), observe);
-    Router::new()
+    let has_fallback = context.fallback.is_some();
+    let router = Router::new()
         .route(backfill_path, get(backfill))
         .route(backfill_slash, get(backfill))
         .route(missing_path, post(get_missing_events))
@@ -42,10 +45,10 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         .route_layer(admit)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .fallback(async || ApiError::unknown_path())
+        .fallback(pass_through)
         // axum adds the Allow header.
         .method_not_allowed_fallback(async || ApiError::wrong_method())
-        .layer(middleware::from_fn(framing::check))
-        .layer(observe)
-        .with_state(context)
+        .layer(middleware::from_fn(framing::check));
+    let router = if has_fallback { router.layer(middleware::from_fn(answered_by)) } else { router };
+    router.layer(observe).with_state(context)
 }

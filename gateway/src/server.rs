@@ -28,8 +28,9 @@ use crate::{
     clock::Clock,
     connection::{Accepted, Protocols},
     context::Context,
+    fallback::{Fallback, FallbackOptions},
     handshakes::Handshakes,
-    history::{History, HistoryOptions},
+    history::{FeederState, History, HistoryOptions},
     keys::{FetchOptions, Keys, PinnedKeys},
     limits::{EvictionHandle, LimitOptions, Limits},
     metrics::Metrics,
@@ -41,6 +42,9 @@ use crate::{
 /// Pause after a connection could not be accepted, such as without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Pause between two questions about the feeder of the history service.
+const FEEDER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The options of a gateway. [`Options::new`] has the defaults of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -51,6 +55,8 @@ pub struct Options {
     /// The certificate to serve TLS with. Its files are read again when they change. `None`: serve in
     /// the clear.
     pub tls: Option<Arc<Watched<ServerConfig>>>,
+    /// The homeserver that answers what the history service cannot. `None`: nothing is passed on.
+    pub fallback: Option<FallbackOptions>,
     /// Keys of other servers that are never fetched.
     pub keys: PinnedKeys,
     /// How the keys of all other servers are fetched. `None`: only servers with pinned keys can be
@@ -93,6 +99,7 @@ impl Options {
             server_name,
             history,
             tls: None,
+            fallback: None,
             keys: PinnedKeys::default(),
             fetching: None,
             clock: Clock::system(),
@@ -120,15 +127,18 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let Options { server_name, history, keys, fetching, clock, random, .. } = options;
-    let Options { request_timeout, limits, metrics, tls, .. } = options;
+    let Options { request_timeout, limits, metrics, tls, fallback, .. } = options;
     let bounds = Limits::new(limits.clone(), &metrics);
     let history = History::new(history, metrics.clone(), bounds.answer_memory());
+    let fallback =
+        fallback.map(|fallback| Fallback::new(fallback, clock.clone(), metrics.fallback()));
     let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone(), random);
     let cx = Arc::new(Context {
         server_name,
         clock,
         keys,
         history,
+        fallback,
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,
@@ -150,6 +160,9 @@ pub async fn serve(
     let late = Arc::clone(&cx);
     let late = tokio::spawn(async move { late.limits.evict_late_answers().await });
     let _late = AbortOnDropHandle::new(late);
+    let watching = Arc::clone(&cx);
+    let watching = tokio::spawn(async move { watch_feeder(&watching).await });
+    let _watching = AbortOnDropHandle::new(watching);
 
     server.accept_until(shutdown).await;
     cx.stopping.store(true, Ordering::Release);
@@ -157,6 +170,16 @@ pub async fn serve(
     server.accept_until(time::sleep(options.shutdown_notice)).await;
     server.drain(options.drain_timeout).await;
     Ok(())
+}
+
+/// Shows in the metrics how far the feeder of the history service is, if there is a fallback.
+async fn watch_feeder(cx: &Context) {
+    let Some(fallback) = &cx.fallback else { return };
+    loop {
+        let FeederState { is_ready, lag } = cx.history.feeder().await;
+        fallback.metrics.feeder(is_ready, lag);
+        time::sleep(FEEDER_INTERVAL).await;
+    }
 }
 
 struct Server {

@@ -47,6 +47,7 @@ const HISTORY_PLAN: Plan = &[
             "context",
             "store",
             "proto",
+            "comparison",
             "access",
             "graph",
             "visibility",
@@ -62,6 +63,7 @@ const HISTORY_PLAN: Plan = &[
         "query",
         &[
             "ingest",
+            "comparison",
             "context",
             "store",
             "graph",
@@ -74,6 +76,7 @@ const HISTORY_PLAN: Plan = &[
             "deadline",
         ],
     ),
+    ("comparison", &["graph"]),
     ("ingest", &["context", "store", "room_format", "graph", "visibility", "state", "pdu", "num"]),
     ("context", &["store", "pdu", "metrics", "slow_walks", "backlog", "sync"]),
     ("backup", &["room_format", "pdu", "num"]),
@@ -98,7 +101,7 @@ const HISTORY_PLAN: Plan = &[
 const GATEWAY_PLAN: Plan = &[
     ("main", &[]),
     ("lib", &[]),
-    ("config", &["server", "history", "keys", "limits", "clock"]),
+    ("config", &["server", "fallback", "history", "keys", "limits", "clock"]),
     (
         "server",
         &[
@@ -106,6 +109,7 @@ const GATEWAY_PLAN: Plan = &[
             "handshakes",
             "router",
             "context",
+            "fallback",
             "history",
             "keys",
             "limits",
@@ -141,6 +145,9 @@ const GATEWAY_PLAN: Plan = &[
             "error",
             "answer",
             "x_matrix",
+            "fallback",
+            "limits",
+            "limiter",
             "proto",
             "client_address",
         ],
@@ -150,8 +157,9 @@ const GATEWAY_PLAN: Plan = &[
     ("framing", &["error"]),
     ("observe", &["error", "metrics", "log_sampler"]),
     ("admission", &["context", "error", "x_matrix", "limits", "limiter", "client_address"]),
-    ("context", &["keys", "history", "limits", "metrics", "clock"]),
-    ("error", &["answer", "x_matrix", "limits"]),
+    ("context", &["keys", "fallback", "history", "limits", "metrics", "clock"]),
+    ("error", &["answer", "x_matrix", "fallback", "limits", "proto"]),
+    ("fallback", &["history", "limits", "metrics", "clock", "proto"]),
     ("answer", &[]),
     ("x_matrix", &["keys", "client_address"]),
     (

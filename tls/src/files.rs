@@ -14,6 +14,8 @@ use crate::Watched;
 
 /// The protocols of gRPC, for ALPN.
 const GRPC: [&[u8]; 1] = [b"h2"];
+/// The protocol of an HTTP client, for ALPN.
+const HTTP_1: &[u8] = b"http/1.1";
 /// The protocols of an HTTP server, for ALPN: HTTP/2 is preferred.
 const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -106,6 +108,26 @@ impl ClientFiles {
             Ok(config)
         })
     }
+}
+
+/// The configuration of an HTTP/1.1 client. `ca` is the only authority that it trusts; `None`: it trusts
+/// the authorities that browsers trust.
+///
+/// # Errors
+/// When the file cannot be read or is not valid.
+pub fn http_client(ca: Option<PathBuf>) -> anyhow::Result<Arc<Watched<ClientConfig>>> {
+    Watched::open(ca.into_iter().collect(), |files| {
+        let roots = match files.first() {
+            Some(ca) => roots(ca).context("the server's authority")?,
+            None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() },
+        };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![HTTP_1.to_vec()];
+        Ok(config)
+    })
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -10,7 +10,7 @@ mod token;
 mod watched;
 
 pub use dial::{ClientStream, Dialer};
-pub use files::{ClientFiles, ServerFiles};
+pub use files::{ClientFiles, ServerFiles, http_client};
 pub use token::Token;
 pub use tokio_rustls::{
     TlsAcceptor,

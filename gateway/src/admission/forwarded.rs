@@ -12,15 +12,31 @@ pub(super) fn client(
     peer: IpAddr,
     headers: &HeaderMap,
 ) -> IpAddr {
-    let mut client = peer;
+    chain(is_trusted, peer, headers).last().copied().unwrap_or(peer).to_canonical()
+}
+
+/// The same for the next server: the addresses from the client to the peer of the connection.
+pub(super) fn forwarded_for(
+    is_trusted: impl Fn(IpAddr) -> bool,
+    peer: IpAddr,
+    headers: &HeaderMap,
+) -> String {
+    let chain = chain(is_trusted, peer, headers);
+    let addresses: Vec<_> = chain.iter().rev().map(|it| it.to_canonical().to_string()).collect();
+    addresses.join(", ")
+}
+
+/// The addresses from the peer of the connection to the client. All but the last are trusted proxies.
+fn chain(is_trusted: impl Fn(IpAddr) -> bool, peer: IpAddr, headers: &HeaderMap) -> Vec<IpAddr> {
+    let mut chain = vec![peer];
     let values = headers.get_all("x-forwarded-for").iter().rev();
     let mut hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
-    while is_trusted(client) {
+    while chain.last().is_some_and(|last| is_trusted(*last)) {
         // Behind an entry that cannot be parsed, nothing can be trusted.
         let Some(address) = hops.next().and_then(address) else { break };
-        client = address;
+        chain.push(address);
     }
-    client.to_canonical()
+    chain
 }
 
 /// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.

@@ -1,6 +1,7 @@
 //! What the answer to an authenticated request holds until it has been written to its client.
 
 use std::{
+    fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use tokio::{runtime::Handle, time};
 
 use crate::{
     client_address::ClientAddress,
-    limits::{Permit, Protection},
+    limits::{AnswerOwner, Permit, Protection, Share},
     server_name::ServerName,
 };
 
@@ -64,4 +65,31 @@ impl AnswerHold {
 pub(crate) fn take_hold(response: &mut Response) -> Option<AnswerHold> {
     let HoldExtension(hold) = response.extensions_mut().remove()?;
     hold.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Marks an answer that is sent while it is received: an extension of the response. Only a part of it
+/// is in memory at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamedAnswer {
+    /// The share that counts it already. `None`: it counts as an answer of [`Self::BYTES`].
+    pub(crate) share: Option<Arc<Share<AnswerOwner>>>,
+    /// What else it occupies until it has been written.
+    _occupied: Arc<dyn Debug + Send + Sync>,
+}
+
+impl StreamedAnswer {
+    /// The most memory that such an answer takes, in bytes.
+    pub(crate) const BYTES: usize = 128 * 1024;
+
+    pub(crate) fn new(
+        share: Option<Arc<Share<AnswerOwner>>>,
+        occupied: impl Debug + Send + Sync + 'static,
+    ) -> Self {
+        Self { share, _occupied: Arc::new(occupied) }
+    }
+
+    pub(crate) fn attach_to(self, mut response: Response) -> Response {
+        response.extensions_mut().insert(self);
+        response
+    }
 }

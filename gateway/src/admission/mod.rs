@@ -16,7 +16,7 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::hold::{AnswerHold, take_hold};
+pub(crate) use self::hold::{AnswerHold, StreamedAnswer, take_hold};
 use crate::{
     client_address::ClientAddress,
     context::Context,
@@ -34,6 +34,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) address: ClientAddress,
+    /// The other end of the connection: the client, or a proxy.
+    pub(crate) peer: IpAddr,
     pub(crate) connection: Arc<Share<ClientAddress>>,
     /// Ends the request and its answer.
     pub(crate) eviction: EvictionHandle,
@@ -71,6 +73,12 @@ pub(crate) struct AdmittedRequest {
 /// names.
 pub(crate) fn client_address(limits: &Limits, peer: IpAddr, headers: &HeaderMap) -> ClientAddress {
     forwarded::client(|address| limits.is_trusted(address), peer, headers).into()
+}
+
+/// The `X-Forwarded-For` header for the next server: the addresses from the client to the peer of the
+/// connection, without those that the client itself wrote.
+pub(crate) fn forwarded_for(limits: &Limits, caller: &Caller, headers: &HeaderMap) -> String {
+    forwarded::forwarded_for(|address| limits.is_trusted(address), caller.peer, headers)
 }
 
 /// The middleware: reads what the request claims about its origin, and limits it until it is

@@ -12,12 +12,13 @@ use backscroll_tls::{Token, Watched};
 use prost::Message;
 use tokio::time::{self, Instant};
 use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
 
 use super::{
     GrpcMethod, HistoryOptions,
     pool::{Chosen, Pool},
 };
-use crate::{limits::AnswerMemory, metrics::Metrics};
+use crate::{limits::AnswerMemory, metrics::Metrics, proto::ERROR_DOMAIN};
 
 const PRODUCT: &str = concat!("backscroll-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -73,7 +74,7 @@ impl HistoryClient {
         let asking = async {
             let first = self.pool.choose(None).await?;
             match self.ask_instance(&first, question, deadline).await {
-                Err(status) if status.code() == Code::Unavailable => {
+                Err(status) if status.code() == Code::Unavailable && !is_behind(&status) => {
                     first.set_unavailable();
                     let second = self.pool.choose(Some(&first)).await?;
                     self.ask_instance(&second, question, deadline).await
@@ -121,7 +122,16 @@ impl HistoryClient {
         Ok(headers)
     }
 
+    /// Whether any instance reports SERVING, asked now.
     pub(super) async fn is_serving(&self) -> bool {
         self.pool.is_serving().await
     }
+}
+
+/// Whether the instance serves, but what it holds is older than the request allows.
+fn is_behind(status: &Status) -> bool {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .is_some_and(|info| info.domain == ERROR_DOMAIN && info.reason == "FEEDER_BEHIND")
 }

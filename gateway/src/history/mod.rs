@@ -12,6 +12,7 @@
 //! needed, and again when they break.
 
 mod client;
+mod feeder;
 mod options;
 mod pool;
 mod server_keys;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use self::client::{Answer, HistoryClient, Question};
 pub use self::options::{HistoryFlags, HistoryOptions};
 pub(crate) use self::server_keys::{NoStoredKeys, StoredKeys, StoredKeysClient};
+pub(crate) use self::{feeder::FeederState, options::plain_url};
 use crate::{
     limits::AnswerMemory,
     metrics::Metrics,

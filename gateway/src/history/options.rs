@@ -35,7 +35,7 @@ pub struct HistoryFlags {
         value_name = "URL",
         required = true,
         value_delimiter = ',',
-        value_parser = history_url
+        value_parser = plain_url
     )]
     pub history: Vec<Uri>,
 
@@ -86,7 +86,8 @@ impl HistoryFlags {
     }
 }
 
-fn history_url(text: &str) -> Result<Uri, String> {
+/// Parses a URL without a path.
+pub(crate) fn plain_url(text: &str) -> Result<Uri, String> {
     let url: Uri = text.trim().parse().map_err(|error| format!("{error}"))?;
     let is_http = matches!(url.scheme_str(), Some("http" | "https"));
     if !is_http || url.host().is_none_or(str::is_empty) {

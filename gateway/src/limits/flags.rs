@@ -85,6 +85,28 @@ pub struct LimitFlags {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub server_rate: u32,
+
+    /// Most requests that are passed on to the homeserver of --fallback at the same time. Others wait.
+    /// One server may have a quarter of them.
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_FALLBACK_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = LimitOptions::DEFAULT.fallback_concurrency,
+        value_parser = count
+    )]
+    pub fallback_concurrency: usize,
+
+    /// Most requests of other endpoints that --pass-through passes on at the same time. One address may
+    /// have a quarter of them.
+    #[arg(
+        long,
+        env = "BACKSCROLL_GATEWAY_PASS_THROUGH_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = LimitOptions::DEFAULT.pass_through_concurrency,
+        value_parser = count
+    )]
+    pub pass_through_concurrency: usize,
 }
 
 impl From<LimitFlags> for LimitOptions {
@@ -99,6 +121,8 @@ impl From<LimitFlags> for LimitOptions {
             server_concurrency: flags.server_concurrency,
             server_rate: flags.server_rate,
             server_burst: flags.server_rate.saturating_mul(BURST_SECONDS),
+            fallback_concurrency: flags.fallback_concurrency,
+            pass_through_concurrency: flags.pass_through_concurrency,
             ..Self::DEFAULT
         }
     }

@@ -13,6 +13,7 @@ mod answer_memory;
 mod counts;
 mod eviction;
 mod failures;
+mod fallback;
 mod flags;
 mod options;
 mod refusals;
@@ -29,6 +30,7 @@ pub(crate) use self::{
     counts::{CountGuard, Exceeded},
     eviction::{EvictionHandle, run_stream},
     failures::{Attempt, FAILURES_RETRY_AFTER},
+    fallback::FallbackLimits,
     servers::{Permit, Servers},
     shares::{Full, Protection, Share, Shares},
 };
@@ -98,6 +100,7 @@ pub(crate) struct Limits {
     refusals: Refusals,
     log_sampler: LogSampler,
     pub(crate) servers: Servers,
+    pub(crate) fallback: FallbackLimits,
 }
 
 impl Limits {
@@ -127,6 +130,7 @@ impl Limits {
             memory: Arc::new(AnswerMemory::new(options.max_answer_bytes, answers.clone())),
             answers,
             servers: Servers::new(&options),
+            fallback: FallbackLimits::new(&options, metrics),
             refusals: Refusals::new(options.refusal_rate),
             log_sampler: LogSampler::default(),
             options,
@@ -231,12 +235,14 @@ impl Limits {
         self.options.is_trusted(address)
     }
 
-    /// Evicts answers that are not written in time. Never completes.
+    /// Evicts answers that are not written in time, and requests that are passed through without
+    /// progress. Never completes.
     pub(crate) async fn evict_late_answers(&self) {
         let timeout = self.options.answer_timeout;
         loop {
             time::sleep(LATE_ANSWERS_INTERVAL.min(timeout)).await;
             self.answers.evict_older_than(timeout);
+            self.fallback.evict_stalled(timeout);
         }
     }
 

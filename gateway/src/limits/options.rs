@@ -55,6 +55,13 @@ pub struct LimitOptions {
     pub server_queue: usize,
     /// Longest wait of a request for its server's permit.
     pub server_queue_timeout: Duration,
+    /// Most requests of authenticated servers that are passed on to the homeserver at the same time; a
+    /// quarter of them of one server. Others wait. In addition, a quarter of this number may be
+    /// requests that only the homeserver can authenticate.
+    pub fallback_concurrency: usize,
+    /// Most requests of endpoints that the gateway does not answer itself, which are passed on to the
+    /// homeserver at the same time; a quarter of them from one address.
+    pub pass_through_concurrency: usize,
     /// Most servers that are kept. Beyond it, servers without requests are removed.
     pub max_servers: usize,
 }
@@ -82,6 +89,8 @@ impl LimitOptions {
         server_burst: 1_000,
         server_queue: 256,
         server_queue_timeout: Duration::from_secs(10),
+        fallback_concurrency: 32,
+        pass_through_concurrency: 512,
         max_servers: 10_000,
     };
 

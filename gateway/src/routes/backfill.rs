@@ -4,15 +4,18 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Bytes,
     extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::Response,
 };
 use percent_encoding::percent_decode_str;
 
-use super::{Authenticated, authenticate, requester, room_id};
+use super::{
+    Authenticated, NotAdmitted, authenticate, requester, room_id,
+    serving::{self, HistoryRequest, Question},
+};
 use crate::{
-    answer, context::Context, error::ApiError, observe, proto::v1::BackfillRequest,
-    x_matrix::Content,
+    context::Context, error::ApiError, observe, proto::v1::BackfillRequest, x_matrix::Content,
 };
 
 pub(crate) async fn backfill(
@@ -24,9 +27,18 @@ pub(crate) async fn backfill(
     // A body has no meaning here, and is not signed.
     let (parts, body) = request.into_parts();
     drop(body);
-    let authenticated = authenticate(&cx, &parts, &Content::Absent).await?;
+    let forwarded = serving::forwarded(&cx, &parts, &Bytes::new());
+    let room_id = room_id(&params);
+    let authenticated = match authenticate(&cx, &parts, &Content::Absent).await {
+        Ok(authenticated) => authenticated,
+        Err(NotAdmitted::Refused(error)) => return Err(error),
+        Err(NotAdmitted::NoKey(error)) => {
+            let forwarded = forwarded.filter(|_| room_id.is_ok());
+            return serving::pass_on_unverified(&cx, &parts, forwarded, error).await;
+        }
+    };
     let Authenticated { origin, admitted } = authenticated;
-    let room_id = room_id(params)?;
+    let room_id = room_id?;
     observe::asked(&origin, &room_id);
 
     let deadline = cx.deadline();
@@ -34,20 +46,16 @@ pub(crate) async fn backfill(
     let BackfillQuery { event_ids, limit } =
         BackfillQuery::read(parts.uri.query().unwrap_or_default());
     let requester = Some(requester(&origin, &cx));
-    let request = BackfillRequest {
+    let request = HistoryRequest::Backfill(BackfillRequest {
         room_id,
         requester,
         event_ids,
         limit,
         omit_event_ids: true,
-        feeder_bounds: None,
-    };
-    let answer = cx.history.backfill(&request, deadline).await;
-    let answer = answer.map_err(ApiError::from).map(|answer| {
-        let response = answer::backfill(&cx.server_name, cx.clock.now_ms(), answer.pdus.clone());
-        observe::answered(answer.forms.len(), response)
+        feeder_bounds: cx.fallback.as_ref().map(|it| it.bounds),
     });
-    Ok(admitted.respond(origin, permit, answer))
+    let question = Question { cx: &cx, origin, permit, admitted, deadline, request, forwarded };
+    Ok(question.answer().await)
 }
 
 /// The parameters of the query. Invalid ones are kept in a form that the history service refuses,

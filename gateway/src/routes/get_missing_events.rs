@@ -10,9 +10,12 @@ use axum::{
 use backscroll_matrix::read_strict_json;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 
-use super::{Authenticated, authenticate, requester, room_id};
+use super::{
+    Authenticated, NotAdmitted, authenticate, requester, room_id,
+    serving::{self, HistoryRequest, Question},
+};
 use crate::{
-    answer, body, context::Context, error::ApiError, observe, proto::v1::GetMissingEventsRequest,
+    body, context::Context, error::ApiError, observe, proto::v1::GetMissingEventsRequest,
     x_matrix::Content,
 };
 
@@ -29,17 +32,27 @@ pub(crate) async fn get_missing_events(
         [] => Content::Empty,
         bytes => Content::Json(read_strict_json(bytes)?),
     };
-    let authenticated = authenticate(&cx, &parts, &content).await?;
-    let Authenticated { origin, admitted } = authenticated;
+    let forwarded = serving::forwarded(&cx, &parts, &bytes);
     drop(bytes);
+    let room_id = room_id(&params);
+    let authenticated = match authenticate(&cx, &parts, &content).await {
+        Ok(authenticated) => authenticated,
+        Err(NotAdmitted::Refused(error)) => return Err(error),
+        Err(NotAdmitted::NoKey(error)) => {
+            let is_well_formed = room_id.is_ok() && MissingEventsBody::read(content).is_ok();
+            let forwarded = forwarded.filter(|_| is_well_formed);
+            return serving::pass_on_unverified(&cx, &parts, forwarded, error).await;
+        }
+    };
+    let Authenticated { origin, admitted } = authenticated;
     let deadline = cx.deadline();
     let MissingEventsBody { earliest_events, latest_events, limit, min_depth } =
         MissingEventsBody::read(content)?;
-    let room_id = room_id(params)?;
+    let room_id = room_id?;
     observe::asked(&origin, &room_id);
 
     let permit = cx.limits.servers.admit(&origin, deadline).await?;
-    let request = GetMissingEventsRequest {
+    let request = HistoryRequest::GetMissingEvents(GetMissingEventsRequest {
         room_id,
         requester: Some(requester(&origin, &cx)),
         earliest_events,
@@ -47,14 +60,10 @@ pub(crate) async fn get_missing_events(
         limit,
         min_depth,
         omit_event_ids: true,
-        feeder_bounds: None,
-    };
-    let answer = cx.history.get_missing_events(&request, deadline).await;
-    let answer = answer.map_err(ApiError::from).map(|answer| {
-        let response = answer::get_missing_events(answer.pdus.clone());
-        observe::answered(answer.forms.len(), response)
+        feeder_bounds: cx.fallback.as_ref().map(|it| it.bounds),
     });
-    Ok(admitted.respond(origin, permit, answer))
+    let question = Question { cx: &cx, origin, permit, admitted, deadline, request, forwarded };
+    Ok(question.answer().await)
 }
 
 /// The parameters in the body. Members that are missing or null have their default values.

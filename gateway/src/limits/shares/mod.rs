@@ -106,6 +106,11 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         self.change(|table, evicted| evicted.extend(table.remove_stalled(age)));
     }
 
+    /// Evicts all shares without progress for `age` that are not protected.
+    pub(super) fn evict_all_stalled(&self, age: Duration) {
+        self.change(|table, evicted| evicted.extend(table.remove_all_stalled(age)));
+    }
+
     /// Changes the table. Handles of evicted shares are used after the table is unlocked.
     fn change<T>(
         &self,

@@ -138,6 +138,14 @@ impl<K: Eq + Hash + Clone> ShareTable<K> {
         self.remove(id)
     }
 
+    /// Removes all shares without progress for `age` that are not protected.
+    pub(super) fn remove_all_stalled(&mut self, age: Duration) -> Vec<EvictionHandle> {
+        let is_stalled = |it: &ShareEntry<K>| it.protections == 0 && it.progressed.elapsed() >= age;
+        let stalled = self.entries.iter().filter(|(_, it)| is_stalled(it)).map(|(id, _)| *id);
+        let stalled: Vec<u64> = stalled.collect();
+        stalled.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
     /// Evicts shares until this much more of an owner fits into the bounds.
     pub(super) fn make_room(
         &mut self,
@@ -218,6 +226,7 @@ impl<K: Eq + Hash + Clone> ShareTable<K> {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.protections -= 1;
         if entry.protections == 0 {
+            entry.progressed = Instant::now();
             self.turn += 1;
             entry.turn = self.turn;
             if let Some(shares) = entry.owner.as_ref().and_then(|it| self.owners.get_mut(it)) {

@@ -1,6 +1,8 @@
 //! The metrics of the gateway, and their names. Labels have values of the program only, never of requests,
 //! so their number is limited.
 
+mod fallback;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
@@ -17,6 +19,7 @@ use prometheus_client::{
 };
 use tonic::Code;
 
+pub(crate) use self::fallback::FallbackMetrics;
 use crate::limiter;
 
 /// All metrics. Clones share them.
@@ -33,6 +36,7 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     call_durations: Family<MethodLabels, Histogram>,
     panics: Counter,
+    fallback: FallbackMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +96,7 @@ impl Metrics {
             calls: Family::default(),
             call_durations: Family::new_with_constructor(seconds),
             panics: Counter::default(),
+            fallback: FallbackMetrics::new(),
         };
         // Present from the start, so that the first refusal is visible as a change.
         for limiter in limiter::NAMES {
@@ -127,6 +132,7 @@ impl Metrics {
         to.register_with_unit("grpc_client_handling", help, Unit::Seconds, it.call_durations);
         let help = "Requests whose handler panicked";
         to.register("backscroll_gateway_panics", help, it.panics);
+        self.fallback.register(to);
     }
 
     /// The registry, for `/metrics`.
@@ -187,6 +193,11 @@ impl Metrics {
         self.calls.get_or_create(&CallLabels { grpc_service, grpc_method, grpc_code }).inc();
         let method = MethodLabels { grpc_service, grpc_method };
         self.call_durations.get_or_create(&method).observe(after.as_secs_f64());
+    }
+
+    /// The metrics of what is passed on to the homeserver.
+    pub(crate) fn fallback(&self) -> FallbackMetrics {
+        self.fallback.clone()
     }
 
     /// Counts a handler that panicked.
