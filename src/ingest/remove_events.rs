@@ -120,7 +120,7 @@ impl Removal<'_, '_> {
                 Ok(slice)
             })?;
             let Some(slice) = slice else { return Ok(None) };
-            if self.advance(slice).is_break() {
+            if self.advance(&slice).is_break() {
                 self.purge.settle()?;
                 return Ok(Some(()));
             }
@@ -129,7 +129,7 @@ impl Removal<'_, '_> {
             for events in plan.outliers.chunks(SLICE) {
                 let slice = self.purge.decide(|edit| remove_outliers(edit, events))?;
                 let Some(slice) = slice else { return Ok(None) };
-                if self.advance(slice).is_break() {
+                if self.advance(&slice).is_break() {
                     return Ok(Some(()));
                 }
             }
@@ -143,7 +143,7 @@ impl Removal<'_, '_> {
         Ok(Some(()))
     }
 
-    fn advance(&mut self, slice: CutEvents) -> ControlFlow<()> {
+    fn advance(&mut self, slice: &CutEvents) -> ControlFlow<()> {
         self.progress.removed += slice.removed;
         self.progress.made_outliers += slice.made_outliers;
         (self.watch)(self.progress)
