@@ -11,7 +11,7 @@ use backscroll::{
         self, NewEvent, NotesLeft, Outcome, PurgedHistory, RemoveError, RemoveProgress,
         RemovedEvents,
     },
-    pdu::{Event, RoomVersion},
+    pdu::{Event, EventId, RoomVersion},
     visibility::Form,
 };
 use proptest::{
@@ -83,15 +83,15 @@ fn deliver_rest(
         let is_kept = keep_as_outliers || read.state_entry().is_some() || is_unreadable;
         let mut changed = delivery.clone();
         if removed.contains(event_id) {
-            if !is_kept && !(delivery.outlier && keep_as_outliers) {
+            if !is_kept {
                 continue;
             }
             changed.outlier = true;
             changed.given.clear();
         }
-        let prev_events = read.prev_events().iter().map(|it| it.as_str());
+        let mut prev_events = read.prev_events().iter().map(EventId::as_str);
         let was_cut = |it: &str| removed.contains(it) && placed.contains_key(it);
-        if !changed.outlier && changed.given.is_empty() && prev_events.into_iter().any(was_cut) {
+        if !changed.outlier && changed.given.is_empty() && prev_events.any(was_cut) {
             let state = states.get(event_id).cloned().flatten();
             changed.given = state.into_iter().flat_map(BTreeMap::into_values).collect();
         }
