@@ -1,7 +1,7 @@
 //! What a redaction or power levels stop to cause: when their verdict changes, when the state before
 //! them is not known any more, and when they are removed.
 
-use super::redaction;
+use super::{redaction, remains::redacts};
 use crate::{
     pdu::Event,
     store::{Arrival, DeriveAgain, Edit, EventNum, Judged as _, Judgement, StoreError, View},
@@ -13,7 +13,8 @@ pub(super) fn withdraw(
     event: EventNum,
     read: &Event,
 ) -> Result<(), StoreError> {
-    let Some(target_id) = read.redacts() else { return Ok(()) };
+    let Some(pdu) = read.pdu() else { return Ok(()) };
+    let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(()) };
     let target_id = target_id.as_str();
     if let Some(judged) = edit.judgement(edit.room_num(), target_id, event)? {
         edit.remove_redaction(target_id, event, judged);

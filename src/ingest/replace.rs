@@ -8,6 +8,7 @@ use super::{
     check::Checked,
     extremities, given_state, redaction, redaction_again,
     refusal::NotTaken,
+    remains,
     stored::{read_stored, version_of},
 };
 use crate::{
@@ -85,8 +86,7 @@ pub(super) fn compare(
     if !old.is_same_event(new) {
         return refused(OTHER_EVENT);
     }
-    let is_redacted = old.redacted().is_ok_and(|it| it.canonical_json() == old_text);
-    let stays_redacted = is_redacted && event.replace == Replace::Changed;
+    let stays_redacted = is_redacted_form(&old) && event.replace == Replace::Changed;
     let new = if stays_redacted { new_redacted } else { Pdu::clone(new) };
     Ok((new.canonical_json() != old_text).then_some(NewBody { old, new }))
 }
@@ -107,34 +107,38 @@ pub(super) fn replace_body(
 ) -> Result<(), StoreError> {
     let event_id = new.event_id().as_str().to_owned();
     edit.put_body(number, &event_id, new.bytes_as_received());
-    if decides_states_otherwise(&old, &new) {
+    let is_whole = !is_redacted_form(&new);
+    if !is_whole && !is_redacted_form(&old) {
+        remains::keep(edit, number, &old, &new);
+    }
+    let has_remains = edit.remains(number)?.is_some();
+    if decides_states_otherwise(&old, &new, has_remains) {
         note_states(edit, number)?;
     }
-    let is_whole = new.redacted().is_ok_and(|it| it.canonical_json() != new.canonical_json());
+    if !is_whole {
+        return Ok(());
+    }
     let node = edit.node(number)?;
-    if !node.flags.outlier && !node.flags.rejected {
-        match (old.redacts(), new.redacts()) {
-            // Its target stays redacted: the redaction happened, though it does not say so any more.
-            (Some(target_id), None) => redaction::strip(edit, target_id.as_str())?,
-            (None, Some(target_id)) => {
-                let is_listed = edit.judgement(edit.room_num(), target_id.as_str(), number)?;
-                if is_listed.is_none() {
-                    redaction::note(edit, number, &Event::Readable(Box::new(new)))?;
-                }
-            }
-            (Some(_), Some(_)) | (None, None) => {}
-        }
+    if !node.flags.outlier
+        && let Some(target_id) = new.redacts()
+        && edit.judgement(edit.room_num(), target_id.as_str(), number)?.is_none()
+    {
+        redaction::note(edit, number, &Event::Readable(Box::new(new)))?;
     }
-    if is_whole {
-        // It may be marked as redacted because only its redacted form was stored.
-        redaction::mark(edit, number, &event_id)?;
-    }
-    Ok(())
+    // It may be marked as redacted because only its redacted form was stored; if it is redacted, its
+    // content is to be removed again.
+    redaction::mark(edit, number, &event_id)?;
+    edit.note_content_due(number)
 }
 
-/// Whether the bytes of an event that was replaced may have another part in state resolution. Its type,
-/// its state key, its membership and its history visibility are the same in every form.
-fn decides_states_otherwise(old: &Pdu, new: &Pdu) -> bool {
+fn is_redacted_form(pdu: &Pdu) -> bool {
+    pdu.redacted().is_ok_and(|it| it.canonical_json() == pdu.canonical_json())
+}
+
+/// Whether an event whose bytes were replaced may have another part in state resolution. Its type, its
+/// state key, its membership and its history visibility are the same in every form; of other members,
+/// what resolution needs may have been kept.
+fn decides_states_otherwise(old: &Pdu, new: &Pdu, has_remains: bool) -> bool {
     const OF_MEMBER: [&str; 3] =
         ["membership", "third_party_invite", "join_authorised_via_users_server"];
     if old.state_key().is_none() {
@@ -142,11 +146,12 @@ fn decides_states_otherwise(old: &Pdu, new: &Pdu) -> bool {
     }
     let (old_content, new_content) = (old.content(), new.content());
     match old.event_type() {
+        "m.room.create" => old_content != new_content,
+        _ if has_remains => false,
         "m.room.member" => OF_MEMBER.iter().any(|it| old_content.get(*it) != new_content.get(*it)),
-        "m.room.create"
-        | "m.room.power_levels"
-        | "m.room.join_rules"
-        | "m.room.third_party_invite" => old_content != new_content,
+        "m.room.power_levels" | "m.room.join_rules" | "m.room.third_party_invite" => {
+            old_content != new_content
+        }
         _ => false,
     }
 }

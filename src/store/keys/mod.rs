@@ -2,9 +2,14 @@
 //! that the last may have any length, so that keys sort as their parts do. A tag never gets a second
 //! meaning.
 
+mod content;
 mod deriving;
 mod parts;
 
+pub(crate) use content::{
+    all_ban_redactions, all_content, ban_redaction, ban_search, ban_searches, banned_user,
+    content_due, is_content_due, of_content, redacted_search, remains,
+};
 pub(crate) use deriving::{all_deriving, derive_again, deriving};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, part, parts};
@@ -43,10 +48,12 @@ impl Tag {
     const DERIVE_AGAIN: Self = Self(0x17);
     const CURSOR: Self = Self(0x18);
     const ROOM_NOT_SERVED: Self = Self(0x19);
+    const CONTENT: Self = Self(0x1a);
+    const BAN_REDACTION: Self = Self(0x1b);
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
-const OF_ROOMS: [Tag; 16] = [
+const OF_ROOMS: [Tag; 17] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
@@ -63,6 +70,7 @@ const OF_ROOMS: [Tag; 16] = [
     Tag::POWER,
     Tag::LATER_REDACTION,
     Tag::DERIVE_AGAIN,
+    Tag::CONTENT,
 ];
 
 /// The number of events in a page of nodes, and in a block of bodies.
