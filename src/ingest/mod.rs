@@ -49,6 +49,7 @@ mod remove_events;
 mod replace;
 mod resolve;
 mod room_graph;
+mod rooms_served;
 mod settle;
 mod state;
 mod stored;
@@ -71,6 +72,7 @@ pub use refusal::Refusal;
 pub use remove_content::{ContentRemoval, Pass, remove_content, remove_content_of};
 pub use remove_events::{MAX_REMOVED, RemoveError, RemoveProgress, RemovedEvents, remove_events};
 pub use replace::Replace;
+pub use rooms_served::{RoomIdsFault, check_room_ids, is_room_id, set_rooms_served};
 
 use crate::{
     pdu::PduError,

@@ -9,7 +9,7 @@ mod state;
 
 pub(super) use self::{
     deriving::{decode_derive_again, encode_derive_again},
-    page::{Page, page_of},
+    page::{NO_NODE, Page, page_of},
     state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 pub use self::{
