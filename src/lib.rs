@@ -38,6 +38,7 @@ pub mod access;
 pub mod backlog;
 pub mod backup;
 pub mod cli;
+pub mod comparison;
 pub mod context;
 pub mod deadline;
 pub mod graph;

@@ -34,6 +34,19 @@ pub struct Backfill {
     pub limit: Option<u32>,
 }
 
+impl Backfill {
+    /// Those of the events to start from that count.
+    pub(super) fn start(&self) -> &[String] {
+        self.event_ids.get(..MAX_START).unwrap_or(&self.event_ids)
+    }
+
+    /// The most events of the answer.
+    pub(super) fn counted_limit(&self) -> usize {
+        let limit = self.limit.unwrap_or_default().min(MAX_EVENTS);
+        usize::try_from(limit).expect("at most 100")
+    }
+}
+
 impl Question for Backfill {
     type Answer = ServedPage;
 

@@ -32,6 +32,9 @@ pub enum QueryError {
     /// The page token was not issued for this list.
     #[error("the page token does not belong to this list")]
     PageTokenInvalid,
+    /// What is to be compared with our answer is no JSON array of events, or has too many.
+    #[error("the answer to compare must be a JSON array of at most 1,000 events")]
+    ComparisonInvalid,
     /// At each try, records were removed while the question was answered.
     #[error("events of room {0} are being removed; ask again in a moment")]
     RoomChanges(String),

@@ -42,6 +42,24 @@ pub struct GetMissingEvents {
     pub min_depth: i64,
 }
 
+impl GetMissingEvents {
+    /// Those of the events to stop at that count.
+    pub(super) fn end(&self) -> &[String] {
+        self.earliest_events.get(..MAX_EARLIEST).unwrap_or(&self.earliest_events)
+    }
+
+    /// Those of the events to start from that count.
+    pub(super) fn start(&self) -> &[String] {
+        self.latest_events.get(..MAX_LATEST).unwrap_or(&self.latest_events)
+    }
+
+    /// The most events of the answer.
+    pub(super) fn counted_limit(&self) -> usize {
+        let limit = self.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
+        usize::try_from(limit).expect("at most 20")
+    }
+}
+
 impl Question for GetMissingEvents {
     type Answer = ServedPage;
 
@@ -56,8 +74,7 @@ impl Question for GetMissingEvents {
     fn try_answer(&self, cx: &Context, deadline: &Deadline) -> Result<ServedPage, QueryError> {
         let store = &cx.store;
         let room = admit(store, &self.room_id, &self.asker)?;
-        let limit = self.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
-        let limit = usize::try_from(limit).expect("at most 20");
+        let limit = self.counted_limit();
         let latest = held_events(store, room.number, &self.latest_events, MAX_LATEST)?;
         let earliest = held_events(store, room.number, &self.earliest_events, MAX_EARLIEST)?;
         let between =

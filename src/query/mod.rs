@@ -4,11 +4,13 @@
 //! order: whether it may ask at all, then whether the parameters are valid, then the work. So a
 //! server that may not ask learns nothing, not even about its own mistakes.
 //!
-//! Questions that the gateway asks for other servers are [`Backfill`] and [`GetMissingEvents`].
+//! Questions that the gateway asks for other servers are [`Backfill`], [`GetMissingEvents`] and
+//! [`CompareAnswers`].
 //! Everything else is for internal callers.
 
 mod admission;
 mod backfill;
+mod compare_answers;
 mod error;
 mod events;
 mod explain_access;
@@ -27,6 +29,9 @@ mod stats;
 mod tombstones;
 
 pub use backfill::Backfill;
+pub use compare_answers::{
+    CompareAnswers, ComparedQuestion, Comparison, EventDifference, EventDigest,
+};
 pub use error::QueryError;
 pub use events::{BatchGetEvents, EventList, ListEvents, ListStateAfter, RoomEvent, RoomEvents};
 pub use explain_access::{Access, ExplainAccess, Explanation};

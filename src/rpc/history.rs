@@ -144,6 +144,16 @@ impl HistoryService for HistoryHandler {
         Ok(Response::new(wire::get_missing_events_response(page, omit_event_ids)))
     }
 
+    async fn compare_answers(
+        &self,
+        request: Request<pb::CompareAnswersRequest>,
+    ) -> Result<Response<pb::CompareAnswersResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let question = wire::compare_answers(request.into_inner())?;
+        let comparison = self.answer(deadline, question).await?;
+        Ok(Response::new(wire::compare_answers_response(comparison)))
+    }
+
     async fn batch_get_events(
         &self,
         request: Request<pb::BatchGetEventsRequest>,

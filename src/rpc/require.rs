@@ -21,8 +21,9 @@ use crate::proto::v1::ErrorReason;
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The only methods that the token of gateways allows.
-const OF_GATEWAYS: [&str; 4] = [
+const OF_GATEWAYS: [&str; 5] = [
     "/backscroll.history.v1.HistoryService/Backfill",
+    "/backscroll.history.v1.HistoryService/CompareAnswers",
     "/backscroll.history.v1.HistoryService/GetMissingEvents",
     "/backscroll.history.v1.KeyService/GetServerKeys",
     "/backscroll.history.v1.KeyService/PutServerKeys",
@@ -202,6 +203,7 @@ mod tests {
         for (method, by_internal, by_gateway) in [
             ("HistoryService/Backfill", None, None),
             ("HistoryService/GetMissingEvents", None, None),
+            ("HistoryService/CompareAnswers", None, None),
             ("HistoryService/ListEvents", None, Some("NOT_FOR_GATEWAYS")),
             ("HistoryService/GetState", None, Some("NOT_FOR_GATEWAYS")),
             ("IngestService/AppendEvents", None, Some("NOT_FOR_GATEWAYS")),

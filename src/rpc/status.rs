@@ -57,7 +57,8 @@ fn code(reason: Reason) -> Code {
         | Reason::TooManyIds
         | Reason::ReplaceInvalid
         | Reason::NotServedReasonInvalid
-        | Reason::PrefixInvalid => Code::InvalidArgument,
+        | Reason::PrefixInvalid
+        | Reason::ComparisonInvalid => Code::InvalidArgument,
         Reason::Unspecified => Code::Unknown,
     }
 }
@@ -90,6 +91,7 @@ pub(super) fn of_query(failure: QueryError) -> Status {
         QueryError::EventIdInvalid => Reason::EventIdInvalid,
         QueryError::LimitMissing => Reason::LimitMissing,
         QueryError::LimitInvalid => Reason::LimitInvalid,
+        QueryError::ComparisonInvalid => Reason::ComparisonInvalid,
         QueryError::PageTokenInvalid => Reason::PageTokenInvalid,
         QueryError::RoomChanges(_) => return retry(Reason::RoomChanges, &message),
         QueryError::Deadline(_) => return deadline_exceeded(),

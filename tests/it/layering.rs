@@ -47,6 +47,7 @@ const HISTORY_PLAN: Plan = &[
             "context",
             "store",
             "proto",
+            "comparison",
             "access",
             "graph",
             "visibility",
@@ -62,6 +63,7 @@ const HISTORY_PLAN: Plan = &[
         "query",
         &[
             "ingest",
+            "comparison",
             "context",
             "store",
             "graph",
@@ -74,6 +76,7 @@ const HISTORY_PLAN: Plan = &[
             "deadline",
         ],
     ),
+    ("comparison", &["graph"]),
     ("ingest", &["context", "store", "room_format", "graph", "visibility", "state", "pdu", "num"]),
     ("context", &["store", "pdu", "metrics", "slow_walks", "backlog", "sync"]),
     ("backup", &["room_format", "pdu", "num"]),

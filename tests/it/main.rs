@@ -15,6 +15,7 @@ mod backup;
 mod batch_get_events;
 mod callers;
 mod command_line;
+mod compare_answers;
 mod convergence;
 mod cut_off;
 mod dashboards;

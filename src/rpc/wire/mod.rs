@@ -2,10 +2,12 @@
 //! destructured field by field, so that a new field does not compile until it is converted.
 
 mod admin;
+mod compare;
 mod history;
 mod ingest;
 
 pub(super) use admin::{fault, stats_response};
+pub(super) use compare::{compare_answers, compare_answers_response};
 pub(super) use history::{
     backfill, backfill_response, batch_get_events_response, explain_access_response,
     get_missing_events, get_missing_events_response, get_room_response, get_state_response,

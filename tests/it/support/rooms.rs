@@ -29,8 +29,18 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) uri: String,
     pub(crate) content: Option<Value>,
+    /// What the homeserver answered.
+    pub(crate) synapse: Recorded,
     pub(crate) expected: Expected,
     pub(crate) differs: Vec<String>,
+}
+
+/// The answer of the homeserver: the ids of its events, each with the hash of its form.
+#[derive(Clone, Deserialize)]
+pub(crate) struct Recorded {
+    pub(crate) status: u16,
+    #[serde(default)]
+    pub(crate) events: Vec<(String, String)>,
 }
 
 /// An expected response.
