@@ -13,7 +13,6 @@ use super::{
     members::EventMembers,
     read::{MAX_PDU_BYTES, ReadEvent, read_event},
     room_version::RoomVersion,
-    span,
 };
 
 /// An event that was read as its room version demands. Everything about it follows from its bytes.
@@ -36,7 +35,7 @@ impl Pdu {
         let ReadEvent { text, json, has_unsigned } = read_event(bytes, version)?;
         let members = EventMembers::read(&json, version)?;
         let received = if has_unsigned {
-            span::cut_member(text, "unsigned")
+            backscroll_matrix::cut_member(text, "unsigned")
                 .ok_or(PduError::format("unsigned", "cannot be told from the rest"))?
         } else {
             text.to_owned()

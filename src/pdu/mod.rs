@@ -20,7 +20,6 @@ mod read;
 mod room_version;
 mod server_keys;
 mod signatures;
-mod span;
 mod unreadable;
 
 pub use self::{

@@ -11,7 +11,6 @@ use super::{
     ids::{EventId, RoomId},
     read::{MAX_RECEIVED_BYTES, trim},
     room_version::RoomVersion,
-    span,
 };
 
 /// The most predecessors of an unreadable event that are looked at. New events may have 20; an event
@@ -112,11 +111,12 @@ impl Unreadable {
             return Err(why);
         }
         let Ok(text) = str::from_utf8(bytes) else { return Err(why) };
-        let Some(members) = span::members(text) else { return Err(why) };
+        let Some(members) = backscroll_matrix::members(text) else { return Err(why) };
         let Ok(event_id) = EventId::parse(event_id) else {
             return Err(PduError::format("event_id", "is not an event id"));
         };
-        let received = span::cut_member(text, "unsigned").unwrap_or_else(|| text.to_owned());
+        let received =
+            backscroll_matrix::cut_member(text, "unsigned").unwrap_or_else(|| text.to_owned());
         Ok(Self {
             why,
             event_id,
@@ -156,7 +156,7 @@ impl Unreadable {
 /// cannot be computed.
 pub fn id_of_unreadable(bytes: &[u8], version: RoomVersion) -> Option<EventId> {
     if version.rules().event_format.require_event_id {
-        let members = span::members(str::from_utf8(bytes).ok()?)?;
+        let members = backscroll_matrix::members(str::from_utf8(bytes).ok()?)?;
         return EventId::parse(&text_of(&members, "event_id")?).ok();
     }
     event::reference_hash(bytes, version)

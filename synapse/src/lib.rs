@@ -23,6 +23,7 @@ pub mod cli;
 
 mod check;
 mod database;
+mod digest;
 mod export;
 mod follow;
 mod health;

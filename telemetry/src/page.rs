@@ -15,10 +15,14 @@ use tokio::net::TcpListener;
 /// The text format of Prometheus, which every collector reads.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Routes `/metrics` to the metrics of a registry. Other routes may be added.
+pub fn metrics_router(registry: Arc<Registry>) -> Router {
+    Router::new().route("/metrics", get(page)).with_state(registry)
+}
+
 /// Serves the metrics of a registry as `/metrics` over HTTP, until the future is dropped.
 pub async fn serve_metrics(listener: TcpListener, registry: Arc<Registry>) {
-    let router = Router::new().route("/metrics", get(page)).with_state(registry);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(listener, metrics_router(registry)).await {
         tracing::error!(%error, "metrics are no longer served");
     }
 }

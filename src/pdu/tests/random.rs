@@ -1,5 +1,6 @@
 //! What holds for whatever comes over the wire.
 
+use backscroll_matrix::cut_member;
 use proptest::prelude::*;
 use ruma::CanonicalJsonObject;
 use serde_json::{Map, Value, json};
@@ -10,7 +11,6 @@ use crate::pdu::{
     canonical::{self, OddMembers},
     read::parse_json,
     redact_stored,
-    span::cut_member,
 };
 
 fn version() -> impl Strategy<Value = RoomVersion> {

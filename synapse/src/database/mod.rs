@@ -2,7 +2,15 @@
 //!
 //! One file for each thing that is read, with the SQL beside the type of its rows.
 
+pub(crate) mod caches;
+pub(crate) mod digest;
+pub(crate) mod new_rows;
+pub(crate) mod positions;
+pub(crate) mod room_sizes;
+pub(crate) mod rooms_state;
 pub(crate) mod rows;
+pub(crate) mod schema;
+pub(crate) mod small_tables;
 pub(crate) mod state;
 mod tls;
 
@@ -20,11 +28,13 @@ use crate::cli::read_secret;
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What PostgreSQL is told when a connection begins. The time-outs are for a follower that was stopped
-/// in the middle: the server then ends the transaction.
-const SESSION: &str = "set default_transaction_read_only = on; set statement_timeout = '60s'; \
+/// Longest time for a statement, unless a connection is for pages, whose size can be chosen.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What PostgreSQL is told when a connection begins. If the follower is stopped in the middle of a
+/// transaction, the server ends it.
+const SESSION: &str = "set default_transaction_read_only = on; \
                        set idle_in_transaction_session_timeout = '30s'; \
-                       set client_encoding = 'UTF8'; set timezone = 'UTC'; set search_path = public";
+                       set client_encoding = 'UTF8'; set timezone = 'UTC'";
 
 /// Where the database is, as flags and environment variables.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,6 +119,14 @@ impl Database {
     /// # Errors
     /// When no server answers, or it refuses the role.
     pub(crate) async fn connect(&self) -> anyhow::Result<Session> {
+        self.connect_for(STATEMENT_TIMEOUT).await
+    }
+
+    /// Opens a connection whose statements are cancelled after `statement_timeout`.
+    ///
+    /// # Errors
+    /// When no server answers, or it refuses the role.
+    pub(crate) async fn connect_for(&self, statement_timeout: Duration) -> anyhow::Result<Session> {
         let mut config = self.config.clone();
         if let Some(path) = &self.password_file {
             config.password(read_secret(path).context("--database-password-file")?);
@@ -120,7 +138,9 @@ impl Database {
             .context("cannot connect to PostgreSQL")?;
         // It ends when the client is dropped. Its error is that of the statement under way.
         drop(tokio::spawn(connection));
-        client.batch_execute(SESSION).await.context("cannot prepare the connection")?;
+        let milliseconds = statement_timeout.as_millis();
+        let prepare = format!("{SESSION}; set statement_timeout = {milliseconds}");
+        client.batch_execute(&prepare).await.context("cannot prepare the connection")?;
         Ok(Session { client })
     }
 }

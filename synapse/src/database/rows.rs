@@ -37,6 +37,8 @@ struct InternalMetadata {
     soft_failed: Option<bool>,
 }
 
+/// The bytes of PDUs after which a page ends.
+const MAX_PAGE_BYTES: usize = 32 * 1_024 * 1_024;
 /// The columns of [`EventRow`], in the order in which it reads them. `rejections` is read beside
 /// `events.rejection_reason`, because old databases fill that column in the background.
 const COLUMNS: &str = "select e.event_id, e.room_id, r.room_version, e.stream_ordering, e.outlier, \
@@ -100,6 +102,15 @@ pub(crate) async fn by_ordering(
     read(transaction, &sql, &[(&orderings, Type::INT8_ARRAY)]).await
 }
 
+/// A page of events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// The events.
+    pub(crate) events: Vec<EventRow>,
+    /// Whether these are all. Otherwise the page ended because it is large.
+    pub(crate) is_complete: bool,
+}
+
 /// Reads all events of some rooms, ordered by room and stream ordering. For rooms that have few events
 /// together.
 ///
@@ -109,11 +120,25 @@ pub(crate) async fn of_rooms(
     transaction: &Transaction<'_>,
     room_ids: &[String],
 ) -> Result<Vec<EventRow>, Error> {
-    let sql = format!(
+    read(transaction, &sql_of_rooms(), &[(&room_ids, Type::TEXT_ARRAY)]).await
+}
+
+/// Reads the events of some rooms as [`of_rooms`] does, but ends when the page is large.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn page_of_rooms(
+    transaction: &Transaction<'_>,
+    room_ids: &[String],
+) -> Result<Page, Error> {
+    read_page(transaction, &sql_of_rooms(), &[(&room_ids, Type::TEXT_ARRAY)]).await
+}
+
+fn sql_of_rooms() -> String {
+    format!(
         "{COLUMNS} from events e {TABLES} where e.room_id = any($1) \
          order by e.room_id, e.stream_ordering"
-    );
-    read(transaction, &sql, &[(&room_ids, Type::TEXT_ARRAY)]).await
+    )
 }
 
 /// A part of a room: the events after a stream ordering.
@@ -127,7 +152,8 @@ pub(crate) struct RoomPart<'a> {
     pub(crate) limit: i64,
 }
 
-/// Reads a part of a room, ordered by stream ordering.
+/// Reads a part of a room, ordered by stream ordering. It has fewer events than the limit if these are
+/// large; it is empty only after the last event of the room.
 ///
 /// # Errors
 /// When the database fails.
@@ -142,7 +168,7 @@ pub(crate) async fn of_room_part(
     let RoomPart { room_id, after, limit } = part;
     let parameters: [(&(dyn ToSql + Sync), Type); 3] =
         [(&room_id, Type::TEXT), (&after, Type::INT8), (&limit, Type::INT8)];
-    read(transaction, &sql, &parameters).await
+    Ok(read_page(transaction, &sql, &parameters).await?.events)
 }
 
 /// Of some events, those that need `state_after`: at least one of their predecessors is not held, or is
@@ -168,14 +194,28 @@ async fn read(
     sql: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<EventRow>, Error> {
+    let rows = transaction.query_typed(sql, parameters).await?;
+    rows.iter().map(EventRow::new).collect()
+}
+
+async fn read_page(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Page, Error> {
     let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
     let rows = transaction.query_typed_raw(sql, parameters).await?;
     pin_mut!(rows);
-    let mut events = Vec::new();
+    let (mut events, mut bytes) = (Vec::new(), 0_usize);
     while let Some(row) = rows.try_next().await? {
-        events.push(EventRow::new(&row)?);
+        let event = EventRow::new(&row)?;
+        bytes = bytes.saturating_add(event.json.len());
+        events.push(event);
+        if bytes > MAX_PAGE_BYTES {
+            return Ok(Page { events, is_complete: false });
+        }
     }
-    Ok(events)
+    Ok(Page { events, is_complete: true })
 }
 
 #[cfg(test)]

@@ -1,18 +1,22 @@
 //! Sends rows of the database to the history service.
 
+use std::collections::{HashMap, HashSet};
+
 use anyhow::Context as _;
 use tokio_postgres::Transaction;
 
 use super::Context;
 use crate::{
-    database::{rows, rows::EventRow, state},
-    history::append::{self, Sent},
-    proto::v1::{AppendEventsRequest, Replace, Verdict},
+    database::{Database, Session, rows, rows::EventRow, state},
+    history::append::{self, SendResult, Sent},
+    proto::v1::{AppendEventsRequest, RefusalReason, Replace, Verdict},
 };
 
 /// Longest `state_after` that the history service takes. An event with a larger state is sent without
 /// it: then its state stays unknown, and it is served redacted.
 const MAX_STATE_ENTRIES: usize = 200_000;
+/// The most ids of state events that are kept for events with the same state group.
+const MAX_CACHED_ENTRIES: usize = 1_000_000;
 
 /// An event to send, with the state after it where the history service cannot compute it.
 #[derive(Clone, Debug)]
@@ -21,6 +25,33 @@ pub(crate) struct ToSend {
     pub(crate) row: EventRow,
     /// The ids of all state events after it; empty if the state follows from its predecessors.
     pub(crate) state_after: Vec<String>,
+}
+
+/// Reads states over a connection of its own, because they may be in another database.
+#[derive(Debug)]
+pub(crate) struct StateReader {
+    database: Database,
+    session: Option<Session>,
+}
+
+impl StateReader {
+    /// Reads states from this database. The connection is opened when it is needed.
+    pub(crate) fn new(database: Database) -> Self {
+        Self { database, session: None }
+    }
+
+    async fn read(&mut self, state_group: i64) -> anyhow::Result<Vec<String>> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.database.connect().await.context("the database of state groups")?,
+        };
+        let transaction = session.begin().await?;
+        let state = state::of_group(&transaction, state_group).await.context("state groups")?;
+        transaction.commit().await?;
+        // After an error it is dropped: the next attempt opens a new one.
+        self.session = Some(session);
+        Ok(state)
+    }
 }
 
 /// Adds the states to rows that were read in this transaction.
@@ -32,31 +63,49 @@ pub(crate) async fn with_states(
     transaction: &Transaction<'_>,
     rows: Vec<EventRow>,
 ) -> anyhow::Result<Vec<ToSend>> {
+    with_states_of(&mut *context.states.lock().await, transaction, rows).await
+}
+
+/// The same with a reader of states.
+///
+/// # Errors
+/// When a database fails.
+pub(crate) async fn with_states_of(
+    reader: &mut StateReader,
+    transaction: &Transaction<'_>,
+    rows: Vec<EventRow>,
+) -> anyhow::Result<Vec<ToSend>> {
     let ids: Vec<String> =
         rows.iter().filter(|it| !it.outlier).map(|it| it.event_id.clone()).collect();
     let missing = rows::with_missing_predecessors(transaction, &ids).await?;
-    let missing: std::collections::HashSet<String> = missing.into_iter().collect();
-    let mut groups = std::collections::HashMap::<i64, Vec<String>>::new();
-    if !missing.is_empty() {
-        let mut session = context.databases.state.connect().await?;
-        for row in rows.iter().filter(|it| missing.contains(&it.event_id)) {
-            let Some(group) = row.state_group else { continue };
-            if let std::collections::hash_map::Entry::Vacant(entry) = groups.entry(group) {
-                let transaction = session.begin().await?;
-                entry.insert(state::of_group(&transaction, group).await.context("state groups")?);
-            }
-        }
-    }
-    let to_send = rows.into_iter().map(|row| {
+    let missing: HashSet<String> = missing.into_iter().collect();
+    let mut groups = HashMap::<i64, Vec<String>>::new();
+    let mut to_send = Vec::with_capacity(rows.len());
+    for row in rows {
         let group = row.state_group.filter(|_| missing.contains(&row.event_id));
-        let state = group.and_then(|it| groups.get(&it)).cloned().unwrap_or_default();
-        let state_after = if state.len() > MAX_STATE_ENTRIES { Vec::new() } else { state };
-        ToSend { row, state_after }
-    });
-    Ok(to_send.collect())
+        let Some(group) = group else {
+            to_send.push(ToSend { row, state_after: Vec::new() });
+            continue;
+        };
+        if !groups.contains_key(&group) {
+            if groups.values().map(Vec::len).sum::<usize>() > MAX_CACHED_ENTRIES {
+                groups.clear();
+            }
+            groups.insert(group, reader.read(group).await?);
+        }
+        let mut state_after = groups.get(&group).cloned().unwrap_or_default();
+        if state_after.len() > MAX_STATE_ENTRIES {
+            let entries = state_after.len();
+            tracing::warn!(event_id = row.event_id, entries, "the state is too large to be sent");
+            state_after = Vec::new();
+        }
+        to_send.push(ToSend { row, state_after });
+    }
+    Ok(to_send)
 }
 
-/// Sends events, and waits until each is on disk or was refused.
+/// Sends events, and waits until each is on disk or was refused. Counts the results, and logs events
+/// that were refused or are unreadable.
 ///
 /// # Errors
 /// When the history service fails.
@@ -66,7 +115,30 @@ pub(crate) async fn send(
     replace: Replace,
 ) -> anyhow::Result<Vec<Sent>> {
     let requests = events.into_iter().map(|it| request(it, replace)).collect();
-    Ok(append::append(&context.history, requests).await?)
+    let sent = append::append(&context.history, requests).await?;
+    context.metrics.sent(&sent);
+    for event in &sent {
+        let Sent { room_id, event_id, result } = event;
+        match result {
+            SendResult::Refused(refused) if refused.reason == RefusalReason::Conflict => {
+                let message = &refused.message;
+                tracing::debug!(room_id, event_id, message, "an event is held otherwise");
+            }
+            SendResult::Refused(refused) => {
+                let reason = refused.reason.as_str_name();
+                let message = &refused.message;
+                tracing::warn!(room_id, event_id, reason, message, "an event was refused");
+            }
+            SendResult::Unreadable(message) => {
+                tracing::info!(room_id, event_id, message, "an event is held as unreadable");
+            }
+            SendResult::Purged => {
+                tracing::warn!(room_id, event_id, "an event was purged here, and may not return");
+            }
+            SendResult::Appended | SendResult::Duplicate | SendResult::Replaced => {}
+        }
+    }
+    Ok(sent)
 }
 
 fn request(event: ToSend, replace: Replace) -> AppendEventsRequest {

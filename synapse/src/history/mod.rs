@@ -6,6 +6,7 @@
 
 pub(crate) mod append;
 pub(crate) mod feed;
+pub(crate) mod rooms;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 /// The texts of an object's members, by their names; of members with the same name, the last one.
 /// Members whose names are not Unicode are left out. `None` if the text is not an object.
-pub(super) fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
+#[must_use]
+pub fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
     let RawMembers(members) = serde_json::from_str(text).ok()?;
     let named =
         |(name, value): (&RawValue, _)| Some((serde_json::from_str(name.get()).ok()?, value));
@@ -16,7 +17,8 @@ pub(super) fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
 
 /// Removes all top-level members of a name from the text of an object, even if the name is escaped.
 /// `None` if the text is not an object.
-pub(super) fn cut_member(text: &str, name: &str) -> Option<String> {
+#[must_use]
+pub fn cut_member(text: &str, name: &str) -> Option<String> {
     let RawMembers(members) = serde_json::from_str(text).ok()?;
     let spans = members
         .into_iter()
