@@ -1,13 +1,16 @@
 //! How many requests the homeserver gets at the same time.
 
+use std::time::Duration;
+
 use axum::http::Uri;
-use tokio::task::JoinHandle;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinHandle};
 
 use super::TARGET;
 use crate::support::{
     Beside,
     client::{self, Answer, Ask},
     history::refusal,
+    homeserver::{Reply, response},
     peer::Peer,
     until,
 };
@@ -51,31 +54,24 @@ async fn a_server_has_a_quarter_and_others_wait() {
 /// A permit is free again when the answer has been written, not before.
 #[tokio::test]
 async fn a_client_that_does_not_read_keeps_its_permit() {
-    use tokio::io::AsyncWriteExt as _;
-
     let beside = Beside::start_with(|options, _| {
-        options.history = Uri::from_static("http://127.0.0.1:1").into();
         options.limits.fallback_concurrency = 1;
+        options.limits.server_queue_timeout = Duration::from_millis(50);
     })
     .await;
     let Beside { stage, homeserver, .. } = &beside;
-    homeserver.reply(crate::support::homeserver::Reply::Large(100 << 20));
-    let mut stream = tokio::net::TcpStream::connect(stage.address).await.unwrap();
+    stage.history.set_not_final(true);
+    homeserver.reply(Reply::Large(100 << 20));
+    let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream.write_all(&Ask::new("GET", TARGET).signed_by(&stage.peer).bytes()).await.unwrap();
     homeserver.holds(1).await;
     homeserver.arrived();
-    homeserver.reply(crate::support::homeserver::response(200, "", "{}"));
-    let waiting = asking(&beside, &Peer::new("other.example", 2), 1);
-    // It has reached the gateway, and waits there.
-    until("the request is under way", async || {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &beside.metrics.registry()).unwrap();
-        text.lines().any(|it| it == "backscroll_gateway_in_flight 1")
-    })
-    .await;
+    homeserver.reply(response(200, "", "{}"));
+    let other = Peer::new("other.example", 2);
+    assert_eq!(asking(&beside, &other, 1).await.unwrap().status, 429);
     assert_eq!(homeserver.arrived(), []);
     drop(stream);
-    assert_eq!(waiting.await.unwrap().status, 200);
+    until("a permit", async || asking(&beside, &other, 1).await.unwrap().status == 200).await;
 }
 
 /// The history service has its own permits: it answers while the homeserver is slow.
@@ -102,7 +98,7 @@ async fn a_slow_homeserver_does_not_slow_the_history_service() {
 async fn requests_that_wait_for_too_long_are_refused() {
     let beside = Beside::start_with(|options, _| {
         options.limits.fallback_concurrency = 1;
-        options.limits.server_queue_timeout = std::time::Duration::from_millis(50);
+        options.limits.server_queue_timeout = Duration::from_millis(50);
     })
     .await;
     let Beside { stage, homeserver, .. } = &beside;
