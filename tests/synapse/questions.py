@@ -127,17 +127,30 @@ def ask_gateway(lab, peer, question, url=None):
         return response.status, None, found
 
 
-def fault(entry, status, answer):
-    """What is wrong with an answer of the gateway; None if nothing is."""
-    wanted = entry["synapse"] if entry["fallback"] else entry["expected"]
-    kind = "fallback: " if entry["fallback"] else ""
+def fault(entry, status, answer, answered_by):
+    """What is wrong with an answer of the gateway; None if nothing is.
+
+    Where the room is in partial state, and where the gateway passes a request on by design, the answer is
+    Synapse's own. A room that is not served for another reason is a fault, though Synapse answers.
+    """
+    by_design = answered_by in ("synapse;reason=first_of_origin", "synapse;reason=not_final")
+    if entry["fallback"] or (by_design and _fault(entry, status, answer, False)):
+        return _fault(entry, status, answer, True)
+    if answered_by.startswith("synapse") and status == 200 and not by_design:
+        return f"answered by {answered_by}"
+    return _fault(entry, status, answer, False)
+
+
+def _fault(entry, status, answer, is_of_synapse):
+    wanted = entry["synapse"] if is_of_synapse else entry["expected"]
+    kind = "fallback: " if is_of_synapse else ""
     if status != wanted["status"]:
         return f"{kind}status {status} for {wanted['status']}"
     if status != 200:
         is_same = isinstance(answer, dict) and answer.get("errcode") == wanted["errcode"]
         return None if is_same else f"{kind}errcode"
     pdus = _events_of(answer or {})
-    if entry["fallback"]:
+    if is_of_synapse:
         same = sorted(model.digest(p) for p in pdus) == sorted(d for _, d in wanted["events"])
         return None if same else "fallback: not the answer of Synapse"
     if len(pdus) != len(wanted["events"]):
@@ -182,4 +195,5 @@ class Judge:
             status, answer, headers = ask_gateway(self.lab, self.peers[entry["origin"]], entry)
         except OSError as error:
             return {"fault": f"no answer: {error}", "by": "nobody"}
-        return {"fault": fault(entry, status, answer), "by": headers.get("x-backscroll", "no header")}
+        answered_by = headers.get("x-backscroll", "no header")
+        return {"fault": fault(entry, status, answer, answered_by), "by": answered_by}
