@@ -102,6 +102,7 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
         state_unknown,
         content_due,
         oldest_content_ms: _,
+        not_served: _,
         store_bytes,
         free_bytes,
     } = sizes;
