@@ -1,4 +1,4 @@
-//! What Synapse knows of rooms as a whole: which it holds, which partially, and which are blocked.
+//! What Synapse knows of rooms as a whole: which it holds, and which partially.
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,6 @@ pub(crate) async fn partial_rooms(
     room_ids: &BTreeSet<&str>,
 ) -> Result<BTreeSet<String>, Error> {
     let sql = "select room_id from partial_state_rooms where room_id = any($1)";
-    select(transaction, sql, room_ids).await
-}
-
-/// Of some rooms, those that an administrator has blocked.
-///
-/// # Errors
-/// When the database fails.
-pub(crate) async fn blocked_rooms(
-    transaction: &Transaction<'_>,
-    room_ids: &BTreeSet<&str>,
-) -> Result<BTreeSet<String>, Error> {
-    let sql = "select room_id from blocked_rooms where room_id = any($1)";
     select(transaction, sql, room_ids).await
 }
 
@@ -64,6 +52,33 @@ pub(crate) async fn now(transaction: &Transaction<'_>) -> Result<u64, Error> {
     let sql = "select extract(epoch from clock_timestamp())::bigint";
     let row = transaction.query_typed_one(sql, &[]).await?;
     Ok(row.try_get::<_, i64>(0)?.try_into().unwrap_or_default())
+}
+
+/// Reads the version of a room. `None` if Synapse does not hold the room, or has not noted the version.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn room_version(
+    transaction: &Transaction<'_>,
+    room_id: &str,
+) -> Result<Option<String>, Error> {
+    let sql = "select room_version from rooms where room_id = $1";
+    let row = transaction.query_typed_opt(sql, &[(&room_id, Type::TEXT)]).await?;
+    row.map_or(Ok(None), |it| it.try_get(0))
+}
+
+/// Reads the users who have sent events to a room and requested erasure.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn erased_senders(
+    transaction: &Transaction<'_>,
+    room_id: &str,
+) -> Result<Vec<String>, Error> {
+    let sql = "select distinct u.user_id from erased_users u join events e on e.sender = u.user_id \
+               where e.room_id = $1 order by u.user_id";
+    let rows = transaction.query_typed(sql, &[(&room_id, Type::TEXT)]).await?;
+    rows.iter().map(|it| it.try_get(0)).collect()
 }
 
 async fn select(

@@ -11,7 +11,7 @@ mod plan;
 mod progress;
 mod reconcile;
 mod rooms;
-mod send;
+pub(crate) mod send;
 mod small;
 mod sweep;
 mod tail;

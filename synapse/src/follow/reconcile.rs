@@ -18,7 +18,7 @@ use crate::{
     database::{
         Session,
         digest::{self, RoomParts},
-        rooms_state::{blocked_rooms, partial_rooms},
+        rooms_state::partial_rooms,
         rows,
     },
     digest::{Parts, prefix_bits},
@@ -118,7 +118,8 @@ pub(crate) async fn reconcile(
             Attempt::Done(ended) => {
                 let differed = lock(&context.sweep).is_equal(room_id);
                 if differed {
-                    serve_again(context, session, room_id).await?;
+                    lock(&context.rooms).set_differing(room_id, false);
+                    context.tell().await?;
                 }
                 return Ok(ended);
             }
@@ -158,8 +159,8 @@ async fn give_up(context: &Context, room_id: &str, reason: Reason) -> anyhow::Re
     let is_first = lock(&context.sweep).copy_again(room_id);
     if !is_first && reason != Reason::Deleted {
         tracing::error!(room_id, "a room differs although it was copied whole; it is not served");
-        let reason = NotServedReason::Differs;
-        rooms::set_not_served(&context.history, NotServed { room_id, reason }).await?;
+        lock(&context.rooms).set_differing(room_id, true);
+        context.tell().await?;
         return Ok(Reconciled::Differs);
     }
     tracing::warn!(room_id, ?reason, "a room is deleted and copied whole");
@@ -168,22 +169,6 @@ async fn give_up(context: &Context, room_id: &str, reason: Reason) -> anyhow::Re
     rooms::delete(&context.history, room_id).await?;
     lock(&context.import_again).insert(room_id.to_owned());
     Ok(Reconciled::ImportAgain)
-}
-
-/// Serves a room that differed and is equal now, unless it is blocked.
-async fn serve_again(
-    context: &Context,
-    session: &mut Session,
-    room_id: &str,
-) -> anyhow::Result<()> {
-    let transaction = session.begin().await?;
-    let is_blocked = !blocked_rooms(&transaction, &[room_id].into()).await?.is_empty();
-    let reason = match is_blocked {
-        true => NotServedReason::Blocked,
-        false => NotServedReason::Unspecified,
-    };
-    rooms::set_not_served(&context.history, NotServed { room_id, reason }).await?;
-    Ok(())
 }
 
 /// The digests of both sides.

@@ -63,11 +63,22 @@ pub(crate) async fn with_states(
     transaction: &Transaction<'_>,
     rows: Vec<EventRow>,
 ) -> anyhow::Result<Vec<ToSend>> {
+    with_states_of(&mut *context.states.lock().await, transaction, rows).await
+}
+
+/// The same with a reader of states.
+///
+/// # Errors
+/// When a database fails.
+pub(crate) async fn with_states_of(
+    reader: &mut StateReader,
+    transaction: &Transaction<'_>,
+    rows: Vec<EventRow>,
+) -> anyhow::Result<Vec<ToSend>> {
     let ids: Vec<String> =
         rows.iter().filter(|it| !it.outlier).map(|it| it.event_id.clone()).collect();
     let missing = rows::with_missing_predecessors(transaction, &ids).await?;
     let missing: HashSet<String> = missing.into_iter().collect();
-    let mut reader = context.states.lock().await;
     let mut groups = HashMap::<i64, Vec<String>>::new();
     let mut to_send = Vec::with_capacity(rows.len());
     for row in rows {

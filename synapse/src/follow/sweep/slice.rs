@@ -148,11 +148,17 @@ impl<'a> Sweeper<'a> {
         &self,
         room_ids: &[String],
     ) -> anyhow::Result<BTreeMap<String, DigestPart>> {
-        let history = &self.context.history;
-        let digests = stream::iter(room_ids).map(async |room_id| {
-            let parts = rooms::digest(history, room_id, 0).await?;
-            anyhow::Ok((room_id.clone(), parts.0.first().copied().unwrap_or_default()))
-        });
+        let calls: Vec<_> = room_ids
+            .iter()
+            .map(|room_id| {
+                let (history, room_id) = (self.context.history.clone(), room_id.clone());
+                async move {
+                    let parts = rooms::digest(&history, &room_id, 0).await?;
+                    anyhow::Ok((room_id, parts.0.first().copied().unwrap_or_default()))
+                }
+            })
+            .collect();
+        let digests = stream::iter(calls);
         digests.buffer_unordered(CALLS).try_collect().await
     }
 
