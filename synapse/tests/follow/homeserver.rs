@@ -105,8 +105,10 @@ pub(crate) async fn insert(
     let metadata = if soft_failed { r#"{"soft_failed": true}"# } else { "{}" };
     let sql = "insert into event_json values ($1, $2, $3, $4)";
     client.execute(sql, &[event_id, room_id, &metadata, pdu]).await.unwrap();
-    let sql = "insert into event_edges select $1, value from json_array_elements_text($2::text::json->'prev_events')";
-    client.execute(sql, &[event_id, pdu]).await.unwrap();
+    let members: serde_json::Value = serde_json::from_str(pdu).unwrap();
+    let prev_events: Vec<String> = serde_json::from_value(members["prev_events"].clone()).unwrap();
+    let sql = "insert into event_edges select $1, unnest($2::text[])";
+    client.execute(sql, &[event_id, &prev_events]).await.unwrap();
     if let Some(group) = state_group {
         let sql = "insert into event_to_state_groups values ($1, $2)";
         client.execute(sql, &[event_id, &group]).await.unwrap();
