@@ -148,13 +148,18 @@ pub(super) async fn remove_content(cx: Arc<Context>) -> ! {
     loop {
         let started = Instant::now();
         loop {
+            let turn_started = Instant::now();
             let working = Arc::clone(&cx);
             let turn = tokio::task::spawn_blocking(move || {
                 let pass = removal.turn(&working, now_ms());
                 (removal, pass)
             });
             match turn.await {
-                Ok((continued, Ok(Pass::Continues))) => removal = continued,
+                Ok((continued, Ok(Pass::Continues))) => {
+                    removal = continued;
+                    // Everything else goes first.
+                    time::sleep(turn_started.elapsed()).await;
+                }
                 Ok((continued, Ok(Pass::Ended))) => {
                     removal = continued;
                     break;

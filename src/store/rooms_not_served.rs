@@ -23,7 +23,7 @@ pub enum NotServedReason {
     Blocked,
     /// The copy of the room differs from that of the homeserver.
     Differs,
-    /// What follows from a changed verdict or from a ban is being derived again. Never stored here.
+    /// What follows from a changed verdict is being derived again. Never stored here.
     Deriving,
 }
 
