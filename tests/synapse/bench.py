@@ -96,7 +96,9 @@ class Bench:
                 traceback.print_exc(file=sys.stdout)
             time.sleep(0.3)
             done = time.monotonic()
-            records = questions.record(self.lab, list(steps.rooms.values()), peers, name)
+            records = questions.prepare(self.lab, list(steps.rooms.values()), peers, name)
+            if self.options.without_ours:
+                questions.record(self.lab, records, peers)
             asked = time.monotonic()
             result = {} if self.options.without_ours else judge.judge(records)
             with open(folder + "/answers.ndjson", "w") as file:
@@ -107,7 +109,7 @@ class Bench:
         print(f"version {self.options.version}: {totals['right']} answers right, {totals['wrong']} wrong", flush=True)
 
     def report(self, name, records, result, made_in, recorded_in, totals):
-        text = f"   {len(records)} questions; made to happen in {made_in:.1f} s, recorded in {recorded_in:.1f} s"
+        text = f"   {len(records)} questions; made to happen in {made_in:.1f} s, prepared in {recorded_in:.1f} s"
         if result:
             totals["right"] += result["right"]
             totals["wrong"] += result["wrong"]
