@@ -203,8 +203,9 @@ fn verdicts_that_changed_and_changed_back_leave_no_trace() {
     for reference in REFERENCES.iter() {
         let room = &reference.room;
         let events = 0..room.lines.len();
-        let verdicts = [Verdict::Rejected, Verdict::SoftFailed, Verdict::Accepted];
-        let other = (events.clone(), prop::sample::select(&verdicts[..]))
+        const VERDICTS: [Verdict; 3] =
+            [Verdict::Rejected, Verdict::SoftFailed, Verdict::Accepted];
+        let other = (events.clone(), prop::sample::select(&VERDICTS[..]))
             .prop_map(|(at, verdict)| OtherVerdict { at, verdict });
         let config = Config {
             cases: (Config::default().cases / WEIGHT).max(1),
