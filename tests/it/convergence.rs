@@ -203,8 +203,7 @@ fn verdicts_that_changed_and_changed_back_leave_no_trace() {
     for reference in REFERENCES.iter() {
         let room = &reference.room;
         let events = 0..room.lines.len();
-        const VERDICTS: [Verdict; 3] =
-            [Verdict::Rejected, Verdict::SoftFailed, Verdict::Accepted];
+        const VERDICTS: [Verdict; 3] = [Verdict::Rejected, Verdict::SoftFailed, Verdict::Accepted];
         let other = (events.clone(), prop::sample::select(&VERDICTS[..]))
             .prop_map(|(at, verdict)| OtherVerdict { at, verdict });
         let config = Config {
