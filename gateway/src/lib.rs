@@ -28,6 +28,7 @@
 //!
 //! To start it inside another process, see [`server::serve`].
 
+pub mod command;
 pub mod config;
 pub mod server;
 
@@ -61,6 +62,7 @@ pub mod metrics;
 pub mod properties;
 pub mod proto;
 pub mod random;
+pub mod shadow;
 mod single_flight;
 mod wire;
 

@@ -29,7 +29,8 @@ use crate::{
     limits::AnswerMemory,
     metrics::Metrics,
     proto::v1::{
-        BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
+        BackfillRequest, BackfillResponse, CompareAnswersRequest, CompareAnswersResponse,
+        GetMissingEventsRequest, GetMissingEventsResponse,
     },
     single_flight::SingleFlight,
 };
@@ -51,6 +52,11 @@ const BACKFILL: GrpcMethod = GrpcMethod {
     service: HISTORY_SERVICE,
     name: "Backfill",
     path: "/backscroll.history.v1.HistoryService/Backfill",
+};
+const COMPARE_ANSWERS: GrpcMethod = GrpcMethod {
+    service: HISTORY_SERVICE,
+    name: "CompareAnswers",
+    path: "/backscroll.history.v1.HistoryService/CompareAnswers",
 };
 const GET_MISSING_EVENTS: GrpcMethod = GrpcMethod {
     service: HISTORY_SERVICE,
@@ -105,6 +111,15 @@ impl History {
         self.missing_events.run(key, ask).await
     }
 
+    /// Compares the homeserver's answer to a question with that of the history service.
+    pub(crate) async fn compare_answers(
+        &self,
+        request: &CompareAnswersRequest,
+        deadline: Instant,
+    ) -> Answer<CompareAnswersResponse> {
+        self.client.ask(&Question::new(COMPARE_ANSWERS, request), deadline).await
+    }
+
     /// A client for the keys of other servers that the history service stores.
     pub(crate) fn stored_keys(&self) -> StoredKeysClient {
         StoredKeysClient::new(self.client.clone())
@@ -122,7 +137,7 @@ mod tests {
 
     #[test]
     fn paths_consist_of_service_and_method() {
-        for GrpcMethod { service, name, path } in [BACKFILL, GET_MISSING_EVENTS] {
+        for GrpcMethod { service, name, path } in [BACKFILL, COMPARE_ANSWERS, GET_MISSING_EVENTS] {
             assert_eq!(path, format!("/{service}/{name}"));
         }
     }
