@@ -100,9 +100,8 @@ pub(super) async fn ask_homeserver(
     until: Instant,
 ) -> HomeserverSide {
     let started = Instant::now();
-    let response = match homeserver.ask(request, until).await {
-        Ok(response) => response,
-        Err(_) => return HomeserverSide::none("homeserver_away", started.elapsed()),
+    let Ok(response) = homeserver.ask(request, until).await else {
+        return HomeserverSide::none("homeserver_away", started.elapsed());
     };
     let took = started.elapsed();
     let (head, body) = response.into_parts();
