@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    append,
+    append::{self, AppendStream},
     executor::Executor,
+    lease::CallLease,
     progress::Messages,
     purge, status,
     timeout::deadline,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     context::Context,
     deadline::Deadline,
-    ingest,
+    ingest::{self, RoomIdsFault},
     pdu::UserId,
     proto::v1::{self as pb, ErrorReason, ingest_service_server::IngestService},
 };
@@ -44,11 +45,15 @@ impl IngestService for IngestHandler {
         &self,
         request: Request<Streaming<pb::AppendEventsRequest>>,
     ) -> Result<Response<Self::AppendEventsStream>, Status> {
-        let cx = Arc::clone(&self.cx);
-        let executor = self.executor.clone();
-        let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
+        let stream = AppendStream {
+            cx: Arc::clone(&self.cx),
+            executor: self.executor.clone(),
+            lease,
+            stopping: self.stopping.clone(),
+        };
         let messages = self.executor.serve(append::MAX_UNREAD, move |to_caller| async move {
-            append::append_events(&cx, &executor, request.into_inner(), &to_caller, &stopping).await
+            stream.append(request.into_inner(), &to_caller).await
         });
         Ok(Response::new(messages))
     }
@@ -61,8 +66,9 @@ impl IngestService for IngestHandler {
     ) -> Result<Response<Self::PurgeHistoryStream>, Status> {
         let cx = Arc::clone(&self.cx);
         let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
         let messages = self.executor.stream(move |progress| {
-            purge::purge_history(&cx, request.into_inner(), progress, &stopping)
+            purge::purge_history(&cx, &lease, request.into_inner(), progress, &stopping)
         });
         Ok(Response::new(messages))
     }
@@ -75,8 +81,9 @@ impl IngestService for IngestHandler {
     ) -> Result<Response<Self::DeleteRoomStream>, Status> {
         let cx = Arc::clone(&self.cx);
         let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
         let messages = self.executor.stream(move |progress| {
-            purge::delete_room(&cx, request.into_inner(), progress, &stopping)
+            purge::delete_room(&cx, &lease, request.into_inner(), progress, &stopping)
         });
         Ok(Response::new(messages))
     }
@@ -86,12 +93,17 @@ impl IngestService for IngestHandler {
         request: Request<pb::SetUserErasedRequest>,
     ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
         let user_id = UserId::parse(&user_id).map_err(|fault| {
             status::refuse(ErrorReason::UserIdInvalid, &format!("user_id {fault}"))
         })?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
         let cx = Arc::clone(&self.cx);
-        let set = move |_: &Deadline| ingest::set_user_erased(&cx.store, &user_id, erased);
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_user_erased(&cx.store, &user_id, erased)
+        };
         self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }
@@ -107,9 +119,21 @@ impl IngestService for IngestHandler {
 
     async fn set_rooms_served(
         &self,
-        _: Request<pb::SetRoomsServedRequest>,
+        request: Request<pb::SetRoomsServedRequest>,
     ) -> Result<Response<pb::SetRoomsServedResponse>, Status> {
-        Err(Status::unimplemented("set_rooms_served"))
+        let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
+        let request = request.into_inner();
+        let reason = wire::set_rooms_served(&request)?;
+        ingest::check_room_ids(&request.room_ids).map_err(of_room_ids)?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
+        let cx = Arc::clone(&self.cx);
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_rooms_served(&cx.store, &request.room_ids, reason)
+        };
+        self.executor.run(deadline, set).await?;
+        Ok(Response::new(pb::SetRoomsServedResponse {}))
     }
 
     async fn set_ban_redaction(
@@ -117,10 +141,23 @@ impl IngestService for IngestHandler {
         request: Request<pb::SetBanRedactionRequest>,
     ) -> Result<Response<pb::SetBanRedactionResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
         let NewBan { user, ban } = wire::new_ban(request.into_inner())?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
         let cx = Arc::clone(&self.cx);
-        let set = move |_: &Deadline| ingest::set_ban_redaction(&cx.store, &user, ban.as_ref());
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_ban_redaction(&cx.store, &user, ban.as_ref())
+        };
         self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetBanRedactionResponse {}))
     }
+}
+
+fn of_room_ids(fault: RoomIdsFault) -> Status {
+    let reason = match fault {
+        RoomIdsFault::TooMany => ErrorReason::TooManyIds,
+        RoomIdsFault::Invalid => ErrorReason::RoomIdInvalid,
+    };
+    status::refuse(reason, &fault.to_string())
 }

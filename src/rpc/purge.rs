@@ -5,7 +5,11 @@ use std::ops::ControlFlow;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{progress::Progress, status, wire};
+use super::{
+    lease::{CallLease, WriteSteps},
+    progress::Progress,
+    status, wire,
+};
 use crate::{
     context::Context,
     ingest::{self, DeleteError, PurgeError},
@@ -16,16 +20,26 @@ use crate::{
 /// cut off can be asked for again.
 pub(super) fn purge_history(
     cx: &Context,
+    lease: &CallLease,
     request: pb::PurgeHistoryRequest,
     progress: &Progress<pb::PurgeHistoryResponse>,
     stopping: &CancellationToken,
 ) -> Result<Option<pb::PurgeHistoryResponse>, Status> {
     let pb::PurgeHistoryRequest { room_id, event_id, may_return: _ } = request;
+    let mut steps = WriteSteps::begin(lease, &cx.feeder)?;
     let mut watch = |purged| {
+        steps.pause();
         let sent = progress.send(wire::purge_history_response(purged));
-        if stopping.is_cancelled() { ControlFlow::Break(()) } else { sent }
+        if stopping.is_cancelled() {
+            ControlFlow::Break(())
+        } else {
+            sent?;
+            steps.next()
+        }
     };
-    match ingest::purge_history(&cx.store, &room_id, &event_id, &mut watch) {
+    let ended = ingest::purge_history(&cx.store, &room_id, &event_id, &mut watch);
+    steps.end()?;
+    match ended {
         Ok(done) if done.done => Ok(Some(wire::purge_history_response(done))),
         Ok(_) if stopping.is_cancelled() => Err(status::stopping()),
         Ok(_) => Ok(None),
@@ -36,12 +50,16 @@ pub(super) fn purge_history(
 /// Deletes a room. Goes on if the caller leaves: it has asked for the deletion all the same.
 pub(super) fn delete_room(
     cx: &Context,
+    lease: &CallLease,
     request: pb::DeleteRoomRequest,
     progress: &Progress<pb::DeleteRoomResponse>,
     stopping: &CancellationToken,
 ) -> Result<Option<pb::DeleteRoomResponse>, Status> {
     let pb::DeleteRoomRequest { room_id, may_return } = request;
+    // The room is gone before the first record is removed; that changes nothing more.
+    let mut writing = lease.begin_write(&cx.feeder)?;
     let mut watch = |deleted| {
+        writing = None;
         let _sent = progress.send(wire::delete_room_response(deleted));
         if stopping.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };

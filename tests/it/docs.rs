@@ -223,13 +223,13 @@ fn is_name(word: &str) -> bool {
     word.contains('_') || is_camel
 }
 
-/// A metric's name without its prefix and without the suffixes that Prometheus adds.
-fn metric(name: &str) -> &str {
-    let name =
-        name.strip_prefix("backscroll_gateway_").or_else(|| name.strip_prefix("backscroll_"));
-    let name = name.unwrap_or_default();
+/// A metric's name without the suffixes that Prometheus adds, and the same without its prefix.
+fn metric(name: &str) -> [&str; 2] {
     let suffixes = ["_total", "_bucket", "_info", "_seconds", "_bytes"];
-    suffixes.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name)
+    let name = suffixes.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name);
+    let bare =
+        name.strip_prefix("backscroll_gateway_").or_else(|| name.strip_prefix("backscroll_"));
+    [name, bare.unwrap_or_default()]
 }
 
 /// The test whose number of rounds or seed a variable sets.
@@ -252,7 +252,7 @@ fn fault(text: &str, words: &BTreeSet<String>, flags: &BTreeSet<String>) -> Opti
         let exists = words.contains(word)
             || flags.contains(word)
             || FOREIGN.contains(&word)
-            || words.contains(metric(word))
+            || metric(word).iter().any(|it| words.contains(*it))
             || words.contains(rounds(word));
         if !exists {
             return Some(format!("{word} does not exist"));

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use self::client::{Answer, HistoryClient, Question};
+use self::client::{Answer, HistoryClient, HistoryQuestion};
 pub use self::options::{HistoryFlags, HistoryOptions};
 pub(crate) use self::server_keys::{NoStoredKeys, StoredKeys, StoredKeysClient};
 pub(crate) use self::{feeder::FeederState, options::plain_url};
@@ -68,8 +68,8 @@ const GET_MISSING_EVENTS: GrpcMethod = GrpcMethod {
 #[derive(Debug)]
 pub(crate) struct History {
     client: HistoryClient,
-    backfills: SingleFlight<Question, Answer<BackfillResponse>>,
-    missing_events: SingleFlight<Question, Answer<GetMissingEventsResponse>>,
+    backfills: SingleFlight<HistoryQuestion, Answer<BackfillResponse>>,
+    missing_events: SingleFlight<HistoryQuestion, Answer<GetMissingEventsResponse>>,
 }
 
 impl History {
@@ -93,7 +93,7 @@ impl History {
         deadline: Instant,
     ) -> Answer<BackfillResponse> {
         let client = self.client.clone();
-        let question = Question::new(BACKFILL, request);
+        let question = HistoryQuestion::new(BACKFILL, request);
         let key = question.clone();
         let ask = || async move { client.ask(&question, deadline).await };
         self.backfills.run(key, ask).await
@@ -105,7 +105,7 @@ impl History {
         deadline: Instant,
     ) -> Answer<GetMissingEventsResponse> {
         let client = self.client.clone();
-        let question = Question::new(GET_MISSING_EVENTS, request);
+        let question = HistoryQuestion::new(GET_MISSING_EVENTS, request);
         let key = question.clone();
         let ask = || async move { client.ask(&question, deadline).await };
         self.missing_events.run(key, ask).await
@@ -117,7 +117,7 @@ impl History {
         request: &CompareAnswersRequest,
         deadline: Instant,
     ) -> Answer<CompareAnswersResponse> {
-        self.client.ask(&Question::new(COMPARE_ANSWERS, request), deadline).await
+        self.client.ask(&HistoryQuestion::new(COMPARE_ANSWERS, request), deadline).await
     }
 
     /// A client for the keys of other servers that the history service stores.

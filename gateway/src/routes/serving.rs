@@ -37,7 +37,9 @@ pub(super) enum HistoryRequest {
 /// An answer of the history service.
 struct HistoryAnswer {
     response: Response,
-    /// Its events: a JSON array.
+    /// Number of events in it.
+    events: usize,
+    /// These events: a JSON array.
     pdus: Bytes,
     /// Whether a later tick of the feeder may bring events that were asked for.
     not_final: bool,
@@ -71,7 +73,7 @@ impl HistoryRequest {
                 (answer.forms.len(), response, pdus, answer.not_final)
             }
         };
-        Ok(HistoryAnswer { response: observe::answered(events, response), pdus, not_final })
+        Ok(HistoryAnswer { response, events, pdus, not_final })
     }
 
     fn compared(&self) -> Compared {
@@ -79,6 +81,12 @@ impl HistoryRequest {
             Self::Backfill(request) => Compared::Backfill(request.clone()),
             Self::GetMissingEvents(request) => Compared::GetMissingEvents(request.clone()),
         }
+    }
+}
+
+impl HistoryAnswer {
+    fn into_response(self) -> Response {
+        observe::answered(self.events, self.response)
     }
 }
 
@@ -94,7 +102,7 @@ impl Question<'_> {
         let cx = self.cx;
         let (Some(fallback), Some(forwarded)) = (&cx.fallback, self.forwarded.take()) else {
             let answer = self.request.ask(cx, self.deadline).await;
-            return Ok(answer.map_err(ApiError::from)?.response);
+            return Ok(answer.map_err(ApiError::from)?.into_response());
         };
         if cx.shadow.as_ref().is_some_and(Shadow::homeserver_answers) {
             return Ok(self.pass_on_and_compare(fallback, forwarded).await?);
@@ -112,14 +120,15 @@ impl Question<'_> {
         let asked = Instant::now();
         let until = self.deadline.min(asked + fallback.history_time);
         let (reason, error) = match self.request.ask(cx, until).await {
-            Ok(HistoryAnswer { response, pdus, not_final: false }) => {
+            Ok(answer) if !answer.not_final => {
                 if let Some(comparison) = comparison {
+                    let pdus = answer.pdus.clone();
                     let history = HistorySide::answered(pdus, false, asked.elapsed());
                     comparison.history_answered(history);
                 }
-                return Ok(response);
+                return Ok(answer.into_response());
             }
-            Ok(HistoryAnswer { not_final: true, .. }) => (FallbackReason::NotFinal, None),
+            Ok(_not_final) => (FallbackReason::NotFinal, None),
             Err(status) => match reason_of(&status) {
                 None => {
                     if let Some(comparison) = comparison {

@@ -30,6 +30,7 @@ mod backfill;
 mod get_missing_events;
 
 mod errors;
+mod fallback;
 mod federation;
 mod health;
 mod histories;
@@ -39,6 +40,7 @@ mod http2;
 mod keys;
 mod limits;
 mod observed;
+mod shadow;
 mod stopping;
 mod strangers;
 mod tls;
