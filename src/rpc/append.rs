@@ -97,6 +97,7 @@ enum Next {
 struct StreamCounts {
     appended: u64,
     duplicates: u64,
+    replaced: u64,
     purged: u64,
     refused: u64,
 }
@@ -107,6 +108,10 @@ impl StreamCounts {
             Outcome::Appended { duplicate: true, .. } => {
                 self.duplicates += 1;
                 metrics.appended("duplicate");
+            }
+            Outcome::Appended { replaced: true, .. } => {
+                self.replaced += 1;
+                metrics.appended("replaced");
             }
             Outcome::Appended { redacted, unreadable, state_given, .. } => {
                 self.appended += 1;
@@ -131,10 +136,10 @@ impl StreamCounts {
 
 impl Drop for StreamCounts {
     fn drop(&mut self) {
-        let Self { appended, duplicates, purged, refused } = *self;
+        let Self { appended, duplicates, replaced, purged, refused } = *self;
         let span = Span::current();
         span.record("appended", appended).record("duplicates", duplicates);
-        span.record("purged", purged).record("refused", refused);
+        span.record("replaced", replaced).record("purged", purged).record("refused", refused);
     }
 }
 

@@ -112,9 +112,15 @@ impl IngestService for IngestHandler {
 
     async fn remove_events(
         &self,
-        _: Request<pb::RemoveEventsRequest>,
+        request: Request<pb::RemoveEventsRequest>,
     ) -> Result<Response<Self::RemoveEventsStream>, Status> {
-        Err(Status::unimplemented("remove_events"))
+        let cx = Arc::clone(&self.cx);
+        let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
+        let messages = self.executor.stream(move |progress| {
+            purge::remove_events(&cx, &lease, request.into_inner(), progress, &stopping)
+        });
+        Ok(Response::new(messages))
     }
 
     async fn set_rooms_served(

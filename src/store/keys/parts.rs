@@ -9,6 +9,8 @@ use super::{
 pub(crate) enum Parts<'k> {
     /// The key of a record of the whole store.
     Store,
+    /// The key of a room that is not served.
+    RoomNotServed,
     /// The key of a room id.
     RoomName(&'k str),
     /// The key of the record of a room.
@@ -36,6 +38,8 @@ pub(crate) enum Of {
     Extremity(i64, EventNum),
     /// The follower of a missing event.
     Missing(EventNum),
+    /// The room as a whole.
+    Whole,
 }
 
 /// The kind of a record of a room, for code that decides what its loss means.
@@ -74,6 +78,7 @@ pub(crate) fn part(key: &[u8]) -> Option<Part> {
         | Tag::EXTREMITY
         | Tag::POWER
         | Tag::LATER_REDACTION
+        | Tag::DERIVE_AGAIN
         | Tag::CONTENT => Part::Note,
         _ => return None,
     })
@@ -89,14 +94,18 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::FORMAT, 0 | 4)
         | (Tag::MARK_2, 0)
         | (Tag::ERASED_USER | Tag::SERVER_KEYS | Tag::CURSOR, _)
-        | (Tag::ROOM_NOT_SERVED | Tag::BAN_REDACTION, _)
+        | (Tag::BAN_REDACTION, _)
         | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
+        (Tag::ROOM_NOT_SERVED, _) => return Some(Parts::RoomNotServed),
         (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
         (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
         (Tag::EVENT, 20) => Of::Id,
         (Tag::PAGE | Tag::BLOCK, 8) => Of::Page(number(1)?),
         (Tag::STATE, 8) => Of::State(StateNum(number(1)?)),
-        (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
+        (Tag::DERIVE_AGAIN, 4) => Of::Whole,
+        (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED | Tag::DERIVE_AGAIN, 8) => {
+            Of::Event(event(1)?)
+        }
         (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
         (Tag::ARRIVAL, 16) => {
             let Arrival { arrival, event } = arrival_of(key)?;

@@ -41,9 +41,10 @@ const SESSION: &str = "set default_transaction_read_only = on; \
 #[command(next_help_heading = "Database")]
 pub(crate) struct DatabaseFlags {
     /// Synapse's database: postgresql://USER@HOST:PORT/NAME. Several hosts may be given, separated by
-    /// commas; the first that answers is used. `?sslmode=require` demands TLS.
+    /// commas; the first that answers is used. `?sslmode=require` demands TLS. Required, except for
+    /// `check --role-sql`.
     #[arg(long, env = "BACKSCROLL_SYNAPSE_DATABASE", value_name = "URL")]
-    pub(crate) database: String,
+    pub(crate) database: Option<String>,
 
     /// The database with the state groups, if Synapse keeps them in another one (`databases` in its
     /// configuration). The same as --database by default.
@@ -107,6 +108,7 @@ impl DatabaseFlags {
             let password_file = database_password_file.clone();
             anyhow::Ok(Database { config, password_file, tls: tls.clone() })
         };
+        let database = database.context("it is missing")?;
         let main = open(&database)?;
         let state = state_database.as_deref().map(open).transpose().context("--state-database")?;
         Ok(Databases { state: state.unwrap_or_else(|| main.clone()), main })

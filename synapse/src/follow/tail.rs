@@ -97,7 +97,7 @@ impl Tail {
     ) -> anyhow::Result<Self> {
         let transaction = session.begin().await?;
         let moment = positions::moment(&transaction).await?;
-        if cursor.at_ms == 0 {
+        if cursor.began_ms == 0 {
             begin_at(cursor, &moment);
         }
         let late = Late::new(cursor.late.clone());
@@ -247,6 +247,8 @@ impl Tail {
                 let SendResult::Refused(why) = sent.result else { continue };
                 if why.reason == RefusalReason::Conflict {
                     conflicts.insert(sent.event_id);
+                } else if send::is_about_room(why.reason) {
+                    lock(&context.rooms).set_differing(&sent.room_id, true);
                 }
             }
         }
@@ -283,7 +285,6 @@ impl Tail {
         cursor.backfill = self.backfill.window.low().saturating_neg();
         cursor.un_partial_stated = self.un_partial_stated.window.low();
         cursor.late = self.late.cursor();
-        cursor.at_ms = seen.moment.now_ms;
     }
 }
 
@@ -306,7 +307,7 @@ fn count_rooms(context: &Context) {
 
 /// Sets the places of a cursor to now, with a margin for what is under way.
 pub(super) fn begin_at(cursor: &mut Cursor, moment: &Moment) {
-    cursor.at_ms = moment.now_ms;
+    cursor.began_ms = moment.now_ms;
     cursor.positions = BTreeMap::new();
     cursor.note_positions(&moment.positions);
     cursor.events = moment.farthest(EVENTS).saturating_sub(UNDER_WAY).max(0);
