@@ -53,6 +53,7 @@ mod rot;
 mod server_keys;
 mod set_rooms_served;
 mod set_user_erased;
+mod shadow;
 mod state_later;
 mod support;
 mod traces;
