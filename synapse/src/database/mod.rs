@@ -10,6 +10,7 @@ pub(crate) mod room_sizes;
 pub(crate) mod rooms_state;
 pub(crate) mod rows;
 pub(crate) mod schema;
+pub(crate) mod server_keys;
 pub(crate) mod small_tables;
 pub(crate) mod state;
 mod tls;
@@ -28,6 +29,8 @@ use crate::cli::read_secret;
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection over which sent data stays unanswered for this time is lost.
+const LOST_AFTER: Duration = Duration::from_secs(30);
 /// Longest time for a statement, unless a connection is for pages, whose size can be chosen.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What PostgreSQL is told when a connection begins. If the follower is stopped in the middle of a
@@ -104,7 +107,9 @@ impl DatabaseFlags {
                 config.ssl_mode(SslMode::Disable);
             }
             config.application_name("backscroll-synapse").connect_timeout(CONNECT_TIMEOUT);
-            config.keepalives_idle(Duration::from_secs(30));
+            // A server that has vanished is noticed within a minute.
+            config.keepalives_idle(Duration::from_secs(20)).tcp_user_timeout(LOST_AFTER);
+            config.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
             let password_file = database_password_file.clone();
             anyhow::Ok(Database { config, password_file, tls: tls.clone() })
         };

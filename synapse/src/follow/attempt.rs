@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Context, Start, cursor::Cursor, import, lock, rooms::Rooms, send::StateReader, sweep,
-    tail::Tail,
+    Context, Start, cursor::Cursor, import, lock, rooms::Rooms, send::StateReader, server_keys,
+    sweep, tail::Tail,
 };
 use crate::{
     check,
@@ -81,6 +81,7 @@ impl Attempt<'_> {
         tokio::select! {
             ended = ticking.run() => ended,
             ended = sweep::run(&context) => ended.context("a sweep failed"),
+            ended = server_keys::run(&context) => ended.context("cannot pass keys on"),
             ended = tasks.join_next() => match ended {
                 Some(ended) => ended.context("a task failed")?.context("a task ended"),
                 None => anyhow::bail!("no task is left"),
