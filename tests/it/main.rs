@@ -26,6 +26,7 @@ mod deletions;
 mod docs;
 mod explain_access;
 mod feeder;
+mod feeder_killed;
 mod formats;
 mod full_disk;
 mod get_missing_events;
