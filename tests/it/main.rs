@@ -55,6 +55,7 @@ mod rot;
 mod server_keys;
 mod set_rooms_served;
 mod set_user_erased;
+mod shadow;
 mod state_later;
 mod support;
 mod traces;
