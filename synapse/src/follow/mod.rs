@@ -30,7 +30,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub(crate) use self::attempt::Unfollowable;
 use self::{
     attempt::Attempt,
     rooms::Rooms,
@@ -38,6 +37,7 @@ use self::{
     sweep::{SweepCursor, SweepFlags},
 };
 use crate::{
+    check::Unfollowable,
     database::Databases,
     health,
     history::{History, HistoryError, HistoryOptions, message},

@@ -15,13 +15,8 @@ use super::{
     send,
 };
 use crate::{
-    database::{
-        Session,
-        digest::{self, RoomParts},
-        rooms_state::partial_rooms,
-        rows,
-    },
-    digest::{Parts, prefix_bits},
+    database::{Session, digest, rooms_state::partial_rooms, rows},
+    digest::{Parts, RoomParts, prefix_bits},
     history::{
         append::SendResult,
         rooms::{self, NotServed, TakeOut},
