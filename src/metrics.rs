@@ -31,6 +31,7 @@ pub struct Metrics {
     flushes: Histogram,
     panics: Counter,
     backlog: Gauge,
+    redacted_content_removed: Counter,
     requests_waiting: Gauge,
     store: StoreGauges,
 }
@@ -54,6 +55,8 @@ pub struct StoreGauges {
     pub unreadable: Gauge,
     /// The number of rooms whose current state is not known.
     pub state_unknown: Gauge,
+    /// The number of redacted events whose content is still on disk.
+    pub content_due: Gauge,
     /// The bytes that the store takes on disk.
     pub store_bytes: Gauge,
     /// The bytes that are free on the volume of the store.
@@ -145,6 +148,7 @@ impl Metrics {
             flushes: seconds(),
             panics: Counter::default(),
             backlog: Gauge::default(),
+            redacted_content_removed: Counter::default(),
             requests_waiting: Gauge::default(),
             store: StoreGauges::default(),
         };
@@ -180,6 +184,8 @@ impl Metrics {
         to.register("backscroll_panics", help, it.panics);
         let help = "Rooms that have states left to compute";
         to.register("backscroll_backlog_rooms", help, it.backlog);
+        let help = "Redacted events whose content was removed from the disk";
+        to.register("backscroll_redacted_content_removed", help, it.redacted_content_removed);
         let help =
             "Requests that wait until others have ended; beyond 1,024 they are refused (BUSY)";
         to.register("backscroll_requests_waiting", help, it.requests_waiting);
@@ -253,6 +259,11 @@ impl Metrics {
         self.panics.inc();
     }
 
+    /// Counts redacted events whose content was removed from the disk.
+    pub fn content_removed(&self, events: u64) {
+        self.redacted_content_removed.inc_by(events);
+    }
+
     /// Sets the number of rooms that have states left to compute.
     pub fn backlog(&self, rooms: usize) {
         self.backlog.set(i64::try_from(rooms).expect("a length fits an i64"));
@@ -277,6 +288,8 @@ impl StoreGauges {
         let help =
             "Rooms whose current state is not known: access is decided by the states known last";
         to.register("backscroll_rooms_of_unknown_state", help, it.state_unknown);
+        let help = "Redacted events whose content is still on disk";
+        to.register("backscroll_redacted_content", help, it.content_due);
         to.register("backscroll_store_bytes", "Size of the store on disk", it.store_bytes);
         let help = "Free space on the volume of the store";
         to.register("backscroll_volume_free_bytes", help, it.free_bytes);

@@ -37,13 +37,30 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-/// The rooms and users whose events must not be served again after a restore.
+/// The rooms and users whose events must not be served again after a restore, or not whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstones {
     /// The ids of rooms that were deleted and may not return.
     pub rooms: BTreeSet<String>,
     /// The ids of users who asked for erasure.
     pub users: BTreeSet<String>,
+    /// The bans that redact.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub bans: BTreeSet<BackupBan>,
+}
+
+/// A ban that redacts what the banned user has sent to a room.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BackupBan {
+    /// The id of the room.
+    pub room_id: String,
+    /// The id of the banned user.
+    pub user_id: String,
+    /// The id of the event that bans the user.
+    pub ban_event_id: String,
+    /// Events of the user that arrive at this number or later are not redacted; `None` if all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_arrival: Option<i64>,
 }
 
 /// A manifest that was read.
@@ -103,6 +120,7 @@ pub(super) fn read(path: &Path) -> Result<Manifest, BackupError> {
             Ok(Entry::Tombstones(mut it)) => {
                 found.tombstones.rooms.append(&mut it.rooms);
                 found.tombstones.users.append(&mut it.users);
+                found.tombstones.bans.append(&mut it.bans);
             }
             Ok(Entry::Complete(totals)) => found.complete = Some(totals),
             Err(_) if number == lines.len() && path.ends_with(super::PARTIAL) => {}

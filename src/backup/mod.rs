@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! DIR/manifest.ndjson      for each room {"room": {"room_id", "file", "events", "sha256"}},
-//!                          {"withheld": {"rooms", "users"}}: deleted rooms and erased users, and
-//!                          as the last line {"complete": {"rooms", "events"}}
+//!                          {"withheld": {"rooms", "users", "bans"}}: deleted rooms, erased users
+//!                          and bans that redact, and as the last line
+//!                          {"complete": {"rooms", "events"}}
 //! DIR/rooms/000001.ndjson  a room
 //! DIR/rooms/000001.purged  hashes of the ids of events that were purged from the room, if any
 //!                          were: half a SHA-256 per line, in hexadecimal
@@ -23,7 +24,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-pub use self::manifest::{BackupRoom, FileEntry, Tombstones, Totals};
+pub use self::manifest::{BackupBan, BackupRoom, FileEntry, Tombstones, Totals};
 use self::manifest::{Entry, Manifest};
 use crate::{
     num,

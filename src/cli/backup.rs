@@ -14,7 +14,7 @@ use super::{
     out, progress_target,
 };
 use crate::{
-    backup::{BackupWriter, RoomFile, Tombstones, Totals},
+    backup::{BackupBan, BackupWriter, RoomFile, Tombstones, Totals},
     proto::v1::{
         self as pb, admin_service_client::AdminServiceClient,
         history_service_client::HistoryServiceClient,
@@ -145,7 +145,7 @@ impl Backup {
     }
 }
 
-/// The tombstones of the whole store: deleted rooms and erased users.
+/// The tombstones of the whole store: deleted rooms, erased users and bans that redact.
 async fn tombstones(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<Tombstones> {
     let mut tombstones = Tombstones::default();
     for_each_page(async |page_token| {
@@ -159,6 +159,16 @@ async fn tombstones(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<T
         let request = pb::ListErasedUsersRequest { page_size: MAX_PAGE_OF_IDS, page_token };
         let page = message(admin.list_erased_users(request).await)?;
         tombstones.users.extend(page.user_ids);
+        Ok(page.next_page_token)
+    })
+    .await?;
+    for_each_page(async |page_token| {
+        let request = pb::ListBanRedactionsRequest { page_size: MAX_PAGE_OF_IDS, page_token };
+        let page = message(admin.list_ban_redactions(request).await)?;
+        tombstones.bans.extend(page.bans.into_iter().map(|it| {
+            let pb::BanRedaction { room_id, user_id, ban_event_id, before_arrival } = it;
+            BackupBan { room_id, user_id, ban_event_id, before_arrival }
+        }));
         Ok(page.next_page_token)
     })
     .await?;

@@ -3,6 +3,7 @@
 
 mod backup;
 mod client;
+mod compact;
 mod explain;
 mod export;
 mod graph;
@@ -21,13 +22,17 @@ use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::ProgressDrawTarget;
 
-use crate::telemetry::{self, LogFormat, Logs};
+use crate::{
+    store::RedactedContent,
+    telemetry::{self, LogFormat, Logs},
+};
 
 /// The parsed command line.
 #[derive(Debug, Parser)]
@@ -95,6 +100,8 @@ enum Command {
     DeleteRoom(purge::DeleteRoomArgs),
     /// Verify a whole store, and print each fault.
     Verify(verify::VerifyArgs),
+    /// Copy a store into a new directory, without the bytes of what was removed.
+    Compact(compact::CompactArgs),
     /// Explain why a server gets an event in full, redacted, or not at all.
     Explain(explain::ExplainArgs),
     /// Draw the event graph of a room.
@@ -156,6 +163,23 @@ impl FromStr for Mib {
     }
 }
 
+/// How long the content of redacted events is kept, as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RedactedContentDays(RedactedContent);
+
+impl FromStr for RedactedContentDays {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self(RedactedContent::KeptForEver));
+        }
+        let days: u32 =
+            text.parse().map_err(|fault| format!("not a number of days, nor `never`: {fault}"))?;
+        Ok(Self(RedactedContent::RemovedAfter(Duration::from_hours(24 * u64::from(days)))))
+    }
+}
+
 /// Where progress is drawn: on standard error if it is a terminal, otherwise nowhere.
 fn progress_target() -> ProgressDrawTarget {
     if io::stderr().is_terminal() {
@@ -204,6 +228,7 @@ impl Command {
             Self::Purge(args) => purge::purge(args).await.map(|()| true),
             Self::DeleteRoom(args) => purge::delete_room(args).await.map(|()| true),
             Self::Verify(args) => verify::run(args).await,
+            Self::Compact(args) => compact::run(args).map(|()| true),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
             Self::Graph(args) => graph::run(args).await.map(|()| true),
             Self::Stats(args) => stats::run(args).await.map(|()| true),

@@ -7,10 +7,10 @@ use indicatif::ProgressBar;
 
 use super::{Mib, out, progress_target};
 use crate::{
-    backup::{self, BackupRoom},
+    backup::{self, BackupBan, BackupRoom},
     context::Context,
     ingest::{self, NewEvent, Outcome},
-    store::{Decision, Options, View as _},
+    store::{BanRedaction, BannedUser, Decision, Options, View as _},
 };
 
 /// Events appended between two flushes.
@@ -53,6 +53,12 @@ pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
     }
     for user_id in &tombstones.users {
         cx.store.set_erased(user_id, true)?;
+    }
+    for ban in &tombstones.bans {
+        let BackupBan { room_id, user_id, ban_event_id, before_arrival } = ban.clone();
+        let user = BannedUser { room_id, user_id };
+        let ban = BanRedaction { ban_event_id, before_arrival };
+        ingest::set_ban_redaction(&cx.store, &user, Some(&ban))?;
     }
     tombstones.rooms.iter().try_for_each(|it| cx.store.bury_room(it))?;
     let events = rooms.iter().map(|it| it.events).sum();

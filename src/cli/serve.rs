@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Mib;
+use super::{Mib, RedactedContentDays};
 use crate::{
     metrics::Metrics,
     rpc::Require,
@@ -109,6 +109,16 @@ pub(super) struct ServeArgs {
     )]
     gateway_token_file: Option<PathBuf>,
 
+    /// How long the content of redacted events stays on disk, in days, or `never` to keep it. With 0 it
+    /// is removed at once. Other servers never get it.
+    #[arg(
+        long,
+        env = "BACKSCROLL_REDACTED_CONTENT_DAYS",
+        default_value = "7",
+        value_name = "DAYS"
+    )]
+    redacted_content_days: RedactedContentDays,
+
     /// How long running requests may take to finish when stopping, in seconds.
     #[arg(long, env = "BACKSCROLL_DRAIN_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     drain_seconds: u64,
@@ -128,6 +138,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         reserved_bytes: reserved_mib.bytes,
         require_durable: args.require_durable,
         flush_timeout: Duration::from_secs(args.flush_timeout_seconds),
+        redacted_content: args.redacted_content_days.0,
         ..Options::plain(data_dir, cache_mib.bytes)
     };
     let counted = metrics.clone();

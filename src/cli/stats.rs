@@ -2,14 +2,14 @@
 
 use std::{io::Write as _, time::Duration};
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 
 use super::{
     ServerArgs,
     client::{connect, message},
     out,
 };
-use crate::proto::v1 as pb;
+use crate::{proto::v1 as pb, rpc::now_ms};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -44,6 +44,9 @@ impl std::fmt::Display for Printed<'_> {
         writeln!(f, "unreadable events    {}", HumanCount(stats.unreadable_event_count))?;
         let unknown = HumanCount(stats.state_unknown_room_count);
         writeln!(f, "state unknown        {unknown} rooms")?;
+        let content = HumanCount(stats.redacted_content_count);
+        let oldest = age(stats.oldest_redacted_ts);
+        writeln!(f, "redacted content     {content} events{oldest}")?;
         let (store, free) = (HumanBytes(stats.store_bytes), HumanBytes(stats.free_bytes));
         writeln!(f, "on disk              {store}, {per_event} bytes an event; {free} free")?;
         writeln!(f, "durable              {}", stats.durability)?;
@@ -95,6 +98,15 @@ impl std::fmt::Display for Printed<'_> {
         }
         Ok(())
     }
+}
+
+/// How long ago the oldest redacted event was seen that has its content on disk; empty for zero.
+fn age(oldest_redacted_ts: u64) -> String {
+    if oldest_redacted_ts == 0 {
+        return String::new();
+    }
+    let age = Duration::from_millis(now_ms().saturating_sub(oldest_redacted_ts));
+    format!(", the oldest redacted {} ago", HumanDuration(age))
 }
 
 fn milliseconds(duration: Option<&prost_types::Duration>) -> f64 {

@@ -9,13 +9,14 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    Mib, ServerArgs,
+    Mib, RedactedContentDays, ServerArgs,
     client::{connect, message, service_error},
     out, progress_target,
 };
 use crate::{
     backup,
     proto::v1 as pb,
+    rpc::now_ms,
     store::{Options, Store, caught},
     verify::{self, Fault, Repaired, Watch},
 };
@@ -35,6 +36,7 @@ left. --repair can correct:
   states after events, the current state and its members, redactions that were not applied
   counters, forward extremities, marks of events that have successors
   notes and state records to which no other record refers
+  content of redacted events that should have been removed
 --repair cannot correct event bodies that do not match their ids or are lost, nodes (which contain the
 verdicts), states that were given with events, and records that the storage engine cannot read. A room
 with such a fault is not changed at all: restore it with `backscroll delete-room --may-return` and
@@ -80,13 +82,32 @@ pub(super) struct VerifyArgs {
     )]
     repair: bool,
 
+    /// How long the content of redacted events may stay on disk, in days, or `never` to allow it: what
+    /// the service was started with. Content that is there a day longer is a fault.
+    #[arg(
+        long,
+        env = "BACKSCROLL_REDACTED_CONTENT_DAYS",
+        default_value = "7",
+        value_name = "DAYS"
+    )]
+    redacted_content_days: RedactedContentDays,
+
     /// Memory for the caches of the store, in MiB.
     #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value = "256", value_name = "MIB")]
     cache_mib: Mib,
 }
 
 pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
-    let VerifyArgs { server, online, max_cpu_percent, data_dir, backup, repair, cache_mib } = args;
+    let VerifyArgs {
+        server,
+        online,
+        max_cpu_percent,
+        data_dir,
+        backup,
+        repair,
+        redacted_content_days,
+        cache_mib,
+    } = args;
     if online {
         return verify_online(&server, max_cpu_percent).await;
     }
@@ -95,7 +116,8 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
     }
     let data_dir = data_dir.context("give --data-dir or --backup")?;
     anyhow::ensure!(data_dir.is_dir(), "{} is not a directory", data_dir.display());
-    let options = Options::plain(data_dir, cache_mib.bytes);
+    let redacted_content = redacted_content_days.0;
+    let options = Options { redacted_content, ..Options::plain(data_dir, cache_mib.bytes) };
     let store = Store::open(&options)
         .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
     if repair {
@@ -110,7 +132,8 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
 /// Repairs the store, and prints the result for each fault. Returns whether no fault is left.
 fn repair_store(store: &Store) -> anyhow::Result<bool> {
     let progress = bar(caught(|| verify::extent(store))??);
-    let outcome = caught(|| verify::repair(store, &mut |count| progress.inc(count.into())));
+    let outcome =
+        caught(|| verify::repair(store, now_ms(), &mut |count| progress.inc(count.into())));
     progress.finish_and_clear();
     let Repaired { mended, left, unused_states } = outcome??;
     for (fault, remedy) in &mended {
@@ -213,6 +236,10 @@ impl Watch for Watcher {
 
     fn fault(&mut self, fault: Fault) {
         self.print(fault);
+    }
+
+    fn now_ms(&self) -> u64 {
+        now_ms()
     }
 
     fn unused_states(&mut self, _room_id: &str, records: u64) {

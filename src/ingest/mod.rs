@@ -26,6 +26,7 @@
 
 mod append;
 mod backlog;
+mod ban_redaction;
 mod check;
 #[cfg(test)]
 mod costs;
@@ -39,6 +40,8 @@ mod purge;
 mod redaction;
 mod rederive;
 mod refusal;
+mod remains;
+mod remove_content;
 mod resolve;
 mod settle;
 mod state;
@@ -48,6 +51,7 @@ mod tests;
 
 pub use append::{BatchOutcome, append_all, append_unflushed};
 pub use backlog::{NotesLeft, recover, settle_waiting, work_off};
+pub use ban_redaction::{is_redacted_by_ban, set_ban_redaction};
 pub use delete_room::{DeleteError, DeleteProgress, delete_room};
 pub use erase_user::set_user_erased;
 pub use given_state::MAX_STATE_AFTER;
@@ -58,6 +62,7 @@ pub use rederive::{
     note_redaction_again, settle_again,
 };
 pub use refusal::Refusal;
+pub use remove_content::{ContentRemoval, Pass, remove_content, remove_content_of};
 
 use crate::{
     pdu::PduError,

@@ -1,6 +1,9 @@
 //! Step 5: an event's place in its room's graph: its number, its order of arrival, its edges.
 
-use super::{NewEvent, Verdict, check::Checked, extremities, given_state::GivenState, redaction};
+use super::{
+    NewEvent, Verdict, ban_redaction, check::Checked, extremities, given_state::GivenState,
+    redaction,
+};
 use crate::{
     num,
     pdu::Event,
@@ -47,6 +50,8 @@ pub(super) fn place(
     };
     if event.outlier {
         edit.put_node(number, node)?;
+        redaction::place_target(edit, number, &checked.event)?;
+        ban_redaction::place(edit, number, &checked.event)?;
         return Ok(Vec::new());
     }
     node.prev_events = link(edit, number, &checked.event)?;
@@ -59,6 +64,7 @@ pub(super) fn place(
     }
     let followed = extremities::place(edit, number)?;
     redaction::place(edit, number, &checked.event)?;
+    ban_redaction::place(edit, number, &checked.event)?;
     Ok(followed)
 }
 

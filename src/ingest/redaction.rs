@@ -31,6 +31,7 @@ use ruma::{
 };
 
 use super::{
+    remains::{redacts, strip},
     resolve::state_event,
     stored::{parse_stored, version_of},
 };
@@ -54,6 +55,15 @@ const MAX_POWERS_READ: usize = 64;
 /// Judges a newly placed event as a redaction, and the redactions of it.
 pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     note(edit, event, read)?;
+    place_target(edit, event, read)
+}
+
+/// Judges the redactions of a newly stored event, which may be an outlier.
+pub(super) fn place_target(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+) -> Result<(), StoreError> {
     let Some(pdu) = read.pdu() else { return Ok(()) };
     let event_id = read.event_id().as_str();
     if !edit.has_redactions(edit.room_num(), event_id)? {
@@ -67,12 +77,12 @@ pub(super) fn place(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
 /// Lists and judges an event as a redaction, if it is one and was not rejected.
 pub(super) fn note(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
     let Some(pdu) = read.pdu() else { return Ok(()) };
-    let Some(target_id) = pdu.redacts() else { return Ok(()) };
+    let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(()) };
     let node = edit.node(event)?;
     if node.flags.rejected {
         return Ok(());
     }
-    edit.put_redaction(target_id.as_str(), event, Judgement::Unseen);
+    edit.put_redaction(&target_id, event, Judgement::Unseen);
     if needs_power(version_of(edit)?) {
         edit.list_redaction(node.arrival, event);
     }
@@ -153,7 +163,8 @@ pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), St
 /// Prepares the purge of a redaction. If its target is hidden by it, or may be, only the target's
 /// redacted form stays stored; a target that is not stored yet will never be.
 pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
-    let Some(target_id) = read.redacts() else { return Ok(()) };
+    let Some(pdu) = read.pdu() else { return Ok(()) };
+    let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(()) };
     let target_id = target_id.as_str();
     if let Some(judged) = edit.judgement(edit.room_num(), target_id, event)? {
         edit.remove_redaction(target_id, event, judged);
@@ -166,11 +177,8 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
     };
     let node = edit.node(target)?;
     let is_hidden = Redacted::of_flags(node.flags).is_hidden();
-    if is_hidden {
-        let parsed = parse_stored(edit, target, version_of(edit)?)?;
-        if let Some(redacted) = parsed.and_then(|it| it.redacted().ok()) {
-            edit.put_body(target, target_id, redacted.bytes_as_received());
-        }
+    if is_hidden && let Some(parsed) = parse_stored(edit, target, version_of(edit)?)? {
+        strip(edit, target, &parsed);
     }
     mark(edit, target, target_id)?;
     // A reader may have read the whole body just now: the flag still hides it.
@@ -182,7 +190,7 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
 /// Judges an event again, if it is a listed redaction and its target is stored and readable.
 fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
     let room = edit.room_num();
-    let Some(target_id) = pdu.redacts() else { return Ok(()) };
+    let Some(target_id) = redacts(edit, redaction, pdu)? else { return Ok(()) };
     let target_id = target_id.as_str();
     let Some(target) = edit.event_num(room, target_id)? else { return Ok(()) };
     let Some(before) = edit.judgement(room, target_id, redaction)? else { return Ok(()) };
@@ -209,6 +217,9 @@ fn mark(edit: &mut Edit<'_>, target: EventNum, target_id: &str) -> Result<(), St
     }
     node.flags.redacted = redacted;
     node.flags.redaction_pending = pending;
+    if redacted {
+        edit.note_content_due(target)?;
+    }
     edit.put_node(target, node)
 }
 

@@ -3,7 +3,7 @@
 
 use std::mem;
 
-use super::{place, redaction, settle};
+use super::{place, redaction, remains, settle};
 use crate::{
     pdu::Event,
     store::{Edit, EventNum, Judged as _, PrevEvent, StateNum, StoreError, View},
@@ -46,9 +46,10 @@ pub fn note_redaction_again(
     event: EventNum,
     read: &Event,
 ) -> Result<bool, StoreError> {
-    let Some(target_id) = read.redacts() else { return Ok(false) };
+    let Some(pdu) = read.pdu() else { return Ok(false) };
+    let Some(target_id) = remains::redacts(edit, event, pdu)? else { return Ok(false) };
     let is_rejected = edit.node(event)?.flags.rejected;
-    if is_rejected || edit.judgement(edit.room_num(), target_id.as_str(), event)?.is_some() {
+    if is_rejected || edit.judgement(edit.room_num(), &target_id, event)?.is_some() {
         return Ok(false);
     }
     redaction::note(edit, event, read)?;

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
+    remains,
     state::{self, Base, MapEntry},
     stored::{parse_stored, read_stored, version_of},
 };
@@ -250,7 +251,8 @@ impl EventSource<'_, '_> {
         let Some(event) = held else { return Ok(None) };
         let Some(pdu) = parse_stored(self.edit, event, self.version)? else { return Ok(None) };
         let rejected = self.edit.node(event)?.flags.rejected;
-        Ok(state_event(&pdu, rejected).map(Arc::new))
+        let Some(converted) = state_event(&pdu, rejected) else { return Ok(None) };
+        remains::complete(self.edit, event, converted).map(|it| Some(Arc::new(it)))
     }
 }
 

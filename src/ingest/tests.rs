@@ -2,6 +2,9 @@
 //! recorded rooms, the work that follows, purges, and repairs, over an engine that reports conflicts
 //! at random.
 
+mod content;
+mod removed_content;
+
 use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};
 
 use proptest::prelude::*;
@@ -46,7 +49,7 @@ fn fill(
         let mut watch = |_| ControlFlow::Continue(());
         drop(purge_history(&cx.store, &header.room_id, &line.event_id, &mut watch));
     }
-    verify::repair(&cx.store, &mut |_| {}).unwrap();
+    verify::repair(&cx.store, 0, &mut |_| {}).unwrap();
     outcomes
 }
 

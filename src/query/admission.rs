@@ -6,9 +6,10 @@ use serde_json::Value;
 use super::{Asker, QueryError};
 use crate::{
     access::{self, AccessRefusal, acl_allows},
+    ingest,
     pdu::{Pdu, RoomVersion},
     state::map::{self, MapKey},
-    store::{ContentKey, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
+    store::{ContentKey, EventNode, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
 };
 
 /// The most last known states that are looked at for one question, while the current state is not
@@ -148,7 +149,9 @@ fn is_allowed_by_acl(
     if node.flags.unreadable {
         return Ok(acl_allows(&Value::Null, server));
     }
-    let redacted = node.flags.redacted || node.flags.redaction_pending;
+    let redacted = node.flags.redacted
+        || node.flags.redaction_pending
+        || is_redacted_by_ban(store, room, event, &node)?;
     let content = |text: &[u8]| {
         let mut pdu = Pdu::parse(text, room.version).ok()?;
         if redacted {
@@ -158,4 +161,20 @@ fn is_allowed_by_acl(
     };
     let key = ContentKey { room: room.number, event, redacted };
     store.with_content(key, content, |it| acl_allows(it, server))
+}
+
+/// Whether a ban redacts a readable event. The event is read only if the room has such a ban.
+pub(super) fn is_redacted_by_ban(
+    store: &Store,
+    room: &FoundRoom,
+    event: EventNum,
+    node: &EventNode,
+) -> Result<bool, StoreError> {
+    if node.flags.unreadable || !store.has_ban_redactions(&room.record.room_id) {
+        return Ok(false);
+    }
+    let body = store.body(room.number, event)?;
+    let pdu = Pdu::parse(&body.pdu, room.version)
+        .map_err(|_| StoreError::corrupt("body", body.event_id.as_bytes()))?;
+    Ok(ingest::is_redacted_by_ban(store, node.arrival, &pdu))
 }

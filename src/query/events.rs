@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{
     QueryError, Question,
-    admission::{FoundRoom, find_internal},
+    admission::{FoundRoom, find_internal, is_redacted_by_ban},
     paging::{AnswerSpace, IdList, PageRequest, token},
 };
 use crate::{
@@ -43,7 +43,7 @@ pub struct RoomEvent {
     pub verdict: Verdict,
     /// Whether the event is only stored, without a place in the graph.
     pub outlier: bool,
-    /// Whether a valid redaction of it is held.
+    /// Whether a valid redaction of it is held, or a ban redacts it.
     pub redacted: bool,
     /// The ids of the state that was given with it: the first ones, up to 256 KiB.
     pub state_after: Vec<String>,
@@ -223,7 +223,7 @@ fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<RoomEvent, S
         arrival: node.arrival,
         verdict: Verdict::of_flags(node.flags.rejected, node.flags.soft_failed),
         outlier: node.flags.outlier,
-        redacted: node.flags.redacted,
+        redacted: node.flags.redacted || is_redacted_by_ban(store, room, event, &node)?,
         unreadable: node.flags.unreadable,
         state_unknown: !node.flags.outlier && node.state_after.is_none(),
     })

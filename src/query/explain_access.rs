@@ -155,6 +155,10 @@ fn describe_event(node: &EventNode, decided_on: EventFacts, origin: &str) -> Vec
         let why = "a redaction of it is held whose validity is not known yet";
         facts.push(format!("at the event: {why}"));
     }
+    let by_redaction = node.flags.redacted || node.flags.redaction_pending;
+    if decided_on.redacted && !by_redaction {
+        facts.push("the sender is banned, and the ban redacts the event".to_owned());
+    }
     if decided_on.sender_erased {
         facts.push("the sender asked for erasure".to_owned());
     }

@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use super::admission::{FoundRoom, members};
 use crate::{
+    ingest::is_redacted_by_ban,
     pdu::Pdu,
     store::{EventNode, StateNum, Store, StoreError, View},
     visibility::{EventFacts, Standing},
@@ -31,11 +32,13 @@ impl<'a> FormDecider<'a> {
         let mut facts = EventFacts { redacted, after, before: None, sender_erased: false };
         let hidden = after.is_some_and(|it| !it.allows());
         let some_erased = self.store.has_erased_users();
-        if redacted || after.is_none() || !(hidden || some_erased) {
+        let some_banned = self.store.has_ban_redactions(&self.room.record.room_id);
+        if redacted || after.is_none() || !(hidden || some_erased || some_banned) {
             return Ok(facts);
         }
         let damaged = |_| StoreError::corrupt("body", pdu.get(..16).unwrap_or_default());
         let parsed = Pdu::parse(pdu, self.room.version).map_err(damaged)?;
+        facts.redacted = is_redacted_by_ban(self.store, node.arrival, &parsed);
         facts.sender_erased = self.store.is_erased(parsed.sender().as_str());
         if let Some(state) = node.state_after
             && counts_before(&parsed, self.origin)

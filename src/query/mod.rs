@@ -10,6 +10,7 @@
 
 mod admission;
 mod backfill;
+mod ban_redactions;
 mod compare_answers;
 mod error;
 mod events;
@@ -29,6 +30,7 @@ mod stats;
 mod tombstones;
 
 pub use backfill::Backfill;
+pub use ban_redactions::{BanList, ListBanRedactions};
 pub use compare_answers::{
     CompareAnswers, ComparedQuestion, Comparison, EventDifference, EventDigest,
 };

@@ -53,6 +53,11 @@ pub struct Sizes {
     pub unreadable: u64,
     /// The number of rooms whose current state is not known.
     pub state_unknown: u64,
+    /// The number of redacted events whose content is still on disk.
+    pub content_due: u64,
+    /// When the service first saw that the oldest of them is redacted, in milliseconds since 1970;
+    /// `None` if it has seen none.
+    pub oldest_content_ms: Option<u64>,
     /// The bytes that the store takes on disk.
     pub store_bytes: u64,
     /// The bytes that are free on the volume of the store.
@@ -82,8 +87,8 @@ pub struct WideRoom {
     pub events: u64,
 }
 
-/// Computes the figures. Reads the record of every room, up to a million rooms; gaps and waiting
-/// events are counted up to a million.
+/// Computes the figures. Reads the record of every room, up to a million rooms; gaps, waiting events
+/// and events with redacted content are counted up to a million.
 ///
 /// # Errors
 /// The store failed.
@@ -111,6 +116,8 @@ pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
     let sizes = &mut stats.sizes;
     sizes.gaps = store.count_gaps(MAX_COUNTED)?;
     sizes.waiting = store.count_waiting(MAX_COUNTED)?;
+    let content = store.count_content_due(MAX_COUNTED)?;
+    (sizes.content_due, sizes.oldest_content_ms) = (content.events, content.oldest_ms);
     sizes.store_bytes = store.bytes()?;
     sizes.free_bytes = store.free_bytes()?;
     Ok(stats)

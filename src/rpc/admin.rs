@@ -10,7 +10,7 @@ use super::{executor::Executor, progress::Messages, status, timeout::deadline, v
 use crate::{
     context::Context,
     proto::v1::{self as pb, admin_service_server::AdminService},
-    query::{self, IdList, ListDeletedRooms, ListErasedUsers, PageRequest},
+    query::{self, IdList, ListBanRedactions, ListDeletedRooms, ListErasedUsers, PageRequest},
 };
 
 /// Handles the calls of `AdminService`.
@@ -95,8 +95,14 @@ impl AdminService for AdminHandler {
 
     async fn list_ban_redactions(
         &self,
-        _: Request<pb::ListBanRedactionsRequest>,
+        request: Request<pb::ListBanRedactionsRequest>,
     ) -> Result<Response<pb::ListBanRedactionsResponse>, Status> {
-        Err(Status::unimplemented("list_ban_redactions"))
+        let cx = Arc::clone(&self.cx);
+        let deadline = deadline(request.metadata());
+        let pb::ListBanRedactionsRequest { page_size: size, page_token: token } =
+            request.into_inner();
+        let question = ListBanRedactions { page: PageRequest { size, token } };
+        let list = self.executor.run(deadline, move |it| query::answer(&cx, &question, it));
+        Ok(Response::new(wire::list_ban_redactions_response(list.await?)))
     }
 }

@@ -5,7 +5,14 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{append, executor::Executor, progress::Messages, purge, status, timeout::deadline};
+use super::{
+    append,
+    executor::Executor,
+    progress::Messages,
+    purge, status,
+    timeout::deadline,
+    wire::{self, NewBan},
+};
 use crate::{
     context::Context,
     deadline::Deadline,
@@ -107,8 +114,13 @@ impl IngestService for IngestHandler {
 
     async fn set_ban_redaction(
         &self,
-        _: Request<pb::SetBanRedactionRequest>,
+        request: Request<pb::SetBanRedactionRequest>,
     ) -> Result<Response<pb::SetBanRedactionResponse>, Status> {
-        Err(Status::unimplemented("set_ban_redaction"))
+        let deadline = deadline(request.metadata());
+        let NewBan { user, ban } = wire::new_ban(request.into_inner())?;
+        let cx = Arc::clone(&self.cx);
+        let set = move |_: &Deadline| ingest::set_ban_redaction(&cx.store, &user, ban.as_ref());
+        self.executor.run(deadline, set).await?;
+        Ok(Response::new(pb::SetBanRedactionResponse {}))
     }
 }

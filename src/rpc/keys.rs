@@ -1,14 +1,11 @@
 //! The handler of `KeyService`.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use backscroll_matrix::{KeyAnswer, ServerName};
 use tonic::{Request, Response, Status};
 
-use super::{executor::Executor, status, timeout::deadline};
+use super::{executor::Executor, now_ms, status, timeout::deadline};
 use crate::{
     context::{Context, RememberedKeys},
     deadline::Deadline,
@@ -85,11 +82,4 @@ fn server_name(answer: &[u8]) -> Result<ServerName, Status> {
     let keys = KeyAnswer::parse(answer).map_err(|fault| invalid(&fault.to_string()))?;
     let name: Result<ServerName, _> = keys.server_name.parse();
     name.map_err(|fault| invalid(&format!("`server_name`: {fault}")))
-}
-
-/// The current time, in milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "the handler is where the time enters")]
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

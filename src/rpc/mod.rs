@@ -17,6 +17,7 @@ mod require;
 mod status;
 mod timeout;
 mod verify;
+mod wall_clock;
 mod wire;
 
 pub use admin::AdminHandler;
@@ -27,6 +28,7 @@ pub use keys::KeyHandler;
 pub use observe::Observe;
 pub use require::{Guarded, Require};
 pub use status::opening;
+pub use wall_clock::now_ms;
 
 /// The largest request that is accepted, in bytes. A join in a room of 100,000 members comes with the
 /// ids of as many state events.

@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{progress::Progress, status, wire};
+use super::{now_ms, progress::Progress, status, wire};
 use crate::{
     context::Context,
     proto::v1 as pb,
@@ -44,6 +44,7 @@ pub(super) fn verify(
         progress,
         stopping,
         max_cpu_percent,
+        now_ms: now_ms(),
         next: pb::VerifyResponse { total_event_count, ..Default::default() },
         fault_bytes: 0,
         work_began: now,
@@ -64,6 +65,8 @@ struct Reporter<'a> {
     progress: &'a Progress<pb::VerifyResponse>,
     stopping: CancellationToken,
     max_cpu_percent: u32,
+    /// The wall clock when the verification began, in milliseconds since 1970.
+    now_ms: u64,
     /// The next message to send.
     next: pb::VerifyResponse,
     /// The bytes that the faults in the next message take.
@@ -103,6 +106,10 @@ impl Watch for Reporter<'_> {
         if self.fault_bytes >= MAX_FAULT_BYTES {
             self.report();
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     #[expect(clippy::disallowed_methods, reason = "verification limits its own share of a core")]
@@ -148,6 +155,7 @@ mod tests {
             progress: &progress,
             stopping: CancellationToken::new(),
             max_cpu_percent: 100,
+            now_ms: 0,
             next: pb::VerifyResponse::default(),
             fault_bytes: 0,
             work_began: now,

@@ -186,6 +186,7 @@ pub async fn run(
         () = watch::watch(Arc::clone(&cx), health.clone()) => true,
         _ = watch::measure(Arc::clone(&cx)) => true,
         _ = watch::work_off(Arc::clone(&cx)) => true,
+        _ = watch::remove_content(Arc::clone(&cx)) => true,
         () = shutdown => false,
     };
     report(&health, if failed { Health::Failed } else { Health::Stopping }).await;

@@ -10,17 +10,21 @@ use tracing::{error, info, warn};
 use super::health::{Health, report};
 use crate::{
     context::Context,
-    ingest,
+    ingest::{self, ContentRemoval, Pass},
     metrics::StoreGauges,
     query::{self, Sizes},
+    rpc::now_ms,
 };
 
 /// The time between two checks of the store.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The least time between two measurements of the store.
 const MEASURE_EVERY: Duration = Duration::from_secs(30);
-/// Measuring takes at most this fraction (1/100) of the time.
+/// Measuring takes at most this fraction (1/100) of the time, and so does looking for content that is
+/// to be removed.
 const MEASURE_SHARE: u32 = 100;
+/// The least time between two passes over the events whose content is to be removed.
+const REMOVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Reports that the ingest service does not serve while the volume is full. Returns when a write to
 /// the store has failed.
@@ -80,6 +84,8 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
         waiting,
         unreadable,
         state_unknown,
+        content_due,
+        oldest_content_ms: _,
         store_bytes,
         free_bytes,
     } = sizes;
@@ -92,6 +98,7 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
         (&gauges.waiting, waiting),
         (&gauges.unreadable, unreadable),
         (&gauges.state_unknown, state_unknown),
+        (&gauges.content_due, content_due),
         (&gauges.store_bytes, store_bytes),
         (&gauges.free_bytes, free_bytes),
     ] {
@@ -115,5 +122,39 @@ pub(super) async fn work_off(cx: Arc<Context>) -> ! {
             }
         }
         cx.metrics.backlog(cx.backlog.len());
+    }
+}
+
+/// Removes the content of redacted events when its time has come.
+pub(super) async fn remove_content(cx: Arc<Context>) -> ! {
+    let mut removal = ContentRemoval::default();
+    loop {
+        let started = Instant::now();
+        loop {
+            let working = Arc::clone(&cx);
+            let turn = tokio::task::spawn_blocking(move || {
+                let pass = removal.turn(&working, now_ms());
+                (removal, pass)
+            });
+            match turn.await {
+                Ok((continued, Ok(Pass::Continues))) => removal = continued,
+                Ok((continued, Ok(Pass::Ended))) => {
+                    removal = continued;
+                    break;
+                }
+                Ok((_, Err(failure))) => {
+                    warn!(%failure, "content of redacted events could not be removed");
+                    removal = ContentRemoval::default();
+                    break;
+                }
+                Err(failure) => {
+                    cx.metrics.panicked();
+                    error!(%failure, "content of redacted events could not be removed");
+                    removal = ContentRemoval::default();
+                    break;
+                }
+            }
+        }
+        time::sleep(REMOVE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
     }
 }

@@ -82,6 +82,12 @@ impl<'s> Edit<'s> {
         self.number
     }
 
+    /// The store of the room.
+    #[must_use]
+    pub fn store(&self) -> &'s Store {
+        self.store
+    }
+
     /// Gives an event the next number of the room, and maps its id to that number.
     pub fn add_event(&mut self, event_id: &str) -> EventNum {
         let event = self.room.next_event;
@@ -223,6 +229,7 @@ impl<'s> Edit<'s> {
         }
         self.bodies.insert(event, None);
         self.remove_given_state(event);
+        self.forget_content(event);
         self.bury(event_id);
         self.room.purged += 1;
         Ok(())

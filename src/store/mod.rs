@@ -10,6 +10,7 @@
 //! ```text
 //! 00                               format        version of this layout
 //! 00 "mark"                        number of flushes so far
+//! 00 "cont"                        how far the search for events redacted before format 5 is
 //! 01 room id                       number of the room; empty: deleted, and may not return
 //! 02 room                          Room          version, counters, extremities, current state
 //! 03 room hash(event id)           number of the event; empty: purged, and may not return
@@ -35,6 +36,10 @@
 //! 16 room arrival event            a redaction that needs power
 //! 18 feeder name                   the cursor of a feeder
 //! 19 room id                       why the room is not served to other servers
+//! 1a room event 0                  a redacted event whose content is to be removed, and since when
+//! 1a room event 1                  Remains       what stays of it for deriving, if anything
+//! 1b 0 room id user id             BanRedaction  a ban that redacts; the length of the room id first
+//! 1b 1 room id user id             how far the events of that user were searched; gone when all were
 //! ```
 //!
 //! Every value ends with a checksum of its key and value.
@@ -47,11 +52,14 @@
 //!   flush at the same time share one flush.
 //! - Only [`engine`] knows how records are kept: see there, and `docs/decisions/0001-sled.md`.
 
+mod ban_redactions;
 mod blocks;
 mod body;
 mod caches;
 mod codec;
 mod compression;
+mod content_due;
+mod copying;
 mod cursors;
 mod decide;
 mod deletion;
@@ -84,8 +92,10 @@ use std::{
     sync::{Mutex, RwLock, atomic::AtomicU32},
 };
 
+pub use ban_redactions::{BanRedaction, BanSearch, BannedUser, SentEvent};
 pub use body::Body;
 pub use caches::ContentKey;
+pub use content_due::{ContentDue, ContentDueCount, RedactedSearch, Remains};
 pub use cursors::MAX_CURSORS;
 pub use decide::Decision;
 pub use deletion::{DeletedRoom, RoomIds};
@@ -98,7 +108,7 @@ pub use keys::{PAGE_EVENTS, Part};
 pub use nodes::{StateNodes, Topology};
 pub use notes::{Follower, Judgement, Power, Unsettled};
 pub use numbers::{EventNum, RoomNum, StateNum};
-pub use options::Options;
+pub use options::{Options, RedactedContent};
 pub use orphans::{Cursor, Orphan, OrphanReason};
 pub use record::{
     Arrival, EventNode, Extremity, FetchedKeys, Flags, GivenEvent, PrevEvent, Room, StateFacts,
@@ -120,6 +130,8 @@ pub struct Store {
     rooms_not_served: RwLock<BTreeMap<String, NotServedReason>>,
     /// Held while a cursor is stored.
     putting_cursor: Mutex<()>,
+    bans: RwLock<ban_redactions::Bans>,
+    redacted_content: RedactedContent,
     caches: caches::Caches,
     space: Space,
     /// Counts of removals; rooms share them by a hash of their ids.
@@ -140,6 +152,11 @@ impl Store {
     /// Whether a write has failed: then nothing can be relied on before the store is opened again.
     pub fn has_failed(&self) -> bool {
         self.engine.has_failed()
+    }
+
+    /// How long the content of redacted events is kept.
+    pub fn redacted_content(&self) -> RedactedContent {
+        self.redacted_content
     }
 
     /// How the store's writes are made durable.

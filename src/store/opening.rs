@@ -62,6 +62,8 @@ impl Store {
             erased_users: RwLock::default(),
             rooms_not_served: RwLock::default(),
             putting_cursor: Mutex::default(),
+            bans: RwLock::default(),
+            redacted_content: options.redacted_content,
             caches: Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             space: Space::new(options.reserved_bytes),
             removals: (0..REMOVAL_COUNTS).map(|_| Removals::default()).collect(),
@@ -78,6 +80,7 @@ impl Store {
         let next = deleted.chain(held).max().map_or(0, |it| it.0 + 1);
         self.next_room.store(next, Ordering::Relaxed);
         self.load_rooms_not_served()?;
+        self.load_ban_redactions()?;
         self.load_erased_users()
     }
 

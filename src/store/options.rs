@@ -20,6 +20,24 @@ pub struct Options {
     pub require_durable: bool,
     /// How long a write to the store may take before the process is ended.
     pub flush_timeout: Duration,
+    /// How long the content of redacted events is kept.
+    pub redacted_content: RedactedContent,
+}
+
+/// How long the content of redacted events is kept on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedactedContent {
+    /// It is never removed.
+    KeptForEver,
+    /// It is removed this time after the redaction took effect.
+    RemovedAfter(Duration),
+}
+
+impl Default for RedactedContent {
+    /// Seven days, as in Synapse.
+    fn default() -> Self {
+        Self::RemovedAfter(Duration::from_hours(7 * 24))
+    }
 }
 
 impl Options {
@@ -37,6 +55,15 @@ impl Options {
     #[must_use]
     pub fn plain(data_dir: PathBuf, cache_bytes: u64) -> Self {
         let flush_timeout = Self::FLUSH_TIMEOUT;
-        Self { data_dir, cache_bytes, reserved_bytes: 0, require_durable: false, flush_timeout }
+        let redacted_content = RedactedContent::default();
+        let (reserved_bytes, require_durable) = (0, false);
+        Self {
+            data_dir,
+            cache_bytes,
+            reserved_bytes,
+            require_durable,
+            flush_timeout,
+            redacted_content,
+        }
     }
 }

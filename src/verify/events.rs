@@ -110,6 +110,7 @@ impl VerifiedRoom<'_> {
         if !edit.is_listed(event, node.arrival)? {
             self.fault(event_id, FaultKind::ArrivalNotListed)?;
         }
+        self.content(edit, event, &node, &read)?;
         if !node.flags.outlier {
             self.edges(edit, event, &node, &read)?;
             self.derived(edit, event, &node, &read)?;

@@ -103,6 +103,12 @@ pub enum FaultKind {
     /// The event is hidden, but by no stored redaction.
     #[error("is hidden as redacted, but no stored redaction hides it")]
     HiddenByNone,
+    /// The event is redacted, and its content would stay on disk.
+    #[error("event {0} is redacted, but its content is not noted for removal")]
+    ContentNotNoted(u32),
+    /// The event is redacted, and its content is on disk for longer than configured.
+    #[error("the content of redacted event {0} should have been removed more than a day ago")]
+    ContentOverdue(u32),
     /// The stored state is not the one that follows from predecessors or a given state.
     #[error("the state after the event does not follow from the graph")]
     StateWrong,
@@ -201,6 +207,8 @@ pub enum Remedy {
     Recount,
     /// Remove the record: it is not needed, or is written again with the records it belongs to.
     Remove,
+    /// Remove the content of a redacted event, or note that it is to be removed.
+    RemoveContent,
     /// Restore from a backup: the record cannot be derived. The whole room is left alone.
     Restore,
     /// Leave the event hidden: to show one whose redaction was lost would be worse.
@@ -235,6 +243,7 @@ impl FaultKind {
             // Without them, all access is refused until the current state is known.
             | Self::LastKnownUnneeded
             | Self::LastKnownLost => Remedy::FromGraph,
+            Self::ContentNotNoted(_) | Self::ContentOverdue(_) => Remedy::RemoveContent,
             // A number without an event that was not purged belonged to an event.
             Self::Count { what: Counted::Purged, counted, recorded } if counted > recorded => {
                 Remedy::Restore
@@ -302,6 +311,7 @@ impl Remedy {
             Self::FromGraph => "derived again from the graph",
             Self::Recount => "counted again",
             Self::Remove => "removed",
+            Self::RemoveContent => "removed, or noted for removal",
             Self::Restore | Self::KeepHidden => "gone after other repairs",
         }
     }

@@ -13,6 +13,7 @@
 //! [`repair()`] replaces the faulty records that can be derived again. What can be done about which
 //! fault is one table: [`FaultKind::remedy`].
 
+mod content;
 mod events;
 mod fault;
 mod graph;
@@ -45,6 +46,12 @@ pub trait Watch {
     /// Reports unused state records of a room: harmless leftovers of superseded forward extremities
     /// or of an interrupted purge.
     fn unused_states(&mut self, _room_id: &str, _records: u64) {}
+
+    /// The wall clock, in milliseconds since 1970. It decides which content of redacted events is
+    /// overdue; with the clock at 0, none is.
+    fn now_ms(&self) -> u64 {
+        0
+    }
 
     /// Called between two pieces of work, while no writer waits: a chance to sleep, or to stop the
     /// verification.

@@ -23,6 +23,8 @@ pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
         free_bytes,
         unreadable,
         state_unknown,
+        content_due,
+        oldest_content_ms,
     } = sizes;
     pb::StatsResponse {
         room_count: rooms,
@@ -32,6 +34,8 @@ pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
         gap_count: gaps,
         waiting_event_count: waiting,
         state_unknown_room_count: state_unknown,
+        redacted_content_count: content_due,
+        oldest_redacted_ts: oldest_content_ms.unwrap_or_default(),
         store_bytes,
         free_bytes,
         durability: durability.words().to_owned(),

@@ -2,11 +2,13 @@
 //! destructured field by field, so that a new field does not compile until it is converted.
 
 mod admin;
+mod ban_redaction;
 mod compare;
 mod history;
 mod ingest;
 
 pub(super) use admin::{fault, stats_response};
+pub(super) use ban_redaction::{NewBan, list_ban_redactions_response, new_ban};
 pub(super) use compare::{compare_answers, compare_answers_response};
 pub(super) use history::{
     backfill, backfill_response, batch_get_events_response, explain_access_response,

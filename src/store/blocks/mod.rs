@@ -32,6 +32,14 @@ impl Store {
         Ok(block.iter().flat_map(|it| it.events(page)).collect())
     }
 
+    /// The record on disk that contains the body of an event.
+    #[cfg(test)]
+    pub(crate) fn stored_body(&self, room: RoomNum, event: EventNum) -> Vec<u8> {
+        let own = self.value(&keys::body(room, event)).unwrap();
+        let stored = own.or_else(|| self.value(&keys::block(room, page_of(event))).unwrap());
+        stored.expect("the event is held").to_vec()
+    }
+
     /// Whether the body of an event has a record of its own.
     pub fn has_own_body(&self, room: RoomNum, event: EventNum) -> Result<bool, StoreError> {
         Ok(self.value(&keys::body(room, event))?.is_some())

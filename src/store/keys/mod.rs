@@ -2,8 +2,13 @@
 //! that the last may have any length, so that keys sort as their parts do. A tag never gets a second
 //! meaning.
 
+mod content;
 mod parts;
 
+pub(crate) use content::{
+    all_ban_redactions, all_content, ban_redaction, ban_search, ban_searches, banned_user,
+    content_due, is_content_due, of_content, redacted_search, remains,
+};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, part, parts};
 use sha2::{Digest as _, Sha256};
@@ -40,10 +45,12 @@ impl Tag {
     const LATER_REDACTION: Self = Self(0x16);
     const CURSOR: Self = Self(0x18);
     const ROOM_NOT_SERVED: Self = Self(0x19);
+    const CONTENT: Self = Self(0x1a);
+    const BAN_REDACTION: Self = Self(0x1b);
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
-const OF_ROOMS: [Tag; 15] = [
+const OF_ROOMS: [Tag; 16] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
@@ -59,6 +66,7 @@ const OF_ROOMS: [Tag; 15] = [
     Tag::EXTREMITY,
     Tag::POWER,
     Tag::LATER_REDACTION,
+    Tag::CONTENT,
 ];
 
 /// The number of events in a page of nodes, and in a block of bodies.

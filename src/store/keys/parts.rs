@@ -1,7 +1,8 @@
 //! The parts of a key, for code that looks at every record.
 
 use super::{
-    Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, text,
+    Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, of_content,
+    text,
 };
 
 /// The parts of a key.
@@ -72,7 +73,8 @@ pub(crate) fn part(key: &[u8]) -> Option<Part> {
         | Tag::WANTED
         | Tag::EXTREMITY
         | Tag::POWER
-        | Tag::LATER_REDACTION => Part::Note,
+        | Tag::LATER_REDACTION
+        | Tag::CONTENT => Part::Note,
         _ => return None,
     })
 }
@@ -86,7 +88,8 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
     let of = match (Tag(*tag), length) {
         (Tag::FORMAT, 0 | 4)
         | (Tag::MARK_2, 0)
-        | (Tag::ERASED_USER | Tag::SERVER_KEYS | Tag::CURSOR | Tag::ROOM_NOT_SERVED, _)
+        | (Tag::ERASED_USER | Tag::SERVER_KEYS | Tag::CURSOR, _)
+        | (Tag::ROOM_NOT_SERVED | Tag::BAN_REDACTION, _)
         | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
         (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
         (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
@@ -108,6 +111,7 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::REDACTION, 25) | (Tag::POWER | Tag::LATER_REDACTION, 16) => {
             Of::Event(EventNum(last_number(key)?))
         }
+        (Tag::CONTENT, 9) => Of::Event(of_content(key)?),
         _ => return None,
     };
     Some(Parts::OfRoom(RoomNum(number(0)?), of))

@@ -44,6 +44,13 @@ fn golden_keys() {
     assert_eq!(hex(given_state(room, event)), "0c010203040a0b0c0d");
     assert_eq!(hex(unsettled(room, event)), "0d010203040a0b0c0d");
     assert_eq!(hex(server_keys("b")), "0e62");
+    assert_eq!(hex(redacted_search()), "00636f6e74");
+    assert_eq!(hex(content_due(room, event)), "1a010203040a0b0c0d00");
+    assert_eq!(hex(remains(room, event)), "1a010203040a0b0c0d01");
+    assert_eq!(of_content(&remains(room, event)), Some(event));
+    assert_eq!(hex(ban_redaction("!a", "@b:c")), "1b0002216140623a63");
+    assert_eq!(hex(ban_search("!a", "@b:c")), "1b0102216140623a63");
+    assert_eq!(banned_user(&ban_search("!a", "@b:c")), Some(("!a", "@b:c")));
     assert_eq!(hex(cursor("b")), "1862");
     assert_eq!(hex(room_not_served("!a")), "192161");
 }

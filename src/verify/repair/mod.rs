@@ -71,18 +71,23 @@ impl fmt::Display for Unrepaired {
 }
 
 /// Repairs the store, and verifies the result. `verified` is called with the number of events that
-/// were verified since the last call.
+/// were verified since the last call. `now_ms` is the wall clock, in milliseconds since 1970; it
+/// decides which content of redacted events is overdue.
 ///
 /// # Errors
 /// When the disk fails. Repairs up to then are kept.
-pub fn repair(store: &Store, verified: &mut dyn FnMut(u32)) -> Result<Repaired, StoreError> {
+pub fn repair(
+    store: &Store,
+    now_ms: u64,
+    verified: &mut dyn FnMut(u32),
+) -> Result<Repaired, StoreError> {
     match ingest::recover(store) {
         Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
         Err(failure) if !is_reported(&failure) => return Err(failure),
         // The verification reports it.
         Err(_) => {}
     }
-    let mut found = Found::verify(store, verified)?;
+    let mut found = Found::verify(store, now_ms, verified)?;
     let mut outcome = Repaired { unused_states: found.unused.values().sum(), ..Default::default() };
     let mut ever: BTreeSet<Fault> = BTreeSet::new();
     for _ in 0..MAX_ROUNDS {
@@ -100,7 +105,7 @@ pub fn repair(store: &Store, verified: &mut dyn FnMut(u32)) -> Result<Repaired, 
         }
         store.flush()?;
         let before = found;
-        found = Found::verify(store, verified)?;
+        found = Found::verify(store, now_ms, verified)?;
         if found.faults.is_empty() || found.faults == before.faults {
             break;
         }
@@ -128,8 +133,12 @@ struct Found {
 }
 
 impl Found {
-    fn verify(store: &Store, verified: &mut dyn FnMut(u32)) -> Result<Self, StoreError> {
-        let mut collector = Collector { found: Self::default(), verified };
+    fn verify(
+        store: &Store,
+        now_ms: u64,
+        verified: &mut dyn FnMut(u32),
+    ) -> Result<Self, StoreError> {
+        let mut collector = Collector { found: Self::default(), now_ms, verified };
         match verify(store, &mut collector)? {
             // The collector never stops the verification.
             ControlFlow::Continue(()) | ControlFlow::Break(()) => Ok(collector.found),
@@ -162,9 +171,11 @@ impl Found {
             Remedy::KeepHidden => Unrepaired::StaysHidden,
             _ if fault.room_id.is_empty() => Unrepaired::Lost,
             _ if lost.contains(&fault.room_id) => Unrepaired::WithTheRoom,
-            Remedy::FromBodies | Remedy::FromGraph | Remedy::Recount | Remedy::Remove => {
-                Unrepaired::InVain
-            }
+            Remedy::FromBodies
+            | Remedy::FromGraph
+            | Remedy::Recount
+            | Remedy::Remove
+            | Remedy::RemoveContent => Unrepaired::InVain,
         };
         self.faults.into_iter().map(|fault| (fault.clone(), why(&fault))).collect()
     }
@@ -173,6 +184,7 @@ impl Found {
 /// Collects the faults of a verification, and passes its progress on.
 struct Collector<'w> {
     found: Found,
+    now_ms: u64,
     verified: &'w mut dyn FnMut(u32),
 }
 
@@ -183,6 +195,10 @@ impl Watch for Collector<'_> {
 
     fn fault(&mut self, fault: Fault) {
         self.found.faults.insert(fault);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     fn unused_states(&mut self, room_id: &str, records: u64) {

@@ -33,6 +33,18 @@ pub(super) fn mend(store: &Store, room_id: &str, faults: &[&FaultKind]) -> Resul
             }
         }
         let room = RoomRepair { store, number, room_id, version };
+        for fault in faults {
+            match fault {
+                FaultKind::ContentNotNoted(event) => room.repair(|edit| {
+                    edit.note_content_due(EventNum(*event))?;
+                    Ok(true)
+                })?,
+                FaultKind::ContentOverdue(event) => {
+                    room.repair(|edit| ingest::remove_content_of(edit, EventNum(*event)))?;
+                }
+                _ => {}
+            }
+        }
         room.repair_next_state()?;
         room.each_event(|event| room.repair_id(event))?;
         room.each_event(|event| room.repair_edges(event))?;
@@ -254,6 +266,9 @@ impl RoomRepair<'_> {
                 return Ok(false);
             }
             node.flags.redacted = expected.redacted;
+            if expected.redacted {
+                edit.note_content_due(event)?;
+            }
             node.flags.redaction_pending = expected.pending;
             edit.put_node(event, node)?;
             Ok(true)

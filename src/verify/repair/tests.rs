@@ -53,7 +53,7 @@ fn visible(cx: &Context, room_id: &str) -> Visible {
 }
 
 fn mended(cx: &Context) -> Repaired {
-    repair(&cx.store, &mut |_| {}).unwrap()
+    repair(&cx.store, 0, &mut |_| {}).unwrap()
 }
 
 /// Damages a room through the store's own writer, and asserts that a repair restores it.
@@ -326,7 +326,7 @@ fn a_room_with_a_lost_record_is_left_alone() {
 }
 
 fn reported(cx: &Context) -> BTreeSet<Fault> {
-    Found::verify(&cx.store, &mut |_| {}).unwrap().faults
+    Found::verify(&cx.store, 0, &mut |_| {}).unwrap().faults
 }
 
 /// Whichever records are lost or changed: a repair restores the room as it was, or faults are still

@@ -1,0 +1,71 @@
+//! The command `backscroll compact`.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
+use indicatif::{HumanBytes, HumanCount, ProgressBar};
+
+use super::{Mib, out, progress_target};
+use crate::store::{Options, Store, caught};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The copy has the same records, and is smaller if much was removed. It contains no byte of content that
+was removed, which the files of the original may still contain. The service must not be running on
+either directory. Check the copy with `backscroll verify`, start the service on it, and delete the
+original. If the command is interrupted, delete the directory whose name ends in .partial and run it
+again.")]
+pub(super) struct CompactArgs {
+    /// The directory of the store. It is not changed.
+    #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// The directory for the copy. It must not exist.
+    #[arg(long, env = "BACKSCROLL_COMPACT_INTO", value_name = "DIR")]
+    into: PathBuf,
+
+    /// Memory for the caches of each store, in MiB.
+    #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value = "256", value_name = "MIB")]
+    cache_mib: Mib,
+}
+
+pub(super) fn run(args: CompactArgs) -> anyhow::Result<()> {
+    let CompactArgs { data_dir, into, cache_mib } = args;
+    ensure!(data_dir.is_dir(), "{} is not a directory", data_dir.display());
+    ensure!(!into.exists(), "{} exists already; give another directory", into.display());
+    let mut partial = into.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    ensure!(
+        !partial.exists(),
+        "{} exists already: a copy was interrupted; delete it first",
+        partial.display()
+    );
+    let open = |data_dir: &Path| {
+        Store::open(&Options::plain(data_dir.to_owned(), cache_mib.bytes))
+            .with_context(|| format!("cannot open the store in {}", data_dir.display()))
+    };
+    let from = open(&data_dir)?;
+    let to = open(&partial)?;
+    let progress = ProgressBar::with_draw_target(None, progress_target());
+    let copied = caught(|| from.copy_into(&to, &mut |count| progress.inc(count)));
+    progress.finish_and_clear();
+    copied??;
+    let records = HumanCount(progress.position());
+    let sizes = [from.bytes()?, to.bytes()?].map(HumanBytes);
+    // Both are closed before the copy gets its name.
+    drop((from, to));
+    fs::rename(&partial, &into).with_context(|| format!("cannot rename {}", partial.display()))?;
+    if let Some(parent) = into.parent().filter(|it| !it.as_os_str().is_empty()) {
+        File::open(parent).and_then(|it| it.sync_all()).context("cannot sync the directory")?;
+    }
+    let [before, after] = sizes;
+    out::line(format_args!(
+        "{records} records in {}; {before} before, {after} now",
+        into.display()
+    ))?;
+    Ok(())
+}

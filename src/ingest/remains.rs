@@ -1,0 +1,131 @@
+//! Replaces the body of a redacted event by its redacted form, and keeps the few parts that deriving
+//! needs although redaction removes them.
+//!
+//! Most of what is derived from an event survives redaction in all room versions: its place in the
+//! graph, its type and state key, its membership, its history visibility, the power to redact. Two
+//! things do not, and are kept beside the event as its *remains*:
+//!
+//! - the target of a redaction, in room versions 1 to 10. A redaction that is redacted itself stays in
+//!   effect, and its note must be found when it is judged again or purged;
+//! - members of the content that the authorisation rules read, so that states are resolved later as
+//!   they are now: the `invite` and `notifications` levels, the server that authorised a join, and
+//!   third-party invites, of which only the signed part is kept.
+//!
+//! Remains contain ids, keys, levels and signatures, no text that a user wrote.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    pdu::Pdu,
+    state::resolution::StateEvent,
+    store::{Edit, EventNum, Remains, StoreError},
+};
+
+/// The members of an object, as text.
+type RawMembers = BTreeMap<String, Box<RawValue>>;
+
+/// Replaces the body of an event by its redacted form. Returns whether that removed anything.
+pub(super) fn strip(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> bool {
+    let Ok(redacted) = pdu.redacted() else { return false };
+    if redacted.bytes_as_received() == pdu.bytes_as_received() {
+        return false;
+    }
+    let remains = remains(pdu, &redacted);
+    if !remains.is_empty() {
+        edit.put_remains(event, &remains);
+    }
+    edit.put_body(event, pdu.event_id().as_str(), redacted.bytes_as_received());
+    true
+}
+
+/// What stays of an event beside its redacted form.
+fn remains(pdu: &Pdu, redacted: &Pdu) -> Remains {
+    let redacts = pdu.redacts().filter(|_| redacted.redacts().is_none());
+    let content = kept_content(pdu, redacted);
+    Remains {
+        redacts: redacts.map(|it| it.as_str().to_owned()),
+        content: content.filter(|it| !it.is_empty()).and_then(|it| serde_json::to_string(&it).ok()),
+    }
+}
+
+/// The members of an event's content that authorisation rules read and the redacted form lacks;
+/// `None` if the event is none that authorises others.
+fn kept_content(pdu: &Pdu, redacted: &Pdu) -> Option<RawMembers> {
+    pdu.state_key()?;
+    let names: &[&str] = match pdu.event_type() {
+        "m.room.power_levels" => &["invite", "notifications"],
+        "m.room.member" => &["join_authorised_via_users_server", "third_party_invite"],
+        "m.room.third_party_invite" => &["public_key", "public_keys"],
+        _ => return None,
+    };
+    let after = redacted.content();
+    let mut content = content_of(pdu)?;
+    content.retain(|name, _| names.contains(&name.as_str()) && !after.contains_key(name));
+    if let Some(invite) = content.get_mut("third_party_invite") {
+        *invite = signed_part(invite);
+    }
+    Some(content)
+}
+
+fn content_of(pdu: &Pdu) -> Option<RawMembers> {
+    #[derive(Deserialize)]
+    struct WithContent {
+        content: RawMembers,
+    }
+    let WithContent { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
+    Some(content)
+}
+
+/// The part of a third-party invite that rules read. A malformed invite becomes a number: it is
+/// malformed as well.
+fn signed_part(invite: &RawValue) -> Box<RawValue> {
+    let members: Result<RawMembers, _> = serde_json::from_str(invite.get());
+    let signed = members.ok().map(|mut it| {
+        it.retain(|name, _| name == "signed");
+        it
+    });
+    let kept = match signed {
+        Some(signed) => serde_json::value::to_raw_value(&signed),
+        None => serde_json::value::to_raw_value(&0),
+    };
+    kept.expect("an object of JSON texts, or a number, can be written")
+}
+
+/// The id of the event that a redaction redacts, also if the content of the redaction was removed;
+/// `None` if the event redacts none.
+pub(super) fn redacts(
+    edit: &Edit<'_>,
+    event: EventNum,
+    pdu: &Pdu,
+) -> Result<Option<String>, StoreError> {
+    if let Some(target) = pdu.redacts() {
+        return Ok(Some(target.as_str().to_owned()));
+    }
+    if pdu.event_type() != "m.room.redaction" {
+        return Ok(None);
+    }
+    Ok(edit.remains(event)?.and_then(|it| it.redacts))
+}
+
+/// Adds to a stored event what was kept of its removed content, for state resolution.
+pub(super) fn complete(
+    edit: &Edit<'_>,
+    number: EventNum,
+    mut event: StateEvent,
+) -> Result<StateEvent, StoreError> {
+    let Some(kept) = edit.remains(number)?.and_then(|it| it.content) else { return Ok(event) };
+    let members: Result<RawMembers, _> = serde_json::from_str(event.content.get());
+    let kept: Result<RawMembers, _> = serde_json::from_str(&kept);
+    if let (Ok(mut members), Ok(kept)) = (members, kept) {
+        for (name, value) in kept {
+            members.entry(name).or_insert(value);
+        }
+        if let Ok(content) = serde_json::value::to_raw_value(&members) {
+            event.content = content;
+        }
+    }
+    Ok(event)
+}
