@@ -68,25 +68,22 @@ impl EventOutcome {
     }
 }
 
-/// How far a room is copied.
+/// Why a room is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RoomState {
-    /// It is complete.
-    Complete,
-    /// It is being copied, or waits to be copied.
+    /// It is being copied or compared, or waits for that.
     Importing,
     /// The homeserver does not know its full state.
     Partial,
-    /// It is not served: it is blocked, or differs although it was copied again.
+    /// It is blocked, or differs although it was copied again.
     NotServed,
 }
 
 impl RoomState {
-    const ALL: [Self; 4] = [Self::Complete, Self::Importing, Self::Partial, Self::NotServed];
+    const ALL: [Self; 3] = [Self::Importing, Self::Partial, Self::NotServed];
 
     fn name(self) -> &'static str {
         match self {
-            Self::Complete => "complete",
             Self::Importing => "importing",
             Self::Partial => "partial",
             Self::NotServed => "not_served",
@@ -227,7 +224,7 @@ impl Metrics {
         to.register("backscroll_synapse_events", help, it.events);
         let help = "Late changes that the homeserver reported, by the name of the cache";
         to.register("backscroll_synapse_late_changes", help, it.late_changes);
-        let help = "Number of rooms, by how far they are copied";
+        let help = "Number of rooms that are not served, by why";
         to.register("backscroll_synapse_rooms", help, it.rooms);
         let help =
             "Time at which the last sweep of all rooms ended, in seconds since 1970; 0 if none has";
@@ -311,7 +308,7 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of rooms in a state.
+    /// Sets the number of rooms that are not served for a reason.
     pub(crate) fn rooms(&self, state: RoomState, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.rooms.get_or_create(&StateLabel { state: state.name() }).set(count);
@@ -377,7 +374,7 @@ mod tests {
             before.contains("backscroll_synapse_events_total{outcome=\"refused\"} 0"),
             "{before}"
         );
-        assert!(before.contains("backscroll_synapse_rooms{state=\"complete\"} 0"), "{before}");
+        assert!(before.contains("backscroll_synapse_rooms{state=\"importing\"} 0"), "{before}");
         assert!(!before.contains("backscroll_synapse_lag_seconds"), "{before}");
         metrics.tick_ended(Instant::now(), None);
         assert!(text(&metrics).contains("backscroll_synapse_lag_seconds "), "{}", text(&metrics));
