@@ -1,7 +1,10 @@
 //! The metrics of the history service, and their names. The values of labels are words of this
 //! program, never of a caller, so there are few of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use backscroll_telemetry::register_process;
 use prometheus_client::{
@@ -33,7 +36,22 @@ pub struct Metrics {
     backlog: Gauge,
     redacted_content_removed: Counter,
     requests_waiting: Gauge,
+    bounded_requests: Family<OutcomeLabel, Counter>,
+    tick_waits: Histogram,
+    feeder: FeederGauges,
+    rooms_not_served: Family<ReasonLabel, Gauge>,
     store: StoreGauges,
+}
+
+/// Gauges of the feeder; set from time to time.
+#[derive(Clone, Debug, Default)]
+pub struct FeederGauges {
+    /// 1 while there is a feeder.
+    pub present: Gauge,
+    /// 1 while the feeder reports that it is ready.
+    pub ready: Gauge,
+    /// The seconds since the beginning of the last tick that has ended.
+    pub lag_seconds: Gauge<f64, AtomicU64>,
 }
 
 /// Gauges of the whole store; set from time to time.
@@ -150,10 +168,15 @@ impl Metrics {
             backlog: Gauge::default(),
             redacted_content_removed: Counter::default(),
             requests_waiting: Gauge::default(),
+            bounded_requests: Family::default(),
+            tick_waits: seconds(),
+            feeder: FeederGauges::default(),
+            rooms_not_served: Family::default(),
             store: StoreGauges::default(),
         };
         let mut registry = Registry::default();
         all.register(&mut registry);
+        all.register_feeder(&mut registry);
         all.store.register(&mut registry);
         register_process(&mut registry, "backscroll_build", env!("CARGO_PKG_VERSION"));
         all.registry = Arc::new(registry);
@@ -189,6 +212,46 @@ impl Metrics {
         let help =
             "Requests that wait until others have ended; beyond 1,024 they are refused (BUSY)";
         to.register("backscroll_requests_waiting", help, it.requests_waiting);
+    }
+
+    fn register_feeder(&self, to: &mut Registry) {
+        let it = self.clone();
+        let help = "Requests with bounds for the feeder, by what became of them: positive, final and \
+                    not_final (negative answers), not_served, away, not_ready, behind";
+        to.register("backscroll_bounded_requests", help, it.bounded_requests);
+        let help = "Time that negative answers waited for the next tick of the feeder";
+        to.register("backscroll_tick_wait_seconds", help, it.tick_waits);
+        let help = "1 while there is a feeder";
+        to.register("backscroll_feeder_present", help, it.feeder.present);
+        let help = "1 while the feeder reports that the rooms that are served are complete";
+        to.register("backscroll_feeder_ready", help, it.feeder.ready);
+        let help = "Time since the beginning of the last tick of a feeder that has ended; 0 if there \
+                    was no feeder since the start";
+        to.register("backscroll_feeder_lag_seconds", help, it.feeder.lag_seconds);
+        let help = "Rooms that are not served to other servers, by reason";
+        to.register("backscroll_rooms_not_served", help, it.rooms_not_served);
+    }
+
+    /// The gauges of the feeder.
+    #[must_use]
+    pub fn feeder(&self) -> &FeederGauges {
+        &self.feeder
+    }
+
+    /// Sets the number of rooms that are not served for a reason.
+    pub fn rooms_not_served(&self, reason: &'static str, rooms: u64) {
+        let rooms = i64::try_from(rooms).unwrap_or(i64::MAX);
+        self.rooms_not_served.get_or_create(&ReasonLabel { reason }).set(rooms);
+    }
+
+    /// Counts a request with bounds for the feeder.
+    pub fn bounded_request(&self, outcome: &'static str) {
+        self.bounded_requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a negative answer that waited for the next tick, and the time that it waited.
+    pub fn waited_for_tick(&self, time: Duration) {
+        self.tick_waits.observe(time.as_secs_f64());
     }
 
     /// The registry that `/metrics` shows.

@@ -1,9 +1,11 @@
 //! The context of a use case: plain data that all requests share.
 
+pub mod feeder;
 mod server_keys;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use self::feeder::Feeder;
 pub use self::server_keys::RememberedKeys;
 use crate::{backlog::Backlog, metrics::Metrics, slow_walks::SlowWalks, store::Store};
 
@@ -17,6 +19,8 @@ pub struct Context {
     pub slow_walks: SlowWalks,
     /// Rooms with more work left than an append waits for.
     pub backlog: Backlog,
+    /// The feeder, its lease and its ticks.
+    pub feeder: Arc<Feeder>,
     /// Held while the keys of a server are compared with the stored ones and replaced.
     putting_keys: Mutex<()>,
 }
@@ -36,6 +40,7 @@ impl Context {
             metrics,
             slow_walks: SlowWalks::default(),
             backlog: Backlog::default(),
+            feeder: Arc::default(),
             putting_keys: Mutex::default(),
         }
     }

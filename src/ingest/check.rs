@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{NewEvent, Refusal, refusal::RefusedEvent};
+use super::{NewEvent, Refusal, is_room_id, refusal::RefusedEvent};
 use crate::{
     pdu::{Event, Pdu, PduError, RoomVersion, Unreadable, id_of_unreadable},
     store::{Store, StoreError, View},
@@ -132,7 +132,7 @@ fn unreadable(
 
 fn version(event: &NewEvent<'_>, known: Option<&str>) -> Result<RoomVersion, Refusal> {
     let room_id = event.room_id;
-    if !room_id.starts_with('!') || room_id.len() > 255 {
+    if !is_room_id(room_id) {
         return Err(Refusal::RoomIdInvalid);
     }
     let given = Some(event.room_version).filter(|it| !it.is_empty());

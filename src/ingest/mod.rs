@@ -43,6 +43,7 @@ mod refusal;
 mod remains;
 mod remove_content;
 mod resolve;
+mod rooms_served;
 mod settle;
 mod state;
 mod stored;
@@ -63,6 +64,7 @@ pub use rederive::{
 };
 pub use refusal::Refusal;
 pub use remove_content::{ContentRemoval, Pass, remove_content, remove_content_of};
+pub use rooms_served::{RoomIdsFault, check_room_ids, is_room_id, set_rooms_served};
 
 use crate::{
     pdu::PduError,

@@ -9,7 +9,10 @@ use crate::{
     ingest,
     pdu::{Pdu, RoomVersion},
     state::map::{self, MapKey},
-    store::{ContentKey, EventNode, EventNum, Room, RoomNum, StateNum, Store, StoreError, View},
+    store::{
+        ContentKey, EventNode, EventNum, NotServedReason, Room, RoomNum, StateNum, Store,
+        StoreError, View,
+    },
 };
 
 /// The most last known states that are looked at for one question, while the current state is not
@@ -38,6 +41,9 @@ pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found
     match asker {
         Asker::Internal => find_internal(store, room_id),
         Asker::Server { origin, destination } => {
+            if let Some(reason) = not_served_reason(store, room_id) {
+                return Err(QueryError::NotServed(reason));
+            }
             let room =
                 find(store, room_id)?.ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
             match refusal(store, &room, origin, destination)? {
@@ -46,6 +52,12 @@ pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found
             }
         }
     }
+}
+
+/// Why a room is not served to other servers, whoever asks; `None` if it is served. The room need
+/// not be held.
+pub(super) fn not_served_reason(store: &Store, room_id: &str) -> Option<NotServedReason> {
+    store.not_served_reason(room_id)
 }
 
 /// Finds a room for an internal caller.

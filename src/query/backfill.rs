@@ -10,7 +10,7 @@ use super::{
     admission::admit,
     page::PageBuilder,
     question::cost_of,
-    servable::{held_events, walk_node},
+    servable::{named_events, walk_node},
 };
 use crate::{context::Context, deadline::Deadline, graph, slow_walks::WalkKind, store::View};
 
@@ -71,13 +71,13 @@ impl Question for Backfill {
         };
         let budget = 4 * limit + SPARE_LOOKUPS;
         let limit = usize::try_from(limit).expect("at most 100");
-        let from = held_events(store, room.number, &self.event_ids, MAX_START)?;
         let topology = store.topology(room.number);
+        let from = named_events(&topology, store, room.number, &self.event_ids, MAX_START)?;
         let look = |event| walk_node(&topology, event, deadline);
         let mut page = PageBuilder::new(store, &room, &self.asker, deadline);
         let take = |event, node| page.take(event, &node);
-        let walk = graph::walk_back(&from, limit, budget, look, take)?;
-        page.finish(walk)
+        let walk = graph::walk_back(&from.held, limit, budget, look, take)?;
+        page.finish(walk, from.unknown)
     }
 }
 

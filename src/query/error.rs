@@ -1,6 +1,10 @@
 //! The reasons why a question is not answered.
 
-use crate::{access::AccessRefusal, deadline::DeadlinePassed, store::StoreError};
+use crate::{
+    access::AccessRefusal,
+    deadline::DeadlinePassed,
+    store::{NotServedReason, StoreError},
+};
 
 /// The reason why a question is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +12,9 @@ pub enum QueryError {
     /// The asking server may not ask about the room. The reason is for the operator only.
     #[error("this server may not ask about this room")]
     NotAllowed(AccessRefusal),
+    /// The room is not served to other servers. The reason is for the gateway only.
+    #[error("this server may not ask about this room")]
+    NotServed(NotServedReason),
     /// The room is not held. Only internal callers get this.
     #[error("room {0} is not held")]
     RoomUnknown(String),
@@ -29,6 +36,9 @@ pub enum QueryError {
     /// The limit is zero.
     #[error("the limit must be at least 1")]
     LimitInvalid,
+    /// A part of a room is named by too many bits, or by bits that it does not have.
+    #[error("prefix_bits is at most 12, and prefix has no other bits")]
+    PrefixInvalid,
     /// The page token was not issued for this list.
     #[error("the page token does not belong to this list")]
     PageTokenInvalid,

@@ -18,7 +18,7 @@ use crate::{
 /// The most event ids that are looked at for one answer.
 const MAX_IDS: usize = 1_000;
 /// The most bytes of an event id: 255 characters of four bytes.
-const MAX_ID_BYTES: usize = 1_020;
+pub(super) const MAX_ID_BYTES: usize = 1_020;
 /// The most events of a page.
 const MAX_PAGE: u32 = 1_000;
 /// The events of a page when the caller does not say.

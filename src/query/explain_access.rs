@@ -3,7 +3,7 @@
 
 use super::{
     QueryError, Question,
-    admission::{FoundRoom, deciding_states, find_internal, members, refusal},
+    admission::{FoundRoom, deciding_states, find_internal, members, not_served_reason, refusal},
     form::FormDecider,
     servable::{NotServed, not_served},
     state_needed::state_needed,
@@ -71,6 +71,11 @@ impl Question for ExplainAccess {
         let event = store.event_num(room.number, &self.event_id)?.ok_or_else(unknown)?;
         let node = store.topology(room.number).node(event)?.ok_or_else(unknown)?;
         let mut facts = describe_room(store, &room, [&self.origin, &self.destination])?;
+        if let Some(reason) = not_served_reason(store, &self.room_id) {
+            facts.push(format!("now: the room is not served to other servers: {reason}"));
+            let rule = "the room is not served to other servers".to_owned();
+            return Ok(Explanation { access: Access::Refused, rule, facts });
+        }
         if let Some(refusal) = refusal(store, &room, &self.origin, &self.destination)? {
             if refusal == AccessRefusal::Acl {
                 facts.push("now: the room has an m.room.server_acl".to_owned());

@@ -9,7 +9,7 @@ use super::{
     admission::admit,
     page::PageBuilder,
     question::cost_of,
-    servable::{held_events, walk_node},
+    servable::{held_events, named_events, walk_node},
 };
 use crate::{context::Context, deadline::Deadline, graph, slow_walks::WalkKind, store::View};
 
@@ -75,16 +75,16 @@ impl Question for GetMissingEvents {
         let store = &cx.store;
         let room = admit(store, &self.room_id, &self.asker)?;
         let limit = self.counted_limit();
-        let latest = held_events(store, room.number, &self.latest_events, MAX_LATEST)?;
+        let topology = store.topology(room.number);
+        let latest = named_events(&topology, store, room.number, &self.latest_events, MAX_LATEST)?;
         let earliest = held_events(store, room.number, &self.earliest_events, MAX_EARLIEST)?;
         let between =
-            graph::Between { earliest: &earliest, latest: &latest, min_depth: self.min_depth };
-        let topology = store.topology(room.number);
+            graph::Between { earliest: &earliest, latest: &latest.held, min_depth: self.min_depth };
         let look = |event| walk_node(&topology, event, deadline);
         let mut page = PageBuilder::new(store, &room, &self.asker, deadline);
         let take = |event, node| page.take(event, &node);
         let walk = graph::walk_missing(between, limit, BUDGET, look, take)?;
-        page.finish(walk)
+        page.finish(walk, latest.unknown)
     }
 }
 

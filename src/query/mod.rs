@@ -18,11 +18,13 @@ mod explain_access;
 mod form;
 mod get_missing_events;
 mod get_state;
+mod list_event_flags;
 mod list_purged_events;
 mod page;
 mod paging;
 mod question;
 mod retry_if_removed;
+mod room_digest;
 mod rooms;
 mod servable;
 mod state_needed;
@@ -39,11 +41,15 @@ pub use events::{BatchGetEvents, EventList, ListEvents, ListStateAfter, RoomEven
 pub use explain_access::{Access, ExplainAccess, Explanation};
 pub use get_missing_events::GetMissingEvents;
 pub use get_state::{GetState, StateEntry, StatePage};
+pub use list_event_flags::{EventFlags, EventFlagsList, ListEventFlags};
 pub use list_purged_events::{ListPurgedEvents, PurgedList};
 pub use page::{ServedEvent, ServedPage};
 pub use paging::{IdList, PageRequest};
 pub use question::{Asker, Cost, Question, WalkQuestion};
 pub use retry_if_removed::answer;
+pub use room_digest::{GetRoomDigest, PartDigest};
 pub use rooms::{GetRoom, ListRooms, RoomList, RoomSummary};
 pub use stats::{Sizes, Stats, UnknownRoom, WideRoom, stats};
-pub use tombstones::{ListDeletedRooms, ListErasedMembers, ListErasedUsers};
+pub use tombstones::{
+    ListDeletedRooms, ListErasedMembers, ListErasedUsers, ListRoomsNotServed, RoomsNotServedList,
+};

@@ -26,6 +26,8 @@ pub struct ServedPage {
     pub end: WalkEnd,
     /// Ids of predecessors that the walk reached and that are not held: at most 100.
     pub missing_event_ids: Vec<String>,
+    /// The ids of those events to start from that are not in the graph of the room: at most 100.
+    pub unknown_event_ids: Vec<String>,
     /// How many events were looked up.
     pub visited: u32,
 }
@@ -93,11 +95,16 @@ impl<'a> PageBuilder<'a> {
     }
 
     /// Returns the answer, its events in the order of the walk's result.
-    pub(super) fn finish(mut self, walk: WalkResult<EventNum>) -> Result<ServedPage, QueryError> {
+    /// `unknown_event_ids` are those to start from that are not in the graph.
+    pub(super) fn finish(
+        mut self,
+        walk: WalkResult<EventNum>,
+        unknown_event_ids: Vec<String>,
+    ) -> Result<ServedPage, QueryError> {
         let WalkResult { found, gaps, end, visited } = walk;
         let events = found.iter().filter_map(|it| self.events.remove(it)).collect();
         let missing_event_ids = missing_predecessors(self.store, self.room, &gaps)?;
-        Ok(ServedPage { events, end, missing_event_ids, visited })
+        Ok(ServedPage { events, end, missing_event_ids, unknown_event_ids, visited })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     store::{EventNode, EventNum, PrevEvent, RoomNum, Store, StoreError, Topology, View},
 };
 
-use super::QueryError;
+use super::{QueryError, events::MAX_ID_BYTES};
 
 /// The greatest depth that is served. Rooms of versions 1 to 5 hold greater ones, which other
 /// servers cannot read: for one of them they refuse the whole answer (CVE-2025-30355).
@@ -74,6 +74,35 @@ pub(super) fn walk_node(
         has_gap: node.prev_events.contains(&PrevEvent::Missing),
         event: node,
     }))
+}
+
+/// Events from which a walk starts, by their names.
+pub(super) struct NamedEvents {
+    /// The numbers of those that the room holds.
+    pub(super) held: Vec<EventNum>,
+    /// The ids of those that are not in the graph of the room: not held, or held as outliers.
+    pub(super) unknown: Vec<String>,
+}
+
+/// The events that are named to start from. Only the first `max` names are looked at. A name that
+/// is too long for an event id is left out.
+pub(super) fn named_events(
+    topology: &Topology<'_, Store>,
+    store: &Store,
+    room: RoomNum,
+    event_ids: &[String],
+    max: usize,
+) -> Result<NamedEvents, StoreError> {
+    let mut named = NamedEvents { held: Vec::new(), unknown: Vec::new() };
+    for event_id in event_ids.iter().take(max).filter(|it| it.len() <= MAX_ID_BYTES) {
+        let event = store.event_num(room, event_id)?;
+        let node = event.map(|it| topology.node(it)).transpose()?.flatten();
+        if node.is_none_or(|it| it.flags.outlier) {
+            named.unknown.push(event_id.clone());
+        }
+        named.held.extend(event);
+    }
+    Ok(named)
 }
 
 /// The numbers of the named events, as far as the room holds them. Only the first `max` names are

@@ -1,5 +1,5 @@
-//! Tombstones: rooms that were deleted, and users who requested erasure. They outlive what they
-//! removed, so that a backup can restore them. For internal callers.
+//! What outlives the records of rooms, so that a backup can restore it: tombstones of deleted rooms,
+//! users who requested erasure, and rooms that are not served. For internal callers.
 
 use super::{
     QueryError, Question,
@@ -10,7 +10,7 @@ use crate::{
     context::Context,
     deadline::Deadline,
     state::map::{self, MapKey},
-    store::View as _,
+    store::{RoomNotServed, View as _},
 };
 
 /// The most rooms or users that are looked at for one page.
@@ -63,6 +63,43 @@ impl Question for ListErasedUsers {
         let is_cut = ids.len() < looked_at || looked_at >= size;
         let last = ids.last().filter(|_| is_cut).cloned();
         Ok(IdList { ids, next_page_token: last.unwrap_or_default() })
+    }
+}
+
+/// A page of rooms that are not served to other servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomsNotServedList {
+    /// The rooms, by their ids.
+    pub rooms: Vec<RoomNotServed>,
+    /// The token for the next page; empty on the last page.
+    pub next_page_token: String,
+}
+
+/// Asks for the rooms that are not served to other servers, in the order of their ids. Rooms in
+/// which something is being derived again are not listed.
+#[derive(Clone, Debug)]
+pub struct ListRoomsNotServed {
+    /// The part of the list.
+    pub page: PageRequest,
+}
+
+impl Question for ListRoomsNotServed {
+    type Answer = RoomsNotServedList;
+
+    fn room_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn try_answer(&self, cx: &Context, _: &Deadline) -> Result<RoomsNotServedList, QueryError> {
+        let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
+        let mut rooms = cx.store.rooms_not_served(&self.page.token, size);
+        let looked_at = rooms.len();
+        let mut space = AnswerSpace::default();
+        let fitting = rooms.iter().take_while(|it| space.take(it.room_id.len())).count();
+        rooms.truncate(fitting);
+        let is_cut = fitting < looked_at || looked_at >= size;
+        let last = rooms.last().filter(|_| is_cut).map(|it| it.room_id.clone());
+        Ok(RoomsNotServedList { rooms, next_page_token: last.unwrap_or_default() })
     }
 }
 

@@ -10,7 +10,10 @@ use super::{executor::Executor, progress::Messages, status, timeout::deadline, v
 use crate::{
     context::Context,
     proto::v1::{self as pb, admin_service_server::AdminService},
-    query::{self, IdList, ListBanRedactions, ListDeletedRooms, ListErasedUsers, PageRequest},
+    query::{
+        self, IdList, ListBanRedactions, ListDeletedRooms, ListErasedUsers, ListRoomsNotServed,
+        PageRequest,
+    },
 };
 
 /// Handles the calls of `AdminService`.
@@ -88,9 +91,15 @@ impl AdminService for AdminHandler {
 
     async fn list_rooms_not_served(
         &self,
-        _: Request<pb::ListRoomsNotServedRequest>,
+        request: Request<pb::ListRoomsNotServedRequest>,
     ) -> Result<Response<pb::ListRoomsNotServedResponse>, Status> {
-        Err(Status::unimplemented("list_rooms_not_served"))
+        let cx = Arc::clone(&self.cx);
+        let deadline = deadline(request.metadata());
+        let pb::ListRoomsNotServedRequest { page_size: size, page_token: token } =
+            request.into_inner();
+        let question = ListRoomsNotServed { page: PageRequest { size, token } };
+        let list = self.executor.run(deadline, move |it| query::answer(&cx, &question, it));
+        Ok(Response::new(wire::list_rooms_not_served_response(list.await?)))
     }
 
     async fn list_ban_redactions(

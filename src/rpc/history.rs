@@ -5,17 +5,24 @@ use std::{sync::Arc, time::Instant};
 use tonic::{Request, Response, Status};
 use tracing::{Span, field};
 
-use super::{executor::Executor, require::OfGateway, status, timeout::deadline, wire};
+use super::{
+    bounds::{Bounded, BoundedPage, FoundAnswer},
+    executor::Executor,
+    require::OfGateway,
+    status,
+    timeout::deadline,
+    wire,
+};
 use crate::{
-    context::Context,
+    context::{Context, feeder::FeederBounds},
     deadline::Deadline,
     graph::WalkEnd,
     metrics::Metrics,
     proto::v1::{self as pb, ErrorReason, history_service_server::HistoryService},
     query::{
-        self, BatchGetEvents, Cost, ExplainAccess, GetRoom, GetState, ListErasedMembers,
-        ListEvents, ListPurgedEvents, ListRooms, ListStateAfter, PageRequest, QueryError, Question,
-        ServedPage, WalkQuestion,
+        self, BatchGetEvents, Cost, ExplainAccess, GetRoom, GetRoomDigest, GetState,
+        ListErasedMembers, ListEventFlags, ListEvents, ListPurgedEvents, ListRooms, ListStateAfter,
+        PageRequest, QueryError, Question, ServedPage, WalkQuestion,
     },
     slow_walks::{SlowWalk, WalkKind},
     visibility::Form,
@@ -47,17 +54,12 @@ impl HistoryHandler {
     }
 
     /// Answers a question that walks through a room, and notes the answer in logs and metrics.
-    async fn walk<Q>(
-        &self,
-        deadline: Deadline,
-        of_gateway: Option<OfGateway>,
-        question: Q,
-    ) -> Result<ServedPage, Status>
+    async fn walk<Q>(&self, call: WalkCall, question: Q) -> Result<BoundedPage, Status>
     where
-        Q: WalkQuestion + Send + 'static,
+        Q: WalkQuestion + Clone + Send + 'static,
     {
         let origin = question.asker().origin().map(str::to_owned);
-        if of_gateway.is_some() && origin.is_none() {
+        if call.of_gateway.is_some() && origin.is_none() {
             // What a gateway leaves out must not open what is hidden from other servers.
             let text =
                 "name the asking server as the requester: a gateway may ask for other servers only";
@@ -65,22 +67,74 @@ impl HistoryHandler {
         }
         let room_id = question.room_id().unwrap_or_default().to_owned();
         log_question(origin.as_deref(), &room_id);
-        let started = Instant::now();
-        let cost = question.cost();
-        let cx = Arc::clone(&self.cx);
-        let job = move |deadline: &Deadline| {
-            query::answer(&cx, &question, deadline)
-                .inspect_err(|failure| count_refusal(&cx.metrics, failure))
-        };
-        let page = match cost {
-            Cost::Small => self.executor.run_soon(deadline, job).await?,
-            Cost::Large => self.executor.run(deadline, job).await?,
-        };
-        let took = started.elapsed();
+        let bounded = Bounded::new(&self.cx, call.bounds, origin.as_deref().unwrap_or_default());
+        let mut found = self.walk_once(&call.deadline, &question, &bounded).await?;
+        if bounded.may_become_positive(&found)
+            && let Some(waiting) = bounded.wait_slot()
+        {
+            // A page takes up to 2 MiB, and many requests may wait.
+            drop(found);
+            waiting.until_final(&call.deadline).await;
+            found = self.walk_once(&call.deadline, &question, &bounded).await?;
+        }
+        let FoundAnswer { answer, is_final, took } = found;
+        bounded.count(&answer, is_final);
+        let page = answer.map_err(|refusal| {
+            self.cx.metrics.question_refused(refusal.label());
+            status::not_allowed(refusal, is_final)
+        })?;
         note_answer(&self.cx.metrics, Q::KIND, &page);
         let visited = page.visited;
         self.cx.slow_walks.note(SlowWalk { room_id, kind: Q::KIND, origin, visited, took });
-        Ok(page)
+        Ok(BoundedPage { page, is_final })
+    }
+
+    /// Answers a question once, if the feeder keeps its bounds.
+    async fn walk_once<Q>(
+        &self,
+        deadline: &Deadline,
+        question: &Q,
+        bounded: &Bounded<'_>,
+    ) -> Result<FoundAnswer, Status>
+    where
+        Q: WalkQuestion + Clone + Send + 'static,
+    {
+        bounded.check_lag()?;
+        // Before the answer is looked up: it is final if the tick has ended by now.
+        let is_final = bounded.is_final();
+        let started = Instant::now();
+        let (cx, question) = (Arc::clone(&self.cx), question.clone());
+        let cost = question.cost();
+        let job = move |deadline: &Deadline| match query::answer(&cx, &question, deadline) {
+            Ok(page) => Ok(Ok(page)),
+            Err(QueryError::NotAllowed(refusal)) => Ok(Err(refusal)),
+            Err(failure) => Err(failure),
+        };
+        // The guard of this run must not cancel the next one.
+        let deadline = Deadline::new(deadline.at(), Instant::now);
+        let answer = match cost {
+            Cost::Small => self.executor.run_soon(deadline, job).await,
+            Cost::Large => self.executor.run(deadline, job).await,
+        };
+        let answer = answer.inspect_err(|status| bounded.count_failure(status))?;
+        Ok(FoundAnswer { answer, is_final, took: started.elapsed() })
+    }
+}
+
+/// What a call says besides its question.
+struct WalkCall {
+    deadline: Deadline,
+    of_gateway: Option<OfGateway>,
+    bounds: Option<FeederBounds>,
+}
+
+impl WalkCall {
+    fn new<T>(request: &Request<T>, bounds: Option<pb::FeederBounds>) -> Self {
+        Self {
+            deadline: deadline(request.metadata()),
+            of_gateway: request.extensions().get().copied(),
+            bounds: wire::feeder_bounds(bounds),
+        }
     }
 }
 
@@ -92,12 +146,6 @@ fn log_question(origin: Option<&str>, room_id: &str) {
     }
     let shown = room_id.get(..room_id.floor_char_boundary(MAX_LOGGED)).unwrap_or_default();
     span.record("room", field::debug(shown));
-}
-
-fn count_refusal(metrics: &Metrics, failure: &QueryError) {
-    if let QueryError::NotAllowed(refusal) = failure {
-        metrics.question_refused(refusal.label());
-    }
 }
 
 /// Logs and counts an answer.
@@ -124,11 +172,10 @@ impl HistoryService for HistoryHandler {
         &self,
         request: Request<pb::BackfillRequest>,
     ) -> Result<Response<pb::BackfillResponse>, Status> {
-        let deadline = deadline(request.metadata());
-        let of_gateway = request.extensions().get().copied();
+        let call = WalkCall::new(&request, request.get_ref().feeder_bounds);
         let omit_event_ids = request.get_ref().omit_event_ids;
         let question = wire::backfill(request.into_inner())?;
-        let page = self.walk(deadline, of_gateway, question).await?;
+        let page = self.walk(call, question).await?;
         Ok(Response::new(wire::backfill_response(page, omit_event_ids)))
     }
 
@@ -136,11 +183,10 @@ impl HistoryService for HistoryHandler {
         &self,
         request: Request<pb::GetMissingEventsRequest>,
     ) -> Result<Response<pb::GetMissingEventsResponse>, Status> {
-        let deadline = deadline(request.metadata());
-        let of_gateway = request.extensions().get().copied();
+        let call = WalkCall::new(&request, request.get_ref().feeder_bounds);
         let omit_event_ids = request.get_ref().omit_event_ids;
         let question = wire::get_missing_events(request.into_inner())?;
-        let page = self.walk(deadline, of_gateway, question).await?;
+        let page = self.walk(call, question).await?;
         Ok(Response::new(wire::get_missing_events_response(page, omit_event_ids)))
     }
 
@@ -263,15 +309,29 @@ impl HistoryService for HistoryHandler {
 
     async fn get_room_digest(
         &self,
-        _: Request<pb::GetRoomDigestRequest>,
+        request: Request<pb::GetRoomDigestRequest>,
     ) -> Result<Response<pb::GetRoomDigestResponse>, Status> {
-        Err(Status::unimplemented("get_room_digest"))
+        let deadline = deadline(request.metadata());
+        let pb::GetRoomDigestRequest { room_id, prefix_bits } = request.into_inner();
+        let parts = self.answer(deadline, GetRoomDigest { room_id, prefix_bits }).await?;
+        Ok(Response::new(wire::get_room_digest_response(parts)))
     }
 
     async fn list_event_flags(
         &self,
-        _: Request<pb::ListEventFlagsRequest>,
+        request: Request<pb::ListEventFlagsRequest>,
     ) -> Result<Response<pb::ListEventFlagsResponse>, Status> {
-        Err(Status::unimplemented("list_event_flags"))
+        let deadline = deadline(request.metadata());
+        let pb::ListEventFlagsRequest {
+            room_id,
+            prefix_bits,
+            prefix,
+            page_size: size,
+            page_token: token,
+        } = request.into_inner();
+        let page = PageRequest { size, token };
+        let question = ListEventFlags { room_id, prefix_bits, prefix, page };
+        let list = self.answer(deadline, question).await?;
+        Ok(Response::new(wire::list_event_flags_response(list)))
     }
 }

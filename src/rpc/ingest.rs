@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     append,
     executor::Executor,
+    lease::CallLease,
     progress::Messages,
     purge, status,
     timeout::deadline,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     context::Context,
     deadline::Deadline,
-    ingest,
+    ingest::{self, RoomIdsFault},
     pdu::UserId,
     proto::v1::{self as pb, ErrorReason, ingest_service_server::IngestService},
 };
@@ -86,12 +87,17 @@ impl IngestService for IngestHandler {
         request: Request<pb::SetUserErasedRequest>,
     ) -> Result<Response<pb::SetUserErasedResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
         let pb::SetUserErasedRequest { user_id, erased } = request.into_inner();
         let user_id = UserId::parse(&user_id).map_err(|fault| {
             status::refuse(ErrorReason::UserIdInvalid, &format!("user_id {fault}"))
         })?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
         let cx = Arc::clone(&self.cx);
-        let set = move |_: &Deadline| ingest::set_user_erased(&cx.store, &user_id, erased);
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_user_erased(&cx.store, &user_id, erased)
+        };
         self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetUserErasedResponse {}))
     }
@@ -107,9 +113,21 @@ impl IngestService for IngestHandler {
 
     async fn set_rooms_served(
         &self,
-        _: Request<pb::SetRoomsServedRequest>,
+        request: Request<pb::SetRoomsServedRequest>,
     ) -> Result<Response<pb::SetRoomsServedResponse>, Status> {
-        Err(Status::unimplemented("set_rooms_served"))
+        let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
+        let request = request.into_inner();
+        let reason = wire::set_rooms_served(&request)?;
+        ingest::check_room_ids(&request.room_ids).map_err(of_room_ids)?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
+        let cx = Arc::clone(&self.cx);
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_rooms_served(&cx.store, &request.room_ids, reason)
+        };
+        self.executor.run(deadline, set).await?;
+        Ok(Response::new(pb::SetRoomsServedResponse {}))
     }
 
     async fn set_ban_redaction(
@@ -117,10 +135,23 @@ impl IngestService for IngestHandler {
         request: Request<pb::SetBanRedactionRequest>,
     ) -> Result<Response<pb::SetBanRedactionResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let lease = CallLease::of(request.metadata());
         let NewBan { user, ban } = wire::new_ban(request.into_inner())?;
+        let writing = lease.begin_write(&self.cx.feeder)?;
         let cx = Arc::clone(&self.cx);
-        let set = move |_: &Deadline| ingest::set_ban_redaction(&cx.store, &user, ban.as_ref());
+        let set = move |_: &Deadline| {
+            let _writing = writing;
+            ingest::set_ban_redaction(&cx.store, &user, ban.as_ref())
+        };
         self.executor.run(deadline, set).await?;
         Ok(Response::new(pb::SetBanRedactionResponse {}))
     }
+}
+
+fn of_room_ids(fault: RoomIdsFault) -> Status {
+    let reason = match fault {
+        RoomIdsFault::TooMany => ErrorReason::TooManyIds,
+        RoomIdsFault::Invalid => ErrorReason::RoomIdInvalid,
+    };
+    status::refuse(reason, &fault.to_string())
 }

@@ -6,10 +6,13 @@
 
 mod admin;
 mod append;
+mod bounds;
 mod executor;
+mod feeder;
 mod history;
 mod ingest;
 mod keys;
+mod lease;
 mod observe;
 mod progress;
 mod purge;
@@ -22,6 +25,7 @@ mod wire;
 
 pub use admin::AdminHandler;
 pub use executor::Executor;
+pub use feeder::FeederHandler;
 pub use history::HistoryHandler;
 pub use ingest::IngestHandler;
 pub use keys::KeyHandler;

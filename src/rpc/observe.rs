@@ -127,6 +127,7 @@ fn span(method: &Method) -> Span {
         redacted = field::Empty,
         visited = field::Empty,
         end = field::Empty,
+        waited = field::Empty,
         appended = field::Empty,
         duplicates = field::Empty,
         purged = field::Empty,

@@ -21,7 +21,8 @@ use crate::proto::v1::ErrorReason;
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The only methods that the token of gateways allows.
-const OF_GATEWAYS: [&str; 5] = [
+const OF_GATEWAYS: [&str; 6] = [
+    "/backscroll.history.v1.FeederService/GetFeeder",
     "/backscroll.history.v1.HistoryService/Backfill",
     "/backscroll.history.v1.HistoryService/CompareAnswers",
     "/backscroll.history.v1.HistoryService/GetMissingEvents",
@@ -209,6 +210,9 @@ mod tests {
             ("IngestService/AppendEvents", None, Some("NOT_FOR_GATEWAYS")),
             ("IngestService/DeleteRoom", None, Some("NOT_FOR_GATEWAYS")),
             ("AdminService/Stats", None, Some("NOT_FOR_GATEWAYS")),
+            ("FeederService/GetFeeder", None, None),
+            ("FeederService/Feed", None, Some("NOT_FOR_GATEWAYS")),
+            ("FeederService/PutCursor", None, Some("NOT_FOR_GATEWAYS")),
             ("KeyService/GetServerKeys", Some("GATEWAYS_ONLY"), None),
             ("KeyService/PutServerKeys", Some("GATEWAYS_ONLY"), None),
         ] {

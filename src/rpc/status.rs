@@ -10,7 +10,13 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{debug, error};
 
 use super::wire;
-use crate::{proto::v1::ErrorReason as Reason, query::QueryError, store::StoreError};
+use crate::{
+    access::AccessRefusal,
+    context::feeder::{FeederBehind, LeaseLost},
+    proto::v1::ErrorReason as Reason,
+    query::QueryError,
+    store::StoreError,
+};
 
 /// The domain of all reasons.
 const DOMAIN: &str = "backscroll.history.v1";
@@ -69,6 +75,41 @@ pub(super) fn refuse(reason: Reason, message: &str) -> Status {
     Status::with_error_details(code(reason), wire::brief(message.to_owned()), details)
 }
 
+/// A status for this reason, with a value for programs beside it.
+fn refuse_with(reason: Reason, message: &str, name: &str, value: &str) -> Status {
+    let metadata = HashMap::from([(name.to_owned(), value.to_owned())]);
+    let details = ErrorDetails::with_error_info(reason.as_str_name(), DOMAIN, metadata);
+    Status::with_error_details(code(reason), wire::brief(message.to_owned()), details)
+}
+
+/// The status for a server that may not ask about a room; for a request with bounds for the feeder,
+/// with whether that is final.
+pub(super) fn not_allowed(refusal: AccessRefusal, is_final: Option<bool>) -> Status {
+    debug!(%refusal, "a server may not read this room");
+    let message = QueryError::NotAllowed(refusal).to_string();
+    let reason = match refusal {
+        AccessRefusal::RoomUnknown => Reason::RoomNotHeld,
+        AccessRefusal::StateUnknown
+        | AccessRefusal::Acl
+        | AccessRefusal::OriginNotJoined
+        | AccessRefusal::DestinationNotJoined => Reason::NotAllowed,
+    };
+    match is_final {
+        None => refuse(reason, &message),
+        Some(is_final) => refuse_with(reason, &message, "final", &is_final.to_string()),
+    }
+}
+
+/// The status for a request whose bounds the feeder does not keep.
+pub(super) fn feeder_behind(behind: FeederBehind) -> Status {
+    refuse_with(Reason::FeederBehind, &behind.to_string(), "feeder", behind.name())
+}
+
+/// The status for a call with a lease that has ended.
+pub(super) fn lease_lost() -> Status {
+    refuse(Reason::LeaseLost, &LeaseLost.to_string())
+}
+
 /// A status for a reason that passes by itself, with the time after which to try again.
 fn retry(reason: Reason, message: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason.as_str_name(), DOMAIN, HashMap::new());
@@ -80,9 +121,10 @@ fn retry(reason: Reason, message: &str) -> Status {
 pub(super) fn of_query(failure: QueryError) -> Status {
     let message = failure.to_string();
     let reason = match failure {
-        QueryError::NotAllowed(refusal) => {
-            debug!(%refusal, "a server may not read this room");
-            Reason::NotAllowed
+        QueryError::NotAllowed(refusal) => return not_allowed(refusal, None),
+        QueryError::NotServed(reason) => {
+            let value = wire::not_served_reason(reason).as_str_name();
+            return refuse_with(Reason::RoomNotServed, &message, "not_served_reason", value);
         }
         QueryError::RoomUnknown(_) => Reason::RoomUnknown,
         QueryError::EventUnknown(_) => Reason::EventUnknown,
@@ -91,6 +133,7 @@ pub(super) fn of_query(failure: QueryError) -> Status {
         QueryError::EventIdInvalid => Reason::EventIdInvalid,
         QueryError::LimitMissing => Reason::LimitMissing,
         QueryError::LimitInvalid => Reason::LimitInvalid,
+        QueryError::PrefixInvalid => Reason::PrefixInvalid,
         QueryError::ComparisonInvalid => Reason::ComparisonInvalid,
         QueryError::PageTokenInvalid => Reason::PageTokenInvalid,
         QueryError::RoomChanges(_) => return retry(Reason::RoomChanges, &message),
@@ -255,6 +298,7 @@ mod tests {
         ];
         let services = concat!(
             include_str!("../../proto/backscroll/history/v1/admin_service.proto"),
+            include_str!("../../proto/backscroll/history/v1/feeder_service.proto"),
             include_str!("../../proto/backscroll/history/v1/history_service.proto"),
             include_str!("../../proto/backscroll/history/v1/ingest_service.proto"),
             include_str!("../../proto/backscroll/history/v1/key_service.proto"),

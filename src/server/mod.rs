@@ -43,13 +43,14 @@ use crate::{
     proto::{
         DESCRIPTORS,
         v1::{
-            admin_service_server::AdminServiceServer, history_service_server::HistoryServiceServer,
+            admin_service_server::AdminServiceServer, feeder_service_server::FeederServiceServer,
+            history_service_server::HistoryServiceServer,
             ingest_service_server::IngestServiceServer, key_service_server::KeyServiceServer,
         },
     },
     rpc::{
-        AdminHandler, Executor, HistoryHandler, IngestHandler, KeyHandler, MAX_REQUEST_BYTES,
-        Observe, Require,
+        AdminHandler, Executor, FeederHandler, HistoryHandler, IngestHandler, KeyHandler,
+        MAX_REQUEST_BYTES, Observe, Require,
     },
     store::{Options, Store},
 };
@@ -230,11 +231,13 @@ fn handlers(cx: &Arc<Context>, stopping: &CancellationToken) -> Routes {
     let history = HistoryHandler::new(Arc::clone(cx), executor.clone());
     let ingest = IngestHandler::new(Arc::clone(cx), executor.clone(), stopping.clone());
     let keys = KeyHandler::new(Arc::clone(cx), executor.clone());
+    let feeder = FeederHandler::new(Arc::clone(cx), executor.clone(), stopping.clone());
     let admin = AdminHandler::new(Arc::clone(cx), executor, stopping.clone());
     let history = HistoryServiceServer::new(history);
     let ingest = IngestServiceServer::new(ingest);
     Routes::new(history.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(ingest.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(FeederServiceServer::new(feeder))
         .add_service(KeyServiceServer::new(keys))
         .add_service(AdminServiceServer::new(admin))
 }

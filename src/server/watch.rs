@@ -14,6 +14,7 @@ use crate::{
     metrics::StoreGauges,
     query::{self, Sizes},
     rpc::now_ms,
+    store::NotServedReason,
 };
 
 /// The time between two checks of the store.
@@ -51,11 +52,26 @@ pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
             cx.metrics.store().disk_full.set((!has_space).into());
         }
         had_space = has_space;
+        show_feeder(&cx);
         if cx.store.has_failed() {
             error!("a write to the store failed; stopping, since only opening it again helps");
             return;
         }
         time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Shows the feeder and the rooms that are not served as metrics.
+fn show_feeder(cx: &Context) {
+    let now = Instant::now().into_std();
+    let gauges = cx.metrics.feeder();
+    let status = cx.feeder.status(now);
+    gauges.present.set(status.is_some().into());
+    gauges.ready.set(status.is_some_and(|it| it.report.is_ready).into());
+    gauges.lag_seconds.set(cx.feeder.lag(now).as_secs_f64());
+    let counts = cx.store.count_rooms_not_served();
+    for (reason, rooms) in NotServedReason::STORED.into_iter().zip(counts) {
+        cx.metrics.rooms_not_served(reason.label(), rooms);
     }
 }
 

@@ -2,7 +2,7 @@
 //! independent of whether the room is held. All of these rooms are kept in memory, since every
 //! question of another server asks for its room.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{collections::BTreeMap, fmt, ops::Bound};
 
 use super::{
     Store, StoreError, View,
@@ -47,7 +47,7 @@ impl NotServedReason {
         Self::STORED.into_iter().find(|it| bytes == [it.number()]).ok_or(Malformed)
     }
 
-    /// The label of this reason in metrics.
+    /// The label of this reason in metrics, and, in upper case, its name in errors.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -57,6 +57,18 @@ impl NotServedReason {
             Self::Differs => "differs",
             Self::Deriving => "deriving",
         }
+    }
+}
+
+impl fmt::Display for NotServedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Importing => "a feeder copies it and is not done",
+            Self::PartialState => "the homeserver does not know its full state yet",
+            Self::Blocked => "an administrator of the homeserver has blocked it",
+            Self::Differs => "our copy differs from that of the homeserver",
+            Self::Deriving => "what follows from a changed verdict or a ban is derived again",
+        })
     }
 }
 

@@ -26,7 +26,7 @@ async fn errors_have_their_code_and_reason() {
     let history = &stage.clients.history;
     history.clone().backfill(good()).await.unwrap();
     let rows = [
-        Row::new(unknown(), PermissionDenied, "NOT_ALLOWED"),
+        Row::new(unknown(), PermissionDenied, "ROOM_NOT_HELD"),
         Row::new(
             pb::BackfillRequest { requester: three(), ..good() },
             PermissionDenied,

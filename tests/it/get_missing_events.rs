@@ -13,7 +13,7 @@ async fn an_unknown_room_is_not_allowed() {
         requester: requester("two.example"),
         ..pb::GetMissingEventsRequest::default()
     };
-    let row = Row::new(request, PermissionDenied, "NOT_ALLOWED");
+    let row = Row::new(request, PermissionDenied, "ROOM_NOT_HELD");
     let history = &stage.clients.history;
     assert_failures([row], async |it| history.clone().get_missing_events(it).await).await;
 }

@@ -15,6 +15,8 @@ async fn every_row() {
     let stage = Stage::start().await;
     for (code, reason, status, errcode) in [
         (Code::PermissionDenied, "NOT_ALLOWED", 403, "M_FORBIDDEN"),
+        (Code::PermissionDenied, "ROOM_NOT_HELD", 403, "M_FORBIDDEN"),
+        (Code::PermissionDenied, "ROOM_NOT_SERVED", 403, "M_FORBIDDEN"),
         (Code::PermissionDenied, "", 502, "M_UNKNOWN"),
         (Code::InvalidArgument, "EVENT_IDS_MISSING", 400, "M_MISSING_PARAM"),
         (Code::InvalidArgument, "LIMIT_MISSING", 400, "M_MISSING_PARAM"),

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::brief;
+use super::{brief, not_served_reason};
 use crate::{
     proto::v1 as pb,
-    query::{Sizes, Stats, UnknownRoom, WideRoom},
+    query::{RoomsNotServedList, Sizes, Stats, UnknownRoom, WideRoom},
     slow_walks::{SlowWalk, WalkKind},
+    store::RoomNotServed,
     verify::Fault,
 };
 
@@ -43,6 +44,18 @@ pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
         state_unknown_rooms: unknown_rooms.into_iter().map(state_unknown_room).collect(),
         slowest_walks: slow_walks.into_iter().map(slow_walk).collect(),
     }
+}
+
+pub(in crate::rpc) fn list_rooms_not_served_response(
+    list: RoomsNotServedList,
+) -> pb::ListRoomsNotServedResponse {
+    let RoomsNotServedList { rooms, next_page_token } = list;
+    let room = |RoomNotServed { room_id, reason }| pb::RoomNotServed {
+        room_id,
+        not_served_reason: not_served_reason(reason).into(),
+    };
+    let rooms = rooms.into_iter().map(room).collect();
+    pb::ListRoomsNotServedResponse { rooms, next_page_token }
 }
 
 fn wide_room(room: WideRoom) -> pb::WideRoom {

@@ -8,11 +8,11 @@ use crate::{
     ingest::Verdict,
     proto::v1::{self as pb, ErrorReason},
     query::{
-        Access, Asker, Backfill, EventList, Explanation, GetMissingEvents, IdList, PurgedList,
-        RoomEvent, RoomEvents, RoomList, RoomSummary, ServedEvent, ServedPage, StateEntry,
-        StatePage,
+        Access, Asker, Backfill, EventFlags, EventFlagsList, EventList, Explanation,
+        GetMissingEvents, IdList, PartDigest, PurgedList, RoomEvent, RoomEvents, RoomList,
+        RoomSummary, ServedEvent, ServedPage, StateEntry, StatePage,
     },
-    rpc::status,
+    rpc::{bounds::BoundedPage, status},
     visibility::Form,
 };
 
@@ -72,16 +72,17 @@ pub(in crate::rpc) fn server_names(requester: pb::Requester) -> Result<(String, 
 }
 
 pub(in crate::rpc) fn backfill_response(
-    page: ServedPage,
+    page: BoundedPage,
     omit_event_ids: bool,
 ) -> pb::BackfillResponse {
-    let ServedPage { events, end, missing_event_ids, visited } = page;
+    let not_final = page.is_not_final();
+    let ServedPage { events, end, missing_event_ids, unknown_event_ids, visited } = page.page;
     let end_reason = end_reason(end);
     let ServedEvents { event_ids, forms, pdus } = ServedEvents::new(events, omit_event_ids);
     let visited_event_count = visited;
     pb::BackfillResponse {
-        unknown_event_ids: Vec::new(),
-        not_final: false,
+        unknown_event_ids,
+        not_final,
         end_reason,
         visited_event_count,
         missing_event_ids,
@@ -92,16 +93,17 @@ pub(in crate::rpc) fn backfill_response(
 }
 
 pub(in crate::rpc) fn get_missing_events_response(
-    page: ServedPage,
+    page: BoundedPage,
     omit_event_ids: bool,
 ) -> pb::GetMissingEventsResponse {
-    let ServedPage { events, end, missing_event_ids, visited } = page;
+    let not_final = page.is_not_final();
+    let ServedPage { events, end, missing_event_ids, unknown_event_ids, visited } = page.page;
     let end_reason = end_reason(end);
     let ServedEvents { event_ids, forms, pdus } = ServedEvents::new(events, omit_event_ids);
     let visited_event_count = visited;
     pb::GetMissingEventsResponse {
-        unknown_event_ids: Vec::new(),
-        not_final: false,
+        unknown_event_ids,
+        not_final,
         end_reason,
         visited_event_count,
         missing_event_ids,
@@ -109,6 +111,27 @@ pub(in crate::rpc) fn get_missing_events_response(
         forms,
         pdus,
     }
+}
+
+pub(in crate::rpc) fn get_room_digest_response(
+    parts: Vec<PartDigest>,
+) -> pb::GetRoomDigestResponse {
+    let part = |PartDigest { events, digest }| pb::DigestPart { event_count: events, digest };
+    pb::GetRoomDigestResponse { parts: parts.into_iter().map(part).collect() }
+}
+
+pub(in crate::rpc) fn list_event_flags_response(
+    list: EventFlagsList,
+) -> pb::ListEventFlagsResponse {
+    let EventFlagsList { events, next_page_token } = list;
+    let flags = |EventFlags { event_id, verdict: it, outlier, is_state }| pb::EventFlags {
+        event_id,
+        verdict: verdict(it).into(),
+        outlier,
+        is_state,
+    };
+    let events = events.into_iter().map(flags).collect();
+    pb::ListEventFlagsResponse { events, next_page_token }
 }
 
 fn end_reason(end: WalkEnd) -> i32 {
@@ -177,6 +200,14 @@ pub(in crate::rpc) fn list_events_response(list: EventList) -> pb::ListEventsRes
     pb::ListEventsResponse { events, next_page_token }
 }
 
+fn verdict(verdict: Verdict) -> pb::Verdict {
+    match verdict {
+        Verdict::Accepted => pb::Verdict::Accepted,
+        Verdict::SoftFailed => pb::Verdict::SoftFailed,
+        Verdict::Rejected => pb::Verdict::Rejected,
+    }
+}
+
 fn room_event(event: RoomEvent) -> pb::RoomEvent {
     let RoomEvent {
         event_id,
@@ -190,11 +221,7 @@ fn room_event(event: RoomEvent) -> pb::RoomEvent {
         unreadable,
         state_unknown,
     } = event;
-    let verdict = match verdict {
-        Verdict::Accepted => pb::Verdict::Accepted,
-        Verdict::SoftFailed => pb::Verdict::SoftFailed,
-        Verdict::Rejected => pb::Verdict::Rejected,
-    };
+    let verdict = self::verdict(verdict);
     pb::RoomEvent {
         event_id,
         pdu,

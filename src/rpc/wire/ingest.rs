@@ -8,6 +8,7 @@ use crate::{
     pdu::PduError,
     proto::v1::{self as pb, ErrorReason, RefusalReason, append_events_response::Outcome as Wire},
     rpc::status,
+    store::NotServedReason,
 };
 
 /// Checks the part of a request that is an error of the whole stream and not of one event.
@@ -107,6 +108,42 @@ pub(in crate::rpc) fn purge_history_response(progress: PurgeProgress) -> pb::Pur
 pub(in crate::rpc) fn delete_room_response(progress: DeleteProgress) -> pb::DeleteRoomResponse {
     let DeleteProgress { removed, done } = progress;
     pb::DeleteRoomResponse { removed_record_count: removed, done }
+}
+
+/// Why rooms are not to be served; `None` if they are to be served.
+///
+/// # Errors
+/// `NOT_SERVED_REASON_INVALID` for a reason that only the service sets, or that this build does not
+/// know.
+pub(in crate::rpc) fn set_rooms_served(
+    request: &pb::SetRoomsServedRequest,
+) -> Result<Option<NotServedReason>, Status> {
+    use pb::NotServedReason as Wire;
+    match Wire::try_from(request.not_served_reason) {
+        Ok(Wire::Unspecified) => Ok(None),
+        Ok(Wire::Importing) => Ok(Some(NotServedReason::Importing)),
+        Ok(Wire::PartialState) => Ok(Some(NotServedReason::PartialState)),
+        Ok(Wire::Blocked) => Ok(Some(NotServedReason::Blocked)),
+        Ok(Wire::Differs) => Ok(Some(NotServedReason::Differs)),
+        Ok(Wire::Deriving) => {
+            let text = "only the service sets the reason DERIVING";
+            Err(status::refuse(ErrorReason::NotServedReasonInvalid, text))
+        }
+        Err(unknown) => {
+            let text = format!("the reason {} is not known to this build", unknown.0);
+            Err(status::refuse(ErrorReason::NotServedReasonInvalid, &text))
+        }
+    }
+}
+
+pub(in crate::rpc) fn not_served_reason(reason: NotServedReason) -> pb::NotServedReason {
+    match reason {
+        NotServedReason::Importing => pb::NotServedReason::Importing,
+        NotServedReason::PartialState => pb::NotServedReason::PartialState,
+        NotServedReason::Blocked => pb::NotServedReason::Blocked,
+        NotServedReason::Differs => pb::NotServedReason::Differs,
+        NotServedReason::Deriving => pb::NotServedReason::Deriving,
+    }
 }
 
 /// Why an event was refused, as the value of a metric's label.

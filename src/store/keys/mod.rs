@@ -168,6 +168,11 @@ pub(crate) fn page(room: RoomNum, page: u32) -> Vec<u8> {
     Key::of_room(Tag::PAGE, room).number(page).0
 }
 
+/// The prefix of all pages of nodes of a room.
+pub(crate) fn pages(room: RoomNum) -> Vec<u8> {
+    Key::of_room(Tag::PAGE, room).0
+}
+
 /// The body of an event, in a record of its own.
 pub(crate) fn body(room: RoomNum, event: EventNum) -> Vec<u8> {
     Key::of_room(Tag::BODY, room).number(event.0).0

@@ -12,7 +12,7 @@ pub use self::{
     state::StateFacts,
 };
 pub(super) use self::{
-    page::{Page, page_of},
+    page::{NO_NODE, Page, page_of},
     state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 use super::{

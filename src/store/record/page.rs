@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The byte in place of the flags of an event that has no node.
-const NO_NODE: u8 = 0xff;
+pub(in crate::store) const NO_NODE: u8 = 0xff;
 
 /// An edge from an event to one of its predecessors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Flags {
     }
 
     /// The flags of a byte. [`NO_NODE`] is the byte of no event, since an outlier is never followed.
-    pub(super) const fn of_bits(bits: u8) -> Self {
+    pub(in crate::store) const fn of_bits(bits: u8) -> Self {
         Self {
             outlier: bits & 1 != 0,
             rejected: bits & 2 != 0,
@@ -143,6 +143,11 @@ impl Page {
 
     pub(in crate::store) fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
+    }
+
+    /// The flags of each event as a byte; [`NO_NODE`] for those that are not held.
+    pub(in crate::store) fn bits(&self) -> impl Iterator<Item = u8> {
+        self.0.iter().map(|it| it.as_ref().map_or(NO_NODE, |it| it.flags.bits()))
     }
 
     /// The index of an event in its page.

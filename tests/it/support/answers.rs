@@ -88,7 +88,7 @@ impl Question {
             Self::MissingEvents(question) => ask(cx, question),
         };
         match page {
-            Ok(ServedPage { events, end, missing_event_ids, visited }) => {
+            Ok(ServedPage { events, end, missing_event_ids, unknown_event_ids: _, visited }) => {
                 let event = |it| {
                     let ServedEvent { event_id, pdu, form } = it;
                     (event_id, form, pdu.to_vec())
