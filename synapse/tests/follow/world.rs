@@ -1,0 +1,211 @@
+//! A homeserver, a history service and a follower between them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use backscroll::{
+    proto::v1::{
+        GetFeederRequest, ListEventsRequest, ListRoomsNotServedRequest, NotServedReason, Verdict,
+        admin_service_client::AdminServiceClient, feeder_service_client::FeederServiceClient,
+        history_service_client::HistoryServiceClient,
+    },
+    server,
+    store::Options,
+};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::{Code, transport::Channel};
+
+use crate::{homeserver::Homeserver, postgres::Postgres};
+
+/// Longest time until the follower has done something.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is compared of an event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HeldEvent {
+    pub(crate) pdu: String,
+    pub(crate) arrival: i64,
+    pub(crate) outlier: bool,
+    pub(crate) verdict: Verdict,
+}
+
+/// Events by room and id.
+pub(crate) type Held = BTreeMap<(String, String), HeldEvent>;
+
+/// All three programs.
+pub(crate) struct World {
+    pub(crate) homeserver: Homeserver,
+    pub(crate) postgres: Postgres,
+    history_url: String,
+    history: HistoryServiceClient<Channel>,
+    admin: AdminServiceClient<Channel>,
+    feeder: FeederServiceClient<Channel>,
+    follower: Option<Child>,
+    dir: TempDir,
+}
+
+impl World {
+    /// Starts the homeserver and the history service. `None` if PostgreSQL is not installed.
+    pub(crate) async fn start() -> Option<Self> {
+        let postgres = Postgres::start()?;
+        let homeserver = Homeserver::start(&postgres).await;
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { cache_bytes: 32 << 20, ..Options::small(&dir.path().join("store")) };
+        let cx = tokio::task::spawn_blocking(move || server::open(&options).unwrap());
+        let cx = cx.await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let history_url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = server::serve(
+            Arc::clone(&cx),
+            listener,
+            Duration::from_secs(1),
+            std::future::pending(),
+        );
+        drop(tokio::spawn(async { serving.await.unwrap() }));
+        let channel = Channel::from_shared(history_url.clone()).unwrap().connect().await.unwrap();
+        Some(Self {
+            homeserver,
+            postgres,
+            history_url,
+            history: HistoryServiceClient::new(channel.clone()),
+            admin: AdminServiceClient::new(channel.clone()),
+            feeder: FeederServiceClient::new(channel),
+            follower: None,
+            dir,
+        })
+    }
+
+    /// The command that follows.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll-synapse"));
+        command.env_clear().stdin(Stdio::null());
+        command.args(["follow", "--history", &self.history_url, "--poll", "20", "--database"]);
+        command.arg(self.postgres.url("reader", "synapse"));
+        command
+    }
+
+    /// Starts a follower.
+    pub(crate) fn follow(&mut self) {
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        self.follower = Some(self.command().stderr(log).spawn().unwrap());
+    }
+
+    /// Kills the follower.
+    pub(crate) fn kill(&mut self) {
+        let mut follower = self.follower.take().unwrap();
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.dir.path().join("follower.log")
+    }
+
+    /// Waits until a condition holds.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        mut holds: impl AsyncFnMut(&mut Self) -> bool,
+    ) {
+        let start = Instant::now();
+        while !holds(self).await {
+            if start.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+                panic!(
+                    "after {PATIENCE:?} still waiting until {what}; the follower logged:\n{log}"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until the history service holds what the homeserver holds, and serves all rooms but these.
+    pub(crate) async fn until_equal(&mut self, not_served: &[&str]) {
+        let expected: BTreeSet<String> = not_served.iter().map(|it| (*it).to_owned()).collect();
+        self.until("both are equal", async |world| {
+            let served: BTreeSet<String> = world.not_served().await.into_keys().collect();
+            served == expected && world.held().await == world.wanted(&expected).await
+        })
+        .await;
+    }
+
+    /// What the homeserver holds, without some rooms.
+    pub(crate) async fn wanted(&self, without: &BTreeSet<String>) -> Held {
+        let sql = "select e.room_id, e.event_id, j.json, e.stream_ordering, e.outlier, \
+                   e.rejection_reason is not null, j.internal_metadata from events e \
+                   join event_json j using (event_id)";
+        let rows = self.homeserver.client.query(sql, &[]).await.unwrap();
+        let events = rows.iter().filter_map(|row| {
+            let room_id: String = row.get(0);
+            let (rejected, notes): (bool, String) = (row.get(5), row.get(6));
+            let verdict = match (rejected, notes.contains("true")) {
+                (true, _) => Verdict::Rejected,
+                (false, true) => Verdict::SoftFailed,
+                (false, false) => Verdict::Accepted,
+            };
+            let event =
+                HeldEvent { pdu: row.get(2), arrival: row.get(3), outlier: row.get(4), verdict };
+            (!without.contains(&room_id)).then(|| ((room_id, row.get(1)), event))
+        });
+        events.collect()
+    }
+
+    /// What the history service holds.
+    pub(crate) async fn held(&mut self) -> Held {
+        let rows = self.homeserver.client.query("select room_id from rooms", &[]).await.unwrap();
+        let mut held = Held::new();
+        for room_id in rows.iter().map(|it| it.get::<_, String>(0)) {
+            let mut page_token = String::new();
+            loop {
+                let request =
+                    ListEventsRequest { room_id: room_id.clone(), page_token, ..<_>::default() };
+                let page = match self.history.list_events(request).await {
+                    Ok(page) => page.into_inner(),
+                    Err(status) if status.code() == Code::NotFound => break,
+                    Err(status) => panic!("{status}"),
+                };
+                for event in page.events {
+                    let held_event = HeldEvent {
+                        pdu: String::from_utf8(event.pdu.to_vec()).unwrap(),
+                        arrival: event.arrival,
+                        outlier: event.outlier,
+                        verdict: event.verdict(),
+                    };
+                    held.insert((room_id.clone(), event.event_id), held_event);
+                }
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    break;
+                }
+            }
+        }
+        held
+    }
+
+    /// The rooms that are not served, and why.
+    pub(crate) async fn not_served(&mut self) -> BTreeMap<String, NotServedReason> {
+        let request = ListRoomsNotServedRequest::default();
+        let rooms = self.admin.list_rooms_not_served(request).await.unwrap().into_inner().rooms;
+        rooms.into_iter().map(|it| (it.room_id.clone(), it.not_served_reason())).collect()
+    }
+
+    /// Whether the follower reports that the rooms that are served are complete.
+    pub(crate) async fn is_ready(&mut self) -> bool {
+        self.feeder.get_feeder(GetFeederRequest {}).await.unwrap().into_inner().ready
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut follower) = self.follower.take() {
+            drop(follower.kill());
+            drop(follower.wait());
+        }
+    }
+}
