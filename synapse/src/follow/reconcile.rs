@@ -27,7 +27,7 @@ use crate::{
 
 /// The most events of parts that differ which are mended one by one. With more, the room is copied
 /// whole, which is faster.
-const MAX_MENDED: u64 = 100_000;
+const MAX_MENDED: u64 = 50_000;
 /// The most events that are listed at once.
 const MAX_LISTED: u64 = 20_000;
 /// The most events that are read at once.

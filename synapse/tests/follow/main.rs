@@ -4,6 +4,7 @@
 
 mod homeserver;
 mod postgres;
+mod sweep;
 mod world;
 
 use std::process::Command;

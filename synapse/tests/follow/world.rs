@@ -56,7 +56,8 @@ impl World {
         let postgres = Postgres::start()?;
         let homeserver = Homeserver::start(&postgres).await;
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { cache_bytes: 32 << 20, ..Options::small(&dir.path().join("store")) };
+        let options =
+            Options { cache_bytes: 32 << 20, ..Options::small(&dir.path().join("store")) };
         let cx = tokio::task::spawn_blocking(move || server::open(&options).unwrap());
         let cx = cx.await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -92,8 +93,13 @@ impl World {
 
     /// Starts a follower.
     pub(crate) fn follow(&mut self) {
+        self.follow_with(&[]);
+    }
+
+    /// Starts a follower with more flags.
+    pub(crate) fn follow_with(&mut self, flags: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        self.follower = Some(self.command().stderr(log).spawn().unwrap());
+        self.follower = Some(self.command().args(flags).stderr(log).spawn().unwrap());
     }
 
     /// Kills the follower.

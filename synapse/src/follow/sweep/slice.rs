@@ -118,9 +118,9 @@ impl<'a> Sweeper<'a> {
             room_ids.into_iter().filter(|it| !skipped.contains(it)).collect();
         let ours = self.our_digests(&room_ids).await?;
         for room_id in &room_ids {
-            if theirs.get(room_id).copied().unwrap_or_default()
-                != ours.get(room_id).copied().unwrap_or_default()
-            {
+            let differs = theirs.get(room_id).copied().unwrap_or_default()
+                != ours.get(room_id).copied().unwrap_or_default();
+            if differs || lock(&self.context.sweep).was_copied_again(room_id) {
                 self.check(room_id).await?;
             }
         }
