@@ -43,6 +43,7 @@ pub fn append_events(cx: &Context, bytes: &[u8]) {
         outlier: flag(0x10),
         state_after: &[],
         arrival: None,
+        replace: ingest::Replace::Never,
     };
     let first = ingest::append_unflushed(cx, &event).expect("the store holds");
     let second = ingest::append_unflushed(cx, &event).expect("the store holds");

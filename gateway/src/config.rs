@@ -34,11 +34,18 @@ Examples:
     backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
         --pinned-keys keys.json --fetch-keys false
 
+  Beside Synapse: it answers what the history service cannot, and gets all other requests of the
+  federation API as well, so that the gateway may stand in front of its federation listener:
+    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
+        --fallback http://127.0.0.1:8008 --pass-through true --trusted-proxy 127.0.0.1
+    curl -i http://127.0.0.1:8448/_matrix/federation/v1/version   # X-Backscroll: synapse;reason=...
+
   Check that it runs, and that it reaches the history service:
     curl -i http://127.0.0.1:8448/healthz
     curl -i http://127.0.0.1:8448/readyz
 
-Route these paths to the gateway, and everything else to the homeserver. The request target must be
+Route these paths to the gateway, and everything else to the homeserver; with --pass-through true,
+also everything else below /_matrix/federation/ and /_matrix/key/. The request target must be
 passed on unchanged, or signatures become invalid (nginx: proxy_pass without a path; Apache:
 nocanon):
     /_matrix/federation/v1/backfill/

@@ -12,6 +12,9 @@
 //!         (parsing)       (signatures)      ══gRPC══►              (responses)
 //!                            ▼              the history service
 //!                          keys ──► discovery ══HTTPS══► other servers
+//!
+//!  With a fallback, the routes pass on what the history service cannot answer:
+//!                          fallback ══HTTP══► the homeserver
 //! ```
 //!
 //! `limits` holds all limits, and `admission` applies them to requests. Imports point down: the plan is in

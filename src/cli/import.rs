@@ -46,6 +46,11 @@ pub(super) struct ImportArgs {
     #[arg(long, env = "BACKSCROLL_SERVER_KEYS", value_name = "FILE")]
     server_keys: Option<PathBuf>,
 
+    /// What to do with events that are held with other bytes or with another verdict. `changed` replaces
+    /// both, but a held redacted form only by a redacted form; `all` also by the whole event.
+    #[arg(long, env = "BACKSCROLL_REPLACE", value_name = "changed|all")]
+    replace: Option<ReplaceArg>,
+
     /// Exit with code 1 also if an event breaks the format of its room version, or has an invalid
     /// signature by --server-keys. The event is imported nevertheless.
     #[arg(long, env = "BACKSCROLL_STRICT")]
@@ -56,11 +61,29 @@ pub(super) struct ImportArgs {
     rooms: Vec<PathBuf>,
 }
 
+/// What to do with events that are held with other bytes or with another verdict.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ReplaceArg {
+    Changed,
+    All,
+}
+
+impl ReplaceArg {
+    fn to_wire(value: Option<Self>) -> pb::Replace {
+        match value {
+            None => pb::Replace::Unspecified,
+            Some(Self::Changed) => pb::Replace::Changed,
+            Some(Self::All) => pb::Replace::All,
+        }
+    }
+}
+
 /// What happened to the events of an import.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     appended: u64,
     held: u64,
+    replaced: u64,
     redacted: u64,
     refused: u64,
     purged: u64,
@@ -71,14 +94,16 @@ struct Counts {
 }
 
 pub(super) async fn run(args: ImportArgs) -> anyhow::Result<bool> {
-    let ImportArgs { server, server_keys, strict, rooms } = args;
+    let ImportArgs { server, server_keys, replace, strict, rooms } = args;
+    let replace = ReplaceArg::to_wire(replace);
     let pinned = server_keys.map(|path| PinnedKeys::read(&path)).transpose()?.map(Arc::new);
     let mut clients = connect(&server).await?;
+    let importing = Importing { pinned, replace };
     let bytes = rooms.iter().map(|it| fs::metadata(it).map_or(0, |it| it.len())).sum();
     let progress = progress_bar(bytes);
     let mut total = Counts::default();
     for path in &rooms {
-        let counts = import(&mut clients, path, pinned.clone(), &progress)
+        let counts = import(&mut clients, path, importing.clone(), &progress)
             .await
             .with_context(|| format!("{}", path.display()))?;
         total.add(counts);
@@ -96,10 +121,17 @@ fn progress_bar(bytes: u64) -> ProgressBar {
     ProgressBar::with_draw_target(Some(bytes), progress_target()).with_style(style)
 }
 
+/// How events are imported.
+#[derive(Clone)]
+struct Importing {
+    pinned: Option<Arc<PinnedKeys>>,
+    replace: pb::Replace,
+}
+
 async fn import(
     clients: &mut Clients,
     path: &Path,
-    pinned: Option<Arc<PinnedKeys>>,
+    Importing { pinned, replace }: Importing,
     progress: &ProgressBar,
 ) -> anyhow::Result<Counts> {
     let (header, lines) = Reader::open(BufReader::new(File::open(path)?))?;
@@ -122,7 +154,7 @@ async fn import(
                 drop(bar.suspend(print));
             }
             bar.inc(line.pdu.get().len().try_into()?);
-            if to_service.send(request(&header, line)).await.is_err() {
+            if to_service.send(request(&header, line, replace)).await.is_err() {
                 break;
             }
         }
@@ -146,12 +178,14 @@ async fn import(
 
 impl Counts {
     fn responses(&self) -> u64 {
-        self.appended + self.held + self.refused + self.purged + self.state_given
+        let stored = self.appended + self.held + self.replaced + self.state_given;
+        stored + self.refused + self.purged
     }
 
     fn add(&mut self, other: Self) {
         self.appended += other.appended;
         self.held += other.held;
+        self.replaced += other.replaced;
         self.redacted += other.redacted;
         self.refused += other.refused;
         self.purged += other.purged;
@@ -167,6 +201,7 @@ impl Counts {
             "{rooms} rooms: {appended} events appended, {held} held already, {refused} refused"
         ))?;
         for (count, text) in [
+            (self.replaced, "were held with other bytes or another verdict, and were replaced"),
             (self.redacted, "did not match their content hash: only their redacted form is held"),
             (
                 self.unreadable,
@@ -193,9 +228,11 @@ impl Counts {
         match outcome {
             Some(Outcome::Appended(appended)) => {
                 let pb::Appended { duplicate, redacted, purged, .. } = appended;
-                let pb::Appended { unreadable, state_given, state_unknown, .. } = appended;
+                let pb::Appended { unreadable, state_unknown, replaced, .. } = appended;
+                let state_given = appended.state_given && !replaced;
                 self.purged += u64::from(purged);
-                self.appended += u64::from(!duplicate && !purged && !state_given);
+                self.appended += u64::from(!duplicate && !purged && !state_given && !replaced);
+                self.replaced += u64::from(replaced);
                 self.held += u64::from(duplicate);
                 self.redacted += u64::from(redacted);
                 self.unreadable += u64::from(unreadable);
@@ -215,7 +252,7 @@ impl Counts {
     }
 }
 
-fn request(header: &Header, line: Line) -> pb::AppendEventsRequest {
+fn request(header: &Header, line: Line, replace: pb::Replace) -> pb::AppendEventsRequest {
     let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
     let verdict = match (rejected, soft_failed) {
         (true, _) => pb::Verdict::Rejected,
@@ -223,7 +260,7 @@ fn request(header: &Header, line: Line) -> pb::AppendEventsRequest {
         (false, false) => pb::Verdict::Accepted,
     };
     pb::AppendEventsRequest {
-        replace: pb::Replace::Unspecified.into(),
+        replace: replace.into(),
         room_id: header.room_id.clone(),
         room_version: header.room_version.clone(),
         event_id,

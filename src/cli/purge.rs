@@ -13,7 +13,8 @@ use crate::proto::v1 as pb;
 #[command(after_help = "\
 Purges all events that the given event follows, and events beside it that claim a lower depth. Message
 events are removed. State events become outliers, which are not served, because later states consist of
-them. Purged events cannot be imported again; only a backup restores them. If a purge is interrupted, run
+them. Purged events cannot be imported again unless --may-return is given; only a backup restores them.
+If a purge is interrupted, run
 the command again: it continues.")]
 pub(super) struct PurgeArgs {
     #[command(flatten)]
@@ -26,6 +27,10 @@ pub(super) struct PurgeArgs {
     /// The oldest event to keep.
     #[arg(value_name = "EVENT_ID")]
     event_id: String,
+
+    /// Allow that the purged events are appended again.
+    #[arg(long, env = "BACKSCROLL_MAY_RETURN")]
+    may_return: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,9 +52,9 @@ pub(super) struct DeleteRoomArgs {
 }
 
 pub(super) async fn purge(args: PurgeArgs) -> anyhow::Result<()> {
-    let PurgeArgs { server, room_id, event_id } = args;
+    let PurgeArgs { server, room_id, event_id, may_return } = args;
     let mut ingest = connect(&server).await?.ingest;
-    let request = pb::PurgeHistoryRequest { room_id, event_id, may_return: false };
+    let request = pb::PurgeHistoryRequest { room_id, event_id, may_return };
     let mut responses = message(ingest.purge_history(request).await)?;
     let progress = bar();
     let mut last = pb::PurgeHistoryResponse::default();

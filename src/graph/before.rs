@@ -5,7 +5,7 @@
 //! alone would not do: an event could claim a great depth to stay, or a small one to be removed
 //! although it is among the newest. The edges of the graph cannot be forged like that.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 /// The graph of a whole room, by the numbers of events. Takes about 20 bytes for each event.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +43,18 @@ impl Outline {
         self.depths.get(index(event)).copied().flatten()
     }
 
-    fn events(&self) -> impl Iterator<Item = u32> + use<> {
+    /// All events in the graph, each after its predecessors.
+    pub fn oldest_first(&self) -> Vec<u32> {
+        let mut order = Vec::new();
+        let mut marks = vec![false; self.depths.len()];
+        for event in self.events() {
+            self.postorder(event, &mut marks, |it| order.push(it));
+        }
+        order
+    }
+
+    /// The numbers of all events, in the graph or not.
+    pub(super) fn events(&self) -> Range<u32> {
         0..u32::try_from(self.depths.len()).unwrap_or(u32::MAX)
     }
 
@@ -114,7 +125,8 @@ fn mark(marks: &mut [bool], event: u32) -> bool {
     marks.get_mut(index(event)).is_none_or(|it| std::mem::replace(it, true))
 }
 
-fn index(event: u32) -> usize {
+/// The index of an event in a list of all events.
+pub(super) fn index(event: u32) -> usize {
     usize::try_from(event).expect("32 bits fit every usize")
 }
 

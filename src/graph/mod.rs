@@ -7,12 +7,14 @@
 //! a claim of the sender: it orders an answer and proves nothing.
 
 mod before;
+mod followers;
 mod order;
 mod walk_back;
 mod walk_missing;
 mod walker;
 
 pub use before::Outline;
+pub use followers::Followers;
 pub use walk_back::walk_back;
 pub use walk_missing::{Between, walk_missing};
 

@@ -16,15 +16,16 @@ use super::{
     NewEvent, Outcome,
     backlog::{self, NotesLeft},
     check::{Checked, CheckedBeforeLock, known_version},
-    existing::{Existing, existing},
-    given_state, place,
+    existing::{Existing, HeldEvent, existing},
+    given_state::{self, GivenState},
+    place,
     refusal::NotTaken,
-    settle,
+    replace, settle,
 };
 use crate::{
     context::Context,
     pdu::Event,
-    store::{Decision, Edit, EventNum, StoreError, View},
+    store::{Decision, Deriving as _, Edit, EventNum, StoreError, View},
 };
 
 /// The most events in one decision: bounds the memory of a decision, and the time for which other
@@ -214,19 +215,21 @@ fn append_one(edit: &mut Edit<'_>, event: &CheckedBeforeLock<'_>) -> Result<Outc
     let given_state = given_state::look_up(edit, event.state_after, &checked)?;
     let number = match existing(edit, event, &checked)? {
         Existing::None => place::add(edit, event_id, &checked),
-        Existing::Outlier(number) => {
+        Existing::Outlier { number, body, is_rejection_changed } => {
+            if let Some(body) = body {
+                replace::replace_body(edit, number, body)?;
+            }
+            if is_rejection_changed && checked.event.state_entry().is_some() {
+                replace::note_states(edit, number)?;
+            }
             edit.room.outliers = edit.room.outliers.saturating_sub(1);
             number
         }
         Existing::Purged => return Ok(Outcome::Purged { event_id: event_id.to_owned() }),
-        Existing::Same(number) => return Ok(appended(edit, &checked, number, Change::None)?),
-        Existing::StateUnknown(number) => {
-            if !given_state::replace(edit, number, given_state)? {
-                return Ok(appended(edit, &checked, number, Change::None)?);
-            }
-            settle::settle_read(edit, number, &checked.event)?;
-            settle::refresh_current_state(edit)?;
-            return Ok(appended(edit, &checked, number, Change::StateGiven)?);
+        Existing::Held(held) => {
+            let number = held.number;
+            let change = replace_held(edit, held, given_state, &checked)?;
+            return Ok(appended(edit, &checked, number, change)?);
         }
     };
 
@@ -234,18 +237,44 @@ fn append_one(edit: &mut Edit<'_>, event: &CheckedBeforeLock<'_>) -> Result<Outc
     let followed = place::place(edit, number, event, &checked, given_state)?;
 
     // Step 6: settle the state after the event and the current state of the room.
-    settle::settle_read(edit, number, &checked.event)?;
+    settle::settle_or_note(edit, number, &checked.event)?;
     settle::keep_last_known(edit, number, &followed)?;
     settle::refresh_current_state(edit)?;
-    Ok(appended(edit, &checked, number, Change::Added)?)
+    Ok(appended(edit, &checked, number, Change { is_new: true, ..Change::default() })?)
 }
 
 /// How an event changed the room.
-#[derive(Clone, Copy, PartialEq)]
-enum Change {
-    None,
-    StateGiven,
-    Added,
+#[derive(Clone, Copy, Default)]
+struct Change {
+    is_new: bool,
+    is_replaced: bool,
+    is_state_given: bool,
+}
+
+/// Replaces what is to be replaced of an event that the room holds, and takes the state that is given
+/// for it.
+fn replace_held(
+    edit: &mut Edit<'_>,
+    held: HeldEvent,
+    given_state: Option<GivenState>,
+    checked: &Checked,
+) -> Result<Change, StoreError> {
+    let HeldEvent { number, replacement, takes_state } = held;
+    let is_replaced = replacement.body.is_some() || replacement.verdict.is_some();
+    if let Some(body) = replacement.body {
+        replace::replace_body(edit, number, body)?;
+    }
+    if let Some(verdict) = replacement.verdict {
+        replace::replace_verdict(edit, number, verdict)?;
+    }
+    let is_state_given = takes_state && given_state::replace(edit, number, given_state)?;
+    if is_state_given {
+        settle::settle_or_note(edit, number, &checked.event)?;
+    }
+    if is_replaced || is_state_given {
+        settle::refresh_current_state(edit)?;
+    }
+    Ok(Change { is_new: false, is_replaced, is_state_given })
 }
 
 /// The outcome for an event that the room holds now.
@@ -256,15 +285,19 @@ fn appended(
     change: Change,
 ) -> Result<Outcome, StoreError> {
     let node = edit.node(number)?;
+    let Change { is_new, is_replaced, is_state_given } = change;
+    let is_unknown = !node.flags.outlier && node.state_after.is_none();
     Ok(Outcome::Appended {
         event_id: checked.event.event_id().as_str().to_owned(),
-        duplicate: change == Change::None,
+        duplicate: !is_new && !is_replaced && !is_state_given,
+        replaced: is_replaced,
         redacted: checked.redacted,
         unreadable: match &checked.event {
             Event::Readable(_) => None,
             Event::Unreadable(it) => Some(it.why().clone()),
         },
-        state_given: change == Change::StateGiven,
-        state_unknown: !node.flags.outlier && node.state_after.is_none(),
+        state_given: is_state_given,
+        // While the room is being derived again, the state is not known yet, but may be soon.
+        state_unknown: is_unknown && !edit.is_deriving(edit.room_num())?,
     })
 }

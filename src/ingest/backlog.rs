@@ -2,10 +2,10 @@
 //! bounded work, and other writers of the room go between two turns. A note on disk stays until its
 //! work is done, so a crash between two turns loses no work.
 
-use super::settle;
+use super::{derive_again, settle};
 use crate::{
     context::Context,
-    store::{Decision, Edit, Store, StoreError, View},
+    store::{Decision, Deriving as _, Edit, Store, StoreError, View},
 };
 
 /// The most notes that are worked off in one turn.
@@ -22,8 +22,12 @@ pub enum NotesLeft {
     Some,
 }
 
-/// Takes up to `limit` turns in a room.
+/// Takes up to `limit` turns in a room. A room that is to be derived again gets none: that may take
+/// long, and more events may be replaced first.
 pub(super) fn turns(store: &Store, room_id: &str, limit: usize) -> Result<NotesLeft, StoreError> {
+    if is_deriving(store, room_id)? {
+        return Ok(NotesLeft::Some);
+    }
     for _ in 0..limit {
         if turn(store, room_id)? == NotesLeft::None {
             return Ok(NotesLeft::None);
@@ -33,11 +37,18 @@ pub(super) fn turns(store: &Store, room_id: &str, limit: usize) -> Result<NotesL
 }
 
 fn turn(store: &Store, room_id: &str) -> Result<NotesLeft, StoreError> {
+    if derive_again::turn(store, room_id)? == NotesLeft::Some {
+        return Ok(NotesLeft::Some);
+    }
     // A room that has been deleted since has no notes.
     Ok(store.decide(room_id, None, work_off_notes)?.unwrap_or(NotesLeft::None))
 }
 
 fn work_off_notes(edit: &mut Edit<'_>) -> Result<Decision<NotesLeft>, StoreError> {
+    if derive_again::is_frozen(edit)? {
+        // An event was replaced since the others were derived again.
+        return Ok(Decision::Discard(NotesLeft::Some));
+    }
     let mut worked_off = 0;
     while worked_off < NOTES_PER_TURN {
         let notes = edit.unsettled(edit.room_num(), NOTES_PER_TURN - worked_off)?;
@@ -54,11 +65,15 @@ fn work_off_notes(edit: &mut Edit<'_>) -> Result<Decision<NotesLeft>, StoreError
             settle::work_off(edit, note)?;
         }
     }
-    if worked_off == 0 {
+    let is_done = worked_off < NOTES_PER_TURN;
+    let is_deriving = edit.is_deriving(edit.room_num())?;
+    if worked_off == 0 && !is_deriving {
         return Ok(Decision::Discard(NotesLeft::None));
     }
+    if is_done && is_deriving && !derive_again::is_frozen(edit)? {
+        derive_again::end(edit)?;
+    }
     settle::refresh_current_state(edit)?;
-    let is_done = worked_off < NOTES_PER_TURN;
     Ok(Decision::Commit(if is_done { NotesLeft::None } else { NotesLeft::Some }))
 }
 
@@ -78,6 +93,10 @@ pub fn work_off(cx: &Context) -> Result<NotesLeft, StoreError> {
     Ok(if cx.backlog.is_empty() { NotesLeft::None } else { NotesLeft::Some })
 }
 
+fn is_deriving(store: &Store, room_id: &str) -> Result<bool, StoreError> {
+    store.room_num(room_id)?.map_or(Ok(false), |it| store.is_deriving(it))
+}
+
 /// Completes what a crash has interrupted, in all rooms: deletions, and turns up to a limit. To be
 /// called once, after the store is opened. Returns the ids of the rooms that may have more notes;
 /// the caller adds them to the backlog.
@@ -89,7 +108,7 @@ pub fn recover(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut turns_left = TURNS_OF_RECOVERY;
     for room in store.unsettled_rooms()? {
         loop {
-            if turns_left == 0 {
+            if turns_left == 0 || is_deriving(store, &room.room_id)? {
                 left.push(room.room_id);
                 break;
             }

@@ -1,27 +1,42 @@
 //! Step 4: what a room holds under the id of a new event, and whether that is the same event.
 
-use super::{NewEvent, Refusal, Verdict, check::Checked, refusal::NotTaken};
-use crate::{
-    pdu::{Event, Pdu},
-    store::{Edit, EventNode, EventNum, StoreError, View},
+use super::{
+    NewEvent, Refusal, Verdict,
+    check::Checked,
+    refusal::NotTaken,
+    replace::{self, NewBody, Replace, Replacement},
 };
+use crate::store::{Edit, EventNum, View};
 
 /// What a room holds under the id of a new event.
 pub(super) enum Existing {
     /// The room does not hold the event.
     None,
-    /// The same event. The new one changes nothing.
-    Same(EventNum),
-    /// The same event, in the graph. The state after it is not known, so it may be given now.
-    StateUnknown(EventNum),
+    /// The same event. It stays where it is.
+    Held(HeldEvent),
     /// The same event, as an outlier. It is to be placed in the graph now.
-    Outlier(EventNum),
+    Outlier {
+        number: EventNum,
+        body: Option<NewBody>,
+        /// Whether it was rejected as an outlier, or is rejected now, but not both.
+        is_rejection_changed: bool,
+    },
     /// The same event, as an outlier that a purge has left. It must not be placed again.
     Purged,
 }
 
-/// Looks up what a room holds under the id of a new event. Refuses the event if that is another
-/// one, or the same with another verdict.
+/// An event that a room holds.
+pub(super) struct HeldEvent {
+    pub(super) number: EventNum,
+    /// What the new event replaces of it.
+    pub(super) replacement: Replacement,
+    /// Whether it is in the graph, and the state after it may be given now: it is not known, or it was
+    /// given and the verdict changes.
+    pub(super) takes_state: bool,
+}
+
+/// Looks up what a room holds under the id of a new event. Refuses the event if that is another one;
+/// and, unless the event may be replaced, if that has other bytes or another verdict.
 pub(super) fn existing(
     edit: &Edit<'_>,
     event: &NewEvent<'_>,
@@ -31,44 +46,32 @@ pub(super) fn existing(
     let Some(number) = edit.event_num(edit.room_num(), event_id)? else {
         return Ok(Existing::None);
     };
-    if !is_same(edit, number, checked)? {
-        let text = "other bytes are stored under this id; the first ones stay";
-        return Err(NotTaken::refused(event_id, Refusal::Conflict(text)));
+    let body = replace::compare(edit, number, event, checked)?;
+    let node = edit.node(number)?;
+    let flags = node.flags;
+    let is_replaced = event.replace != Replace::Never;
+    let verdict = Verdict::of_flags(flags.rejected, flags.soft_failed);
+    let refused = |text| Err(NotTaken::refused(event_id, Refusal::Conflict(text)));
+    if flags.outlier && !event.outlier {
+        let is_rejected = event.verdict == Verdict::Rejected;
+        let is_rejection_changed = is_rejected != flags.rejected;
+        let outlier = Existing::Outlier { number, body, is_rejection_changed };
+        return Ok(if flags.purged { Existing::Purged } else { outlier });
     }
-    let EventNode { flags, state_after, .. } = edit.node(number)?;
-    if event.outlier {
-        return Ok(Existing::Same(number));
+    if event.outlier && !flags.outlier && is_replaced {
+        return refused(
+            "the event is in the graph of the room; `RemoveEvents` makes it an outlier",
+        );
     }
-    if flags.outlier {
-        return Ok(if flags.purged { Existing::Purged } else { Existing::Outlier(number) });
+    let is_other_verdict = verdict != event.verdict;
+    if is_other_verdict && !is_replaced && !event.outlier {
+        return refused("the event is stored with another verdict; the first one stays");
     }
-    if Verdict::of_flags(flags.rejected, flags.soft_failed) != event.verdict {
-        let text = "the event is stored with another verdict; the first one stays";
-        return Err(NotTaken::refused(event_id, Refusal::Conflict(text)));
-    }
-    Ok(if state_after.is_none() { Existing::StateUnknown(number) } else { Existing::Same(number) })
-}
-
-fn is_same(edit: &Edit<'_>, number: EventNum, checked: &Checked) -> Result<bool, StoreError> {
-    let stored = edit.body(edit.room_num(), number)?;
-    Ok(stored.pdu == checked.bytes || is_other_form(&stored.pdu, checked))
-}
-
-/// Whether stored bytes are another form of an event: other white space, or its redacted form.
-fn is_other_form(stored: &[u8], checked: &Checked) -> bool {
-    match &checked.event {
-        Event::Readable(pdu) => {
-            let stored = Pdu::parse(stored, checked.version).map(|it| it.canonical_json());
-            // Of an event whose redaction was purged, only the redacted form is stored.
-            let redacted = || pdu.redacted().map(|it| it.canonical_json());
-            stored == Ok(pdu.canonical_json()) || stored == redacted()
-        }
-        // The room format has no line breaks inside an event. In JSON, they may only stand between
-        // tokens.
-        Event::Unreadable(_) => {
-            let is_break = |byte: u8| matches!(byte, b'\n' | b'\r');
-            let in_a_line = |byte: &u8| if is_break(*byte) { b' ' } else { *byte };
-            stored.iter().map(in_a_line).eq(checked.bytes.iter().map(in_a_line))
-        }
-    }
+    let verdict = (is_other_verdict && is_replaced).then_some(event.verdict);
+    let has_given = || edit.given_state(edit.room_num(), number).map(|it| it.is_some());
+    let takes_state = !flags.outlier
+        && !event.outlier
+        && (node.state_after.is_none() || (verdict.is_some() && has_given()?));
+    let replacement = Replacement { body, verdict };
+    Ok(Existing::Held(HeldEvent { number, replacement, takes_state }))
 }

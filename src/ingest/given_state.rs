@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Refusal, check::Checked, refusal::NotTaken, stored::read_stored};
 use crate::{
     pdu::{Event, EventId},
-    state::map::MapKey,
-    store::{Edit, EventNum, GivenEvent, StoreError, View},
+    state::map::{self, MapKey, Value},
+    store::{Edit, EventNode, EventNum, GivenEvent, StateNum, StoreError, View},
 };
 
 /// The most ids of a state that is given with an event.
@@ -98,6 +98,46 @@ pub(super) fn replace(
     }
     edit.put_given_state(event, &given);
     Ok(true)
+}
+
+/// Puts a state event into the state that was given with it, or takes it out, after its rejection was
+/// withdrawn or decided. `node` is the event's node before that. Does nothing if no state was given.
+pub(super) fn set_own(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+    node: &EventNode,
+) -> Result<(), StoreError> {
+    let Some(mut given) = edit.given_state(edit.room_num(), event)? else { return Ok(()) };
+    let Some((event_type, state_key)) = read.state_entry() else { return Ok(()) };
+    let key = MapKey::of_state(event_type, state_key);
+    let is_in = |edit: &Edit<'_>, state: Option<StateNum>| {
+        let value = match state {
+            Some(state) => map::get(&edit.states(edit.room_num()), state.root(), key)?,
+            None => None,
+        };
+        Ok::<_, StoreError>(match value {
+            Some(Value::Event { event, .. }) => Some(GivenEvent::Held(EventNum(event))),
+            Some(Value::Server { .. }) | None => None,
+        })
+    };
+    let own = GivenEvent::Held(event);
+    let replaced = if node.flags.rejected {
+        // It replaces the event that had its place.
+        let other = is_in(edit, node.state_after)?;
+        given.retain(|it| Some(it) != other.as_ref() && *it != own);
+        Some(own)
+    } else {
+        given.retain(|it| *it != own);
+        let before = match node.state_after {
+            Some(state) => edit.state_facts(edit.room_num(), state)?.before,
+            None => None,
+        };
+        is_in(edit, before)?
+    };
+    given.extend(replaced);
+    edit.put_given_state(event, &given);
+    Ok(())
 }
 
 fn ids(edit: &Edit<'_>, given: &[GivenEvent]) -> Result<BTreeSet<String>, StoreError> {

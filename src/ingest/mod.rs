@@ -9,7 +9,7 @@
 //! 2. **Compare.** Its id and its room must be those that the caller named.
 //! 3. **Hash.** If its content does not match its content hash, its redacted form is stored.
 //! 4. **Look up.** The room is locked. An event that is stored already changes nothing; other bytes
-//!    under its id, or another verdict, are refused.
+//!    under its id, or another verdict, are refused, unless the caller wants them replaced.
 //! 5. **Place.** The event gets its order of arrival, its edges, and its effect on forward
 //!    extremities and redactions.
 //! 6. **Settle.** The state after it is worked out, if the states after its predecessors are known;
@@ -22,7 +22,8 @@
 //! appended together take them on all cores. Steps 4 to 6 are one decision about the room, which
 //! consecutive events of the room share. Events that waited for an event are settled in decisions of
 //! their own, of bounded size: a few before the event is acknowledged, the rest later (`backlog.rs`).
-//! A note on disk makes sure that none is forgotten. [`append_all`] returns only what is on disk.
+//! A note on disk makes sure that none is forgotten. What follows from a replaced verdict is
+//! [derived again](derive_again) in the same way. [`append_all`] returns only what is on disk.
 
 mod append;
 mod backlog;
@@ -31,6 +32,7 @@ mod check;
 #[cfg(test)]
 mod costs;
 mod delete_room;
+mod derive_again;
 mod erase_user;
 mod existing;
 mod extremities;
@@ -38,11 +40,15 @@ mod given_state;
 mod place;
 mod purge;
 mod redaction;
+mod redaction_again;
 mod rederive;
 mod refusal;
 mod remains;
 mod remove_content;
+mod remove_events;
+mod replace;
 mod resolve;
+mod room_graph;
 mod rooms_served;
 mod settle;
 mod state;
@@ -57,13 +63,15 @@ pub use delete_room::{DeleteError, DeleteProgress, delete_room};
 pub use erase_user::set_user_erased;
 pub use given_state::MAX_STATE_AFTER;
 pub use place::MAX_PREV_EVENTS;
-pub use purge::{PurgeError, PurgeProgress, purge_history, sweep_states};
+pub use purge::{PurgeError, PurgeProgress, PurgedHistory, purge_history, sweep_states};
 pub use rederive::{
     Derived, Redacted, derive, derive_current_state, derive_redaction, link_again,
     note_redaction_again, settle_again,
 };
 pub use refusal::Refusal;
 pub use remove_content::{ContentRemoval, Pass, remove_content, remove_content_of};
+pub use remove_events::{MAX_REMOVED, RemoveError, RemoveProgress, RemovedEvents, remove_events};
+pub use replace::Replace;
 pub use rooms_served::{RoomIdsFault, check_room_ids, is_room_id, set_rooms_served};
 
 use crate::{
@@ -118,6 +126,8 @@ pub struct NewEvent<'a> {
     /// Its position in the caller's order of arrival; `None` puts it behind all others. Events from
     /// before the caller joined the room have negative positions.
     pub arrival: Option<i64>,
+    /// What to do if the event is stored with other bytes or with another verdict.
+    pub replace: Replace,
 }
 
 impl<'a> NewEvent<'a> {
@@ -138,6 +148,7 @@ impl<'a> NewEvent<'a> {
             outlier: false,
             state_after: &[],
             arrival: None,
+            replace: Replace::Never,
         }
     }
 
@@ -173,6 +184,8 @@ pub enum Outcome {
         event_id: String,
         /// Whether the event was stored before, and nothing changed.
         duplicate: bool,
+        /// Whether the event was stored before, and its bytes or its verdict were replaced.
+        replaced: bool,
         /// Whether only its redacted form is stored, because its content hash did not match.
         redacted: bool,
         /// Why the event is an unreadable one; `None` if it can be read.

@@ -146,6 +146,19 @@ pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), St
     let arrival = edit.node(event)?.arrival;
     let Some(power) = edit.power(edit.room_num(), arrival, event)? else { return Ok(()) };
     let after = power.judged_up_to.unwrap_or(Arrival { arrival, event });
+    if let Some(judged_up_to) = judge_after(edit, after)? {
+        edit.put_power(arrival, event, Power { judged_up_to: Some(judged_up_to), ..power });
+        edit.put_unfinished(event);
+    }
+    Ok(())
+}
+
+/// Judges redactions again that arrived after a position, at most [`MAX_JUDGED`]. Returns the position
+/// to continue from; `None` if no redactions are left.
+pub(super) fn judge_after(
+    edit: &mut Edit<'_>,
+    after: Arrival,
+) -> Result<Option<Arrival>, StoreError> {
     let later = edit.redactions_after(edit.room_num(), after, MAX_JUDGED)?;
     let version = version_of(edit)?;
     for redaction in later.iter().map(|it| it.event) {
@@ -153,16 +166,18 @@ pub(super) fn judge_later(edit: &mut Edit<'_>, event: EventNum) -> Result<(), St
             judge(edit, redaction, &pdu)?;
         }
     }
-    if later.len() == MAX_JUDGED {
-        edit.put_power(arrival, event, Power { judged_up_to: later.last().copied(), ..power });
-        edit.put_unfinished(event);
-    }
-    Ok(())
+    Ok(later.last().copied().filter(|_| later.len() == MAX_JUDGED))
 }
 
-/// Prepares the purge of a redaction. If its target is hidden by it, or may be, only the target's
-/// redacted form stays stored; a target that is not stored yet will never be.
-pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Result<(), StoreError> {
+/// Prepares the removal of a redaction. If its target is hidden by it, or may be, only the target's
+/// redacted form stays stored. Unless the redaction may return, a target that is not stored yet will
+/// never be.
+pub(super) fn purge(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+    may_return: bool,
+) -> Result<(), StoreError> {
     let Some(pdu) = read.pdu() else { return Ok(()) };
     let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(()) };
     let target_id = target_id.as_str();
@@ -171,10 +186,16 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
     }
     let arrival = edit.node(event)?.arrival;
     edit.remove_listed_redaction(arrival, event);
-    let Some(target) = edit.event_num(edit.room_num(), target_id)? else {
+    if edit.event_num(edit.room_num(), target_id)?.is_none() && !may_return {
         edit.bury(target_id);
-        return Ok(());
-    };
+    }
+    keep_hidden(edit, target_id)
+}
+
+/// Keeps an event hidden that is hidden by a redaction, or may be, whatever becomes of the redaction:
+/// only the redacted form stays stored. Does nothing for an event that is not stored.
+pub(super) fn keep_hidden(edit: &mut Edit<'_>, target_id: &str) -> Result<(), StoreError> {
+    let Some(target) = edit.event_num(edit.room_num(), target_id)? else { return Ok(()) };
     let node = edit.node(target)?;
     let is_hidden = Redacted::of_flags(node.flags).is_hidden();
     if is_hidden && let Some(parsed) = parse_stored(edit, target, version_of(edit)?)? {
@@ -188,7 +209,7 @@ pub(super) fn purge(edit: &mut Edit<'_>, event: EventNum, read: &Event) -> Resul
 }
 
 /// Judges an event again, if it is a listed redaction and its target is stored and readable.
-fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
+pub(super) fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), StoreError> {
     let room = edit.room_num();
     let Some(target_id) = redacts(edit, redaction, pdu)? else { return Ok(()) };
     let target_id = target_id.as_str();
@@ -205,7 +226,11 @@ fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Result<(), Stor
 }
 
 /// Sets an event's redaction flags according to the judgements on its redactions.
-fn mark(edit: &mut Edit<'_>, target: EventNum, target_id: &str) -> Result<(), StoreError> {
+pub(super) fn mark(
+    edit: &mut Edit<'_>,
+    target: EventNum,
+    target_id: &str,
+) -> Result<(), StoreError> {
     let has = |edit: &Edit<'_>, judgement| -> Result<bool, StoreError> {
         Ok(!edit.redactions_of(edit.room_num(), target_id, judgement, 1)?.is_empty())
     };

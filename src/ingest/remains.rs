@@ -33,12 +33,17 @@ pub(super) fn strip(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> bool {
     if redacted.bytes_as_received() == pdu.bytes_as_received() {
         return false;
     }
-    let remains = remains(pdu, &redacted);
+    keep(edit, event, pdu, &redacted);
+    edit.put_body(event, pdu.event_id().as_str(), redacted.bytes_as_received());
+    true
+}
+
+/// Keeps what deriving needs of an event beside its redacted form, which was stored in its place.
+pub(super) fn keep(edit: &mut Edit<'_>, event: EventNum, whole: &Pdu, redacted: &Pdu) {
+    let remains = remains(whole, redacted);
     if !remains.is_empty() {
         edit.put_remains(event, &remains);
     }
-    edit.put_body(event, pdu.event_id().as_str(), redacted.bytes_as_received());
-    true
 }
 
 /// What stays of an event beside its redacted form.

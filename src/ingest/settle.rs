@@ -12,13 +12,16 @@
 use tracing::{info, warn};
 
 use super::{
-    extremities, place, redaction, resolve,
+    derive_again, extremities, place, redaction, resolve,
     state::{self, Base, MapEntry},
     stored::{read_stored, version_of},
 };
 use crate::{
     pdu::Event,
-    store::{Edit, EventNode, EventNum, PrevEvent, Room, StateNum, StoreError, Unsettled, View},
+    store::{
+        Deriving as _, Edit, EventNode, EventNum, PrevEvent, Room, StateNum, StoreError, Unsettled,
+        View,
+    },
 };
 
 /// The most forward extremities that the current state is made of: those that arrived last. Any
@@ -55,6 +58,18 @@ pub(super) fn work_off(edit: &mut Edit<'_>, note: Unsettled) -> Result<(), Store
     }
     settle_read(edit, event, &read)?;
     if state_after.is_some() { notify_waiting(edit, event) } else { Ok(()) }
+}
+
+/// As [`settle_read`], but while the room is being derived again, that is left for later.
+pub(super) fn settle_or_note(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+) -> Result<(), StoreError> {
+    if derive_again::is_frozen(edit)? {
+        return edit.put_unsettled(event);
+    }
+    settle_read(edit, event, read)
 }
 
 /// Works out the state after a stored event, if that is possible now, and notes the events whose
@@ -124,7 +139,11 @@ fn notify_waiting(edit: &mut Edit<'_>, event: EventNum) -> Result<(), StoreError
 
 /// Notes the predecessors whose states an event waits for. Missing predecessors are noted
 /// elsewhere.
-fn wait(edit: &mut Edit<'_>, event: EventNum, node: &EventNode) -> Result<(), StoreError> {
+pub(super) fn wait(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    node: &EventNode,
+) -> Result<(), StoreError> {
     for edge in &node.prev_events {
         if let PrevEvent::Held(prev) = *edge
             && edit.node(prev)?.state_after.is_none()
@@ -140,7 +159,7 @@ pub(super) struct StateAfter {
     pub(super) state: StateNum,
     /// Whether the event is a state event whose state was given, before the state before it is
     /// known.
-    is_before_unknown: bool,
+    pub(super) is_before_unknown: bool,
 }
 
 /// The state before an event.
@@ -232,8 +251,11 @@ fn one_of(
 
 /// Works out the current state again, if the states after the forward extremities have changed. It
 /// is known only if all of these are known. In a room with very many forward extremities, only
-/// those that arrived last are read.
+/// those that arrived last are read. While the room is being derived again, nothing changes.
 pub(super) fn refresh_current_state(edit: &mut Edit<'_>) -> Result<(), StoreError> {
+    if edit.is_deriving(edit.room_num())? {
+        return Ok(());
+    }
     let newest = edit.extremities(edit.room_num(), MAX_EXTREMITIES_READ)?;
     let mut states = Vec::new();
     for extremity in &newest {

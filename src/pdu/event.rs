@@ -88,6 +88,13 @@ impl Pdu {
         claimed.is_some_and(|it| it.as_slice() == actual.as_slice())
     }
 
+    /// Whether this and another text are of the same event: they differ at most in their signatures and
+    /// in members that redaction removes.
+    pub fn is_same_event(&self, other: &Self) -> bool {
+        self.event_id == other.event_id
+            && self.signed_text().is_ok_and(|it| other.signed_text() == Ok(it))
+    }
+
     /// Writes the event as canonical JSON, without `unsigned`.
     pub fn canonical_json(&self) -> String {
         self.json.canonical()

@@ -10,8 +10,8 @@ use crate::{
     pdu::{Pdu, RoomVersion},
     state::map::{self, MapKey},
     store::{
-        ContentKey, EventNode, EventNum, NotServedReason, Room, RoomNum, StateNum, Store,
-        StoreError, View,
+        ContentKey, Deriving as _, EventNode, EventNum, NotServedReason, Room, RoomNum, StateNum,
+        Store, StoreError, View,
     },
 };
 
@@ -41,7 +41,7 @@ pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found
     match asker {
         Asker::Internal => find_internal(store, room_id),
         Asker::Server { origin, destination } => {
-            if let Some(reason) = not_served_reason(store, room_id) {
+            if let Some(reason) = not_served_reason(store, room_id)? {
                 return Err(QueryError::NotServed(reason));
             }
             let room =
@@ -56,8 +56,16 @@ pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<Found
 
 /// Why a room is not served to other servers, whoever asks; `None` if it is served. The room need
 /// not be held.
-pub(super) fn not_served_reason(store: &Store, room_id: &str) -> Option<NotServedReason> {
-    store.not_served_reason(room_id)
+pub(super) fn not_served_reason(
+    store: &Store,
+    room_id: &str,
+) -> Result<Option<NotServedReason>, StoreError> {
+    if let Some(reason) = store.not_served_reason(room_id) {
+        return Ok(Some(reason));
+    }
+    let number = store.room_num(room_id)?;
+    let is_deriving = number.map_or(Ok(false), |it| store.is_deriving(it))?;
+    Ok(is_deriving.then_some(NotServedReason::Deriving))
 }
 
 /// Finds a room for an internal caller.

@@ -71,7 +71,7 @@ impl Question for ExplainAccess {
         let event = store.event_num(room.number, &self.event_id)?.ok_or_else(unknown)?;
         let node = store.topology(room.number).node(event)?.ok_or_else(unknown)?;
         let mut facts = describe_room(store, &room, [&self.origin, &self.destination])?;
-        if let Some(reason) = not_served_reason(store, &self.room_id) {
+        if let Some(reason) = not_served_reason(store, &self.room_id)? {
             facts.push(format!("now: the room is not served to other servers: {reason}"));
             let rule = "the room is not served to other servers".to_owned();
             return Ok(Explanation { access: Access::Refused, rule, facts });

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Span;
 
-use super::{executor::Executor, progress::Sender, status, wire};
+use super::{executor::Executor, lease::CallLease, progress::Sender, status, wire};
 use crate::{
     context::Context,
     ingest::{self, BatchOutcome, NewEvent, Outcome},
@@ -24,40 +24,53 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 /// The most acknowledgements that wait for a slow reader. Beyond that, no events are read from it.
 pub(super) const MAX_UNREAD: usize = 512;
 
-/// Appends the events of a stream, and acknowledges each when it is on disk.
-pub(super) async fn append_events(
-    cx: &Arc<Context>,
-    executor: &Executor,
-    mut requests: Streaming<pb::AppendEventsRequest>,
-    to_caller: &Sender<pb::AppendEventsResponse>,
-    stopping: &CancellationToken,
-) -> Result<(), Status> {
-    let mut counts = StreamCounts::default();
-    loop {
-        let first = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return Err(status::stopping()),
-            first = next(&mut requests) => first?,
-        };
-        let Some(first) = first else { return Ok(()) };
-        let Batch { requests: batch, next } = take_batch(first, &mut requests);
-        let appending = Arc::clone(cx);
-        let append = move || append_all(&appending, &batch);
-        let BatchOutcome { outcomes, failure } = executor.blocking(append).await?;
-        for outcome in outcomes {
-            counts.add(&cx.metrics, &outcome);
-            let acknowledgement = wire::append_events_response(outcome);
-            if to_caller.send(Ok(acknowledgement)).await.is_err() {
-                return Ok(());
+/// What a stream of events needs.
+pub(super) struct AppendStream {
+    pub(super) cx: Arc<Context>,
+    pub(super) executor: Executor,
+    pub(super) lease: CallLease,
+    pub(super) stopping: CancellationToken,
+}
+
+impl AppendStream {
+    /// Appends the events of a stream, and acknowledges each when it is on disk.
+    pub(super) async fn append(
+        self,
+        mut requests: Streaming<pb::AppendEventsRequest>,
+        to_caller: &Sender<pb::AppendEventsResponse>,
+    ) -> Result<(), Status> {
+        let Self { cx, executor, lease, stopping } = self;
+        let mut counts = StreamCounts::default();
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Err(status::stopping()),
+                first = next(&mut requests) => first?,
+            };
+            let Some(first) = first else { return Ok(()) };
+            let Batch { requests: batch, next } = take_batch(first, &mut requests);
+            let appending = Arc::clone(&cx);
+            let writing = lease.begin_write(&cx.feeder)?;
+            let append = move || {
+                let _writing = writing;
+                append_all(&appending, &batch)
+            };
+            let BatchOutcome { outcomes, failure } = executor.blocking(append).await?;
+            for outcome in outcomes {
+                counts.add(&cx.metrics, &outcome);
+                let acknowledgement = wire::append_events_response(outcome);
+                if to_caller.send(Ok(acknowledgement)).await.is_err() {
+                    return Ok(());
+                }
             }
-        }
-        if let Some(failure) = failure {
-            return Err(status::of_store(&failure));
-        }
-        match next {
-            Next::Wait => {}
-            Next::Closed => return Ok(()),
-            Next::Failed(status) => return Err(status),
+            if let Some(failure) = failure {
+                return Err(status::of_store(&failure));
+            }
+            match next {
+                Next::Wait => {}
+                Next::Closed => return Ok(()),
+                Next::Failed(status) => return Err(status),
+            }
         }
     }
 }
@@ -84,6 +97,7 @@ enum Next {
 struct StreamCounts {
     appended: u64,
     duplicates: u64,
+    replaced: u64,
     purged: u64,
     refused: u64,
 }
@@ -94,6 +108,10 @@ impl StreamCounts {
             Outcome::Appended { duplicate: true, .. } => {
                 self.duplicates += 1;
                 metrics.appended("duplicate");
+            }
+            Outcome::Appended { replaced: true, .. } => {
+                self.replaced += 1;
+                metrics.appended("replaced");
             }
             Outcome::Appended { redacted, unreadable, state_given, .. } => {
                 self.appended += 1;
@@ -118,10 +136,10 @@ impl StreamCounts {
 
 impl Drop for StreamCounts {
     fn drop(&mut self) {
-        let Self { appended, duplicates, purged, refused } = *self;
+        let Self { appended, duplicates, replaced, purged, refused } = *self;
         let span = Span::current();
         span.record("appended", appended).record("duplicates", duplicates);
-        span.record("purged", purged).record("refused", refused);
+        span.record("replaced", replaced).record("purged", purged).record("refused", refused);
     }
 }
 

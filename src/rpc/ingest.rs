@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    append,
+    append::{self, AppendStream},
     executor::Executor,
     lease::CallLease,
     progress::Messages,
@@ -45,11 +45,15 @@ impl IngestService for IngestHandler {
         &self,
         request: Request<Streaming<pb::AppendEventsRequest>>,
     ) -> Result<Response<Self::AppendEventsStream>, Status> {
-        let cx = Arc::clone(&self.cx);
-        let executor = self.executor.clone();
-        let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
+        let stream = AppendStream {
+            cx: Arc::clone(&self.cx),
+            executor: self.executor.clone(),
+            lease,
+            stopping: self.stopping.clone(),
+        };
         let messages = self.executor.serve(append::MAX_UNREAD, move |to_caller| async move {
-            append::append_events(&cx, &executor, request.into_inner(), &to_caller, &stopping).await
+            stream.append(request.into_inner(), &to_caller).await
         });
         Ok(Response::new(messages))
     }
@@ -62,8 +66,9 @@ impl IngestService for IngestHandler {
     ) -> Result<Response<Self::PurgeHistoryStream>, Status> {
         let cx = Arc::clone(&self.cx);
         let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
         let messages = self.executor.stream(move |progress| {
-            purge::purge_history(&cx, request.into_inner(), progress, &stopping)
+            purge::purge_history(&cx, &lease, request.into_inner(), progress, &stopping)
         });
         Ok(Response::new(messages))
     }
@@ -76,8 +81,9 @@ impl IngestService for IngestHandler {
     ) -> Result<Response<Self::DeleteRoomStream>, Status> {
         let cx = Arc::clone(&self.cx);
         let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
         let messages = self.executor.stream(move |progress| {
-            purge::delete_room(&cx, request.into_inner(), progress, &stopping)
+            purge::delete_room(&cx, &lease, request.into_inner(), progress, &stopping)
         });
         Ok(Response::new(messages))
     }
@@ -106,9 +112,15 @@ impl IngestService for IngestHandler {
 
     async fn remove_events(
         &self,
-        _: Request<pb::RemoveEventsRequest>,
+        request: Request<pb::RemoveEventsRequest>,
     ) -> Result<Response<Self::RemoveEventsStream>, Status> {
-        Err(Status::unimplemented("remove_events"))
+        let cx = Arc::clone(&self.cx);
+        let stopping = self.stopping.clone();
+        let lease = CallLease::of(request.metadata());
+        let messages = self.executor.stream(move |progress| {
+            purge::remove_events(&cx, &lease, request.into_inner(), progress, &stopping)
+        });
+        Ok(Response::new(messages))
     }
 
     async fn set_rooms_served(

@@ -1,7 +1,7 @@
 //! The lease of a call: a feeder sends it with every call that writes, so that a feeder that has been
 //! replaced changes nothing more.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataMap};
@@ -41,5 +41,49 @@ impl CallLease {
         let Some(lease_id) = &self.lease_id else { return Ok(None) };
         let guard = feeder.begin_write(lease_id, Instant::now().into_std());
         guard.map(Some).map_err(|_| status::lease_lost())
+    }
+}
+
+/// A long call that writes in steps. Between two of them a new feeder may get its lease.
+pub(super) struct WriteSteps<'c> {
+    lease: &'c CallLease,
+    feeder: &'c Arc<Feeder>,
+    writing: Option<WriteGuard>,
+    lost: Option<Status>,
+}
+
+impl<'c> WriteSteps<'c> {
+    /// Begins the first step.
+    ///
+    /// # Errors
+    /// `LEASE_LOST` if the lease is not that of the feeder. Nothing may be written then.
+    pub(super) fn begin(lease: &'c CallLease, feeder: &'c Arc<Feeder>) -> Result<Self, Status> {
+        let writing = lease.begin_write(feeder)?;
+        Ok(Self { lease, feeder, writing, lost: None })
+    }
+
+    /// Ends a step: a call that waits for its caller must not keep a new feeder waiting.
+    pub(super) fn pause(&mut self) {
+        self.writing = None;
+    }
+
+    /// Begins the next step. Breaks if the lease has been lost: then nothing more may be written.
+    pub(super) fn next(&mut self) -> ControlFlow<()> {
+        self.pause();
+        match self.lease.begin_write(self.feeder) {
+            Ok(writing) => {
+                self.writing = writing;
+                ControlFlow::Continue(())
+            }
+            Err(status) => {
+                self.lost = Some(status);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Ends the last step. The error of the call if it ended because its lease was lost.
+    pub(super) fn end(self) -> Result<(), Status> {
+        self.lost.map_or(Ok(()), Err)
     }
 }

@@ -130,6 +130,7 @@ fn span(method: &Method) -> Span {
         waited = field::Empty,
         appended = field::Empty,
         duplicates = field::Empty,
+        replaced = field::Empty,
         purged = field::Empty,
         refused = field::Empty,
     )

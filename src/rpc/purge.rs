@@ -5,10 +5,14 @@ use std::ops::ControlFlow;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{progress::Progress, status, wire};
+use super::{
+    lease::{CallLease, WriteSteps},
+    progress::Progress,
+    status, wire,
+};
 use crate::{
     context::Context,
-    ingest::{self, DeleteError, PurgeError},
+    ingest::{self, DeleteError, PurgeError, PurgedHistory, RemoveError, RemovedEvents},
     proto::v1::{self as pb, ErrorReason},
 };
 
@@ -16,16 +20,27 @@ use crate::{
 /// cut off can be asked for again.
 pub(super) fn purge_history(
     cx: &Context,
+    lease: &CallLease,
     request: pb::PurgeHistoryRequest,
     progress: &Progress<pb::PurgeHistoryResponse>,
     stopping: &CancellationToken,
 ) -> Result<Option<pb::PurgeHistoryResponse>, Status> {
-    let pb::PurgeHistoryRequest { room_id, event_id, may_return: _ } = request;
+    let pb::PurgeHistoryRequest { room_id, event_id, may_return } = request;
+    let purged = PurgedHistory { room_id: &room_id, event_id: &event_id, may_return };
+    let mut steps = WriteSteps::begin(lease, &cx.feeder)?;
     let mut watch = |purged| {
+        steps.pause();
         let sent = progress.send(wire::purge_history_response(purged));
-        if stopping.is_cancelled() { ControlFlow::Break(()) } else { sent }
+        if stopping.is_cancelled() {
+            ControlFlow::Break(())
+        } else {
+            sent?;
+            steps.next()
+        }
     };
-    match ingest::purge_history(&cx.store, &room_id, &event_id, &mut watch) {
+    let ended = ingest::purge_history(&cx.store, purged, &mut watch);
+    steps.end()?;
+    match ended {
         Ok(done) if done.done => Ok(Some(wire::purge_history_response(done))),
         Ok(_) if stopping.is_cancelled() => Err(status::stopping()),
         Ok(_) => Ok(None),
@@ -33,15 +48,51 @@ pub(super) fn purge_history(
     }
 }
 
+/// Takes events out of the graph of a room. Ends early if the caller leaves: a removal that was cut off
+/// can be asked for again.
+pub(super) fn remove_events(
+    cx: &Context,
+    lease: &CallLease,
+    request: pb::RemoveEventsRequest,
+    progress: &Progress<pb::RemoveEventsResponse>,
+    stopping: &CancellationToken,
+) -> Result<Option<pb::RemoveEventsResponse>, Status> {
+    let pb::RemoveEventsRequest { room_id, event_ids, keep_as_outliers } = request;
+    let events = RemovedEvents { room_id: &room_id, event_ids: &event_ids, keep_as_outliers };
+    let mut steps = WriteSteps::begin(lease, &cx.feeder)?;
+    let mut watch = |removed| {
+        steps.pause();
+        let sent = progress.send(wire::remove_events_response(removed));
+        if stopping.is_cancelled() {
+            ControlFlow::Break(())
+        } else {
+            sent?;
+            steps.next()
+        }
+    };
+    let ended = ingest::remove_events(&cx.store, events, &mut watch);
+    steps.end()?;
+    match ended {
+        Ok(done) if done.done => Ok(Some(wire::remove_events_response(done))),
+        Ok(_) if stopping.is_cancelled() => Err(status::stopping()),
+        Ok(_) => Ok(None),
+        Err(failure) => Err(of_remove(failure)),
+    }
+}
+
 /// Deletes a room. Goes on if the caller leaves: it has asked for the deletion all the same.
 pub(super) fn delete_room(
     cx: &Context,
+    lease: &CallLease,
     request: pb::DeleteRoomRequest,
     progress: &Progress<pb::DeleteRoomResponse>,
     stopping: &CancellationToken,
 ) -> Result<Option<pb::DeleteRoomResponse>, Status> {
     let pb::DeleteRoomRequest { room_id, may_return } = request;
+    // The room is gone before the first record is removed; that changes nothing more.
+    let mut writing = lease.begin_write(&cx.feeder)?;
     let mut watch = |deleted| {
+        writing = None;
         let _sent = progress.send(wire::delete_room_response(deleted));
         if stopping.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
@@ -57,6 +108,15 @@ fn of_delete(failure: DeleteError) -> Status {
     match failure {
         DeleteError::RoomUnknown(_) => status::refuse(ErrorReason::RoomUnknown, &text),
         DeleteError::Store(failure) => status::of_store(&failure),
+    }
+}
+
+fn of_remove(failure: RemoveError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        RemoveError::RoomUnknown(_) => status::refuse(ErrorReason::RoomUnknown, &text),
+        RemoveError::TooMany(_) => status::refuse(ErrorReason::TooManyIds, &text),
+        RemoveError::Store(failure) => status::of_store(&failure),
     }
 }
 

@@ -212,6 +212,22 @@ impl<'s> Edit<'s> {
     /// # Errors
     /// [`StoreError::Missing`] if the event has no node.
     pub fn purge_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
+        self.take_out(event)?;
+        self.bury(event_id);
+        Ok(())
+    }
+
+    /// As [`purge_event`](Self::purge_event), but its id is removed, too: it may be appended again.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if the event has no node.
+    pub fn remove_event(&mut self, event: EventNum, event_id: &str) -> Result<(), StoreError> {
+        self.take_out(event)?;
+        self.remove(keys::event(self.number, event_id));
+        Ok(())
+    }
+
+    fn take_out(&mut self, event: EventNum) -> Result<(), StoreError> {
         self.removes = Removes::Records;
         let node = self.node(event)?;
         if node.arrival != i64::from(event.0) {
@@ -230,7 +246,6 @@ impl<'s> Edit<'s> {
         self.bodies.insert(event, None);
         self.remove_given_state(event);
         self.forget_content(event);
-        self.bury(event_id);
         self.room.purged += 1;
         Ok(())
     }
@@ -267,6 +282,14 @@ impl<'s> Edit<'s> {
         self.room.next_state = StateNum(state.0 + 1);
         self.put(keys::state(self.number, state), record::encode_state(facts, nodes));
         state
+    }
+
+    /// Drops the states that this edit has stored, beginning with `first`. No event may have one.
+    pub fn drop_states_from(&mut self, first: StateNum) {
+        for state in first.0..self.room.next_state.0 {
+            self.changes.remove(&keys::state(self.number, StateNum(state)));
+        }
+        self.room.next_state = first;
     }
 
     /// Removes a state that no event and no other state needs.

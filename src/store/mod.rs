@@ -34,6 +34,8 @@
 //! 14 room hash(target id) n event  a redaction of the target; n: whether it takes effect
 //! 15 room arrival event            a power levels event, last arrival first
 //! 16 room arrival event            a redaction that needs power
+//! 17 room                          the room is being derived again, so it is not served
+//! 17 room event                    DeriveAgain   what is to be derived again for the event
 //! 18 feeder name                   the cursor of a feeder
 //! 19 room id                       why the room is not served to other servers
 //! 1a room event 0                  a redacted event whose content is to be removed, and since when
@@ -63,6 +65,7 @@ mod copying;
 mod cursors;
 mod decide;
 mod deletion;
+mod deriving;
 mod edit;
 mod engine;
 mod erasure;
@@ -100,6 +103,7 @@ pub use content_due::{ContentDue, ContentDueCount, RedactedSearch, Remains};
 pub use cursors::MAX_CURSORS;
 pub use decide::Decision;
 pub use deletion::{DeletedRoom, RoomIds};
+pub use deriving::{DeriveAgain, Deriving, NotedAgain};
 pub use edit::Edit;
 use engine::Engine;
 pub use engine::{Durability, StoredValue, caught};

@@ -230,6 +230,7 @@ impl RoomRead<'_> {
                 Ok(None) => return Ok(None),
                 Err(_) => (false, OrphanReason::EventNumberDamaged),
             },
+            keys::Of::Whole => return Ok(None),
             keys::Of::Page(page) => {
                 let first = page.saturating_mul(keys::PAGE_EVENTS);
                 (first < room.next_event.0, OrphanReason::PageToCome)

@@ -1,9 +1,14 @@
 //! The rooms of a store: listing them, and finding the record of one.
 
+use std::collections::BTreeSet;
+
 use super::{
     EventNum, Room, RoomNum, Store, StoreError, View, codec::strip_checksum, engine::StoredValue,
     keys,
 };
+
+/// Greater than the number of every event.
+const LAST_EVENT: EventNum = EventNum(u32::MAX);
 
 impl Store {
     /// The rooms with a number greater than `after`, in the order in which they were made, at most
@@ -51,20 +56,25 @@ impl Store {
         Ok(self.value(&keys::room(room))?.is_some())
     }
 
-    /// The rooms in which the state of some event may be known now: work that a crash interrupted.
+    /// The rooms in which work is left that a crash interrupted: the state of some event may be known
+    /// now, or something is to be derived again.
     ///
     /// # Errors
     /// When a record is damaged.
     pub fn unsettled_rooms(&self) -> Result<Vec<Room>, StoreError> {
-        let mut rooms = Vec::new();
-        let mut after = None;
-        // One note per room is enough: the next scan begins after all notes of the room.
-        while let Some((key, _)) = self.scan(&keys::all_unsettled(), after.as_deref(), 1)?.pop() {
-            let number =
-                keys::room_of(&key).ok_or_else(|| StoreError::corrupt("unsettled event", &key))?;
-            rooms.extend(self.find_room(number)?);
-            after = Some(keys::unsettled(number, EventNum(u32::MAX)));
+        let mut numbers = BTreeSet::new();
+        let last = |room| [keys::unsettled(room, LAST_EVENT), keys::derive_again(room, LAST_EVENT)];
+        for (index, prefix) in [keys::all_unsettled(), keys::all_deriving()].iter().enumerate() {
+            let mut after = None;
+            // One note per room is enough: the next scan begins after all notes of the room.
+            while let Some((key, _)) = self.scan(prefix, after.as_deref(), 1)?.pop() {
+                let number = keys::room_of(&key)
+                    .ok_or_else(|| StoreError::corrupt("unsettled event", &key))?;
+                numbers.insert(number);
+                after = last(number).into_iter().nth(index);
+            }
         }
-        Ok(rooms)
+        let rooms = numbers.into_iter().map(|it| self.find_room(it));
+        rooms.filter_map(Result::transpose).collect()
     }
 }

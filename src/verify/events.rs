@@ -8,7 +8,8 @@ use crate::{
     pdu::{Event, Pdu, id_of_unreadable},
     state::map,
     store::{
-        Body, Edit, EventNode, EventNum, Judged as _, PAGE_EVENTS, PrevEvent, StoreError, View,
+        Body, Deriving as _, Edit, EventNode, EventNum, Judged as _, PAGE_EVENTS, PrevEvent,
+        StoreError, View,
     },
 };
 
@@ -113,7 +114,9 @@ impl VerifiedRoom<'_> {
         self.content(edit, event, &node, &read)?;
         if !node.flags.outlier {
             self.edges(edit, event, &node, &read)?;
-            self.derived(edit, event, &node, &read)?;
+            if !edit.is_deriving(self.number)? {
+                self.derived(edit, event, &node, &read)?;
+            }
         }
         Ok(())
     }

@@ -5,7 +5,10 @@ use super::{Counted, FaultKind, VerifiedRoom};
 use crate::{
     ingest, num,
     state::map,
-    store::{Edit, EventNode, EventNum, Extremity, PrevEvent, Room, StoreError, Topology, View},
+    store::{
+        Deriving as _, Edit, EventNode, EventNum, Extremity, PrevEvent, Room, StoreError, Topology,
+        View,
+    },
 };
 
 /// The counters of a room, added up from its nodes.
@@ -33,7 +36,7 @@ impl VerifiedRoom<'_> {
         self.tolerate(verified)?;
         let verified = self.cycles(room, &topology);
         self.tolerate(verified)?;
-        if !edit.unsettled(self.number, 1)?.is_empty() {
+        if !edit.unsettled(self.number, 1)?.is_empty() || edit.is_deriving(self.number)? {
             // The records that follow from the whole graph are still being derived.
             return Ok(());
         }

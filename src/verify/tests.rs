@@ -292,7 +292,9 @@ fn unused_states_that_a_purge_leaves_are_no_fault() {
         let newest = *cx.store.extremities(number, 99).unwrap().last().unwrap();
         let newest = cx.store.body(number, newest.event).unwrap().event_id;
         let watch = &mut |_| ControlFlow::Continue(());
-        assert!(ingest::purge_history(&cx.store, &room_id, &newest, watch).unwrap().done);
+        let (room_id, event_id) = (room_id.as_str(), newest.as_str());
+        let purged = ingest::PurgedHistory { room_id, event_id, may_return: false };
+        assert!(ingest::purge_history(&cx.store, purged, watch).unwrap().done);
         assert_eq!(faults(&opened_again(&dir, cx)), Vec::<String>::new(), "{room}");
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use backscroll::ingest::{self, NewEvent, Verdict};
+use backscroll::ingest::{self, NewEvent, Replace, Verdict};
 use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
 
 use crate::support::{faults, memory::Memory, rooms};
@@ -87,6 +87,7 @@ fn changed_bytes_of_a_recorded_event_do_no_harm() {
                 outlier,
                 state_after: &line.state_after,
                 arrival: None,
+                replace: Replace::Never,
             };
             let taken = ingest::append_unflushed(&memory.cx, &event);
             prop_assert!(taken.is_ok(), "{:?}", taken);

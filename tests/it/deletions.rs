@@ -12,7 +12,7 @@ use std::{
 
 use backscroll::{
     context::Context,
-    ingest::{self, BatchOutcome, NewEvent, PurgeError},
+    ingest::{self, BatchOutcome, NewEvent, PurgeError, PurgedHistory},
     pdu::RoomVersion,
     proto::v1::{self as pb, admin_service_client::AdminServiceClient},
     query::{
@@ -146,7 +146,8 @@ fn ask(cx: &Context, FullRoom { room, events }: &FullRoom, is_fed_in_order: bool
 
 fn purge(cx: &Context, FullRoom { room, events }: &FullRoom, at: usize) {
     let (room_id, event_id) = (&room.room_id, &events[at].event_id);
-    match ingest::purge_history(&cx.store, room_id, event_id, &mut |_| ControlFlow::Continue(())) {
+    let purged = PurgedHistory { room_id, event_id, may_return: false };
+    match ingest::purge_history(&cx.store, purged, &mut |_| ControlFlow::Continue(())) {
         Ok(_) | Err(PurgeError::RoomUnknown(_) | PurgeError::EventUnknown(_)) => {}
         Err(PurgeError::Store(failure)) => panic!("purge: {failure:?}"),
     }
@@ -252,7 +253,8 @@ fn a_purge_spares_a_room_that_was_appended_after_a_deletion() {
         feed(&memory.cx, &room);
         ControlFlow::Continue(())
     };
-    let ended = ingest::purge_history(&memory.cx.store, id, newest, &mut watch);
+    let purged = PurgedHistory { room_id: id, event_id: newest, may_return: false };
+    let ended = ingest::purge_history(&memory.cx.store, purged, &mut watch);
     assert!(matches!(ended, Err(PurgeError::RoomUnknown(_))), "{ended:?}");
     assert_eq!(answers::events(&memory.cx, id).len(), EVENTS);
     assert_eq!(faults::of(&memory.cx.store), []);

@@ -234,12 +234,13 @@ fn is_name(word: &str) -> bool {
     word.contains('_') || is_camel
 }
 
-/// A metric's name without its prefix and without the suffixes that Prometheus adds.
-fn metric(name: &str) -> &str {
-    let prefixes = ["backscroll_gateway_", "backscroll_synapse_", "backscroll_"];
-    let name = prefixes.iter().find_map(|it| name.strip_prefix(it)).unwrap_or_default();
+/// A metric's name without the suffixes that Prometheus adds, and the same without its prefix.
+fn metric(name: &str) -> [&str; 2] {
     let suffixes = ["_total", "_bucket", "_info", "_seconds", "_bytes"];
-    suffixes.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name)
+    let name = suffixes.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name);
+    let prefixes = ["backscroll_gateway_", "backscroll_synapse_", "backscroll_"];
+    let bare = prefixes.iter().find_map(|it| name.strip_prefix(it));
+    [name, bare.unwrap_or_default()]
 }
 
 /// The test whose number of rounds or seed a variable sets.
@@ -262,7 +263,7 @@ fn fault(text: &str, words: &BTreeSet<String>, flags: &BTreeSet<String>) -> Opti
         let exists = words.contains(word)
             || flags.contains(word)
             || FOREIGN.contains(&word)
-            || words.contains(metric(word))
+            || metric(word).iter().any(|it| words.contains(*it))
             || words.contains(rounds(word));
         if !exists {
             return Some(format!("{word} does not exist"));

@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{
     clients::{reason, request},
-    failures::{Row, Stage, assert_failures, requester, unknown_room},
+    failures::{Row, Stage, all, assert_failures, requester, unknown_room},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -159,6 +159,24 @@ async fn there_is_one_feeder_and_what_it_left_running_changes_nothing_more() {
     for error in of_old {
         assert_eq!(reason(&error.unwrap()), lost);
     }
+    let event = stage.room.message(EVE, "late").after(stage.events.last()).finish();
+    let append = tokio_stream::iter([request(&stage.room, &event.pdu)]);
+    let purge = pb::PurgeHistoryRequest {
+        room_id: stage.room_id(),
+        event_id: stage.last(),
+        ..pb::PurgeHistoryRequest::default()
+    };
+    let delete = pb::DeleteRoomRequest { room_id: stage.room_id(), may_return: true };
+    let streams = [
+        all(ingest.clone().append_events(old.with_lease(append)).await).await.err(),
+        all(ingest.clone().purge_history(old.with_lease(purge)).await).await.err(),
+        all(ingest.clone().delete_room(old.with_lease(delete)).await).await.err(),
+    ];
+    for error in streams {
+        assert_eq!(reason(&error.unwrap()), lost);
+    }
+    let (_, held) = stage.clients.clone().room(&stage.room_id()).await.unwrap();
+    assert_eq!(held.len(), stage.events.len());
     ingest.clone().set_rooms_served(next.with_lease(served())).await.unwrap();
     client(&stage).await.put_cursor(next.with_lease(put())).await.unwrap();
     // Without a lease, nothing is checked.

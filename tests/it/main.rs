@@ -45,6 +45,8 @@ mod power;
 mod purge;
 mod purge_history;
 mod recorded;
+mod remove_events;
+mod replace;
 mod restart;
 mod room_files;
 mod rot;

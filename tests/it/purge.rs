@@ -7,9 +7,9 @@ use std::{
 };
 
 use backscroll::{
-    ingest::{self, Outcome, PurgeProgress},
+    ingest::{self, Outcome, PurgeProgress, PurgedHistory},
     pdu::RoomVersion,
-    query::{Asker, Backfill, ListPurgedEvents, PageRequest, QueryError},
+    query::{ListPurgedEvents, PageRequest, QueryError},
     store::View as _,
     visibility::Form,
 };
@@ -20,12 +20,12 @@ use proptest::{
 };
 
 use crate::support::{
-    answers::{self, Question, State, Summary},
+    answers,
     events::RoomExt as _,
     faults,
     memory::Memory,
-    model::HOME,
-    worlds::{self, SERVERS, Step, World},
+    pictures::{deliver, picture},
+    worlds::{self, Step, World},
 };
 
 const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V10, RoomVersion::V12];
@@ -33,53 +33,11 @@ const VERSIONS: [RoomVersion; 3] = [RoomVersion::V1, RoomVersion::V10, RoomVersi
 const WEIGHT: u32 = 16;
 const STEPS: usize = 24;
 
-/// The results of all queries about a room.
-#[derive(Debug, PartialEq, Eq)]
-struct Picture {
-    /// The form and the bytes for each server and event.
-    served: BTreeMap<(String, String), (Form, Vec<u8>)>,
-    states: BTreeMap<String, State>,
-    summary: Summary,
-}
-
-fn deliver(memory: &Memory, world: &World) -> Vec<Outcome> {
-    let events = world.deliveries.iter().map(|it| it.new_event(&world.room));
-    events.map(|it| ingest::append_unflushed(&memory.cx, &it).unwrap()).collect()
-}
-
-fn picture(memory: &Memory, world: &World) -> Picture {
-    let ids: Vec<String> = world.deliveries.iter().map(|it| it.event.event_id.clone()).collect();
-    let room_id = &world.room.room_id;
-    let mut served = BTreeMap::new();
-    let sister = [(Asker::Internal, "")];
-    let servers = SERVERS.map(|origin| {
-        let asker = Asker::Server { origin: origin.to_owned(), destination: HOME.to_owned() };
-        (asker, origin)
-    });
-    for (asker, origin) in sister.into_iter().chain(servers) {
-        for event_id in &ids {
-            let question = Question::Backfill(Backfill {
-                room_id: room_id.clone(),
-                asker: asker.clone(),
-                event_ids: vec![event_id.clone()],
-                limit: Some(100),
-            });
-            let answer = question.ask(&memory.cx).ok();
-            for (event_id, form, pdu) in answer.into_iter().flat_map(|it| it.events) {
-                served.insert((origin.to_owned(), event_id), (form, pdu));
-            }
-        }
-    }
-    let placed: BTreeSet<&String> = served.keys().map(|(_, event_id)| event_id).collect();
-    let state = |it: &&String| ((*it).clone(), answers::state(&memory.cx, room_id, it));
-    let states = placed.iter().map(state).collect();
-    Picture { served, states, summary: answers::summary(&memory.cx, room_id) }
-}
-
 fn purge(memory: &Memory, world: &World, event_id: &str) -> PurgeProgress {
     let room_id = &world.room.room_id;
+    let purged = PurgedHistory { room_id, event_id, may_return: false };
     let mut watch = |_| ControlFlow::Continue(());
-    ingest::purge_history(&memory.cx.store, room_id, event_id, &mut watch).unwrap()
+    ingest::purge_history(&memory.cx.store, purged, &mut watch).unwrap()
 }
 
 fn run(version: RoomVersion, steps: &[Step], pick: Index) -> Result<(), TestCaseError> {

@@ -56,7 +56,9 @@ impl Failures {
     /// Whether requests of an address are accepted.
     pub(super) fn are_few(&self, address: ClientAddress) -> bool {
         let recent = self.lock();
-        recent.get(&address).is_none_or(|it| self.remaining(it) < self.per_second * BURST_SECONDS)
+        let most = self.per_second * BURST_SECONDS;
+        // There must be room for a whole one: a part of one is there after any time.
+        recent.get(&address).is_none_or(|it| self.remaining(it) + 1.0 <= most)
     }
 
     pub(super) fn attempt(
@@ -136,7 +138,9 @@ mod tests {
         for _ in 0..99 {
             drop(failures.attempt(a, None));
         }
-        tokio::time::advance(Duration::from_millis(150)).await;
+        tokio::time::advance(Duration::from_millis(50)).await;
+        assert!(!failures.are_few(a));
+        tokio::time::advance(Duration::from_millis(100)).await;
         assert!(failures.are_few(a));
         drop(failures.attempt(a, None));
         drop(failures.attempt(a, None));

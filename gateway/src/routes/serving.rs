@@ -34,6 +34,8 @@ pub(super) enum HistoryRequest {
 /// An answer of the history service.
 struct HistoryAnswer {
     response: Response,
+    /// Number of events in it.
+    events: usize,
     /// Whether a later tick of the feeder may bring events that were asked for.
     not_final: bool,
 }
@@ -65,7 +67,13 @@ impl HistoryRequest {
                 (answer.forms.len(), response, answer.not_final)
             }
         };
-        Ok(HistoryAnswer { response: observe::answered(events, response), not_final })
+        Ok(HistoryAnswer { response, events, not_final })
+    }
+}
+
+impl HistoryAnswer {
+    fn into_response(self) -> Response {
+        observe::answered(self.events, self.response)
     }
 }
 
@@ -81,7 +89,7 @@ impl Question<'_> {
         let cx = self.cx;
         let (Some(fallback), Some(forwarded)) = (&cx.fallback, self.forwarded.take()) else {
             let answer = self.request.ask(cx, self.deadline).await;
-            return Ok(answer.map_err(ApiError::from)?.response);
+            return Ok(answer.map_err(ApiError::from)?.into_response());
         };
         if fallback.is_first_of(&self.origin) {
             let reason = FallbackReason::FirstOfOrigin;
@@ -94,8 +102,8 @@ impl Question<'_> {
         }
         let until = self.deadline.min(Instant::now() + fallback.history_time);
         let (reason, error) = match self.request.ask(cx, until).await {
-            Ok(HistoryAnswer { response, not_final: false }) => return Ok(response),
-            Ok(HistoryAnswer { not_final: true, .. }) => (FallbackReason::NotFinal, None),
+            Ok(answer) if !answer.not_final => return Ok(answer.into_response()),
+            Ok(_not_final) => (FallbackReason::NotFinal, None),
             Err(status) => match reason_of(&status) {
                 None => return Err(status.into()),
                 Some(reason) => (reason, Some(status)),

@@ -30,6 +30,7 @@ mod backfill;
 mod get_missing_events;
 
 mod errors;
+mod fallback;
 mod federation;
 mod health;
 mod histories;

@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    ingest::{redaction, state::with_before, stored::read_stored},
+    ingest::{
+        redaction, redaction_again, replace,
+        state::with_before,
+        stored::{read_stored, version_of},
+    },
     pdu::{Event, RoomVersion},
     state::map::{self, Value},
     store::{Edit, EventNode, EventNum, Flags, GivenEvent, PrevEvent, StoreError, View},
@@ -11,17 +15,27 @@ use crate::{
 
 /// The number of events that a slice took out of the graph.
 #[derive(Default)]
-pub(super) struct CutEvents {
-    pub(super) removed: u64,
-    pub(super) made_outliers: u64,
+pub(in crate::ingest) struct CutEvents {
+    pub(in crate::ingest) removed: u64,
+    pub(in crate::ingest) made_outliers: u64,
+}
+
+/// What becomes of events that are taken out of the graph.
+#[derive(Clone, Copy)]
+pub(in crate::ingest) struct Cutting {
+    /// Whether they may be appended again.
+    pub(in crate::ingest) may_return: bool,
+    /// Whether all of them become outliers, and not only state events.
+    pub(in crate::ingest) keep_as_outliers: bool,
 }
 
 /// Takes events out of the graph, and cuts the edges of `followers` to them.
-pub(super) fn cut(
+pub(in crate::ingest) fn cut(
     edit: &mut Edit<'_>,
     version: RoomVersion,
     events: &[EventNum],
     followers: &BTreeSet<EventNum>,
+    cutting: Cutting,
 ) -> Result<CutEvents, StoreError> {
     let mut gone = BTreeSet::new();
     for event in events {
@@ -38,16 +52,27 @@ pub(super) fn cut(
         let node = edit.node(*event)?;
         let event_id = edit.body(edit.room_num(), *event)?.event_id;
         let read = read_stored(edit, *event, version)?;
-        remove_notes(edit, *event, &node, &read)?;
+        remove_notes(edit, *event, &node, &read, cutting)?;
         edit.room.rejected = edit.room.rejected.saturating_sub(node.flags.rejected.into());
         edit.room.soft_failed = edit.room.soft_failed.saturating_sub(node.flags.soft_failed.into());
-        if read.state_entry().is_some() {
-            edit.put_node(*event, outlier(&node))?;
+        if cutting.may_return {
+            redaction_again::leave_power(edit, *event)?;
+            if node.flags.is_accepted() || node.flags.followed {
+                replace::unfollow(edit, &node)?;
+            }
+        }
+        if cutting.keeps(&node, &read) {
+            edit.put_node(*event, outlier(&node, cutting))?;
             edit.remove_given_state(*event);
             edit.room.outliers += 1;
             cut.made_outliers += 1;
         } else {
-            edit.purge_event(*event, &event_id)?;
+            if cutting.may_return {
+                redaction_again::forget_target(edit, &event_id)?;
+                edit.remove_event(*event, &event_id)?;
+            } else {
+                edit.purge_event(*event, &event_id)?;
+            }
             let unreadable = u64::from(node.flags.unreadable);
             edit.room.unreadable = edit.room.unreadable.saturating_sub(unreadable);
             cut.removed += 1;
@@ -56,12 +81,45 @@ pub(super) fn cut(
     Ok(cut)
 }
 
-/// The node of a purged state event.
-fn outlier(node: &EventNode) -> EventNode {
+impl Cutting {
+    /// Whether an event stays as an outlier.
+    fn keeps(self, node: &EventNode, read: &Event) -> bool {
+        // An unreadable event may be part of a given state though its type cannot be read.
+        let may_be_in_states = self.may_return && node.flags.unreadable;
+        self.keep_as_outliers || read.state_entry().is_some() || may_be_in_states
+    }
+}
+
+/// Removes outliers that are no state events.
+pub(in crate::ingest) fn remove_outliers(
+    edit: &mut Edit<'_>,
+    events: &[EventNum],
+) -> Result<CutEvents, StoreError> {
+    let version = version_of(edit)?;
+    let mut cut = CutEvents::default();
+    for event in events {
+        let Some(node) = edit.find_node(*event)?.filter(|it| it.flags.outlier) else { continue };
+        let read = read_stored(edit, *event, version)?;
+        let cutting = Cutting { may_return: true, keep_as_outliers: false };
+        if cutting.keeps(&node, &read) {
+            continue;
+        }
+        let event_id = read.event_id().as_str();
+        edit.remove_unsettled(*event);
+        redaction_again::forget_target(edit, event_id)?;
+        edit.remove_event(*event, event_id)?;
+        edit.room.outliers = edit.room.outliers.saturating_sub(1);
+        cut.removed += 1;
+    }
+    Ok(cut)
+}
+
+/// The node of an event that becomes an outlier.
+fn outlier(node: &EventNode, cutting: Cutting) -> EventNode {
     EventNode {
         depth: node.depth,
         arrival: node.arrival,
-        flags: Flags { outlier: true, purged: true, followed: false, ..node.flags },
+        flags: Flags { outlier: true, purged: !cutting.may_return, followed: false, ..node.flags },
         state_after: None,
         prev_events: Vec::new(),
     }
@@ -114,6 +172,7 @@ fn remove_notes(
     event: EventNum,
     node: &EventNode,
     read: &Event,
+    cutting: Cutting,
 ) -> Result<(), StoreError> {
     edit.remove_unsettled(event);
     for follower in edit.waiting_for(edit.room_num(), event, usize::MAX)? {
@@ -134,5 +193,8 @@ fn remove_notes(
             edit.remove_missing(prev.as_str(), event);
         }
     }
-    if node.flags.rejected { Ok(()) } else { redaction::purge(edit, event, read) }
+    if node.flags.rejected {
+        return Ok(());
+    }
+    redaction::purge(edit, event, read, cutting.may_return)
 }

@@ -1,7 +1,7 @@
 //! The use case behind `PurgeHistory`: removes the history before an event.
 //!
 //! The events [before it](crate::graph::Outline::before) leave the graph. Messages are removed; only
-//! their ids stay, so that they are not stored again. State events stay as outliers, which are never
+//! their ids stay, so that they are not stored again, unless the caller lets them return. State events stay as outliers, which are never
 //! served nor walked through, because later states and the authorisation of later events consist of
 //! them. Forward extremities stay. An event that followed a purged one has a gap there, a backward
 //! extremity, and keeps its state as if that had been given with it. Of an event that a purged
@@ -14,21 +14,28 @@
 mod cut;
 mod sweep;
 
+pub(super) use cut::{CutEvents, Cutting, cut, remove_outliers};
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
 };
 
-use super::{settle, stored::version_of};
+use super::{
+    backlog::{NotesLeft, settle_waiting},
+    derive_again,
+    room_graph::RoomGraph,
+    settle,
+    stored::version_of,
+};
 use crate::{
-    graph::Outline,
     num,
-    store::{Decision, Edit, EventNum, PrevEvent, RoomNum, Store, StoreError, View},
+    store::{Decision, Edit, EventNum, RoomNum, Store, StoreError, View},
 };
 
 /// Events of a slice: bounds the memory of a decision, and the time for which writers of the room
 /// wait.
-const SLICE: usize = 1_000;
+pub(super) const SLICE: usize = 1_000;
 
 /// Why no history was purged.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,17 @@ pub struct PurgeProgress {
     pub done: bool,
 }
 
+/// What to purge.
+#[derive(Clone, Copy, Debug)]
+pub struct PurgedHistory<'a> {
+    /// The room.
+    pub room_id: &'a str,
+    /// The oldest event to keep.
+    pub event_id: &'a str,
+    /// Whether the purged events may be appended again.
+    pub may_return: bool,
+}
+
 /// Purges the history before an event; the event itself stays. `watch` is called after each slice,
 /// which is then on disk, and may stop the purge: the result then has `done: false`.
 ///
@@ -65,15 +83,15 @@ pub struct PurgeProgress {
 /// the purge. [`PurgeError::EventUnknown`] if the event is not placed in the room's graph.
 pub fn purge_history(
     store: &Store,
-    room_id: &str,
-    event_id: &str,
+    PurgedHistory { room_id, event_id, may_return }: PurgedHistory<'_>,
     watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
 ) -> Result<PurgeProgress, PurgeError> {
     let _alone = store.purge_alone();
     let number = store.room_num(room_id)?;
     let number = number.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
     let purge = Purge { store, room_id, number };
-    match purge.run(event_id, watch) {
+    let cutting = Cutting { may_return, keep_as_outliers: false };
+    match purge.run(event_id, cutting, watch) {
         // Other purges wait for this one, but a deletion does not.
         Err(_) if store.room_num(room_id)? != Some(number) => {
             Err(PurgeError::RoomUnknown(room_id.to_owned()))
@@ -87,28 +105,28 @@ pub fn purge_history(
 pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
     let _alone = store.purge_alone();
     let Some(number) = store.room_num(room_id)? else { return Ok(()) };
-    let swept = Purge { store, room_id, number }.sweep();
-    match swept {
-        Ok(()) | Err(PurgeError::RoomUnknown(_) | PurgeError::EventUnknown(_)) => Ok(()),
-        Err(PurgeError::Store(failure)) => Err(failure),
-    }
+    Purge { store, room_id, number }.sweep()?;
+    Ok(())
 }
 
 /// A purge of one room.
-struct Purge<'s> {
-    store: &'s Store,
-    room_id: &'s str,
-    number: RoomNum,
+#[derive(Clone, Copy)]
+pub(super) struct Purge<'s> {
+    pub(super) store: &'s Store,
+    pub(super) room_id: &'s str,
+    pub(super) number: RoomNum,
 }
 
 impl Purge<'_> {
     fn run(
         &self,
         event_id: &str,
+        cutting: Cutting,
         watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
     ) -> Result<PurgeProgress, PurgeError> {
         let plan = Plan::make(self.store, self.number, event_id)?;
         let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
+        let deleted = || PurgeError::RoomUnknown(self.room_id.to_owned());
         let mut progress =
             PurgeProgress { to_purge: num::u64(plan.events.len()), ..Default::default() };
         for (index, events) in plan.events.chunks(SLICE).enumerate() {
@@ -117,36 +135,73 @@ impl Purge<'_> {
                 let mut followers = plan.followers.get(&index).cloned().unwrap_or_default();
                 // Events that were stored since the plan was made.
                 followers.extend((plan.next_event.0..edit.room.next_event.0).map(EventNum));
-                let slice = cut::cut(edit, version, events, &followers)?;
+                let slice = cut(edit, version, events, &followers, cutting)?;
                 settle::refresh_current_state(edit)?;
                 Ok(slice)
             })?;
+            let slice = slice.ok_or_else(deleted)?;
             progress.removed += slice.removed;
             progress.made_outliers += slice.made_outliers;
             if watch(progress).is_break() {
+                self.settle()?;
                 return Ok(progress);
             }
         }
-        self.sweep()?;
+        self.sweep()?.ok_or_else(deleted)?;
+        self.settle()?;
         progress.done = true;
         Ok(progress)
     }
 
-    /// Makes one decision about the room; it is on disk when this returns.
-    fn decide<T>(
+    /// Makes one decision about the room; it is on disk when this returns. If states of the room are to
+    /// be derived again, that is done first: events that lose predecessors keep their states. Returns
+    /// `None` if the room was deleted.
+    pub(super) fn decide<T>(
         &self,
         mut decide: impl FnMut(&mut Edit<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, PurgeError> {
-        let decided = self.store.decide(self.room_id, None, |edit| {
-            // The room may have been deleted and created again since it had this number.
-            if edit.room_num() != self.number {
-                return Ok(Decision::Discard(None));
+    ) -> Result<Option<T>, StoreError> {
+        loop {
+            self.derive_again()?;
+            let decided = self.store.decide(self.room_id, None, |edit| {
+                // The room may have been deleted and created again since it had this number.
+                if edit.room_num() != self.number {
+                    return Ok::<_, StoreError>(Decision::Discard(Decided::Deleted));
+                }
+                if derive_again::is_frozen(edit)? {
+                    return Ok(Decision::Discard(Decided::Frozen));
+                }
+                decide(edit).map(|it| Decision::Commit(Decided::Done(it)))
+            })?;
+            match decided {
+                None | Some(Decided::Deleted) => return Ok(None),
+                Some(Decided::Frozen) => {}
+                Some(Decided::Done(value)) => {
+                    self.store.flush()?;
+                    return Ok(Some(value));
+                }
             }
-            decide(edit).map(|it| Decision::Commit(Some(it)))
-        })?;
-        self.store.flush()?;
-        decided.flatten().ok_or_else(|| PurgeError::RoomUnknown(self.room_id.to_owned()))
+        }
     }
+
+    /// Does all work that is noted in the room, so that it is served again.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        settle_waiting(self.store, self.room_id)
+    }
+
+    /// Derives again everything that is noted in the room.
+    fn derive_again(&self) -> Result<(), StoreError> {
+        while derive_again::turn(self.store, self.room_id)? == NotesLeft::Some {}
+        Ok(())
+    }
+}
+
+/// The result of a decision.
+enum Decided<T> {
+    Done(T),
+    /// States of the room are to be derived again first.
+    Frozen,
+    /// The room was deleted.
+    Deleted,
 }
 
 /// The events to purge, and the events that reference them.
@@ -163,18 +218,7 @@ impl Plan {
     /// Plans the purge before an event; `None` if the event is not placed in the graph.
     fn make(store: &Store, room: RoomNum, event_id: &str) -> Result<Option<Self>, StoreError> {
         let Some(event) = store.event_num(room, event_id)? else { return Ok(None) };
-        let record = store.room(room)?;
-        let mut outline = Outline::default();
-        let topology = store.topology(room);
-        for event in 0..record.next_event.0 {
-            let node = topology.node(EventNum(event))?.filter(|it| !it.flags.outlier);
-            let edges = node.iter().flat_map(|it| &it.prev_events);
-            let held = edges.filter_map(|it| match it {
-                PrevEvent::Held(prev) => Some(prev.0),
-                PrevEvent::Missing => None,
-            });
-            outline.push(node.as_ref().map(|it| it.depth), held);
-        }
+        let RoomGraph { outline, next_event, .. } = RoomGraph::read(store, room)?;
         if !outline.is_placed(event.0) {
             return Ok(None);
         }
@@ -184,7 +228,7 @@ impl Plan {
         let slices: BTreeMap<u32, usize> =
             events.iter().enumerate().map(|(at, event)| (*event, at / SLICE)).collect();
         let mut followers: BTreeMap<usize, BTreeSet<EventNum>> = BTreeMap::new();
-        for follower in 0..record.next_event.0 {
+        for follower in 0..next_event.0 {
             for prev in outline.prev_events(follower) {
                 match slices.get(prev) {
                     Some(slice) if slices.get(&follower) != Some(slice) => {
@@ -195,6 +239,6 @@ impl Plan {
             }
         }
         let events = events.into_iter().map(EventNum).collect();
-        Ok(Some(Self { events, followers, next_event: record.next_event }))
+        Ok(Some(Self { events, followers, next_event }))
     }
 }

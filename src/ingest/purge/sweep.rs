@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Purge, PurgeError};
+use super::Purge;
 use crate::{
     state::map::{Node, Ptr},
     store::{EventNum, RoomNum, StateNum, Store, StoreError, View},
@@ -15,19 +15,23 @@ impl Purge<'_> {
     /// Removes every state record of the room that holds no node of a state in use: a state after
     /// an event or before it, or the current state. Records written meanwhile stay; they share
     /// nodes with states in use only.
-    pub(super) fn sweep(&self) -> Result<(), PurgeError> {
+    ///
+    /// Returns `None` if the room was deleted.
+    pub(in crate::ingest) fn sweep(&self) -> Result<Option<()>, StoreError> {
         let record = self.store.room(self.number)?;
         let used = used(self.store, self.number, record.next_event)?;
         let mut after = None;
         loop {
-            after = self.decide(|edit| {
+            let last = self.decide(|edit| {
                 let states = edit.state_nums(self.number, after, RECORDS_PER_DECISION)?;
                 let old = states.iter().filter(|it| **it < record.next_state);
                 old.filter(|it| !used.contains(it)).for_each(|it| edit.remove_state(*it));
                 Ok(states.last().copied())
             })?;
-            if after.is_none() {
-                return Ok(());
+            match last {
+                None => return Ok(None),
+                Some(None) => return Ok(Some(())),
+                Some(last) => after = last,
             }
         }
     }

@@ -12,7 +12,8 @@ use crate::{
     context::Context,
     deadline::Deadline,
     ingest::{
-        NewEvent, Outcome, append_unflushed, purge_history, remove_content, set_ban_redaction,
+        NewEvent, Outcome, PurgedHistory, append_unflushed, purge_history, remove_content,
+        set_ban_redaction,
     },
     pdu::{Pdu, RoomVersion},
     query::{self, BatchGetEvents, RoomEvent},
@@ -242,7 +243,8 @@ fn a_redaction_without_content_stays_in_effect_and_can_be_purged() {
         let last = held.finished(held.room.message(ALICE, "last").after([&redaction]));
         let mut watch = |_| ControlFlow::Continue(());
         let (store, room_id) = (&held.cx.store, held.room.room_id.as_str());
-        purge_history(store, room_id, &last.event_id, &mut watch).unwrap();
+        let purged = PurgedHistory { room_id, event_id: &last.event_id, may_return: false };
+        purge_history(store, purged, &mut watch).unwrap();
         assert_eq!(held.faults(NOW_MS + 100 * DAY_MS), Vec::<String>::new(), "{version}");
     }
 }

@@ -9,7 +9,10 @@ use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};
 
 use proptest::prelude::*;
 
-use super::{NewEvent, NotesLeft, Outcome, append_all, purge_history, settle_waiting, work_off};
+use super::{
+    NewEvent, NotesLeft, Outcome, PurgedHistory, append_all, purge_history, settle_waiting,
+    work_off,
+};
 use crate::{
     context::Context,
     room_format::{Header, Line, Reader},
@@ -47,7 +50,9 @@ fn fill(
     if let Some(line) = lines.get(purged_before) {
         // An event that is an outlier, or not held, is refused in the same way in both stores.
         let mut watch = |_| ControlFlow::Continue(());
-        drop(purge_history(&cx.store, &header.room_id, &line.event_id, &mut watch));
+        let (room_id, event_id) = (header.room_id.as_str(), line.event_id.as_str());
+        let purged = PurgedHistory { room_id, event_id, may_return: false };
+        drop(purge_history(&cx.store, purged, &mut watch));
     }
     verify::repair(&cx.store, 0, &mut |_| {}).unwrap();
     outcomes

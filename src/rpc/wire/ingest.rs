@@ -4,7 +4,9 @@ use tonic::Status;
 
 use super::{MAX_TEXT, brief};
 use crate::{
-    ingest::{DeleteProgress, NewEvent, Outcome, PurgeProgress, Refusal, Verdict},
+    ingest::{
+        DeleteProgress, NewEvent, Outcome, PurgeProgress, Refusal, RemoveProgress, Replace, Verdict,
+    },
     pdu::PduError,
     proto::v1::{self as pb, ErrorReason, RefusalReason, append_events_response::Outcome as Wire},
     rpc::status,
@@ -14,16 +16,18 @@ use crate::{
 /// Checks the part of a request that is an error of the whole stream and not of one event.
 ///
 /// # Errors
-/// `VERDICT_INVALID` for a verdict that this build does not know. To guess one could serve an event
-/// that a newer homeserver wants hidden.
+/// `VERDICT_INVALID` for a verdict that this build does not know, and `REPLACE_INVALID` in the same way.
+/// To guess one could serve an event that a newer homeserver wants hidden.
 pub(in crate::rpc) fn check_append(request: &pb::AppendEventsRequest) -> Result<(), Status> {
-    match pb::Verdict::try_from(request.verdict) {
-        Ok(_) => Ok(()),
-        Err(unknown) => {
-            let text = format!("the verdict {} is not known to this build", unknown.0);
-            Err(status::refuse(ErrorReason::VerdictInvalid, &text))
-        }
+    if let Err(unknown) = pb::Verdict::try_from(request.verdict) {
+        let text = format!("the verdict {} is not known to this build", unknown.0);
+        return Err(status::refuse(ErrorReason::VerdictInvalid, &text));
     }
+    if let Err(unknown) = pb::Replace::try_from(request.replace) {
+        let text = format!("the value {} of `replace` is not known to this build", unknown.0);
+        return Err(status::refuse(ErrorReason::ReplaceInvalid, &text));
+    }
+    Ok(())
 }
 
 /// The event of a request that passed [`check_append`].
@@ -39,6 +43,11 @@ pub(in crate::rpc) fn new_event(request: &pb::AppendEventsRequest) -> NewEvent<'
         arrival,
         replace: _,
     } = request;
+    let replace = match request.replace() {
+        pb::Replace::Unspecified => Replace::Never,
+        pb::Replace::Changed => Replace::Changed,
+        pb::Replace::All => Replace::All,
+    };
     let verdict = match request.verdict() {
         pb::Verdict::Unspecified | pb::Verdict::Accepted => Verdict::Accepted,
         pb::Verdict::SoftFailed => Verdict::SoftFailed,
@@ -53,6 +62,7 @@ pub(in crate::rpc) fn new_event(request: &pb::AppendEventsRequest) -> NewEvent<'
         outlier: *outlier,
         state_after,
         arrival: *arrival,
+        replace,
     }
 }
 
@@ -61,6 +71,7 @@ pub(in crate::rpc) fn append_events_response(outcome: Outcome) -> pb::AppendEven
         Outcome::Appended {
             event_id,
             duplicate,
+            replaced,
             redacted,
             unreadable,
             state_given,
@@ -68,7 +79,6 @@ pub(in crate::rpc) fn append_events_response(outcome: Outcome) -> pb::AppendEven
         } => {
             let description = unreadable.as_ref().map(|it| brief(it.to_string()));
             let appended = Wire::Appended(pb::Appended {
-                replaced: false,
                 duplicate,
                 redacted,
                 purged: false,
@@ -76,6 +86,7 @@ pub(in crate::rpc) fn append_events_response(outcome: Outcome) -> pb::AppendEven
                 unreadable_description: description.unwrap_or_default(),
                 state_given,
                 state_unknown,
+                replaced,
             });
             pb::AppendEventsResponse { event_id, outcome: Some(appended) }
         }
@@ -103,6 +114,11 @@ pub(in crate::rpc) fn purge_history_response(progress: PurgeProgress) -> pb::Pur
         outlier_count: made_outliers,
         done,
     }
+}
+
+pub(in crate::rpc) fn remove_events_response(progress: RemoveProgress) -> pb::RemoveEventsResponse {
+    let RemoveProgress { removed, made_outliers, done } = progress;
+    pb::RemoveEventsResponse { removed_event_count: removed, outlier_count: made_outliers, done }
 }
 
 pub(in crate::rpc) fn delete_room_response(progress: DeleteProgress) -> pb::DeleteRoomResponse {

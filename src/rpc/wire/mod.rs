@@ -21,7 +21,7 @@ pub(super) use history::{
 };
 pub(super) use ingest::{
     append_events_response, check_append, delete_room_response, new_event, not_served_reason,
-    purge_history_response, refusal_name, set_rooms_served,
+    purge_history_response, refusal_name, remove_events_response, set_rooms_served,
 };
 
 /// The most bytes of a text for people. Some repeat a value of the request, which may be long.

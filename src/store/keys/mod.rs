@@ -3,12 +3,14 @@
 //! meaning.
 
 mod content;
+mod deriving;
 mod parts;
 
 pub(crate) use content::{
     all_ban_redactions, all_content, ban_redaction, ban_search, ban_searches, banned_user,
     content_due, is_content_due, of_content, redacted_search, remains,
 };
+pub(crate) use deriving::{all_deriving, derive_again, deriving};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, part, parts};
 use sha2::{Digest as _, Sha256};
@@ -43,6 +45,7 @@ impl Tag {
     const REDACTION: Self = Self(0x14);
     const POWER: Self = Self(0x15);
     const LATER_REDACTION: Self = Self(0x16);
+    const DERIVE_AGAIN: Self = Self(0x17);
     const CURSOR: Self = Self(0x18);
     const ROOM_NOT_SERVED: Self = Self(0x19);
     const CONTENT: Self = Self(0x1a);
@@ -50,7 +53,7 @@ impl Tag {
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
-const OF_ROOMS: [Tag; 16] = [
+const OF_ROOMS: [Tag; 17] = [
     Tag::EVENT,
     Tag::PAGE,
     Tag::BODY,
@@ -66,6 +69,7 @@ const OF_ROOMS: [Tag; 16] = [
     Tag::EXTREMITY,
     Tag::POWER,
     Tag::LATER_REDACTION,
+    Tag::DERIVE_AGAIN,
     Tag::CONTENT,
 ];
 

@@ -36,6 +36,8 @@ pub(crate) enum Of {
     Extremity(i64, EventNum),
     /// The follower of a missing event.
     Missing(EventNum),
+    /// The room as a whole.
+    Whole,
 }
 
 /// The kind of a record of a room, for code that decides what its loss means.
@@ -74,6 +76,7 @@ pub(crate) fn part(key: &[u8]) -> Option<Part> {
         | Tag::EXTREMITY
         | Tag::POWER
         | Tag::LATER_REDACTION
+        | Tag::DERIVE_AGAIN
         | Tag::CONTENT => Part::Note,
         _ => return None,
     })
@@ -96,7 +99,10 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::EVENT, 20) => Of::Id,
         (Tag::PAGE | Tag::BLOCK, 8) => Of::Page(number(1)?),
         (Tag::STATE, 8) => Of::State(StateNum(number(1)?)),
-        (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED, 8) => Of::Event(event(1)?),
+        (Tag::DERIVE_AGAIN, 4) => Of::Whole,
+        (Tag::BODY | Tag::GIVEN_STATE | Tag::UNSETTLED | Tag::DERIVE_AGAIN, 8) => {
+            Of::Event(event(1)?)
+        }
         (Tag::WAITING, 12) => Of::Both(event(1)?, event(2)?),
         (Tag::ARRIVAL, 16) => {
             let Arrival { arrival, event } = arrival_of(key)?;

@@ -44,6 +44,8 @@ fn golden_keys() {
     assert_eq!(hex(given_state(room, event)), "0c010203040a0b0c0d");
     assert_eq!(hex(unsettled(room, event)), "0d010203040a0b0c0d");
     assert_eq!(hex(server_keys("b")), "0e62");
+    assert_eq!(hex(deriving(room)), "1701020304");
+    assert_eq!(hex(derive_again(room, event)), "17010203040a0b0c0d");
     assert_eq!(hex(redacted_search()), "00636f6e74");
     assert_eq!(hex(content_due(room, event)), "1a010203040a0b0c0d00");
     assert_eq!(hex(remains(room, event)), "1a010203040a0b0c0d01");

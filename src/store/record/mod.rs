@@ -2,18 +2,20 @@
 //!
 //! Decoding refuses bytes that it does not understand, and trusts no length.
 
+mod deriving;
 mod fetched_keys;
 mod page;
 mod state;
 
+pub(super) use self::{
+    deriving::{decode_derive_again, encode_derive_again},
+    page::{NO_NODE, Page, page_of},
+    state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
+};
 pub use self::{
     fetched_keys::FetchedKeys,
     page::{EventNode, Flags, PrevEvent},
     state::StateFacts,
-};
-pub(super) use self::{
-    page::{NO_NODE, Page, page_of},
-    state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
 };
 use super::{
     EventNum, Power, StateNum,

@@ -272,7 +272,9 @@ fn a_purged_room_is_restored() {
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
     let middle = cx.store.body(number, EventNum(40)).unwrap().event_id;
     let watch = &mut |_| ControlFlow::Continue(());
-    assert!(ingest::purge_history(&cx.store, &room_id, &middle, watch).unwrap().done);
+    let event_id = middle.as_str();
+    let purged = ingest::PurgedHistory { room_id: &room_id, event_id, may_return: false };
+    assert!(ingest::purge_history(&cx.store, purged, watch).unwrap().done);
     let before = visible(&cx, &room_id);
     assert!(before.events.iter().any(Option::is_none), "no event was purged");
     let mut edit = cx.store.edit(&room_id, None).unwrap().unwrap();
@@ -397,6 +399,7 @@ fn states_that_were_known_last_are_kept_or_close_the_room() {
         outlier: false,
         state_after: &[],
         arrival: None,
+        replace: ingest::Replace::Never,
     };
     let outcome = ingest::append_unflushed(&cx, &odd).unwrap();
     assert!(

@@ -8,6 +8,7 @@ pub(crate) mod faults;
 pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod model;
+pub(crate) mod pictures;
 pub(crate) mod process;
 pub(crate) mod rooms;
 pub(crate) mod services;

@@ -93,6 +93,18 @@ async fn many_known_servers_take_no_more_memory() {
     assert!(mib < MANIFEST_MIB, "{mib} MiB");
 }
 
+const BESIDE: Against = Against {
+    // No program listens on port 1: whatever is passed on fails.
+    flags: &["--fallback", "http://127.0.0.1:1", "--pass-through", "true"],
+    ..USUAL
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_beside_a_homeserver() {
+    hold(BESIDE, UNFINISHED).await;
+    hold(BESIDE, FLOODS).await;
+}
+
 const PAGES: Against = Against { prepare: large_pages, ..USUAL };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,6 +91,11 @@ impl Answer {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// Who has answered, by the `X-Backscroll` header.
+    pub(crate) fn by(&self) -> &str {
+        self.header("x-backscroll").unwrap_or_default()
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }

@@ -1,16 +1,19 @@
 //! A fake history service: it gives the answers of a test, and records its requests.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::body::Bytes;
 use backscroll_gateway::proto::v1::{
-    BackfillRequest, BackfillResponse, EndReason, EventForm, GetMissingEventsRequest,
-    GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest,
-    PutServerKeysResponse,
+    BackfillRequest, BackfillResponse, EndReason, EventForm, GetFeederRequest, GetFeederResponse,
+    GetMissingEventsRequest, GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse,
+    PutServerKeysRequest, PutServerKeysResponse,
 };
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -22,6 +25,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::within;
 use crate::servers::{
+    feeder_service_server::{FeederService, FeederServiceServer},
     history_service_server::{HistoryService, HistoryServiceServer},
     key_service_server::{KeyService, KeyServiceServer},
 };
@@ -49,6 +53,10 @@ struct Inner {
     respond: Mutex<Respond>,
     /// While set, every request waits here.
     hold: Mutex<Option<Arc<Hold>>>,
+    /// Whether answers name an unknown event that a later tick may bring.
+    not_final: AtomicBool,
+    /// What the service says about its feeder.
+    feeder: Mutex<GetFeederResponse>,
     /// The stored keys and when they were fetched, by server name.
     keys: Mutex<BTreeMap<String, (Value, u64)>>,
 }
@@ -89,6 +97,14 @@ pub(crate) fn refusal(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, "inner workings, not for strangers", details)
 }
 
+/// The same with metadata of the reason.
+pub(crate) fn refusal_with(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+    let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let metadata: HashMap<String, String> = metadata.collect();
+    let details = ErrorDetails::with_error_info(reason, "backscroll.history.v1", metadata);
+    Status::with_error_details(code, "inner workings, not for strangers", details)
+}
+
 impl FakeHistory {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,6 +114,8 @@ impl FakeHistory {
             asked: Mutex::default(),
             respond: Mutex::new(Box::new(|| Ok(Vec::new()))),
             hold: Mutex::default(),
+            not_final: AtomicBool::new(false),
+            feeder: Mutex::default(),
             keys: Mutex::default(),
         });
         let service = HistoryServiceServer::from_arc(Arc::clone(&inner));
@@ -106,6 +124,7 @@ impl FakeHistory {
         let server = Server::builder()
             .add_service(health_service)
             .add_service(service)
+            .add_service(FeederServiceServer::from_arc(Arc::clone(&inner)))
             .add_service(KeyServiceServer::from_arc(Arc::clone(&inner)))
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
@@ -125,6 +144,14 @@ impl FakeHistory {
         respond: impl Fn() -> Result<Vec<Vec<u8>>, Status> + Send + 'static,
     ) {
         *self.inner.respond.lock().unwrap() = Box::new(respond);
+    }
+
+    pub(crate) fn set_not_final(&self, not_final: bool) {
+        self.inner.not_final.store(not_final, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_feeder(&self, feeder: GetFeederResponse) {
+        *self.inner.feeder.lock().unwrap() = feeder;
     }
 
     pub(crate) fn hold(&self) -> Arc<Hold> {
@@ -154,6 +181,11 @@ impl FakeHistory {
     /// All requests since the last call.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.inner.asked.lock().unwrap().drain(..).map(|(asked, _metadata)| asked).collect()
+    }
+
+    /// The number of requests since the last call of another method.
+    pub(crate) fn count(&self) -> usize {
+        self.inner.asked.lock().unwrap().len()
     }
 
     /// The values of a header in all requests since the last call.
@@ -214,6 +246,7 @@ impl HistoryService for Inner {
             end_reason: EndReason::Exhausted.into(),
             forms: forms(&pdus),
             pdus: array(&pdus),
+            not_final: self.not_final.load(Ordering::SeqCst),
             ..BackfillResponse::default()
         }))
     }
@@ -227,8 +260,19 @@ impl HistoryService for Inner {
             end_reason: EndReason::Exhausted.into(),
             forms: forms(&pdus),
             pdus: array(&pdus),
+            not_final: self.not_final.load(Ordering::SeqCst),
             ..GetMissingEventsResponse::default()
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl FeederService for Inner {
+    async fn get_feeder(
+        &self,
+        _: Request<GetFeederRequest>,
+    ) -> Result<Response<GetFeederResponse>, Status> {
+        Ok(Response::new(self.feeder.lock().unwrap().clone()))
     }
 }
 

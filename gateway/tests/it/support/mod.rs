@@ -3,15 +3,19 @@
 pub(crate) mod client;
 pub(crate) mod frames;
 pub(crate) mod history;
+pub(crate) mod homeserver;
 pub(crate) mod peer;
 pub(crate) mod program;
 pub(crate) mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
+use axum::http::Uri;
 use backscroll_gateway::{
     clock::Clock,
+    fallback::FallbackOptions,
     keys::PinnedKeys,
+    metrics::Metrics,
     random::Random,
     server::{Options, serve},
 };
@@ -25,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     client::{Answer, Ask},
     history::FakeHistory,
+    homeserver::FakeHomeserver,
     peer::Peer,
 };
 
@@ -49,6 +54,38 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// A running gateway beside a homeserver.
+pub(crate) struct Beside {
+    pub(crate) stage: Stage,
+    pub(crate) homeserver: FakeHomeserver,
+    pub(crate) metrics: Metrics,
+}
+
+impl Beside {
+    /// Starts with changed options. Unless `change` sets it, no request is passed on for being the
+    /// first one of its server.
+    pub(crate) async fn start_with(
+        change: impl FnOnce(&mut Options, &mut FallbackOptions),
+    ) -> Self {
+        let homeserver = FakeHomeserver::start().await;
+        let url: Uri = homeserver.url().parse().unwrap();
+        let metrics = Metrics::new();
+        let stage = Stage::start_with(|options| {
+            options.metrics = metrics.clone();
+            let mut fallback =
+                FallbackOptions { first_of_origin: false, ..FallbackOptions::from(url) };
+            change(options, &mut fallback);
+            options.fallback = Some(fallback);
+        })
+        .await;
+        Self { stage, homeserver, metrics }
+    }
+
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_, _| {}).await
+    }
 }
 
 /// A running gateway with everything around it.
