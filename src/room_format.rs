@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! {"room": {"room_id": "!r:example.org", "room_version": "10", "erased_users": ["@gone:example.org"]}}
-//! {"event_id": "$...", "pdu": {...}, "outlier": true, "rejected": true, "soft_failed": true, "state_after": ["$...", ...]}
+//! {"event_id": "$...", "pdu": {...}, "outlier": true, "rejected": true, "soft_failed": true, "arrival": 7, "state_after": ["$...", ...]}
 //! ```
 //!
 //! `pdu` is the event as servers exchange it, without `unsigned`, byte for byte. The flags are the
@@ -46,6 +46,10 @@ pub struct Line {
     /// The event failed the authorisation rules against the current state only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub soft_failed: bool,
+    /// The arrival number of the event; `None` puts the event right behind the one before it, and the
+    /// first event at 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<i64>,
     /// The ids of all state events after this event, where a predecessor is not in the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state_after: Vec<String>,

@@ -2,7 +2,7 @@
 //! of the store.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufRead as _, BufReader, Write as _},
     path::Path,
@@ -47,6 +47,27 @@ pub struct Tombstones {
     /// The bans that redact.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub bans: BTreeSet<BackupBan>,
+    /// Why rooms are not served to other servers, by their ids.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_served: BTreeMap<String, String>,
+}
+
+/// What was read before the first room, so that nothing in it is newer than a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStart {
+    /// The cursors of feeders by their names, in Base64.
+    pub cursors: BTreeMap<String, String>,
+    /// Why rooms were not served to other servers, by their ids. The file of such a room may be
+    /// incomplete, even if the room is served when the backup ends.
+    pub not_served: BTreeMap<String, String>,
+}
+
+impl BackupStart {
+    /// Whether there is nothing to note.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cursors.is_empty() && self.not_served.is_empty()
+    }
 }
 
 /// A ban that redacts what the banned user has sent to a room.
@@ -66,6 +87,8 @@ pub struct BackupBan {
 /// A manifest that was read.
 #[derive(Default)]
 pub(super) struct Manifest {
+    /// `None` if there was nothing to note.
+    pub(super) start: Option<BackupStart>,
     pub(super) rooms: Vec<BackupRoom>,
     pub(super) tombstones: Tombstones,
     /// The totals of a finished backup; `None` if it is not finished.
@@ -85,6 +108,7 @@ pub struct Totals {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Entry {
+    Start(BackupStart),
     Room(BackupRoom),
     /// The name in files stays as it was at first.
     #[serde(rename = "withheld")]
@@ -116,11 +140,13 @@ pub(super) fn read(path: &Path) -> Result<Manifest, BackupError> {
     let lines: Vec<String> = file.lines().collect::<Result<_, _>>().map_err(at(path))?;
     for (number, text) in (1..).zip(&lines) {
         match serde_json::from_str(text) {
+            Ok(Entry::Start(start)) => found.start = Some(start),
             Ok(Entry::Room(room)) => found.rooms.push(room),
             Ok(Entry::Tombstones(mut it)) => {
                 found.tombstones.rooms.append(&mut it.rooms);
                 found.tombstones.users.append(&mut it.users);
                 found.tombstones.bans.append(&mut it.bans);
+                found.tombstones.not_served.append(&mut it.not_served);
             }
             Ok(Entry::Complete(totals)) => found.complete = Some(totals),
             Err(_) if number == lines.len() && path.ends_with(super::PARTIAL) => {}

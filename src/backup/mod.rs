@@ -2,10 +2,12 @@
 //! checksums. It can be read without the store that it was made from.
 //!
 //! ```text
-//! DIR/manifest.ndjson      for each room {"room": {"room_id", "file", "events", "sha256"}},
-//!                          {"withheld": {"rooms", "users", "bans"}}: deleted rooms, erased users
-//!                          and bans that redact, and as the last line
-//!                          {"complete": {"rooms", "events"}}
+//! DIR/manifest.ndjson      {"start": {"cursors", "not_served"}}: cursors of feeders, and rooms that
+//!                          were not served, both read before the first room; absent if there are
+//!                          none; for each room {"room": {"room_id", "file", "events", "sha256"}},
+//!                          {"withheld": {"rooms", "users", "bans", "not_served"}}: deleted rooms,
+//!                          erased users, bans that redact, and rooms that are not served at the end;
+//!                          and as the last line {"complete": {"rooms", "events"}}
 //! DIR/rooms/000001.ndjson  a room
 //! DIR/rooms/000001.purged  hashes of the ids of events that were purged from the room, if any
 //!                          were: half a SHA-256 per line, in hexadecimal
@@ -24,7 +26,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-pub use self::manifest::{BackupBan, BackupRoom, FileEntry, Tombstones, Totals};
+pub use self::manifest::{BackupBan, BackupRoom, BackupStart, FileEntry, Tombstones, Totals};
 use self::manifest::{Entry, Manifest};
 use crate::{
     num,
@@ -77,6 +79,8 @@ pub enum BackupError {
 pub struct BackupWriter {
     dir: PathBuf,
     manifest: File,
+    /// `None` before [`begin`](Self::begin).
+    start: Option<BackupStart>,
     rooms: Vec<BackupRoom>,
     /// The number of the next room's file, greater than those of all rooms in the backup.
     next_file: u64,
@@ -94,16 +98,42 @@ impl BackupWriter {
         let folder = dir.join("rooms");
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         let path = dir.join(PARTIAL);
-        let mut rooms = if path.exists() { manifest::read(&path)?.rooms } else { Vec::new() };
+        let Manifest { start, mut rooms, .. } =
+            if path.exists() { manifest::read(&path)? } else { Manifest::default() };
         rooms.retain(|room| room.is_whole(dir));
+        // A room may be older than every cursor that is read from now on.
+        let start = start.or_else(|| (!rooms.is_empty()).then(BackupStart::default));
         // The manifest is written anew, without half a line at its end.
         let mut manifest = File::create(&path).map_err(at(&path))?;
+        if let Some(start) = start.clone().filter(|it| !it.is_empty()) {
+            manifest::write(&mut manifest, &Entry::Start(start)).map_err(at(&path))?;
+        }
         for room in &rooms {
             manifest::write(&mut manifest, &Entry::Room(room.clone())).map_err(at(&path))?;
         }
         // Not the number of rooms: the number of a room that was dropped is not used again.
         let next_file = rooms.iter().filter_map(BackupRoom::number).max().unwrap_or(0) + 1;
-        Ok(Self { dir: dir.to_owned(), manifest, rooms, next_file })
+        Ok(Self { dir: dir.to_owned(), manifest, start, rooms, next_file })
+    }
+
+    /// Whether [`begin`](Self::begin) was called, by this run or by the interrupted one.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// Notes what was read before the first room.
+    ///
+    /// # Errors
+    /// When the manifest cannot be written.
+    pub fn begin(&mut self, start: BackupStart) -> Result<(), BackupError> {
+        if !start.is_empty() {
+            let path = self.dir.join(PARTIAL);
+            let entry = Entry::Start(start.clone());
+            manifest::write(&mut self.manifest, &entry).map_err(at(&path))?;
+        }
+        self.start = Some(start);
+        Ok(())
     }
 
     /// Whether a room is in the backup already.
@@ -182,9 +212,12 @@ impl BackupWriter {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn finish(mut self, tombstones: Tombstones) -> Result<Totals, BackupError> {
+    pub fn finish(mut self, mut tombstones: Tombstones) -> Result<Totals, BackupError> {
         let partial = self.dir.join(PARTIAL);
         let whole = self.dir.join(MANIFEST);
+        for (room_id, reason) in self.start.iter().flat_map(|it| &it.not_served) {
+            tombstones.not_served.entry(room_id.clone()).or_insert_with(|| reason.clone());
+        }
         manifest::write(&mut self.manifest, &Entry::Tombstones(tombstones))
             .map_err(at(&partial))?;
         let totals = totals(&self.rooms);
@@ -230,20 +263,31 @@ impl Write for RoomFile {
     }
 }
 
-/// Reads the manifest of a finished backup: its rooms, and its tombstones.
+/// What the manifest of a finished backup lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// What was read before the first room.
+    pub start: BackupStart,
+    /// The rooms.
+    pub rooms: Vec<BackupRoom>,
+    /// What was read after the last room.
+    pub tombstones: Tombstones,
+}
+
+/// Reads the manifest of a finished backup.
 ///
 /// # Errors
 /// When the backup is not finished, or its manifest is damaged.
-pub fn rooms(dir: &Path) -> Result<(Vec<BackupRoom>, Tombstones), BackupError> {
+pub fn contents(dir: &Path) -> Result<Contents, BackupError> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
         return Err(BackupError::NotFinished(dir.to_owned()));
     }
-    let Manifest { rooms, tombstones, complete } = manifest::read(&path)?;
+    let Manifest { start, rooms, tombstones, complete } = manifest::read(&path)?;
     if complete != Some(totals(&rooms)) {
         return Err(BackupError::NotFinished(dir.to_owned()));
     }
-    Ok((rooms, tombstones))
+    Ok(Contents { start: start.unwrap_or_default(), rooms, tombstones })
 }
 
 /// The totals of some rooms.

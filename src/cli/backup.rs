@@ -1,8 +1,9 @@
 //! The command `backscroll backup`.
 
-use std::{io::Write as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use indicatif::ProgressBar;
 use tokio::time::sleep;
 use tonic::Code;
@@ -14,10 +15,10 @@ use super::{
     out, progress_target,
 };
 use crate::{
-    backup::{BackupBan, BackupWriter, RoomFile, Tombstones, Totals},
+    backup::{BackupBan, BackupStart, BackupWriter, RoomFile, Tombstones, Totals},
     proto::v1::{
         self as pb, admin_service_client::AdminServiceClient,
-        history_service_client::HistoryServiceClient,
+        feeder_service_client::FeederServiceClient, history_service_client::HistoryServiceClient,
     },
 };
 
@@ -45,11 +46,17 @@ pub(super) struct BackupArgs {
 
 pub(super) async fn run(args: BackupArgs) -> anyhow::Result<()> {
     let BackupArgs { server, dir } = args;
-    let Clients { mut history, mut admin, .. } = connect(&server).await?;
+    let Clients { mut history, mut admin, mut feeder, .. } = connect(&server).await?;
     let mut backup = Backup {
         writer: BackupWriter::open(&dir)?,
         progress: ProgressBar::with_draw_target(None, progress_target()),
     };
+    if !backup.writer.is_begun() {
+        // The cursors come first: what a later cursor leaves behind may be missing in a room.
+        let cursors = cursors(&mut feeder).await?;
+        let not_served = not_served(&mut admin).await?;
+        backup.writer.begin(BackupStart { cursors, not_served })?;
+    }
     for_each_page(async |page_token| {
         let request = pb::ListRoomsRequest { page_size: PAGE_SIZE, page_token };
         let page = message(history.list_rooms(request).await)?;
@@ -172,5 +179,41 @@ async fn tombstones(admin: &mut AdminServiceClient<Channel>) -> anyhow::Result<T
         Ok(page.next_page_token)
     })
     .await?;
+    tombstones.not_served = not_served(admin).await?;
     Ok(tombstones)
+}
+
+/// Why rooms are not served, by their ids.
+async fn not_served(
+    admin: &mut AdminServiceClient<Channel>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut rooms = BTreeMap::new();
+    for_each_page(async |page_token| {
+        let request = pb::ListRoomsNotServedRequest { page_size: MAX_PAGE_OF_IDS, page_token };
+        let page = message(admin.list_rooms_not_served(request).await)?;
+        rooms.extend(page.rooms.into_iter().map(|it| {
+            let reason = it.not_served_reason().as_str_name();
+            let reason = reason.trim_start_matches("NOT_SERVED_REASON_").to_lowercase();
+            (it.room_id, reason)
+        }));
+        Ok(page.next_page_token)
+    })
+    .await?;
+    Ok(rooms)
+}
+
+/// The cursors of feeders by their names, in Base64.
+async fn cursors(
+    feeder: &mut FeederServiceClient<Channel>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut cursors = BTreeMap::new();
+    let listed = message(feeder.list_cursors(pb::ListCursorsRequest {}).await)?;
+    for feeder_name in listed.feeder_names {
+        let request = pb::GetCursorRequest { feeder_name: feeder_name.clone() };
+        let read = message(feeder.get_cursor(request).await)?;
+        if !read.cursor.is_empty() {
+            cursors.insert(feeder_name, STANDARD.encode(read.cursor));
+        }
+    }
+    Ok(cursors)
 }

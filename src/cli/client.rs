@@ -16,8 +16,8 @@ use tower::service_fn;
 
 use super::ServerArgs;
 use crate::proto::v1::{
-    admin_service_client::AdminServiceClient, history_service_client::HistoryServiceClient,
-    ingest_service_client::IngestServiceClient,
+    admin_service_client::AdminServiceClient, feeder_service_client::FeederServiceClient,
+    history_service_client::HistoryServiceClient, ingest_service_client::IngestServiceClient,
 };
 
 /// Clients of one service, which share a connection.
@@ -25,6 +25,7 @@ pub(super) struct Clients {
     pub(super) history: HistoryServiceClient<Channel>,
     pub(super) ingest: IngestServiceClient<Channel>,
     pub(super) admin: AdminServiceClient<Channel>,
+    pub(super) feeder: FeederServiceClient<Channel>,
 }
 
 /// A connection that adds our token to each request.
@@ -48,7 +49,8 @@ pub(super) async fn connect(server: &ServerArgs) -> anyhow::Result<Clients> {
     Ok(Clients {
         history: HistoryServiceClient::new(channel.clone()),
         ingest: IngestServiceClient::new(channel.clone()),
-        admin: AdminServiceClient::new(channel),
+        admin: AdminServiceClient::new(channel.clone()),
+        feeder: FeederServiceClient::new(channel),
     })
 }
 

@@ -70,6 +70,7 @@ pub(super) async fn write_room(
     let erased_users = erased_members(history, &room_id).await?;
     write_header(&mut *out, &Header { room_id: room_id.clone(), room_version, erased_users })?;
     let mut events = 0;
+    let mut next_arrival = 0;
     for_each_page(async |page_token| {
         let request = pb::ListEventsRequest {
             room_id: room_id.clone(),
@@ -79,7 +80,11 @@ pub(super) async fn write_room(
         };
         let page = message(history.list_events(request).await)?;
         for event in page.events {
-            write_line(&mut *out, &line(history, &room_id, event).await?)?;
+            let arrival = event.arrival;
+            let mut line = line(history, &room_id, event).await?;
+            line.arrival = Some(arrival).filter(|it| *it != next_arrival);
+            next_arrival = arrival.saturating_add(1);
+            write_line(&mut *out, &line)?;
             progress.inc(1);
             events += 1;
         }
@@ -107,7 +112,7 @@ async fn erased_members(
     Ok(users)
 }
 
-/// The line of an event in a room file, with its whole `state_after`.
+/// The line of an event in a room file, with its whole `state_after` and without its arrival.
 async fn line(
     history: &mut HistoryServiceClient<Channel>,
     room_id: &str,
@@ -135,6 +140,7 @@ async fn line(
         outlier,
         rejected: verdict == pb::Verdict::Rejected,
         soft_failed: verdict == pb::Verdict::SoftFailed,
+        arrival: None,
         state_after,
     })
 }

@@ -253,7 +253,7 @@ impl Counts {
 }
 
 fn request(header: &Header, line: Line, replace: pb::Replace) -> pb::AppendEventsRequest {
-    let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+    let Line { event_id, pdu, outlier, rejected, soft_failed, arrival, state_after } = line;
     let verdict = match (rejected, soft_failed) {
         (true, _) => pb::Verdict::Rejected,
         (false, true) => pb::Verdict::SoftFailed,
@@ -268,6 +268,6 @@ fn request(header: &Header, line: Line, replace: pb::Replace) -> pb::AppendEvent
         verdict: verdict.into(),
         outlier,
         state_after,
-        arrival: None,
+        arrival,
     }
 }

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use indicatif::ProgressBar;
 
 use super::{Mib, out, progress_target};
 use crate::{
-    backup::{self, BackupBan, BackupRoom},
+    backup::{self, BackupBan, BackupRoom, Contents},
     context::Context,
     ingest::{self, NewEvent, Outcome},
-    store::{BanRedaction, BannedUser, Decision, Options, View as _},
+    store::{BanRedaction, BannedUser, Decision, NotServedReason, Options, View as _},
 };
 
 /// Events appended between two flushes.
@@ -38,7 +39,7 @@ pub(super) struct RestoreArgs {
 
 pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let RestoreArgs { dir, data_dir, cache_mib } = args;
-    let (mut rooms, tombstones) = backup::rooms(&dir)?;
+    let Contents { start, mut rooms, tombstones } = backup::contents(&dir)?;
     // A room may have been deleted after its file was written.
     rooms.retain(|it| !tombstones.rooms.contains(&it.room_id));
     let options = Options::plain(data_dir, cache_mib.bytes);
@@ -60,6 +61,11 @@ pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
         let ban = BanRedaction { ban_event_id, before_arrival };
         ingest::set_ban_redaction(&cx.store, &user, Some(&ban))?;
     }
+    for (room_id, reason) in &tombstones.not_served {
+        // What a newer build calls by another name is not served either.
+        let reason = NotServedReason::of_label(reason).unwrap_or(NotServedReason::Differs);
+        cx.store.set_rooms_served(std::slice::from_ref(room_id), Some(reason))?;
+    }
     tombstones.rooms.iter().try_for_each(|it| cx.store.bury_room(it))?;
     let events = rooms.iter().map(|it| it.events).sum();
     let progress = ProgressBar::with_draw_target(Some(events), progress_target());
@@ -67,6 +73,11 @@ pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
         restore_room(&cx, &dir, room, &progress).with_context(|| room.room_id.clone())?;
     }
     cx.store.flush()?;
+    // Last, so that a feeder never continues behind what an interrupted restore has left out.
+    for (feeder_name, cursor) in &start.cursors {
+        let cursor = STANDARD.decode(cursor).context("a cursor in the manifest is damaged")?;
+        cx.store.put_cursor(feeder_name, &cursor)?;
+    }
     progress.finish_and_clear();
     let data_dir = options.data_dir.display();
     out::line(format_args!("{} rooms, {events} events in {data_dir}", rooms.len()))?;

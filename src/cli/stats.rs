@@ -44,6 +44,8 @@ impl std::fmt::Display for Printed<'_> {
         writeln!(f, "unreadable events    {}", HumanCount(stats.unreadable_event_count))?;
         let unknown = HumanCount(stats.state_unknown_room_count);
         writeln!(f, "state unknown        {unknown} rooms")?;
+        let not_served = HumanCount(stats.not_served_room_count);
+        writeln!(f, "not served           {not_served} rooms")?;
         let content = HumanCount(stats.redacted_content_count);
         let oldest = age(stats.oldest_redacted_ts);
         writeln!(f, "redacted content     {content} events{oldest}")?;

@@ -171,7 +171,7 @@ async fn verify_online(server: &ServerArgs, max_cpu_percent: u32) -> anyhow::Res
 
 /// Verifies a backup. Returns whether it has no fault.
 fn check_backup(dir: &Path) -> anyhow::Result<bool> {
-    let (rooms, _) = backup::rooms(dir)?;
+    let rooms = backup::contents(dir)?.rooms;
     let progress = ProgressBar::with_draw_target(Some(0), progress_target());
     progress.set_length(rooms.iter().map(|it| it.events).sum());
     let mut faults = 0;

@@ -155,11 +155,12 @@ impl<'a> NewEvent<'a> {
     /// The event in a line of the room format. Lines are to be appended in the order of the file.
     #[must_use]
     pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, state_after } = line;
+        let Line { event_id, pdu, outlier, rejected, soft_failed, arrival, state_after } = line;
         let pdu = pdu.get().as_bytes();
         Self {
             verdict: Verdict::of_flags(*rejected, *soft_failed),
             outlier: *outlier,
+            arrival: *arrival,
             state_after,
             ..Self::accepted(&header.room_id, &header.room_version, event_id, pdu)
         }

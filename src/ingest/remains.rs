@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The members of an object, as text.
-type RawMembers = BTreeMap<String, Box<RawValue>>;
+type ContentMembers = BTreeMap<String, Box<RawValue>>;
 
 /// Replaces the body of an event by its redacted form. Returns whether that removed anything.
 pub(super) fn strip(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> bool {
@@ -58,7 +58,7 @@ fn remains(pdu: &Pdu, redacted: &Pdu) -> Remains {
 
 /// The members of an event's content that authorisation rules read and the redacted form lacks;
 /// `None` if the event is none that authorises others.
-fn kept_content(pdu: &Pdu, redacted: &Pdu) -> Option<RawMembers> {
+fn kept_content(pdu: &Pdu, redacted: &Pdu) -> Option<ContentMembers> {
     pdu.state_key()?;
     let names: &[&str] = match pdu.event_type() {
         "m.room.power_levels" => &["invite", "notifications"],
@@ -75,10 +75,10 @@ fn kept_content(pdu: &Pdu, redacted: &Pdu) -> Option<RawMembers> {
     Some(content)
 }
 
-fn content_of(pdu: &Pdu) -> Option<RawMembers> {
+fn content_of(pdu: &Pdu) -> Option<ContentMembers> {
     #[derive(Deserialize)]
     struct WithContent {
-        content: RawMembers,
+        content: ContentMembers,
     }
     let WithContent { content } = serde_json::from_str(&pdu.canonical_json()).ok()?;
     Some(content)
@@ -87,7 +87,7 @@ fn content_of(pdu: &Pdu) -> Option<RawMembers> {
 /// The part of a third-party invite that rules read. A malformed invite becomes a number: it is
 /// malformed as well.
 fn signed_part(invite: &RawValue) -> Box<RawValue> {
-    let members: Result<RawMembers, _> = serde_json::from_str(invite.get());
+    let members: Result<ContentMembers, _> = serde_json::from_str(invite.get());
     let signed = members.ok().map(|mut it| {
         it.retain(|name, _| name == "signed");
         it
@@ -122,8 +122,8 @@ pub(super) fn complete(
     mut event: StateEvent,
 ) -> Result<StateEvent, StoreError> {
     let Some(kept) = edit.remains(number)?.and_then(|it| it.content) else { return Ok(event) };
-    let members: Result<RawMembers, _> = serde_json::from_str(event.content.get());
-    let kept: Result<RawMembers, _> = serde_json::from_str(&kept);
+    let members: Result<ContentMembers, _> = serde_json::from_str(event.content.get());
+    let kept: Result<ContentMembers, _> = serde_json::from_str(&kept);
     if let (Ok(mut members), Ok(kept)) = (members, kept) {
         for (name, value) in kept {
             members.entry(name).or_insert(value);

@@ -58,6 +58,8 @@ pub struct Sizes {
     /// When the service first saw that the oldest of them is redacted, in milliseconds since 1970;
     /// `None` if it has seen none.
     pub oldest_content_ms: Option<u64>,
+    /// The number of rooms that are not served to other servers, held or not.
+    pub not_served: u64,
     /// The bytes that the store takes on disk.
     pub store_bytes: u64,
     /// The bytes that are free on the volume of the store.
@@ -118,6 +120,7 @@ pub fn stats(cx: &Context) -> Result<Stats, QueryError> {
     sizes.waiting = store.count_waiting(MAX_COUNTED)?;
     let content = store.count_content_due(MAX_COUNTED)?;
     (sizes.content_due, sizes.oldest_content_ms) = (content.events, content.oldest_ms);
+    sizes.not_served = store.count_rooms_not_served().iter().sum();
     sizes.store_bytes = store.bytes()?;
     sizes.free_bytes = store.free_bytes()?;
     Ok(stats)

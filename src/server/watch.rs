@@ -102,6 +102,7 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
         state_unknown,
         content_due,
         oldest_content_ms: _,
+        not_served: _,
         store_bytes,
         free_bytes,
     } = sizes;
@@ -147,13 +148,18 @@ pub(super) async fn remove_content(cx: Arc<Context>) -> ! {
     loop {
         let started = Instant::now();
         loop {
+            let turn_started = Instant::now();
             let working = Arc::clone(&cx);
             let turn = tokio::task::spawn_blocking(move || {
                 let pass = removal.turn(&working, now_ms());
                 (removal, pass)
             });
             match turn.await {
-                Ok((continued, Ok(Pass::Continues))) => removal = continued,
+                Ok((continued, Ok(Pass::Continues))) => {
+                    removal = continued;
+                    // Everything else goes first.
+                    time::sleep(turn_started.elapsed()).await;
+                }
                 Ok((continued, Ok(Pass::Ended))) => {
                     removal = continued;
                     break;

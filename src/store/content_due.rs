@@ -95,7 +95,7 @@ impl Store {
         loop {
             let records = self.scan(&keys::all_content(), after.as_deref(), limit)?;
             let due = records.iter().filter(|(key, _)| keys::is_content_due(key));
-            let due: Vec<_> = due.filter_map(content_due_of).collect();
+            let due: Vec<_> = due.filter_map(|(key, value)| content_due_of(key, value)).collect();
             after = records.last().map(|(key, _)| key.clone());
             if !due.is_empty() || after.is_none() {
                 return Ok(due);
@@ -235,8 +235,7 @@ impl Edit<'_> {
     }
 }
 
-fn content_due_of(record: &(Vec<u8>, StoredValue)) -> Option<ContentDue> {
-    let (key, value) = record;
+fn content_due_of(key: &[u8], value: &StoredValue) -> Option<ContentDue> {
     let since_ms = strip_checksum(key, value).and_then(decode_since).ok()?;
     Some(ContentDue { room: keys::room_of(key)?, event: keys::of_content(key)?, since_ms })
 }

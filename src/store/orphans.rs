@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    EventNum, Extremity, PrevEvent, RoomNum, Store, StoreError, Topology, View,
+    EventNum, Extremity, NotServedReason, PrevEvent, RoomNum, Store, StoreError, Topology, View,
     codec::strip_checksum,
     keys::{self, Part, Parts},
     record::{self, Room},
@@ -151,7 +151,7 @@ impl Store {
     fn room_id_for(&self, key: &[u8]) -> Result<Option<String>, StoreError> {
         Ok(match keys::parts(key) {
             Some(Parts::RoomName(room_id)) => Some(room_id.to_owned()),
-            Some(Parts::Store) | None => None,
+            Some(Parts::Store | Parts::RoomNotServed) | None => None,
             Some(Parts::Room(room) | Parts::OfRoom(room, _)) => match self.find_room(room) {
                 Ok(room) => room.map(|it| it.room_id),
                 Err(StoreError::Corrupt { .. }) => None,
@@ -175,6 +175,11 @@ impl Store {
         };
         let (room, of) = match parts {
             Parts::Store => return Ok(None),
+            Parts::RoomNotServed => {
+                return Ok(NotServedReason::decode(bytes)
+                    .err()
+                    .map(|_| OrphanReason::Damaged(None)));
+            }
             Parts::Room(_) => {
                 return Ok(Room::decode(bytes).err().map(|_| OrphanReason::RoomDamaged));
             }

@@ -23,7 +23,7 @@ pub enum NotServedReason {
     Blocked,
     /// The copy of the room differs from that of the homeserver.
     Differs,
-    /// What follows from a changed verdict or from a ban is being derived again. Never stored here.
+    /// What follows from a changed verdict is being derived again. Never stored here.
     Deriving,
 }
 
@@ -43,11 +43,17 @@ impl NotServedReason {
         }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         Self::STORED.into_iter().find(|it| bytes == [it.number()]).ok_or(Malformed)
     }
 
-    /// The label of this reason in metrics, and, in upper case, its name in errors.
+    /// The stored reason with a label; `None` if none has it.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::STORED.into_iter().find(|it| it.label() == label)
+    }
+
+    /// The label of this reason in metrics and backups, and, in upper case, its name in errors.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -151,7 +157,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Options;
+    use crate::store::{Cursor, Options, OrphanReason};
 
     fn ids(names: &[&str]) -> Vec<String> {
         names.iter().map(|it| (*it).to_owned()).collect()
@@ -194,6 +200,9 @@ mod tests {
             store.engine.put([(key.clone(), Some(value.into()))].into()).unwrap();
             store.load_rooms_not_served().unwrap();
             assert_eq!(store.not_served_reason("!a:b"), Some(NotServedReason::Differs));
+            let (orphans, _) = store.orphans(&Cursor::default(), 99).unwrap();
+            let reasons: Vec<OrphanReason> = orphans.iter().map(|it| it.reason).collect();
+            assert_eq!(reasons, [OrphanReason::Damaged(None)]);
         }
     }
 }

@@ -375,7 +375,10 @@ impl Store {
     /// Removes a record of a room, or flips a bit of its value. Returns which, for a message.
     pub(crate) fn damage(&self, number: usize, bit: Option<usize>) -> String {
         let records = self.scan(&[], None, usize::MAX).unwrap();
-        let of_rooms = |key: &[u8]| !matches!(keys::parts(key), Some(keys::Parts::Store) | None);
+        let of_rooms = |key: &[u8]| {
+            use keys::Parts::{RoomNotServed, Store};
+            !matches!(keys::parts(key), Some(Store | RoomNotServed) | None)
+        };
         let records: Vec<_> = records.into_iter().filter(|(key, _)| of_rooms(key)).collect();
         let (key, value) = &records[number % records.len()];
         match bit {

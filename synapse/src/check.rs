@@ -42,7 +42,7 @@ pub(crate) struct CheckArgs {
     role_sql: bool,
 
     #[command(flatten)]
-    database: Option<DatabaseFlags>,
+    database: DatabaseFlags,
 }
 
 /// How serious a finding is.
@@ -102,8 +102,8 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<bool> {
         return Ok(true);
     }
     drop(out);
-    let flags = args.database.context("check needs --database, or --role-sql")?;
-    let findings = findings(&flags.into_databases()?).await?;
+    let databases = args.database.into_databases().context("cannot use --database")?;
+    let findings = findings(&databases).await?;
     let mut out = io::stdout().lock();
     for finding in &findings {
         writeln!(out, "{finding}")?;

@@ -16,7 +16,7 @@ begin
     'erased_users', 'blocked_rooms', 'partial_state_rooms', 'room_ban_redactions',
     'stream_positions', 'ex_outlier_stream', 'un_partial_stated_event_stream',
     'cache_invalidation_stream_by_instance', 'schema_version', 'schema_compat_version',
-    'background_updates', 'state_groups_state', 'state_group_edges'
+    'background_updates', 'state_groups_state', 'state_group_edges', 'server_keys_json'
   ] loop
     -- Not every version of Synapse has all of them.
     if to_regclass(name) is not null then

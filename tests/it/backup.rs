@@ -10,10 +10,10 @@ use std::{
 };
 
 use backscroll::{
-    backup::{self, BackupWriter, Tombstones, Totals},
+    backup::{self, BackupStart, BackupWriter, Contents, Tombstones, Totals},
     proto::v1::{
         self as pb, admin_service_client::AdminServiceClient,
-        ingest_service_client::IngestServiceClient,
+        feeder_service_client::FeederServiceClient, ingest_service_client::IngestServiceClient,
     },
 };
 use backscroll_testkit::process::Ended;
@@ -39,6 +39,33 @@ async fn erase(url: &str, user_id: &str) {
     let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
     let request = pb::SetUserErasedRequest { user_id: user_id.to_owned(), erased: true };
     IngestServiceClient::new(channel).set_user_erased(request).await.unwrap();
+}
+
+/// Stores a cursor, and decides that a room is not served.
+#[tokio::main]
+async fn feed(url: &str, room_id: &str) {
+    let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let feeder_name = "synapse".to_owned();
+    let request = pb::PutCursorRequest { feeder_name, cursor: vec![0, 255].into() };
+    FeederServiceClient::new(channel.clone()).put_cursor(request).await.unwrap();
+    let request = pb::SetRoomsServedRequest {
+        room_ids: vec![room_id.to_owned()],
+        not_served_reason: pb::NotServedReason::PartialState.into(),
+    };
+    IngestServiceClient::new(channel).set_rooms_served(request).await.unwrap();
+}
+
+/// The cursor, and the rooms that are not served.
+#[tokio::main]
+async fn fed(url: &str) -> (Vec<u8>, Vec<pb::RoomNotServed>) {
+    let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let request = pb::GetCursorRequest { feeder_name: "synapse".to_owned() };
+    let cursor = FeederServiceClient::new(channel.clone()).get_cursor(request).await.unwrap();
+    let request = pb::ListRoomsNotServedRequest::default();
+    let list = AdminServiceClient::new(channel).list_rooms_not_served(request).await.unwrap();
+    let fed = (cursor.into_inner().cursor.to_vec(), list.into_inner().rooms);
+    assert_eq!((fed.0.len(), fed.1.len()), (2, 1), "{fed:?}");
+    fed
 }
 
 #[tokio::main]
@@ -67,6 +94,8 @@ fn a_backup_under_load_restores_the_same_rooms() {
     let deleted = settled.iter().find(|it| it.name == "acl-v10").unwrap();
     process::stdout(service.command(&["delete-room", &deleted.header.room_id]));
     erase(&service.url(), "@nowhere:hs1.example");
+    let importing = settled.iter().find(|it| it.name == "chaos0-v10").unwrap();
+    feed(&service.url(), &importing.header.room_id);
 
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -114,6 +143,7 @@ fn a_backup_under_load_restores_the_same_rooms() {
     assert!(export(&restored, purged) == export(&service, purged));
     let said = process::stdout(restored.command(&["import", &file(deleted)]));
     assert!(said.contains("0 events appended") && said.contains("were not stored"), "{said}");
+    assert_eq!(fed(&restored.url()), fed(&service.url()));
     assert!(erased(&restored.url()).contains(&"@nowhere:hs1.example".to_owned()));
     for service in [service, restored] {
         let Ended { code, log } = service.stop();
@@ -141,9 +171,48 @@ fn a_continued_backup_keeps_finished_rooms() {
     assert_eq!(has, [true, false, true, false]);
     ["second", "fourth"].iter().for_each(|it| add(&mut backup, it));
     assert_eq!(backup.finish(Tombstones::default()).unwrap(), Totals { rooms: 4, events: 4 });
-    let (rooms, _) = backup::rooms(dir.path()).unwrap();
+    let rooms = backup::contents(dir.path()).unwrap().rooms;
     for room in rooms {
         let held = fs::read_to_string(dir.path().join(&room.file)).unwrap();
         assert_eq!(held, format!("{}\n", room.room_id), "{}", room.file);
     }
+}
+
+/// What was read before the first room is kept when a backup is continued: a later cursor could leave
+/// out what a room of the first run does not have.
+#[test]
+fn a_continued_backup_keeps_the_first_cursors_and_every_room_that_was_not_served() {
+    let map = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut cut_off = BackupWriter::open(dir.path()).unwrap();
+    assert!(!cut_off.is_begun());
+    let start = BackupStart {
+        cursors: map(&[("synapse", "AA==")]),
+        not_served: map(&[("!a:b", "importing"), ("!b:b", "importing")]),
+    };
+    cut_off.begin(start.clone()).unwrap();
+    add(&mut cut_off, "!a:b");
+    drop(cut_off);
+    let backup = BackupWriter::open(dir.path()).unwrap();
+    assert!(backup.is_begun());
+    let not_served = map(&[("!b:b", "differs"), ("!c:b", "blocked")]);
+    backup.finish(Tombstones { not_served, ..Tombstones::default() }).unwrap();
+    let contents = backup::contents(dir.path()).unwrap();
+    let Contents { start: kept, rooms, tombstones } = contents;
+    assert_eq!((kept, rooms.len()), (start, 1));
+    let all = map(&[("!a:b", "importing"), ("!b:b", "differs"), ("!c:b", "blocked")]);
+    assert_eq!(tombstones.not_served, all);
+}
+
+/// A room of a backup that was begun without cursors may be older than every later cursor.
+#[test]
+fn a_continued_backup_without_cursors_gets_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cut_off = BackupWriter::open(dir.path()).unwrap();
+    cut_off.begin(BackupStart::default()).unwrap();
+    add(&mut cut_off, "!a:b");
+    drop(cut_off);
+    assert!(BackupWriter::open(dir.path()).unwrap().is_begun());
 }

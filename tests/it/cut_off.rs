@@ -1,5 +1,5 @@
-//! A backup, a restore and a repair, each killed several times and started again: the result is the
-//! same as without kills.
+//! A backup, a restore, a repair and the removal of redacted content, each killed several times and
+//! started again: the result is the same as without kills.
 //!
 //! A kill is due when the command has written a certain part of what it writes when it is not
 //! killed, so the speed of the machine does not matter.
@@ -53,6 +53,7 @@ fn write_room(dir: &Path, name: &str) -> PathBuf {
             outlier: false,
             rejected: false,
             soft_failed: false,
+            arrival: None,
             state_after: Vec::new(),
         };
         write_line(&mut out, &line).unwrap();
@@ -113,6 +114,28 @@ impl Command {
         // It fails for a process that has ended.
         drop(self.child.kill());
         self.child.wait().unwrap();
+    }
+}
+
+impl Command {
+    /// Waits until a service has nothing to write, and kills it. Returns the number of bytes that it
+    /// has written.
+    fn measure_until_idle(mut self) -> u64 {
+        /// Polls with hardly any writes after which the service has nothing to do.
+        const IDLE: u32 = 200;
+        let (mut most, mut unchanged) = (0, 0);
+        within(PATIENCE, "the service is idle", || {
+            let written = self.written().expect("the service runs");
+            if written > most + 512 {
+                (most, unchanged) = (written, 0);
+            } else {
+                unchanged += 1;
+            }
+            written > 0 && unchanged > IDLE
+        });
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        most
     }
 }
 
@@ -286,4 +309,100 @@ fn a_repair_that_was_killed_continues() {
     assert!(repaired.ends_with(" 0 left\n"), "{repaired}");
     let service = Process::start(&data_dir, &["--reserved-mib", "0"]);
     assert!(all(&service, &room_ids) == before, "the repaired room differs");
+}
+
+/// Writes a room in which the sender has redacted every second message. Returns the ids of these
+/// messages.
+fn write_redacted_room(path: &Path) -> Vec<String> {
+    let user = "@alice:one.example";
+    let (room, create) = Room::new("10", user);
+    let join = room.member(user, user, "join").after([&create]).finish();
+    let mut events = vec![create, join];
+    let mut redacted = Vec::new();
+    for number in 0..EVENTS {
+        let said = room.message(user, &format!("{number} {}", "said ".repeat(40)));
+        let said = said.after(events.last()).finish();
+        let redaction = room.redaction(user, &said.event_id).after([&said]).finish();
+        events.push(said);
+        if number % 2 == 0 {
+            redacted.push(redaction.event_id.clone());
+            events.push(redaction);
+        }
+    }
+    let mut out = BufWriter::new(File::create(path).unwrap());
+    let (room_id, room_version) = (room.room_id, "10".to_owned());
+    write_header(&mut out, &Header { room_id, room_version, erased_users: Vec::new() }).unwrap();
+    for event in events {
+        let line = Line {
+            event_id: event.event_id.clone(),
+            pdu: RawValue::from_string(event.pdu).unwrap(),
+            outlier: false,
+            rejected: false,
+            soft_failed: false,
+            arrival: None,
+            state_after: Vec::new(),
+        };
+        write_line(&mut out, &line).unwrap();
+    }
+    redacted
+}
+
+/// The texts of a room as it is exported, and how many there are.
+fn said(export: &str) -> usize {
+    export.lines().filter(|it| it.contains("said said")).count()
+}
+
+#[test]
+fn a_removal_of_content_that_was_killed_continues() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data_dir, room] = ["data", "room.ndjson"].map(|it| dir.path().join(it));
+    let redacted = write_redacted_room(&room).len();
+    let flags = |days| ["--reserved-mib", "0", "--redacted-content-days", days];
+    let service = Process::start(&data_dir, &flags("never"));
+    process::stdout(service.command(&["import", room.to_str().unwrap()]));
+    let exported =
+        |service: &Process| process::stdout(service.command(&["export", "!room:one.example"]));
+    let all_said = said(&exported(&service));
+    assert_eq!(all_said, 2 * redacted);
+    assert_eq!(service.stop().code, Some(0));
+    let serve = |data_dir: &Path, days| {
+        let data_dir = data_dir.to_str().unwrap();
+        let args = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir];
+        Command::start(&[&args[..], &flags(days)].concat())
+    };
+    let left = |data_dir: &Path| {
+        let dir = tempfile::tempdir().unwrap();
+        folder::copy(data_dir, dir.path()).unwrap();
+        let store = Store::open(&Options::small(dir.path())).unwrap();
+        store.count_content_due(usize::MAX).unwrap().events
+    };
+    let mut lefts = vec![left(&data_dir)];
+    let [opened, whole] = ["never", "0"].map(|days| {
+        let copy = tempfile::tempdir().unwrap();
+        folder::copy(&data_dir, copy.path()).unwrap();
+        serve(copy.path(), days).measure_until_idle()
+    });
+    assert!(whole > opened, "{whole} bytes are written with a removal, {opened} without");
+    for percent in KILLS {
+        serve(&data_dir, "0").kill_after(opened + (whole - opened) * percent / 100);
+        lefts.push(left(&data_dir));
+        if lefts.last() == Some(&0) {
+            break;
+        }
+    }
+    println!("content left after each kill: {lefts:?}");
+    let was_interrupted = |it: &[u64]| 0 < it[1] && it[1] < it[0];
+    assert!(lefts.windows(2).any(was_interrupted), "no kill interrupted the removal");
+    let service = Process::start(&data_dir, &flags("0"));
+    within(PATIENCE, "all content is removed", || said(&exported(&service)) == redacted);
+    assert_eq!(service.stop().code, Some(0));
+    let args = ["verify", "--redacted-content-days", "0", "--data-dir", data_dir.to_str().unwrap()];
+    let verified = process::stdout(process::run(args));
+    assert!(verified.ends_with(" 0 faults\n"), "{verified}");
+    assert_eq!(left(&data_dir), 0);
+    let copy = dir.path().join("copy");
+    let [data_dir, into] = [&data_dir, &copy].map(|it| it.to_str().unwrap());
+    process::stdout(process::run(["compact", "--data-dir", data_dir, "--into", into]));
+    let verified = process::stdout(process::run(["verify", "--data-dir", into]));
+    assert!(verified.ends_with(" 0 faults\n"), "{verified}");
 }

@@ -25,6 +25,7 @@ fn line(event: &Event, state_after: &[String]) -> Line {
         outlier: false,
         rejected: false,
         soft_failed: false,
+        arrival: None,
         state_after: state_after.to_vec(),
     }
 }

@@ -2,6 +2,7 @@
 //! recorded rooms, the work that follows, purges, and repairs, over an engine that reports conflicts
 //! at random.
 
+mod any_order;
 mod content;
 mod removed_content;
 

@@ -26,6 +26,7 @@ pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
         state_unknown,
         content_due,
         oldest_content_ms,
+        not_served,
     } = sizes;
     pb::StatsResponse {
         room_count: rooms,
@@ -36,6 +37,7 @@ pub(in crate::rpc) fn stats_response(stats: Stats) -> pb::StatsResponse {
         waiting_event_count: waiting,
         state_unknown_room_count: state_unknown,
         redacted_content_count: content_due,
+        not_served_room_count: not_served,
         oldest_redacted_ts: oldest_content_ms.unwrap_or_default(),
         store_bytes,
         free_bytes,

@@ -9,6 +9,8 @@ use super::{
 pub(crate) enum Parts<'k> {
     /// The key of a record of the whole store.
     Store,
+    /// The key of a room that is not served.
+    RoomNotServed,
     /// The key of a room id.
     RoomName(&'k str),
     /// The key of the record of a room.
@@ -92,8 +94,9 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::FORMAT, 0 | 4)
         | (Tag::MARK_2, 0)
         | (Tag::ERASED_USER | Tag::SERVER_KEYS | Tag::CURSOR, _)
-        | (Tag::ROOM_NOT_SERVED | Tag::BAN_REDACTION, _)
+        | (Tag::BAN_REDACTION, _)
         | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
+        (Tag::ROOM_NOT_SERVED, _) => return Some(Parts::RoomNotServed),
         (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),
         (Tag::ROOM, 4) => return Some(Parts::Room(RoomNum(number(0)?))),
         (Tag::EVENT, 20) => Of::Id,

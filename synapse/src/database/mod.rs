@@ -10,6 +10,7 @@ pub(crate) mod room_sizes;
 pub(crate) mod rooms_state;
 pub(crate) mod rows;
 pub(crate) mod schema;
+pub(crate) mod server_keys;
 pub(crate) mod small_tables;
 pub(crate) mod state;
 mod tls;
@@ -31,6 +32,8 @@ use self::tls::Tls;
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection over which sent data stays unanswered for this time is lost.
+const LOST_AFTER: Duration = Duration::from_secs(30);
 /// Longest time for a statement, unless a connection is for pages, whose size can be chosen.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What PostgreSQL is told when a connection begins. If the follower is stopped in the middle of a
@@ -44,9 +47,10 @@ const SESSION: &str = "set default_transaction_read_only = on; \
 #[command(next_help_heading = "Database")]
 pub(crate) struct DatabaseFlags {
     /// Synapse's database: postgresql://USER@HOST:PORT/NAME. Several hosts may be given, separated by
-    /// commas; the first that answers is used. `?sslmode=require` demands TLS.
+    /// commas; the first that answers is used. `?sslmode=require` demands TLS. Required, except for
+    /// `check --role-sql`.
     #[arg(long, env = "BACKSCROLL_SYNAPSE_DATABASE", value_name = "URL")]
-    pub(crate) database: String,
+    pub(crate) database: Option<String>,
 
     /// The database with the state groups, if Synapse keeps them in another one (`databases` in its
     /// configuration). The same as --database by default.
@@ -106,10 +110,13 @@ impl DatabaseFlags {
                 config.ssl_mode(SslMode::Disable);
             }
             config.application_name("backscroll-synapse").connect_timeout(CONNECT_TIMEOUT);
-            config.keepalives_idle(Duration::from_secs(30));
+            // A server that has vanished is noticed within a minute.
+            config.keepalives_idle(Duration::from_secs(20)).tcp_user_timeout(LOST_AFTER);
+            config.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
             let password_file = database_password_file.clone();
             anyhow::Ok(Database { config, password_file, tls: tls.clone() })
         };
+        let database = database.context("it is missing")?;
         let main = open(&database)?;
         let state = state_database.as_deref().map(open).transpose().context("--state-database")?;
         Ok(Databases { state: state.unwrap_or_else(|| main.clone()), main })

@@ -26,6 +26,8 @@ pub(crate) struct SmallTables {
     pub(crate) blocked_rooms: BTreeSet<String>,
     /// The bans that redact.
     pub(crate) redacting_bans: BTreeSet<RedactingBan>,
+    /// Number of rooms, for metrics.
+    pub(crate) room_count: u64,
 }
 
 /// Reads the small tables. Synapse has the table of bans from schema 92 on.
@@ -44,6 +46,7 @@ pub(crate) async fn read(transaction: &Transaction<'_>) -> Result<SmallTables, E
     } else {
         Vec::new()
     };
+    let rooms = transaction.query_typed_one("select count(*) from rooms", &[]).await?;
     let bans = bans.iter().map(|row| {
         Ok(RedactingBan {
             room_id: row.try_get(0)?,
@@ -56,6 +59,7 @@ pub(crate) async fn read(transaction: &Transaction<'_>) -> Result<SmallTables, E
         erased_users: erased.iter().map(|row| row.try_get(0)).collect::<Result<_, Error>>()?,
         blocked_rooms: blocked.iter().map(|row| row.try_get(0)).collect::<Result<_, Error>>()?,
         redacting_bans: bans.collect::<Result<_, Error>>()?,
+        room_count: rooms.try_get::<_, i64>(0)?.unsigned_abs(),
     })
 }
 

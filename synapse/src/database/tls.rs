@@ -44,7 +44,8 @@ impl Tls {
 /// Opens one TLS connection.
 pub(super) struct TlsToHost {
     connector: TlsConnector,
-    host: ServerName<'static>,
+    /// The host that the certificate must be for. A socket in a folder has none, and needs no TLS.
+    host: String,
 }
 
 /// An encrypted connection to PostgreSQL.
@@ -59,8 +60,8 @@ where
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, domain: &str) -> io::Result<TlsToHost> {
-        let host = ServerName::try_from(domain.to_owned()).map_err(io::Error::other)?;
-        Ok(TlsToHost { connector: TlsConnector::from(Arc::clone(&self.config)), host })
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        Ok(TlsToHost { connector, host: domain.to_owned() })
     }
 }
 
@@ -73,9 +74,10 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<EncryptedStream<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        Box::pin(
-            async move { Ok(EncryptedStream(self.connector.connect(self.host, stream).await?)) },
-        )
+        Box::pin(async move {
+            let host = ServerName::try_from(self.host).map_err(io::Error::other)?;
+            Ok(EncryptedStream(self.connector.connect(host, stream).await?))
+        })
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Context, Start, cursor::Cursor, import, lock, rooms::Rooms, send::StateReader, sweep,
-    tail::Tail,
+    Context, Start, cursor::Cursor, import, lock, rooms::Rooms, send::StateReader, server_keys,
+    sweep, tail::Tail,
 };
 use crate::{
     check::{self, Unfollowable},
@@ -76,6 +76,7 @@ impl Attempt<'_> {
         tokio::select! {
             ended = ticking.run() => ended,
             ended = sweep::run(&context) => ended.context("a sweep failed"),
+            ended = server_keys::run(&context) => ended.context("cannot pass keys on"),
             ended = tasks.join_next() => match ended {
                 Some(ended) => ended.context("a task failed")?.context("a task ended"),
                 None => anyhow::bail!("no task is left"),
@@ -105,7 +106,7 @@ impl Attempt<'_> {
             Some(mut cursor) if self.start.flags.accept_other_database => {
                 // It gets its places anew from this database.
                 cursor.database = database;
-                cursor.at_ms = 0;
+                cursor.began_ms = 0;
                 cursor.late = None;
                 cursor.sweep.owe("the database is another one than before");
                 cursor
@@ -155,7 +156,7 @@ impl Attempt<'_> {
             let transaction = session.begin().await?;
             let all = room_sizes::all(&transaction).await?;
             // Before the first row is read: a tick takes what is written from now on.
-            if cursor.cursor.at_ms == 0 {
+            if cursor.cursor.began_ms == 0 {
                 let moment = positions::moment(&transaction).await?;
                 super::tail::begin_at(&mut cursor.cursor, &moment);
             }
@@ -208,7 +209,9 @@ impl Ticking<'_> {
             let began = Instant::now();
             self.feed.tick_begun().await?;
             self.tail.tick(self.context, &mut self.cursor.cursor).await?;
-            if self.cursor.at.elapsed() >= CURSOR_INTERVAL {
+            // A sweep that is owed is stored at once: a restart must not forget it.
+            let is_owed_anew = lock(&self.context.sweep).owed != self.cursor.cursor.sweep.owed;
+            if is_owed_anew || self.cursor.at.elapsed() >= CURSOR_INTERVAL {
                 self.attempt.store(self.context, &mut self.cursor).await?;
             }
             let not_ready = lock(&self.context.sweep).owed.clone();

@@ -35,9 +35,8 @@ pub(crate) struct Cursor {
     pub(crate) late: Option<LateCursor>,
     /// What the sweeps have done.
     pub(crate) sweep: SweepCursor,
-    /// When the tick began after which this was stored, in milliseconds since 1970 by the clock of the
-    /// database.
-    pub(crate) at_ms: i64,
+    /// When following began, in milliseconds since 1970 by the clock of the database; 0 until then.
+    pub(crate) began_ms: i64,
 }
 
 impl Cursor {
@@ -53,7 +52,7 @@ impl Cursor {
             positions: BTreeMap::new(),
             late: None,
             sweep: SweepCursor::default(),
-            at_ms: 0,
+            began_ms: 0,
         }
     }
 

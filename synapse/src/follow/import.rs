@@ -21,7 +21,7 @@ use super::{
     progress::Progress,
     reconcile::{Look, Reason, Reconciled, reconcile},
     rooms::{RoomSize, Work},
-    send::{self, ToSend},
+    send::{self, StateReader, ToSend},
 };
 use crate::{
     database::{
@@ -78,8 +78,11 @@ pub(crate) async fn in_order(
 pub(crate) async fn run(context: Arc<Context>, held: BTreeSet<String>) -> anyhow::Result<()> {
     let (to_sender, pages) = mpsc::channel(1);
     let session = context.databases.main.connect_for(TRANSACTION_TIMEOUT).await?;
-    let reader = Reader { context: &context, session, to_sender, page_events: MAX_PAGE_EVENTS };
-    let sender = Sender { context: &context, held, progress: Progress::new() };
+    let states = StateReader::new(context.databases.state.clone());
+    let reader =
+        Reader { context: &context, session, states, to_sender, page_events: MAX_PAGE_EVENTS };
+    let sender =
+        Sender { context: &context, held, unsupported: BTreeSet::new(), progress: Progress::new() };
     tokio::try_join!(reader.run(), sender.run(pages))?;
     Ok(())
 }
@@ -88,6 +91,8 @@ pub(crate) async fn run(context: Arc<Context>, held: BTreeSet<String>) -> anyhow
 struct Reader<'a> {
     context: &'a Context,
     session: Session,
+    /// Its own, so that a tick does not wait for the states of a page.
+    states: StateReader,
     to_sender: mpsc::Sender<Loaded>,
     /// The number of events of the next page.
     page_events: u32,
@@ -149,7 +154,7 @@ impl Reader<'_> {
             Err(error) => return Err(error.into()),
         };
         if page.is_complete {
-            let events = send::with_states(self.context, &transaction, page.events).await?;
+            let events = send::with_states_of(&mut self.states, &transaction, page.events).await?;
             transaction.commit().await?;
             return self.pass(events, ids).await;
         }
@@ -178,7 +183,7 @@ impl Reader<'_> {
             };
             let Some(last) = rows.last() else { break };
             after = last.stream_ordering;
-            let events = send::with_states(self.context, &transaction, rows).await?;
+            let events = send::with_states_of(&mut self.states, &transaction, rows).await?;
             transaction.commit().await?;
             self.pass(events, Vec::new()).await?;
         }
@@ -195,6 +200,8 @@ impl Reader<'_> {
 struct Sender<'a> {
     context: &'a Context,
     held: BTreeSet<String>,
+    /// Rooms that the history service cannot hold.
+    unsupported: BTreeSet<String>,
     progress: Progress,
 }
 
@@ -210,6 +217,7 @@ impl Sender<'_> {
             {
                 let mut rooms = lock(&self.context.rooms);
                 for room_id in &complete {
+                    rooms.set_differing(room_id, self.unsupported.remove(room_id));
                     if self.held.remove(room_id) {
                         rooms.owe(room_id);
                     }
@@ -223,12 +231,14 @@ impl Sender<'_> {
         Ok(())
     }
 
-    async fn send(&self, events: Vec<ToSend>) -> anyhow::Result<()> {
+    async fn send(&mut self, events: Vec<ToSend>) -> anyhow::Result<()> {
         let mut again = LookAgain::default();
         for sent in send::send(self.context, events, Replace::Unspecified).await? {
             let SendResult::Refused(why) = sent.result else { continue };
             if why.reason == RefusalReason::Conflict {
                 again.events.insert(sent.event_id, Some(sent.room_id));
+            } else if send::is_about_room(why.reason) {
+                self.unsupported.insert(sent.room_id);
             }
         }
         if again.events.is_empty() {

@@ -12,6 +12,7 @@ mod progress;
 mod reconcile;
 mod rooms;
 pub(crate) mod send;
+mod server_keys;
 mod small;
 mod sweep;
 mod tail;

@@ -141,6 +141,17 @@ pub(crate) async fn send(
     Ok(sent)
 }
 
+/// Whether the history service cannot hold the room of an event that was refused for this reason.
+pub(crate) fn is_about_room(reason: RefusalReason) -> bool {
+    matches!(
+        reason,
+        RefusalReason::RoomIdInvalid
+            | RefusalReason::RoomVersionMissing
+            | RefusalReason::RoomVersionUnknown
+            | RefusalReason::RoomVersionMismatch
+    )
+}
+
 fn request(event: ToSend, replace: Replace) -> AppendEventsRequest {
     let ToSend { row, state_after } = event;
     let verdict = match (row.rejected, row.soft_failed) {

@@ -62,7 +62,7 @@ impl ToldTables {
         context: &Context,
         tables: SmallTables,
     ) -> Result<(), HistoryError> {
-        let SmallTables { erased_users, blocked_rooms, redacting_bans } = tables;
+        let SmallTables { erased_users, blocked_rooms, redacting_bans, .. } = tables;
         let mut ingest = context.history.ingest.clone();
         let changed: Vec<String> =
             erased_users.symmetric_difference(&self.erased_users).cloned().collect();

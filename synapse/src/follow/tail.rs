@@ -54,6 +54,7 @@ pub(crate) struct Tail {
     /// The positions of writers up to which everything was taken, for metrics.
     done: BTreeMap<StreamLabels, i64>,
     small_tables_read: Option<Instant>,
+    room_count: usize,
 }
 
 /// A stream: the window that is read at each tick, and what was taken of it.
@@ -97,7 +98,7 @@ impl Tail {
     ) -> anyhow::Result<Self> {
         let transaction = session.begin().await?;
         let moment = positions::moment(&transaction).await?;
-        if cursor.at_ms == 0 {
+        if cursor.began_ms == 0 {
             begin_at(cursor, &moment);
         }
         let late = Late::new(cursor.late.clone());
@@ -117,6 +118,7 @@ impl Tail {
             told: ToldTables::read(context).await?,
             done: BTreeMap::new(),
             small_tables_read: None,
+            room_count: 0,
         };
         tail.open_windows(cursor);
         Ok(tail)
@@ -155,6 +157,7 @@ impl Tail {
         context.metrics.positions(&positions, &self.done);
         lock(&context.rooms).set_partial(std::mem::take(&mut seen.partial_rooms));
         if let Some(tables) = seen.small_tables.take() {
+            self.room_count = usize::try_from(tables.room_count).unwrap_or(usize::MAX);
             self.told.equalise(context, tables).await?;
             self.small_tables_read = Some(Instant::now());
         }
@@ -172,7 +175,7 @@ impl Tail {
         self.acknowledge(&seen, fresh, cursor);
         context.metrics.positions(&positions, &positions);
         self.done = positions;
-        count_rooms(context);
+        count_rooms(context, self.room_count);
         Ok(())
     }
 
@@ -247,6 +250,8 @@ impl Tail {
                 let SendResult::Refused(why) = sent.result else { continue };
                 if why.reason == RefusalReason::Conflict {
                     conflicts.insert(sent.event_id);
+                } else if send::is_about_room(why.reason) {
+                    lock(&context.rooms).set_differing(&sent.room_id, true);
                 }
             }
         }
@@ -283,7 +288,6 @@ impl Tail {
         cursor.backfill = self.backfill.window.low().saturating_neg();
         cursor.un_partial_stated = self.un_partial_stated.window.low();
         cursor.late = self.late.cursor();
-        cursor.at_ms = seen.moment.now_ms;
     }
 }
 
@@ -297,8 +301,10 @@ fn labelled(moment: &Moment) -> BTreeMap<StreamLabels, i64> {
     positions.collect()
 }
 
-fn count_rooms(context: &Context) {
+fn count_rooms(context: &Context, all: usize) {
     let RoomCounts { importing, partial, not_served } = lock(&context.rooms).counts();
+    let others = importing + partial + not_served;
+    context.metrics.rooms(RoomState::Complete, all.saturating_sub(others));
     context.metrics.rooms(RoomState::Importing, importing);
     context.metrics.rooms(RoomState::Partial, partial);
     context.metrics.rooms(RoomState::NotServed, not_served);
@@ -306,7 +312,7 @@ fn count_rooms(context: &Context) {
 
 /// Sets the places of a cursor to now, with a margin for what is under way.
 pub(super) fn begin_at(cursor: &mut Cursor, moment: &Moment) {
-    cursor.at_ms = moment.now_ms;
+    cursor.began_ms = moment.now_ms;
     cursor.positions = BTreeMap::new();
     cursor.note_positions(&moment.positions);
     cursor.events = moment.farthest(EVENTS).saturating_sub(UNDER_WAY).max(0);

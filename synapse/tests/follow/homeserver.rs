@@ -107,10 +107,9 @@ pub(crate) async fn insert(
     let metadata = if soft_failed { r#"{"soft_failed": true}"# } else { "{}" };
     let sql = "insert into event_json values ($1, $2, $3, $4)";
     client.execute(sql, &[event_id, room_id, &metadata, pdu]).await.unwrap();
-    let previous = members["prev_events"].as_array().unwrap().iter();
-    let previous: Vec<&str> = previous.map(|it| it.as_str().unwrap()).collect();
+    let prev_events: Vec<String> = serde_json::from_value(members["prev_events"].clone()).unwrap();
     let sql = "insert into event_edges select $1, unnest($2::text[])";
-    client.execute(sql, &[event_id, &previous]).await.unwrap();
+    client.execute(sql, &[event_id, &prev_events]).await.unwrap();
     if let Some(group) = state_group {
         let sql = "insert into event_to_state_groups values ($1, $2)";
         client.execute(sql, &[event_id, &group]).await.unwrap();

@@ -272,6 +272,6 @@ async fn the_role_that_is_printed_can_follow() {
     command.env_clear().args(["check", "--database"]);
     command.arg(postgres.url("backscroll_follower", "synapse"));
     let output = command.output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{text}");
 }

@@ -38,6 +38,10 @@ create table cache_invalidation_stream_by_instance (
 );
 create unique index on cache_invalidation_stream_by_instance (stream_id);
 create sequence cache_ids;
+create table server_keys_json (
+  server_name text not null, key_id text not null, from_server text not null, ts_added_ms bigint not null,
+  ts_valid_until_ms bigint not null, key_json bytea not null
+);
 create table schema_version (version integer not null);
 create table schema_compat_version (compat_version integer not null);
 create table background_updates (update_name text not null);

@@ -225,5 +225,7 @@ async fn exported_rooms_have_everything() {
     assert_eq!(lines.len(), all.len());
     let last = lines.last().unwrap();
     assert_eq!((last.soft_failed, last.rejected, last.outlier), (true, false, false));
+    assert_eq!(lines[0].arrival, Some(1));
+    assert!(lines[1..].iter().all(|it| it.arrival.is_none()));
     assert_eq!(last.state_after, [create.clone(), join.clone()]);
 }
