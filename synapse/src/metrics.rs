@@ -68,9 +68,11 @@ impl EventOutcome {
     }
 }
 
-/// Why a room is not served.
+/// Whether a room is served, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RoomState {
+    /// It is served.
+    Complete,
     /// It is being copied or compared, or waits for that.
     Importing,
     /// The homeserver does not know its full state.
@@ -80,10 +82,11 @@ pub(crate) enum RoomState {
 }
 
 impl RoomState {
-    const ALL: [Self; 3] = [Self::Importing, Self::Partial, Self::NotServed];
+    const ALL: [Self; 4] = [Self::Complete, Self::Importing, Self::Partial, Self::NotServed];
 
     fn name(self) -> &'static str {
         match self {
+            Self::Complete => "complete",
             Self::Importing => "importing",
             Self::Partial => "partial",
             Self::NotServed => "not_served",
@@ -224,7 +227,7 @@ impl Metrics {
         to.register("backscroll_synapse_events", help, it.events);
         let help = "Late changes that the homeserver reported, by the name of the cache";
         to.register("backscroll_synapse_late_changes", help, it.late_changes);
-        let help = "Number of rooms that are not served, by why";
+        let help = "Number of rooms, by whether they are served";
         to.register("backscroll_synapse_rooms", help, it.rooms);
         let help =
             "Time at which the last sweep of all rooms ended, in seconds since 1970; 0 if none has";
@@ -308,7 +311,7 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of rooms that are not served for a reason.
+    /// Sets the number of rooms in a state.
     pub(crate) fn rooms(&self, state: RoomState, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.rooms.get_or_create(&StateLabel { state: state.name() }).set(count);
