@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -43,6 +43,8 @@ pub struct FederationRequest<'a> {
 pub struct FederationResponse {
     /// The HTTP status.
     pub status: StatusCode,
+    /// The header fields.
+    pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
@@ -109,8 +111,8 @@ impl Federation {
             .body(Full::new(body.into()))
             .expect("a request");
         let response = self.http.request(request).await.expect("a response");
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = response.into_body().collect().await.expect("a body").to_bytes();
-        FederationResponse { status, body }
+        FederationResponse { status, headers, body }
     }
 }

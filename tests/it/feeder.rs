@@ -36,12 +36,12 @@ fn begun() -> Report {
     Report::TickBegun(pb::TickBegun {})
 }
 
-fn ended(ready: bool) -> Report {
+pub(crate) fn ended(ready: bool) -> Report {
     Report::TickEnded(pb::TickEnded { ready, not_ready_description: "importing".to_owned() })
 }
 
 /// A `Feed` stream.
-struct Feed {
+pub(crate) struct Feed {
     to_service: mpsc::Sender<pb::FeedRequest>,
     notices: Streaming<pb::FeedResponse>,
     lease_id: String,
@@ -62,7 +62,7 @@ impl Feed {
     }
 
     /// Opens a stream and becomes the feeder.
-    async fn start(stage: &Stage) -> Result<Self, Status> {
+    pub(crate) async fn start(stage: &Stage) -> Result<Self, Status> {
         let mut feed = Self::open(stage, [started("synapse")]).await?;
         let Notice::LeaseGranted(granted) = feed.notice().await? else { panic!("no lease") };
         assert!((1..=64).contains(&granted.lease_id.len()));
@@ -71,22 +71,22 @@ impl Feed {
     }
 
     /// The next notice, or the error that ends the stream.
-    async fn notice(&mut self) -> Result<Notice, Status> {
+    pub(crate) async fn notice(&mut self) -> Result<Notice, Status> {
         let message = within_async(PATIENCE, "a notice comes", self.notices.message()).await?;
         Ok(message.expect("the stream goes on").notice.expect("each response has one"))
     }
 
-    async fn send(&self, report: Report) {
+    pub(crate) async fn send(&self, report: Report) {
         self.to_service.send(pb::FeedRequest { report: Some(report) }).await.unwrap();
     }
 
-    async fn begin_tick(&mut self) {
+    pub(crate) async fn begin_tick(&mut self) {
         self.send(begun()).await;
         while !matches!(self.notice().await.unwrap(), Notice::TickNoted(_)) {}
     }
 
     /// A whole tick. When this returns, the service knows that it has ended.
-    async fn tick(&mut self, stage: &Stage, ready: bool) {
+    pub(crate) async fn tick(&mut self, stage: &Stage, ready: bool) {
         self.begin_tick().await;
         self.send(ended(ready)).await;
         // Reports are taken in order, so the end has been noted when the next beginning is.

@@ -13,6 +13,7 @@ mod arbitrary;
 mod backfill;
 mod backup;
 mod batch_get_events;
+mod beside;
 mod callers;
 mod command_line;
 mod compare_answers;

@@ -83,19 +83,35 @@ fn help_teaches() {
     let output = gateway(&["--help"]).output().unwrap();
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for text in ["Examples:", "--pinned-keys", "BACKSCROLL_GATEWAY_SERVER_NAME", "/readyz"] {
+    for text in [
+        "Examples:",
+        "--pinned-keys",
+        "BACKSCROLL_GATEWAY_SERVER_NAME",
+        "/readyz",
+        "Beside Synapse",
+        "--pass-through true",
+    ] {
         assert!(help.contains(text), "{help}");
     }
 }
 
 #[test]
 fn mistakes_are_named() {
+    let no_ca = [&FLAGS[..], &["--fallback", "https://h", "--fallback-ca", "/nowhere/ca"]].concat();
     let missing: [&[&str]; 2] = [&FLAGS, &["--pinned-keys", "/nowhere/keys.json"]];
     for (flags, code, text) in [
         (&[][..], 2, "--server-name"),
         (&["--server-name", "a b", "--history", "http://h"], 2, "not a host name"),
         (&["--server-name", "a", "--history", "h:1"], 2, "expected http://HOST:PORT or"),
         (&missing.concat(), 1, "/nowhere/keys.json"),
+        (&no_ca, 1, "/nowhere/ca"),
+        (&[&FLAGS[..], &["--fallback", "http://h/path"]].concat(), 2, "without a path"),
+        (&[&FLAGS[..], &["--pass-through", "true"]].concat(), 2, "--fallback <URL>"),
+        (
+            &[&FLAGS[..], &["--fallback", "http://h", "--fallback-wait-ms", "2001"]].concat(),
+            2,
+            "2001",
+        ),
         (&[&FLAGS[..], &["--tls-cert", "/nowhere/cert"]].concat(), 2, "--tls-key"),
         (
             &[&FLAGS[..], &["--tls-cert", "/nowhere/cert", "--tls-key", "k"]].concat(),

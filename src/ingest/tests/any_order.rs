@@ -7,7 +7,10 @@ use super::content::{ALICE, BOB, DAY_MS, NOW_MS, faults, options};
 use crate::{
     context::Context,
     deadline::Deadline,
-    ingest::{NewEvent, Outcome, append_all, remove_content, set_ban_redaction},
+    ingest::{
+        NewEvent, NotesLeft, Outcome, Replace, Verdict, append_all, remove_content,
+        set_ban_redaction, work_off,
+    },
     pdu::RoomVersion,
     query::{self, BatchGetEvents},
     store::{BanRedaction, BannedUser, Store},
@@ -16,8 +19,10 @@ use crate::{
 /// One step of a history of a room.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Appends the event with this number, or appends it again.
+    /// Appends the event with this number; one that is held becomes accepted.
     Append(usize),
+    /// Appends the redaction with this number as a rejected one; one that is held becomes rejected.
+    Reject(usize),
     Ban(Option<i64>),
     Unban,
     /// Lets the time pass and removes content.
@@ -27,6 +32,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (0usize..12).prop_map(Step::Append),
+        2 => (8usize..12).prop_map(Step::Reject),
         1 => prop::option::of(0i64..12).prop_map(Step::Ban),
         1 => Just(Step::Unban),
         1 => Just(Step::RemoveContent),
@@ -57,8 +63,9 @@ fn small_room() -> (Room, Vec<Event>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases((ProptestConfig::default().cases / 16).max(1)))]
 
-    /// Events are appended, bans set and removed, and content is removed, in any order: in the end, the
-    /// redactions and the last ban decide, and nothing is left to be removed.
+    /// Events are appended, redactions rejected and accepted again, bans set and removed, and content is
+    /// removed, in any order: in the end, the redactions and the last ban decide, and nothing is left to
+    /// be removed.
     #[test]
     fn the_order_does_not_decide_what_is_redacted(steps in steps()) {
         let (room, events) = small_room();
@@ -69,7 +76,8 @@ proptest! {
         let mut now_ms = NOW_MS;
         for step in steps {
             match step {
-                Step::Append(number) => held.append(number),
+                Step::Append(number) => held.append(number, Verdict::Accepted),
+                Step::Reject(number) => held.append(number, Verdict::Rejected),
                 Step::Ban(before) => {
                     ban = Some(before);
                     held.ban(ban);
@@ -84,7 +92,8 @@ proptest! {
                 }
             }
         }
-        (0..held.events.len()).for_each(|it| held.append(it));
+        (0..held.events.len()).for_each(|it| held.append(it, Verdict::Accepted));
+        while work_off(&held.cx).unwrap() != NotesLeft::None {}
         let found = held.redacted();
         let by_redaction = [true, true, false, false, true];
         for (position, is_redacted) in found.iter().enumerate() {
@@ -112,12 +121,15 @@ struct HeldAnyhow {
 
 impl HeldAnyhow {
     /// Appends an event at its own arrival number.
-    fn append(&self, number: usize) {
+    fn append(&self, number: usize, verdict: Verdict) {
         let event = &self.events[number];
         let arrival = Some(i64::try_from(number).unwrap());
         let pdu = event.pdu.as_bytes();
         let new = NewEvent::accepted(&self.room.room_id, "10", &event.event_id, pdu);
-        let outcome = append_all(&self.cx, &[NewEvent { arrival, ..new }]);
+        let outcome = append_all(
+            &self.cx,
+            &[NewEvent { arrival, verdict, replace: Replace::Changed, ..new }],
+        );
         assert!(matches!(outcome.outcomes[..], [Outcome::Appended { .. }]), "{outcome:?}");
     }
 

@@ -69,14 +69,14 @@ impl Held {
         }
     }
 
-    fn finished(&self, draft: Draft<'_>) -> Event {
+    pub(super) fn finished(&self, draft: Draft<'_>) -> Event {
         let event = draft.authorised_by([self.create.event_id.clone(), self.join.event_id.clone()]);
         let event = event.finish();
         self.append(&event);
         event
     }
 
-    fn said(&self, sender: &str, text: &str) -> Event {
+    pub(super) fn said(&self, sender: &str, text: &str) -> Event {
         self.finished(self.room.message(sender, text).after([&self.join]))
     }
 
@@ -84,12 +84,12 @@ impl Held {
         self.finished(self.room.redaction(ALICE, &target.event_id).after([&self.join]))
     }
 
-    fn ban(&self, ban: Option<&BanRedaction>) {
+    pub(super) fn ban(&self, ban: Option<&BanRedaction>) {
         let (room_id, user_id) = (self.room.room_id.clone(), BOB.to_owned());
         set_ban_redaction(&self.cx.store, &BannedUser { room_id, user_id }, ban).unwrap();
     }
 
-    fn read(&self, event: &Event) -> RoomEvent {
+    pub(super) fn read(&self, event: &Event) -> RoomEvent {
         let question = BatchGetEvents {
             room_id: self.room.room_id.clone(),
             event_ids: vec![event.event_id.clone()],

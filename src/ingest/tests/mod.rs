@@ -3,6 +3,7 @@
 //! at random.
 
 mod any_order;
+mod bans;
 mod content;
 mod removed_content;
 

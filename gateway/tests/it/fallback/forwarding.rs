@@ -1,14 +1,15 @@
 //! What the homeserver gets of a request, and the client of its answer, byte for byte.
 
 use axum::http::Uri;
-use tokio::net::TcpStream;
+use backscroll_tls::{TlsAcceptor, http_client};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{MISSING, TARGET};
 use crate::support::{
     Beside,
     client::Ask,
-    homeserver::{ANSWER, response},
-    tls::Http2,
+    homeserver::{ANSWER, FakeHomeserver, response},
+    tls::{Authority, Http2},
 };
 
 /// A gateway whose history service is away.
@@ -169,4 +170,43 @@ async fn its_answer_is_passed_on_as_it_is() {
     let answer = stage.get(TARGET).await;
     assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
     assert_eq!(answer.body, b"2\r\n{}\r\n0\r\n\r\n");
+}
+
+/// The certificate of the homeserver is checked: its authority, and its name.
+#[tokio::test]
+async fn a_homeserver_with_tls() {
+    let (trusted, other) = (Authority::new(), Authority::new());
+    trusted.write_pair_for("localhost");
+    other.write_pair_for("localhost");
+    let named_otherwise = Authority::new();
+    named_otherwise.write_pair_for("elsewhere.example");
+    for (server, ca, status) in [
+        (&trusted, Some(&trusted), 200),
+        (&trusted, Some(&other), 503),
+        (&named_otherwise, Some(&named_otherwise), 503),
+        (&trusted, None, 503),
+    ] {
+        let homeserver = FakeHomeserver::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = TlsAcceptor::from(server.listener().get());
+        let plain = homeserver.address;
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut plain = TcpStream::connect(plain).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut stream, &mut plain).await);
+            }
+        });
+        let Beside { stage, .. } = Beside::start_with(|options, fallback| {
+            options.history = Uri::from_static("http://127.0.0.1:1").into();
+            fallback.url = format!("https://localhost:{port}").parse().unwrap();
+            fallback.tls = Some(http_client(ca.map(|it| it.path("ca.pem"))).unwrap());
+        })
+        .await;
+        let answer = stage.get(TARGET).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(homeserver.arrived().len(), usize::from(status == 200));
+    }
 }

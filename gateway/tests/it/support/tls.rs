@@ -46,8 +46,14 @@ impl Authority {
 
     /// Replaces the gateway's certificate and key. Returns the new certificate.
     pub(crate) fn write_pair(&self) -> CertificateDer<'static> {
+        self.write_pair_for(GATEWAY)
+    }
+
+    /// The same for another name.
+    pub(crate) fn write_pair_for(&self, name: &str) -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([GATEWAY.to_owned()]).unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        fs::write(self.path("ca.pem"), self.issuer.pem()).unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         fs::write(self.path("cert.pem"), cert.pem()).unwrap();
         fs::write(self.path("key.pem"), key.serialize_pem()).unwrap();
