@@ -1,6 +1,11 @@
 //! The program against a real PostgreSQL with the tables of Synapse, and the real history service.
 //! PostgreSQL must be installed (Debian: `postgresql`); without it the tests say so and pass.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod homeserver;
 mod postgres;
