@@ -73,7 +73,7 @@ pub fn remove_events(
     let _alone = store.purge_alone();
     let unknown = || RemoveError::RoomUnknown(room_id.to_owned());
     let number = store.room_num(room_id)?.ok_or_else(unknown)?;
-    let mut removal = Removal {
+    let mut removal = EventRemoval {
         purge: Purge { store, room_id, number },
         progress: RemoveProgress::default(),
         watch,
@@ -88,13 +88,13 @@ pub fn remove_events(
 }
 
 /// A removal of events from one room.
-struct Removal<'s, 'w> {
+struct EventRemoval<'s, 'w> {
     purge: Purge<'s>,
     progress: RemoveProgress,
     watch: &'w mut dyn FnMut(RemoveProgress) -> ControlFlow<()>,
 }
 
-impl Removal<'_, '_> {
+impl EventRemoval<'_, '_> {
     /// Removes events. Returns `None` if the room was deleted meanwhile.
     fn run(
         &mut self,
@@ -106,7 +106,7 @@ impl Removal<'_, '_> {
         for event_id in event_ids {
             named.extend(store.event_num(number, event_id)?);
         }
-        let plan = Plan::make(store, number, &named)?;
+        let plan = RemovalPlan::make(store, number, &named)?;
         let cutting = Cutting { may_return: true, keep_as_outliers };
         for (index, events) in plan.placed.chunks(SLICE).enumerate() {
             let slice = self.purge.decide(|edit| {
@@ -151,7 +151,7 @@ impl Removal<'_, '_> {
 }
 
 /// The events to remove, and the events that reference them.
-struct Plan {
+struct RemovalPlan {
     /// The events that are placed in the graph, oldest first.
     placed: Vec<EventNum>,
     outliers: Vec<EventNum>,
@@ -162,7 +162,7 @@ struct Plan {
     next_event: EventNum,
 }
 
-impl Plan {
+impl RemovalPlan {
     /// Plans the removal, in one pass over the room's nodes.
     fn make(store: &Store, room: RoomNum, named: &BTreeSet<EventNum>) -> Result<Self, StoreError> {
         let RoomGraph { outline, gapped, next_event } = RoomGraph::read(store, room)?;

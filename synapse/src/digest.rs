@@ -88,6 +88,7 @@ impl Parts {
         };
     }
 
+    #[cfg(test)]
     /// Adds an event.
     pub(crate) fn add(&mut self, event_id: &str, held: HeldAs) {
         self.turn(event_id, held, true);

@@ -17,7 +17,6 @@
 //! ```
 //!
 //! Nothing is kept on disk here: the cursor is in the history service.
-#![expect(dead_code, reason = "the commands are added one after the other")]
 
 pub mod cli;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use backscroll::{
-    ingest::{self, NewEvent, Outcome, Verdict},
+    ingest::{self, NewEvent, Outcome, Replace, Verdict},
     pdu::RoomVersion,
     store::View as _,
 };
@@ -55,13 +55,17 @@ impl Reference {
         let question = |it| Question::recorded(&room.header.room_id, it);
         let questions: Vec<Question> = room.requests.iter().map(question).collect();
         let in_order: Vec<usize> = (0..room.lines.len()).collect();
-        let truth = deliver(&room, &questions, &in_order);
+        let truth = deliver(&room, &questions, &in_order, &[]);
         Self { room, questions, truth }
     }
 
     /// Checks that the room is the same when its events are appended in this order, some repeatedly.
     fn check(&self, deliveries: &[usize]) -> Result<(), TestCaseError> {
-        let found = deliver(&self.room, &self.questions, deliveries);
+        self.compare(&deliver(&self.room, &self.questions, deliveries, &[]))
+    }
+
+    /// Compares results with those of the room in order.
+    fn compare(&self, found: &Truth) -> Result<(), TestCaseError> {
         let Truth { answers, states, summary } = &self.truth;
         for ((question, expected), found) in self.questions.iter().zip(answers).zip(&found.answers)
         {
@@ -85,8 +89,22 @@ impl Reference {
     }
 }
 
-/// Appends events of a room, given by their indexes in the file, and runs all queries.
-fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) -> Truth {
+/// Another verdict on an event.
+#[derive(Clone, Copy, Debug)]
+struct OtherVerdict {
+    /// The index of the event in the file.
+    at: usize,
+    verdict: Verdict,
+}
+
+/// Appends events of a room, given by their indexes in the file, and runs all queries. Before that, gives
+/// some events another verdict, one after the other, and then all of them their own again.
+fn deliver(
+    room: &RecordedRoom,
+    questions: &[Question],
+    deliveries: &[usize],
+    others: &[OtherVerdict],
+) -> Truth {
     let memory = Memory::new();
     let room_id = &room.header.room_id;
     let mut came = BTreeSet::new();
@@ -101,6 +119,19 @@ fn deliver(room: &RecordedRoom, questions: &[Question], deliveries: &[usize]) ->
             }
         }
     }
+    let replace = |at: usize, other: Option<Verdict>| {
+        let event = NewEvent::of_line(&room.header, &room.lines[at]);
+        let verdict = other.unwrap_or(event.verdict);
+        let event = NewEvent { verdict, replace: Replace::Changed, ..event };
+        let outcome = ingest::append_unflushed(&memory.cx, &event).unwrap();
+        assert!(matches!(outcome, Outcome::Appended { .. }), "{}: {outcome:?}", room.name);
+    };
+    for OtherVerdict { at, verdict } in others {
+        replace(*at, Some(*verdict));
+        ingest::settle_waiting(&memory.cx.store, room_id).unwrap();
+    }
+    others.iter().for_each(|it| replace(it.at, None));
+    ingest::settle_waiting(&memory.cx.store, room_id).unwrap();
     for user_id in &room.header.erased_users {
         memory.cx.store.set_erased(user_id, true).unwrap();
     }
@@ -165,6 +196,36 @@ fn a_room_appended_in_any_order_with_repetitions_is_the_same() {
             .unwrap();
     }
 }
+
+/// Each event of a room gets another verdict and its own again, several at a time.
+#[test]
+fn verdicts_that_changed_and_changed_back_leave_no_trace() {
+    for reference in REFERENCES.iter() {
+        let room = &reference.room;
+        let events = 0..room.lines.len();
+        const VERDICTS: [Verdict; 3] = [Verdict::Rejected, Verdict::SoftFailed, Verdict::Accepted];
+        let other = (events.clone(), prop::sample::select(&VERDICTS[..]))
+            .prop_map(|(at, verdict)| OtherVerdict { at, verdict });
+        let config = Config {
+            cases: (Config::default().cases / WEIGHT).max(1),
+            max_shrink_iters: 200,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let in_order: Vec<usize> = events.collect();
+        TestRunner::new(config)
+            .run(&prop::collection::vec(other, 1..8), |others| {
+                let mut truth = deliver(room, &reference.questions, &in_order, &others);
+                if truth.summary.state_count.is_none() {
+                    // No former state decides about access.
+                    truth.answers.clone_from(&reference.truth.answers);
+                }
+                reference.compare(&truth)
+            })
+            .unwrap();
+    }
+}
+
 /// A user left, was invited and joined again; the invitation arrives last, as an outlier. If states were
 /// resolved without it, the user would not be a member.
 #[test]

@@ -12,6 +12,7 @@ use backscroll::{
         RemovedEvents,
     },
     pdu::{Event, EventId, RoomVersion},
+    proto::v1 as pb,
     visibility::Form,
 };
 use proptest::{
@@ -20,9 +21,12 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 
+use tonic::Code::{InvalidArgument, NotFound};
+
 use crate::support::{
     answers::{self, State},
     events::RoomExt as _,
+    failures::{Row, Stage, all, assert_failures, unknown_room},
     faults,
     memory::Memory,
     pictures::{Picture, deliver, picture},
@@ -240,4 +244,26 @@ fn an_unknown_room_and_too_many_events_are_refused() {
     assert!(matches!(remove(&[]), Err(RemoveError::RoomUnknown(_))));
     let many = vec!["$a".to_owned(); ingest::MAX_REMOVED + 1];
     assert!(matches!(remove(&many), Err(RemoveError::TooMany(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_their_code_and_reason() {
+    let stage = Stage::start().await;
+    let request = |room_id: String, event_ids| pb::RemoveEventsRequest {
+        room_id,
+        event_ids,
+        keep_as_outliers: false,
+    };
+    let room = request(unknown_room(), vec![stage.last()]);
+    let many = request(stage.room_id(), vec![String::new(); ingest::MAX_REMOVED + 1]);
+    let rows =
+        [Row::new(room, NotFound, "ROOM_UNKNOWN"), Row::new(many, InvalidArgument, "TOO_MANY_IDS")];
+    let ingest = &stage.clients.ingest;
+    let call = async |request| all(ingest.clone().remove_events(request).await).await;
+    assert_failures(rows, call).await;
+    let event_ids = vec![stage.last()];
+    let one = request(stage.room_id(), event_ids);
+    let responses = all(ingest.clone().remove_events(one).await).await.unwrap();
+    let last = responses.last().unwrap();
+    assert!(last.done && last.removed_event_count + last.outlier_count == 1, "{last:?}");
 }

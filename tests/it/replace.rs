@@ -4,17 +4,22 @@
 use std::collections::BTreeSet;
 
 use backscroll::{
-    ingest::{self, NewEvent, NotesLeft, Outcome, Replace, Verdict},
+    access::AccessRefusal,
+    ingest::{self, NewEvent, NotesLeft, Outcome, Refusal, Replace, Verdict},
     pdu::{Pdu, RoomVersion},
-    store::{Deriving as _, View as _},
+    query::{Asker, Backfill, QueryError},
+    store::{Deriving as _, NotServedReason, View as _},
 };
+use backscroll_testkit::{Event, Room};
 use proptest::{
     prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof},
     sample::Index,
     test_runner::{Config, TestCaseError, TestRunner},
 };
+use serde_json::{Value, json};
 
 use crate::support::{
+    answers,
     events::RoomExt as _,
     faults,
     memory::Memory,
@@ -162,4 +167,147 @@ fn replacements_that_are_undone_leave_no_trace() {
             .run(&strategy, |((steps, _), changes)| run(version, &steps, &changes))
             .unwrap();
     }
+}
+
+const ALICE: &str = "@alice:one.example";
+const BOB: &str = "@bob:two.example";
+
+/// A room with a topic, and Bob, who has a display name.
+struct Small {
+    memory: Memory,
+    room: Room,
+    joined: Event,
+    topic: Event,
+}
+
+impl Small {
+    fn new(version: RoomVersion) -> Self {
+        let (room, create) = Room::new(version, ALICE);
+        let join = room.member(ALICE, ALICE, "join").after([&create]).finish();
+        let rules = json!({"join_rule": "public"});
+        let rules = room.state(ALICE, "m.room.join_rules", "", rules).after([&join]).finish();
+        let content = json!({"membership": "join", "displayname": "Bob"});
+        let joined =
+            room.member(BOB, BOB, "join").with("content", content).after([&rules]).finish();
+        let topic = room.state(ALICE, "m.room.topic", "", json!({"topic": "a secret"}));
+        let topic = topic.after([&joined]).finish();
+        let memory = Memory::new();
+        for event in [&create, &join, &rules, &joined, &topic] {
+            append(&memory, &room.accepted(event));
+        }
+        Self { memory, room, joined, topic }
+    }
+
+    fn replace(&self, event: &Event, pdu: &[u8], replace: Replace) -> Outcome {
+        append(&self.memory, &NewEvent { pdu, replace, ..self.room.accepted(event) })
+    }
+
+    fn stored(&self, event: &Event) -> Vec<u8> {
+        let store = &self.memory.cx.store;
+        let number = store.room_num(&self.room.room_id).unwrap().unwrap();
+        let event = store.event_num(number, &event.event_id).unwrap().unwrap();
+        store.body(number, event).unwrap().pdu.to_vec()
+    }
+
+    fn is_deriving(&self) -> bool {
+        let store = &self.memory.cx.store;
+        store.is_deriving(store.room_num(&self.room.room_id).unwrap().unwrap()).unwrap()
+    }
+
+    fn pruned(&self, event: &Event) -> Vec<u8> {
+        let pdu = Pdu::parse(event.pdu.as_bytes(), self.room.known_version()).unwrap();
+        pdu.redacted().unwrap().bytes_as_received().to_vec()
+    }
+}
+
+fn signed_again(pdu: &[u8]) -> Vec<u8> {
+    let mut pdu: Value = serde_json::from_slice(pdu).unwrap();
+    pdu["signatures"]["one.example"]["ed25519:again"] = json!("c2lnbmVk");
+    pdu.to_string().into_bytes()
+}
+
+fn is_replaced(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Appended { replaced: true, duplicate: false, .. })
+}
+
+fn is_duplicate(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Appended { replaced: false, duplicate: true, .. })
+}
+
+fn is_conflict(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused { refusal: Refusal::Conflict(_), .. })
+}
+
+#[test]
+fn pruned_and_signed_again_without_deriving_anything() {
+    for version in VERSIONS {
+        let small = Small::new(version);
+        for event in [&small.joined, &small.topic] {
+            let pruned = small.pruned(event);
+            assert!(is_conflict(&small.replace(event, &pruned, Replace::Never)));
+            assert!(is_replaced(&small.replace(event, &pruned, Replace::Changed)));
+            assert_eq!(small.stored(event), pruned, "{version}");
+            assert!(is_duplicate(&small.replace(event, &pruned, Replace::Changed)));
+            // A redacted form stays redacted, but takes other signatures.
+            let whole = event.pdu.as_bytes();
+            assert!(is_duplicate(&small.replace(event, whole, Replace::Changed)));
+            let signed = signed_again(whole);
+            assert!(is_replaced(&small.replace(event, &signed, Replace::Changed)));
+            let text = String::from_utf8(small.stored(event)).unwrap();
+            assert!(text.contains("ed25519:again") && !text.contains("secret"), "{text}");
+            assert!(!text.contains("displayname"), "{text}");
+            assert!(is_replaced(&small.replace(event, &signed, Replace::All)));
+            assert_eq!(small.stored(event), signed, "{version}");
+            assert!(!small.is_deriving(), "{version}");
+        }
+        assert_eq!(faults::of(&small.memory.cx.store), []);
+    }
+}
+
+#[test]
+fn another_event_and_an_unreadable_one_are_not_replaced() {
+    let small = Small::new(RoomVersion::V1);
+    let said = small.room.message(ALICE, "hello").after([&small.topic]).finish();
+    append(&small.memory, &small.room.accepted(&said));
+    let mut other: Value = serde_json::from_str(&said.pdu).unwrap();
+    other["depth"] = json!(77);
+    let other = other.to_string();
+    for replace in [Replace::Changed, Replace::All] {
+        assert!(is_conflict(&small.replace(&said, other.as_bytes(), replace)));
+        let broken = other.replace("77", "-77");
+        assert!(is_conflict(&small.replace(&said, broken.as_bytes(), replace)));
+        let outlier = NewEvent { outlier: true, replace, ..small.room.accepted(&said) };
+        assert!(is_conflict(&append(&small.memory, &outlier)));
+    }
+    assert_eq!(small.stored(&said), said.pdu.as_bytes());
+    assert_eq!(faults::of(&small.memory.cx.store), []);
+}
+
+/// The room is not served from the moment when a rejection changes until all states have followed.
+#[test]
+fn a_room_is_not_served_while_states_are_derived_again() {
+    let small = Small::new(RoomVersion::V10);
+    let ask = || {
+        let question = Backfill {
+            room_id: small.room.room_id.clone(),
+            asker: Asker::Server {
+                origin: "two.example".to_owned(),
+                destination: "one.example".to_owned(),
+            },
+            event_ids: vec![small.topic.event_id.clone()],
+            limit: Some(1),
+        };
+        answers::ask(&small.memory.cx, &question).map(|it| it.events.len())
+    };
+    assert!(matches!(ask(), Ok(1)));
+    let joined = small.room.accepted(&small.joined);
+    let rejected = NewEvent { verdict: Verdict::Rejected, replace: Replace::Changed, ..joined };
+    assert!(is_replaced(&append(&small.memory, &rejected)));
+    assert!(matches!(ask(), Err(QueryError::NotServed(NotServedReason::Deriving))));
+    settle(&small.memory, &small.room.room_id);
+    assert!(matches!(ask(), Err(QueryError::NotAllowed(AccessRefusal::OriginNotJoined))));
+    let accepted = NewEvent { replace: Replace::Changed, ..joined };
+    assert!(is_replaced(&append(&small.memory, &accepted)));
+    settle(&small.memory, &small.room.room_id);
+    assert!(matches!(ask(), Ok(1)));
 }

@@ -58,7 +58,7 @@ impl From<Uri> for FallbackOptions {
 pub struct FallbackFlags {
     /// The homeserver: http://HOST:PORT or https://HOST:PORT. It answers what the history service cannot:
     /// when that is away, slow or behind, for rooms that it does not hold, and for what it does not know
-    /// yet. Every answer then has an X-Backscroll header that says who gave it.
+    /// yet. Every answer but 403s then has an X-Backscroll header that says who gave it.
     #[arg(
         long,
         env = "BACKSCROLL_GATEWAY_FALLBACK",

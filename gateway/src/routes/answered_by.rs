@@ -1,7 +1,13 @@
 //! Says in every response of the Matrix API who has answered: the history service or the homeserver. Only
-//! with a fallback.
+//! with a fallback, and not in 403s: the homeserver answers for rooms that are not held, so the header
+//! would tell servers that are not in a room whether the homeserver is.
 
-use axum::{extract::Request, http::HeaderValue, middleware::Next, response::Response};
+use axum::{
+    extract::Request,
+    http::{HeaderValue, StatusCode},
+    middleware::Next,
+    response::Response,
+};
 
 use crate::{
     fallback::{FallbackReason, X_BACKSCROLL},
@@ -18,7 +24,7 @@ pub(super) fn homeserver(mut response: Response, reason: FallbackReason) -> Resp
     response
 }
 
-/// The middleware: adds the header to the response, and the same to the log. Without
+/// The middleware: adds the header to the response unless it is a 403, and the same to the log. Without
 /// [`ByHomeserver`], the gateway has answered: from the history service, or with an error.
 pub(crate) async fn answered_by(request: Request, next: Next) -> Response {
     let is_matrix = request.uri().path().starts_with("/_matrix/");
@@ -36,7 +42,9 @@ pub(crate) async fn answered_by(request: Request, next: Next) -> Response {
             Ok(HeaderValue::from_static("history"))
         }
     };
-    if let Ok(value) = value {
+    // A server that is not in a room would learn whether the homeserver is.
+    let is_told = response.status() != StatusCode::FORBIDDEN;
+    if is_told && let Ok(value) = value {
         response.headers_mut().insert(X_BACKSCROLL, value);
     }
     response

@@ -1,7 +1,7 @@
 //! Determines again which events an accepted event follows, after an accepted event was removed or is
 //! not accepted any more.
 
-use super::{Noted, Plan};
+use super::{DerivePlan, Noted};
 use crate::store::{DeriveAgain, Deriving as _, Edit, EventNum, PrevEvent, StoreError};
 
 /// An edge that is not in the plan.
@@ -10,7 +10,7 @@ struct LaterEdge {
     prev: EventNum,
 }
 
-impl Plan {
+impl DerivePlan {
     /// Determines at most `limit` noted events again, those that follow others first. Of an event that
     /// was not accepted and is not followed any more, the predecessors are noted in turn.
     pub(super) fn follow_again(

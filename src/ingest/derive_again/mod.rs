@@ -38,7 +38,7 @@ pub(super) fn turn(store: &Store, room_id: &str) -> Result<NotesLeft, StoreError
     if !store.has_derive_again(number)? {
         return Ok(NotesLeft::None);
     }
-    let mut plan = Plan::make(store, number)?;
+    let mut plan = DerivePlan::make(store, number)?;
     for _ in 0..SLICES_PER_TURN {
         if plan.slice(store, room_id)? == NotesLeft::None {
             return Ok(NotesLeft::None);
@@ -69,7 +69,7 @@ struct Noted {
 }
 
 /// The graph of a room, and what is left to do in it.
-struct Plan {
+struct DerivePlan {
     number: RoomNum,
     followers: Followers,
     /// As in [`RoomGraph`].
@@ -78,7 +78,7 @@ struct Plan {
     noted: Noted,
 }
 
-impl Plan {
+impl DerivePlan {
     fn make(store: &Store, number: RoomNum) -> Result<Self, StoreError> {
         let RoomGraph { outline, gapped, next_event } = RoomGraph::read(store, number)?;
         let followers = Followers::of(&outline);

@@ -165,17 +165,17 @@ impl Purge<'_> {
             let decided = self.store.decide(self.room_id, None, |edit| {
                 // The room may have been deleted and created again since it had this number.
                 if edit.room_num() != self.number {
-                    return Ok::<_, StoreError>(Decision::Discard(Decided::Deleted));
+                    return Ok::<_, StoreError>(Decision::Discard(SliceDecided::Deleted));
                 }
                 if derive_again::is_frozen(edit)? {
-                    return Ok(Decision::Discard(Decided::Frozen));
+                    return Ok(Decision::Discard(SliceDecided::Frozen));
                 }
-                decide(edit).map(|it| Decision::Commit(Decided::Done(it)))
+                decide(edit).map(|it| Decision::Commit(SliceDecided::Done(it)))
             })?;
             match decided {
-                None | Some(Decided::Deleted) => return Ok(None),
-                Some(Decided::Frozen) => {}
-                Some(Decided::Done(value)) => {
+                None | Some(SliceDecided::Deleted) => return Ok(None),
+                Some(SliceDecided::Frozen) => {}
+                Some(SliceDecided::Done(value)) => {
                     self.store.flush()?;
                     return Ok(Some(value));
                 }
@@ -196,7 +196,7 @@ impl Purge<'_> {
 }
 
 /// The result of a decision.
-enum Decided<T> {
+enum SliceDecided<T> {
     Done(T),
     /// States of the room are to be derived again first.
     Frozen,

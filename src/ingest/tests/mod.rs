@@ -12,8 +12,8 @@ use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};
 use proptest::prelude::*;
 
 use super::{
-    NewEvent, NotesLeft, Outcome, PurgedHistory, append_all, purge_history, settle_waiting,
-    work_off,
+    NewEvent, NotesLeft, Outcome, PurgedHistory, Replace, Verdict, append_all, purge_history,
+    settle_waiting, work_off,
 };
 use crate::{
     context::Context,
@@ -31,25 +31,36 @@ fn recorded(room: &str) -> (Header, Vec<Line>) {
     (header, lines.collect::<Result<_, _>>().unwrap())
 }
 
-/// Appends a room, `group` events at a time, in the order of `lines`, and does all work that is
-/// left; then purges what is before the event `purged_before` of the file. Returns the outcomes.
-fn fill(
-    cx: &Context,
-    header: &Header,
-    lines: &[Line],
+/// What is done with a room.
+struct Work {
+    /// Events that are appended at a time.
     group: usize,
+    /// Events that get another verdict.
+    judged_again: Vec<(prop::sample::Index, Verdict)>,
+    /// The index in the file of the event before which history is purged.
     purged_before: usize,
-) -> Vec<Outcome> {
+}
+
+/// Appends a room in the order of `lines`, replaces verdicts, does all work that is left, and purges
+/// history. Returns the outcomes.
+fn fill(cx: &Context, header: &Header, lines: &[Line], work: &Work) -> Vec<Outcome> {
+    let Work { group, judged_again, purged_before } = work;
     let events: Vec<NewEvent<'_>> = lines.iter().map(|it| NewEvent::of_line(header, it)).collect();
     let mut outcomes = Vec::new();
-    for events in events.chunks(group) {
+    for events in events.chunks(*group) {
         let batch = append_all(cx, events);
         assert!(batch.failure.is_none(), "{:?}", batch.failure);
         outcomes.extend(batch.outcomes);
     }
+    for (event, verdict) in judged_again {
+        let event = *event.get(&events);
+        let replaced = NewEvent { verdict: *verdict, replace: Replace::Changed, ..event };
+        outcomes.extend(append_all(cx, &[replaced]).outcomes);
+        work_off(cx).unwrap();
+    }
     while work_off(cx).unwrap() != NotesLeft::None {}
     settle_waiting(&cx.store, &header.room_id).unwrap();
-    if let Some(line) = lines.get(purged_before) {
+    if let Some(line) = lines.get(*purged_before) {
         // An event that is an outlier, or not held, is refused in the same way in both stores.
         let mut watch = |_| ControlFlow::Continue(());
         let (room_id, event_id) = (header.room_id.as_str(), line.event_id.as_str());
@@ -58,6 +69,10 @@ fn fill(
     }
     verify::repair(&cx.store, 0, &mut |_| {}).unwrap();
     outcomes
+}
+
+fn any_verdict() -> impl Strategy<Value = Verdict> {
+    prop::sample::select(&[Verdict::Accepted, Verdict::SoftFailed, Verdict::Rejected][..])
 }
 
 proptest! {
@@ -70,16 +85,18 @@ proptest! {
         group in 1usize..100,
         shift in any::<prop::sample::Index>(),
         purged_before in any::<prop::sample::Index>(),
+        judged_again in prop::collection::vec((any::<prop::sample::Index>(), any_verdict()), 0..4),
     ) {
         let (header, mut lines) = recorded(room);
         // Events that arrive before their predecessors leave work for later.
         let count = lines.len();
         lines[count / 2..].rotate_left(shift.index(count - count / 2));
         let purged_before = purged_before.index(2 * count);
+        let work = Work { group, judged_again, purged_before };
         let [undisturbed, disturbed] =
             [0, 2].map(|one_in| Context::new(Store::with_conflicts(seed, one_in)));
-        let expected = fill(&undisturbed, &header, &lines, group, purged_before);
-        let outcomes = fill(&disturbed, &header, &lines, group, purged_before);
+        let expected = fill(&undisturbed, &header, &lines, &work);
+        let outcomes = fill(&disturbed, &header, &lines, &work);
         prop_assert_eq!(outcomes, expected);
         // Each group is at least one commit, and half of the commits conflict.
         let has_many_commits = count / group > 40;

@@ -7,7 +7,11 @@
 //! Events are sent without replacing anything, because a tick may have sent a later version of them
 //! meanwhile. Those that conflict are read again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{sync::mpsc, time::sleep};
@@ -26,7 +30,7 @@ use super::{
 use crate::{
     database::{
         Session, TRANSACTION_TIMEOUT, room_sizes,
-        rows::{self, Page, RoomPart},
+        rows::{self, EventRow, RoomPart},
     },
     history::{append::SendResult, message},
     proto::v1::{GetRoomRequest, RefusalReason, Replace},
@@ -36,6 +40,8 @@ use crate::{
 const MAX_PAGE_EVENTS: u32 = 20_000;
 /// A page that takes too long is read again in half, down to this number of events.
 const MIN_PAGE_EVENTS: u32 = 100;
+/// The number of ids of state events after which a page is passed on.
+const MAX_PAGE_ENTRIES: usize = 200_000;
 /// Number of rooms whose sizes are read at a time.
 const SIZES_CHUNK: usize = 200;
 
@@ -43,6 +49,12 @@ const SIZES_CHUNK: usize = 200;
 struct Loaded {
     events: Vec<ToSend>,
     complete: Vec<String>,
+}
+
+/// Rows of a page, and which of them need their state.
+struct WithMissing {
+    rows: Vec<EventRow>,
+    missing: HashSet<String>,
 }
 
 /// Reads the sizes of rooms, and puts the rooms into the order in which they are copied: those that were
@@ -147,47 +159,80 @@ impl Reader<'_> {
                 ids.push(room.room_id);
             }
         }
-        let transaction = self.session.begin().await?;
-        let page = match rows::page_of_rooms(&transaction, &ids).await {
-            Ok(page) => page,
-            Err(error) if is_timeout(&error) => Page { events: Vec::new(), is_complete: false },
-            Err(error) => return Err(error.into()),
-        };
-        if page.is_complete {
-            let events = send::with_states_of(&mut self.states, &transaction, page.events).await?;
-            transaction.commit().await?;
-            return self.pass(events, ids).await;
+        match self.read_rooms(&ids).await {
+            Ok(Some(rows)) => return self.pass_with_states(rows, ids).await,
+            Ok(None) => {}
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error),
         }
-        drop(transaction);
+        // They are too large, or PostgreSQL is too slow, to be read together.
         for room_id in ids {
             self.copy_room(room_id).await?;
         }
         Ok(())
     }
 
+    /// Reads rooms together. `None` if they are too large.
+    async fn read_rooms(&mut self, room_ids: &[String]) -> anyhow::Result<Option<WithMissing>> {
+        let transaction = self.session.begin().await?;
+        let page = rows::page_of_rooms(&transaction, room_ids).await?;
+        if !page.is_complete {
+            return Ok(None);
+        }
+        let missing = send::missing(&transaction, &page.events).await?;
+        transaction.commit().await?;
+        Ok(Some(WithMissing { rows: page.events, missing }))
+    }
+
+    /// Reads a part of a room.
+    async fn read_part(&mut self, part: RoomPart<'_>) -> anyhow::Result<WithMissing> {
+        let transaction = self.session.begin().await?;
+        let rows = rows::of_room_part(&transaction, part).await?;
+        let missing = send::missing(&transaction, &rows).await?;
+        transaction.commit().await?;
+        Ok(WithMissing { rows, missing })
+    }
+
     /// Reads a room in parts.
     async fn copy_room(&mut self, room_id: String) -> anyhow::Result<()> {
         let mut after = i64::MIN;
         loop {
-            let transaction = self.session.begin().await?;
             let limit = self.page_events;
             let part = RoomPart { room_id: &room_id, after, limit: limit.into() };
-            let rows = match rows::of_room_part(&transaction, part).await {
-                Ok(rows) => rows,
+            let read = match self.read_part(part).await {
+                Ok(read) => read,
                 Err(error) if is_timeout(&error) && limit > MIN_PAGE_EVENTS => {
                     self.page_events = (limit / 2).max(MIN_PAGE_EVENTS);
                     tracing::info!(events = self.page_events, "PostgreSQL is slow: smaller pages");
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             };
-            let Some(last) = rows.last() else { break };
+            let Some(last) = read.rows.last() else { break };
             after = last.stream_ordering;
-            let events = send::with_states_of(&mut self.states, &transaction, rows).await?;
-            transaction.commit().await?;
-            self.pass(events, Vec::new()).await?;
+            self.pass_with_states(read, Vec::new()).await?;
         }
         self.pass(Vec::new(), vec![room_id]).await
+    }
+
+    /// Adds the states, outside of the transaction because that may take long, and passes the events on.
+    /// Events with large states are passed on in several pages.
+    async fn pass_with_states(
+        &mut self,
+        read: WithMissing,
+        complete: Vec<String>,
+    ) -> anyhow::Result<()> {
+        let (mut events, mut entries) = (Vec::new(), 0_usize);
+        for row in read.rows {
+            let event = self.states.add_state(row, &read.missing).await?;
+            entries = entries.saturating_add(event.state_after.len());
+            events.push(event);
+            if entries > MAX_PAGE_ENTRIES {
+                self.pass(std::mem::take(&mut events), Vec::new()).await?;
+                entries = 0;
+            }
+        }
+        self.pass(events, complete).await
     }
 
     async fn pass(&self, events: Vec<ToSend>, complete: Vec<String>) -> anyhow::Result<()> {
@@ -260,6 +305,7 @@ async fn is_held(context: &Context, room_id: &str) -> anyhow::Result<bool> {
     }
 }
 
-fn is_timeout(error: &tokio_postgres::Error) -> bool {
-    error.code() == Some(&SqlState::QUERY_CANCELED)
+fn is_timeout(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<tokio_postgres::Error>();
+    error.and_then(tokio_postgres::Error::code) == Some(&SqlState::QUERY_CANCELED)
 }

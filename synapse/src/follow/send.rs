@@ -15,8 +15,9 @@ use crate::{
 /// Longest `state_after` that the history service takes. An event with a larger state is sent without
 /// it: then its state stays unknown, and it is served redacted.
 const MAX_STATE_ENTRIES: usize = 200_000;
-/// The most ids of state events that are kept for events with the same state group.
-const MAX_CACHED_ENTRIES: usize = 1_000_000;
+/// The most ids of state events that are kept for events with the same state group, before one more
+/// state is read.
+const MAX_CACHED_ENTRIES: usize = 200_000;
 
 /// An event to send, with the state after it where the history service cannot compute it.
 #[derive(Clone, Debug)]
@@ -32,15 +33,44 @@ pub(crate) struct ToSend {
 pub(crate) struct StateReader {
     database: Database,
     session: Option<Session>,
+    /// States that were read, by state group. Groups never change, and many events share one.
+    read: HashMap<i64, Vec<String>>,
 }
 
 impl StateReader {
     /// Reads states from this database. The connection is opened when it is needed.
     pub(crate) fn new(database: Database) -> Self {
-        Self { database, session: None }
+        Self { database, session: None, read: HashMap::new() }
     }
 
-    async fn read(&mut self, state_group: i64) -> anyhow::Result<Vec<String>> {
+    /// Adds the state to an event, if it is among those with `missing` predecessors.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn add_state(
+        &mut self,
+        row: EventRow,
+        missing: &HashSet<String>,
+    ) -> anyhow::Result<ToSend> {
+        let group = row.state_group.filter(|_| missing.contains(&row.event_id));
+        let Some(group) = group else { return Ok(ToSend { row, state_after: Vec::new() }) };
+        if !self.read.contains_key(&group) {
+            if self.read.values().map(Vec::len).sum::<usize>() > MAX_CACHED_ENTRIES {
+                self.read.clear();
+            }
+            let state = self.read_group(group).await?;
+            self.read.insert(group, state);
+        }
+        let mut state_after = self.read.get(&group).cloned().unwrap_or_default();
+        if state_after.len() > MAX_STATE_ENTRIES {
+            let entries = state_after.len();
+            tracing::warn!(event_id = row.event_id, entries, "the state is too large to be sent");
+            state_after = Vec::new();
+        }
+        Ok(ToSend { row, state_after })
+    }
+
+    async fn read_group(&mut self, state_group: i64) -> anyhow::Result<Vec<String>> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => self.database.connect().await.context("the database of state groups")?,
@@ -75,33 +105,25 @@ pub(crate) async fn with_states_of(
     transaction: &Transaction<'_>,
     rows: Vec<EventRow>,
 ) -> anyhow::Result<Vec<ToSend>> {
-    let ids: Vec<String> =
-        rows.iter().filter(|it| !it.outlier).map(|it| it.event_id.clone()).collect();
-    let missing = rows::with_missing_predecessors(transaction, &ids).await?;
-    let missing: HashSet<String> = missing.into_iter().collect();
-    let mut groups = HashMap::<i64, Vec<String>>::new();
+    let missing = missing(transaction, &rows).await?;
     let mut to_send = Vec::with_capacity(rows.len());
     for row in rows {
-        let group = row.state_group.filter(|_| missing.contains(&row.event_id));
-        let Some(group) = group else {
-            to_send.push(ToSend { row, state_after: Vec::new() });
-            continue;
-        };
-        if !groups.contains_key(&group) {
-            if groups.values().map(Vec::len).sum::<usize>() > MAX_CACHED_ENTRIES {
-                groups.clear();
-            }
-            groups.insert(group, reader.read(group).await?);
-        }
-        let mut state_after = groups.get(&group).cloned().unwrap_or_default();
-        if state_after.len() > MAX_STATE_ENTRIES {
-            let entries = state_after.len();
-            tracing::warn!(event_id = row.event_id, entries, "the state is too large to be sent");
-            state_after = Vec::new();
-        }
-        to_send.push(ToSend { row, state_after });
+        to_send.push(reader.add_state(row, &missing).await?);
     }
     Ok(to_send)
+}
+
+/// Of some events, those that need their state: a predecessor is not held, or is an outlier.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn missing(
+    transaction: &Transaction<'_>,
+    rows: &[EventRow],
+) -> Result<HashSet<String>, tokio_postgres::Error> {
+    let ids: Vec<String> =
+        rows.iter().filter(|it| !it.outlier).map(|it| it.event_id.clone()).collect();
+    Ok(rows::with_missing_predecessors(transaction, &ids).await?.into_iter().collect())
 }
 
 /// Sends events, and waits until each is on disk or was refused. Counts the results, and logs events

@@ -1,9 +1,9 @@
 //! The program against a real PostgreSQL with the tables of Synapse, and the real history service.
 //! PostgreSQL must be installed (Debian: `postgresql`); without it the tests say so and pass.
 #![expect(
-    clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
 
