@@ -302,6 +302,7 @@ fn files_are_short() {
     folders.extend([
         "tests",
         "gateway/tests",
+        "synapse/tests",
         "grpc-client/tests",
         "testkit",
         "benches",

@@ -8,13 +8,15 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::{
-    database::{
-        DatabaseFlags, Databases, Session,
-        schema::{self, Facts, SynapseSchema, TABLES},
-    },
-    follow::Unfollowable,
+use crate::database::{
+    DatabaseFlags, Databases, Session,
+    schema::{self, Facts, SynapseSchema, TABLES},
 };
+
+/// Why a database cannot be followed: trying again would not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unfollowable(pub(crate) String);
 
 /// The role and its rights, as SQL for `psql`.
 const ROLE_SQL: &str = include_str!("role.sql");

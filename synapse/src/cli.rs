@@ -1,6 +1,6 @@
 //! The command line. Names of commands and flags are kept stable, because scripts use them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use backscroll_telemetry::{self as telemetry, LogFormat, Logs};
@@ -127,10 +127,4 @@ async fn follow(args: FollowArgs) -> anyhow::Result<bool> {
     let history = history.into_options()?;
     follow::run(follow::Start { databases, history, flags: options, metrics_listen }).await?;
     Ok(true)
-}
-
-/// Reads a password or another secret from a file; white space at its end is ignored.
-pub(crate) fn read_secret(path: &PathBuf) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(text.trim_end().to_owned())
 }

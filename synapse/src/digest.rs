@@ -55,6 +55,15 @@ pub(crate) fn prefix_bits(events: u64) -> u32 {
     parts.ilog2().min(MAX_PREFIX_BITS)
 }
 
+/// Parts of a room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoomParts<'a> {
+    /// The room.
+    pub(crate) room_id: &'a str,
+    /// The number of leading bits of the hash of an event id that select its part.
+    pub(crate) prefix_bits: u32,
+}
+
 /// The digests of the parts of a room, by ascending prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parts(pub(crate) Vec<DigestPart>);

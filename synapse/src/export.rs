@@ -121,6 +121,7 @@ impl Exporter {
     async fn events(&mut self, room_id: &str, out: &mut impl Write) -> anyhow::Result<Written> {
         let mut written = Written::default();
         let mut after = i64::MIN;
+        let mut arrival = 0;
         loop {
             let transaction = self.session.begin().await?;
             let part = RoomPart { room_id, after, limit: PAGE_EVENTS };
@@ -132,7 +133,8 @@ impl Exporter {
             for event in &page {
                 match Pdu::of(&event.row.json) {
                     Some(pdu) => {
-                        write_line(&mut *out, &EventLine::new(event, &pdu.0))?;
+                        write_line(&mut *out, &EventLine::new(event, &pdu.0, arrival))?;
+                        arrival = event.row.stream_ordering.saturating_add(1);
                         written.events = written.events.saturating_add(1);
                     }
                     None => {
@@ -191,12 +193,16 @@ struct EventLine<'a> {
     rejected: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     soft_failed: bool,
+    /// `None` if it is one more than that of the event before, or 0 for the first event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arrival: Option<i64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     state_after: &'a [String],
 }
 
 impl<'a> EventLine<'a> {
-    fn new(event: &'a ToSend, pdu: &'a RawValue) -> Self {
+    /// `expected` is the arrival number that the event has if the line does not contain one.
+    fn new(event: &'a ToSend, pdu: &'a RawValue, expected: i64) -> Self {
         let ToSend { row, state_after } = event;
         Self {
             event_id: &row.event_id,
@@ -205,6 +211,7 @@ impl<'a> EventLine<'a> {
             rejected: row.rejected,
             // A file has one verdict for an event, and rejected is the stronger one.
             soft_failed: row.soft_failed && !row.rejected,
+            arrival: Some(row.stream_ordering).filter(|it| *it != expected),
             state_after,
         }
     }
@@ -249,7 +256,7 @@ mod tests {
     fn line(event: &ToSend) -> String {
         let pdu = Pdu::of(&event.row.json).unwrap();
         let mut out = Vec::new();
-        write_line(&mut out, &EventLine::new(event, &pdu.0)).unwrap();
+        write_line(&mut out, &EventLine::new(event, &pdu.0, -3)).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -259,6 +266,14 @@ mod tests {
         let written = line(&event(json, &["$s"]));
         let expected = r#"{"event_id":"$e\"1","pdu":{"b":1.50,"a":"\u0000\ud800"},"rejected":true,"state_after":["$s"]}"#;
         assert_eq!(written, format!("{expected}\n"));
+    }
+
+    #[test]
+    fn an_arrival_number_is_written_if_it_does_not_follow() {
+        let event = event("{}", &[]);
+        let pdu = Pdu::of(&event.row.json).unwrap();
+        assert_eq!(EventLine::new(&event, &pdu.0, -3).arrival, None);
+        assert_eq!(EventLine::new(&event, &pdu.0, 0).arrival, Some(-3));
     }
 
     #[test]

@@ -68,16 +68,16 @@ impl EventOutcome {
     }
 }
 
-/// How far a room is copied.
+/// Whether a room is served, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RoomState {
-    /// It is complete.
+    /// It is served.
     Complete,
-    /// It is being copied, or waits to be copied.
+    /// It is being copied or compared, or waits for that.
     Importing,
     /// The homeserver does not know its full state.
     Partial,
-    /// It is not served: it is blocked, or differs although it was copied again.
+    /// It is blocked, or differs although it was copied again.
     NotServed,
 }
 
@@ -227,7 +227,7 @@ impl Metrics {
         to.register("backscroll_synapse_events", help, it.events);
         let help = "Late changes that the homeserver reported, by the name of the cache";
         to.register("backscroll_synapse_late_changes", help, it.late_changes);
-        let help = "Number of rooms, by how far they are copied";
+        let help = "Number of rooms, by whether they are served";
         to.register("backscroll_synapse_rooms", help, it.rooms);
         let help =
             "Time at which the last sweep of all rooms ended, in seconds since 1970; 0 if none has";
@@ -379,7 +379,7 @@ mod tests {
             before.contains("backscroll_synapse_events_total{outcome=\"refused\"} 0"),
             "{before}"
         );
-        assert!(before.contains("backscroll_synapse_rooms{state=\"complete\"} 0"), "{before}");
+        assert!(before.contains("backscroll_synapse_rooms{state=\"importing\"} 0"), "{before}");
         assert!(!before.contains("backscroll_synapse_lag_seconds"), "{before}");
         metrics.tick_ended(Instant::now(), None);
         assert!(text(&metrics).contains("backscroll_synapse_lag_seconds "), "{}", text(&metrics));

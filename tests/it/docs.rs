@@ -61,6 +61,15 @@ fn every_flag_of_the_gateway() {
 }
 
 #[test]
+fn every_flag_of_the_follower() {
+    let mut cli = backscroll_synapse::cli::Cli::command();
+    cli.build();
+    let follow = cli.get_subcommands().find(|it| it.get_name() == "follow").unwrap();
+    let program = of_the_program(follow.get_arguments());
+    assert_eq!(documented("| `backscroll-synapse follow` |"), program);
+}
+
+#[test]
 fn every_command() {
     let cli = Cli::command();
     let page = page("operations.md");
@@ -71,7 +80,7 @@ fn every_command() {
 }
 
 /// The folders of the workspace that contain code.
-const CODE: [&str; 11] = [
+const CODE: [&str; 12] = [
     "benches",
     "docker",
     "examples",
@@ -81,6 +90,7 @@ const CODE: [&str; 11] = [
     "matrix",
     "proto",
     "src",
+    "synapse",
     "telemetry",
     "testkit",
 ];
@@ -208,6 +218,7 @@ fn flags() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     add(&Cli::command(), &mut found);
     add(&Invocation::command(), &mut found);
+    add(&backscroll_synapse::cli::Cli::command(), &mut found);
     // The flags of the measurement, of cargo and of clap.
     let others = ["--help", "--version", "--events", "--members", "--json", "--plot", "--rounds"];
     found.extend(others.map(str::to_owned));
@@ -227,8 +238,8 @@ fn is_name(word: &str) -> bool {
 fn metric(name: &str) -> [&str; 2] {
     let suffixes = ["_total", "_bucket", "_info", "_seconds", "_bytes"];
     let name = suffixes.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name);
-    let bare =
-        name.strip_prefix("backscroll_gateway_").or_else(|| name.strip_prefix("backscroll_"));
+    let prefixes = ["backscroll_gateway_", "backscroll_synapse_", "backscroll_"];
+    let bare = prefixes.iter().find_map(|it| name.strip_prefix(it));
     [name, bare.unwrap_or_default()]
 }
 
@@ -288,7 +299,7 @@ fn a_name_that_does_not_exist_is_a_fault() {
 
 #[test]
 fn every_path_in_the_documentation_exists() {
-    const FOLDERS: [&str; 12] = [
+    const FOLDERS: [&str; 13] = [
         "src/",
         "gateway/",
         "tests/",
@@ -301,6 +312,7 @@ fn every_path_in_the_documentation_exists() {
         "matrix/",
         "grpc-client/",
         "proto/",
+        "synapse/",
     ];
     let mut seen = 0;
     let mut check = |place: &str, name: &str| {

@@ -184,6 +184,21 @@ const GATEWAY_PLAN: Plan = &[
     ("random", &[]),
     ("proto", &[]),
 ];
+/// The follower of Synapse.
+const SYNAPSE_PLAN: Plan = &[
+    ("main", &[]),
+    ("lib", &[]),
+    ("cli", &["export", "follow", "check", "database", "history"]),
+    ("export", &["follow", "database"]),
+    ("follow", &["check", "metrics", "health", "database", "history", "digest", "proto"]),
+    ("check", &["database"]),
+    ("metrics", &["health", "history"]),
+    ("health", &[]),
+    ("database", &["digest", "proto"]),
+    ("history", &["digest", "proto"]),
+    ("digest", &["proto"]),
+    ("proto", &[]),
+];
 
 const MAX_LINES: usize = 450;
 
@@ -195,6 +210,11 @@ fn imports_of_the_history_service_point_down() {
 #[test]
 fn imports_of_the_gateway_point_down() {
     check_imports(GATEWAY_PLAN, &root("gateway/src"));
+}
+
+#[test]
+fn imports_of_the_follower_point_down() {
+    check_imports(SYNAPSE_PLAN, &root("synapse/src"));
 }
 
 fn check_imports(plan: Plan, root: &Path) {
@@ -224,7 +244,7 @@ fn check_imports(plan: Plan, root: &Path) {
 
 #[test]
 fn files_are_short_and_have_a_header() {
-    for folder in ["src", "gateway/src", "grpc-client/src"] {
+    for folder in ["src", "gateway/src", "grpc-client/src", "synapse/src"] {
         for file in rust_files(&root(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             let lines = text.lines().count();

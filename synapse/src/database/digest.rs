@@ -9,7 +9,7 @@ use tokio_postgres::{
 };
 
 use crate::{
-    digest::{HeldAs, Parts},
+    digest::{HeldAs, Parts, RoomParts},
     proto::v1::DigestPart,
 };
 
@@ -74,15 +74,6 @@ const LIST_PARTS: &str = concat!(
     prefix!(),
     " = any($3)"
 );
-
-/// Parts of a room.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RoomParts<'a> {
-    /// The room.
-    pub(crate) room_id: &'a str,
-    /// The number of leading bits of the hash of an event id that select its part.
-    pub(crate) prefix_bits: u32,
-}
 
 /// Reads the digests of many rooms, each as one part. Rooms without events are absent.
 pub(crate) async fn of_rooms(

@@ -15,14 +15,17 @@ pub(crate) mod small_tables;
 pub(crate) mod state;
 mod tls;
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Config, IsolationLevel, Transaction, config::SslMode};
 
 use self::tls::Tls;
-use crate::cli::read_secret;
 
 /// A transaction ends after this time, whatever happens: a longer one would keep vacuum from removing
 /// old rows.
@@ -162,6 +165,12 @@ impl Session {
         let builder = self.client.build_transaction();
         builder.isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await
     }
+}
+
+/// Reads a password or another secret from a file; white space at its end is ignored.
+fn read_secret(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.trim_end().to_owned())
 }
 
 impl fmt::Debug for Database {

@@ -18,7 +18,7 @@ use super::{
     sweep, tail::Tail,
 };
 use crate::{
-    check,
+    check::{self, Unfollowable},
     database::{Session, positions, room_sizes},
     history::{
         History,
@@ -36,11 +36,6 @@ const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest page of a list.
 const PAGE_SIZE: u32 = 10_000;
-
-/// Why a database cannot be followed: trying again would not help.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Unfollowable(pub(crate) String);
 
 /// An attempt to follow.
 #[derive(Clone, Copy)]

@@ -31,7 +31,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub(crate) use self::attempt::Unfollowable;
 use self::{
     attempt::Attempt,
     rooms::Rooms,
@@ -39,6 +38,7 @@ use self::{
     sweep::{SweepCursor, SweepFlags},
 };
 use crate::{
+    check::Unfollowable,
     database::Databases,
     health,
     history::{History, HistoryError, HistoryOptions, message},

@@ -15,13 +15,8 @@ use super::{
     send,
 };
 use crate::{
-    database::{
-        Session,
-        digest::{self, RoomParts},
-        rooms_state::partial_rooms,
-        rows,
-    },
-    digest::{Parts, prefix_bits},
+    database::{Session, digest, rooms_state::partial_rooms, rows},
+    digest::{Parts, RoomParts, prefix_bits},
     history::{
         append::SendResult,
         rooms::{self, NotServed, TakeOut},
@@ -32,7 +27,7 @@ use crate::{
 
 /// The most events of parts that differ which are mended one by one. With more, the room is copied
 /// whole, which is faster.
-const MAX_MENDED: u64 = 100_000;
+const MAX_MENDED: u64 = 50_000;
 /// The most events that are listed at once.
 const MAX_LISTED: u64 = 20_000;
 /// The most events that are read at once.
@@ -70,7 +65,7 @@ pub(crate) enum Reconciled {
 }
 
 /// How an attempt to mend a room has ended.
-enum Attempt {
+enum MendOutcome {
     Done(Reconciled),
     /// Events were sent, and the digests still differ.
     StillDiffers,
@@ -114,8 +109,8 @@ pub(crate) async fn reconcile(
         let attempt = mend(context, &transaction, look).await.context("cannot compare a room")?;
         transaction.commit().await?;
         match attempt {
-            Attempt::Done(Reconciled::Partial) => return Ok(Reconciled::Partial),
-            Attempt::Done(ended) => {
+            MendOutcome::Done(Reconciled::Partial) => return Ok(Reconciled::Partial),
+            MendOutcome::Done(ended) => {
                 let differed = lock(&context.sweep).is_equal(room_id);
                 if differed {
                     lock(&context.rooms).set_differing(room_id, false);
@@ -123,8 +118,8 @@ pub(crate) async fn reconcile(
                 }
                 return Ok(ended);
             }
-            Attempt::StillDiffers => {}
-            Attempt::Hopeless => break,
+            MendOutcome::StillDiffers => {}
+            MendOutcome::Hopeless => break,
         }
     }
     give_up(context, room_id, reason).await
@@ -194,34 +189,36 @@ async fn mend(
     context: &Context,
     transaction: &Transaction<'_>,
     look: Look<'_>,
-) -> anyhow::Result<Attempt> {
+) -> anyhow::Result<MendOutcome> {
     let Look { room_id, reason, .. } = look;
     if !partial_rooms(transaction, &[room_id].into()).await?.is_empty() {
-        return Ok(Attempt::Done(Reconciled::Partial));
+        return Ok(MendOutcome::Done(Reconciled::Partial));
     }
     let Compared { parts, theirs, ours } = compare(context, transaction, room_id).await?;
     if theirs.events() == 0 && ours.events() > 0 {
         rooms::delete(&context.history, room_id).await?;
-        return Ok(Attempt::Done(Reconciled::Gone));
+        return Ok(MendOutcome::Done(Reconciled::Gone));
     }
     let differing = ours.differing(&theirs);
     let count: u64 = differing.values().sum();
     match reason {
-        Reason::Conflict if count == 0 => return Ok(Attempt::Hopeless),
-        _ if count == 0 => return Ok(Attempt::Done(Reconciled::Equal)),
-        Reason::Deleted => return Ok(Attempt::Hopeless),
-        Reason::Compare | Reason::Conflict if count > MAX_MENDED => return Ok(Attempt::Hopeless),
+        Reason::Conflict if count == 0 => return Ok(MendOutcome::Hopeless),
+        _ if count == 0 => return Ok(MendOutcome::Done(Reconciled::Equal)),
+        Reason::Deleted => return Ok(MendOutcome::Hopeless),
+        Reason::Compare | Reason::Conflict if count > MAX_MENDED => {
+            return Ok(MendOutcome::Hopeless);
+        }
         Reason::Compare | Reason::Conflict => {}
     }
     let mut mending = Mending { context, look, parts, expected: theirs };
     for prefixes in groups(&differing) {
         if !mending.mend_parts(transaction, &prefixes).await? {
-            return Ok(Attempt::Hopeless);
+            return Ok(MendOutcome::Hopeless);
         }
     }
     match rooms::digest(&context.history, room_id, parts.prefix_bits).await? == mending.expected {
-        true => Ok(Attempt::Done(Reconciled::Mended)),
-        false => Ok(Attempt::StillDiffers),
+        true => Ok(MendOutcome::Done(Reconciled::Mended)),
+        false => Ok(MendOutcome::StillDiffers),
     }
 }
 

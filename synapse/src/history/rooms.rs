@@ -6,8 +6,7 @@ use tonic::Code;
 
 use super::{History, HistoryError, message};
 use crate::{
-    database::digest::RoomParts,
-    digest::Parts,
+    digest::{Parts, RoomParts},
     proto::v1::{
         DeleteRoomRequest, EventFlags, GetRoomDigestRequest, GetRoomRequest, ListEventFlagsRequest,
         ListRoomsNotServedRequest, ListRoomsRequest, NotServedReason, RemoveEventsRequest,

@@ -100,12 +100,13 @@ pub(crate) async fn insert(
     let Stored { outlier, rejected, soft_failed, state_group } = stored;
     let reason = rejected.then_some("auth_error");
     let (room_id, event_id, pdu) = (&room.room_id, &event.event_id, &event.pdu);
-    let sql = "insert into events values ($1, $2, $3, $4, $5, 'master')";
-    client.execute(sql, &[event_id, room_id, &ordering, &outlier, &reason]).await.unwrap();
+    let sql = "insert into events values ($1, $2, $3, $4, $5, 'master', $6)";
+    let members: serde_json::Value = serde_json::from_str(pdu).unwrap();
+    let sender = members["sender"].as_str();
+    client.execute(sql, &[event_id, room_id, &ordering, &outlier, &reason, &sender]).await.unwrap();
     let metadata = if soft_failed { r#"{"soft_failed": true}"# } else { "{}" };
     let sql = "insert into event_json values ($1, $2, $3, $4)";
     client.execute(sql, &[event_id, room_id, &metadata, pdu]).await.unwrap();
-    let members: serde_json::Value = serde_json::from_str(pdu).unwrap();
     let prev_events: Vec<String> = serde_json::from_value(members["prev_events"].clone()).unwrap();
     let sql = "insert into event_edges select $1, unnest($2::text[])";
     client.execute(sql, &[event_id, &prev_events]).await.unwrap();

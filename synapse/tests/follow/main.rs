@@ -9,6 +9,7 @@
 
 mod homeserver;
 mod postgres;
+mod sweep;
 mod world;
 
 use std::process::Command;

@@ -1,7 +1,7 @@
 -- The tables of Synapse that the follower reads: names and types of their columns only, as in schema 94.
 create table events (
   event_id text not null unique, room_id text not null, stream_ordering bigint, outlier boolean not null,
-  rejection_reason text, instance_name text
+  rejection_reason text, instance_name text, sender text
 );
 create unique index on events (stream_ordering);
 create index on events (room_id, stream_ordering);

@@ -93,8 +93,13 @@ impl World {
 
     /// Starts a follower.
     pub(crate) fn follow(&mut self) {
+        self.follow_with(&[]);
+    }
+
+    /// Starts a follower with more flags.
+    pub(crate) fn follow_with(&mut self, flags: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        self.follower = Some(self.command().stderr(log).spawn().unwrap());
+        self.follower = Some(self.command().args(flags).stderr(log).spawn().unwrap());
     }
 
     /// Kills the follower.

@@ -21,6 +21,7 @@ use crate::{
         late::SweepKind,
         lock,
         reconcile::{Look, Reason, Reconciled, differing_events, reconcile},
+        rooms::RoomSize,
         send::{self, ToSend},
     },
     history::{append::SendResult, rooms},
@@ -117,9 +118,9 @@ impl<'a> Sweeper<'a> {
             room_ids.into_iter().filter(|it| !skipped.contains(it)).collect();
         let ours = self.our_digests(&room_ids).await?;
         for room_id in &room_ids {
-            if theirs.get(room_id).copied().unwrap_or_default()
-                != ours.get(room_id).copied().unwrap_or_default()
-            {
+            let differs = theirs.get(room_id).copied().unwrap_or_default()
+                != ours.get(room_id).copied().unwrap_or_default();
+            if differs || lock(&self.context.sweep).was_copied_again(room_id) {
                 self.check(room_id).await?;
             }
         }
@@ -129,8 +130,8 @@ impl<'a> Sweeper<'a> {
             return Ok(());
         }
         let sizes = room_ids.into_iter().map(|it| {
-            let count = theirs.get(&it).map_or(0, |it| it.event_count);
-            RoomSize { room_id: it, count }
+            let events = theirs.get(&it).map_or(0, |it| it.event_count);
+            RoomSize { room_id: it, events }
         });
         self.group = Some(Group { pass, left: batches(sizes), last_room });
         Ok(())
@@ -283,28 +284,22 @@ impl<'a> Sweeper<'a> {
     }
 }
 
-/// A room and its number of events.
-struct RoomSize {
-    room_id: String,
-    count: u64,
-}
-
 /// Groups small rooms, so that each batch has at most [`MAX_EVENTS`] events; larger rooms are read in
 /// parts.
 fn batches(rooms: impl Iterator<Item = RoomSize>) -> VecDeque<Bytes> {
     let mut batches = VecDeque::new();
-    let (mut small, mut events) = (Vec::new(), 0_u64);
-    for RoomSize { room_id, count } in rooms.filter(|it| it.count > 0) {
-        if count > MAX_EVENTS {
+    let (mut small, mut sum) = (Vec::new(), 0_u64);
+    for RoomSize { room_id, events } in rooms.filter(|it| it.events > 0) {
+        if events > MAX_EVENTS {
             batches.push_back(Bytes::Part { room_id, after: i64::MIN });
             continue;
         }
-        if events.saturating_add(count) > MAX_EVENTS {
+        if sum.saturating_add(events) > MAX_EVENTS {
             batches.push_back(Bytes::Rooms(std::mem::take(&mut small)));
-            events = 0;
+            sum = 0;
         }
         small.push(room_id);
-        events = events.saturating_add(count);
+        sum = sum.saturating_add(events);
     }
     if !small.is_empty() {
         batches.push_back(Bytes::Rooms(small));
@@ -319,7 +314,7 @@ mod tests {
     #[test]
     fn small_rooms_are_read_together() {
         let sizes = [("!a", 300), ("!b", 200), ("!c", 0), ("!d", 1), ("!large", 501), ("!e", 2)];
-        let sizes = sizes.map(|(id, count)| RoomSize { room_id: id.to_owned(), count });
+        let sizes = sizes.map(|(id, events)| RoomSize { room_id: id.to_owned(), events });
         let batches = batches(sizes.into_iter());
         let names: Vec<String> = batches
             .iter()
