@@ -15,6 +15,7 @@ use crate::{
     limits::LimitFlags,
     server::Options,
     server_name::ServerName,
+    shadow::ShadowFlags,
 };
 
 const EXAMPLES: &str = "\
@@ -39,6 +40,12 @@ Examples:
     backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
         --fallback http://127.0.0.1:8008 --pass-through true --trusted-proxy 127.0.0.1
     curl -i http://127.0.0.1:8448/_matrix/federation/v1/version   # X-Backscroll: synapse;reason=...
+
+  Beside a Synapse: it answers everything, and its answers are compared with those of the history
+  service. Print the result:
+    backscroll-gateway --server-name example.org --history http://127.0.0.1:8470 \\
+        --fallback http://127.0.0.1:8008 --shadow answer=synapse --metrics-listen 127.0.0.1:9471
+    backscroll-gateway shadow-report --url http://127.0.0.1:9471
 
   Check that it runs, and that it reaches the history service:
     curl -i http://127.0.0.1:8448/healthz
@@ -71,6 +78,10 @@ pub struct Config {
     /// The homeserver, and when it is asked.
     #[command(flatten)]
     pub beside: FallbackFlags,
+
+    /// Which answers of the homeserver are compared.
+    #[command(flatten)]
+    pub shadow: ShadowFlags,
 
     /// The address to listen on. Serves HTTP/2 and HTTP/1.1, in the clear unless --tls-cert is given.
     #[arg(
@@ -195,6 +206,7 @@ impl Config {
         Ok(Options {
             tls,
             fallback: self.beside.into_options()?,
+            shadow: self.shadow.into_options(),
             keys,
             fetching,
             clock,

@@ -1,12 +1,15 @@
 //! What every request needs: our name, the clock, limits, keys and the history service.
 
-use std::{sync::atomic::AtomicBool, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{
     clock::Clock, fallback::Fallback, history::History, keys::Keys, limits::Limits,
-    metrics::Metrics, server_name::ServerName,
+    metrics::Metrics, server_name::ServerName, shadow::Shadow,
 };
 
 #[derive(Debug)]
@@ -16,9 +19,11 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     /// The keys of other servers.
     pub(crate) keys: Keys,
-    pub(crate) history: History,
+    pub(crate) history: Arc<History>,
     /// The homeserver, if it answers what the history service cannot.
     pub(crate) fallback: Option<Fallback>,
+    /// Compares the homeserver's answers, if that is wanted.
+    pub(crate) shadow: Option<Shadow>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) max_body_bytes: usize,

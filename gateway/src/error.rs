@@ -57,6 +57,16 @@ impl ApiError {
         Self { status, errcode, message, retry_after_ms: None, limiter: None, detail: None }
     }
 
+    /// The status of the response.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The error code of the response.
+    pub(crate) fn errcode(&self) -> &'static str {
+        self.errcode
+    }
+
     pub(crate) fn unknown_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", "There is no such endpoint")
     }

@@ -31,6 +31,7 @@
 //!
 //! To start it inside another process, see [`server::serve`].
 
+pub mod command;
 pub mod config;
 pub mod server;
 
@@ -64,6 +65,7 @@ pub mod metrics;
 pub mod properties;
 pub mod proto;
 pub mod random;
+pub mod shadow;
 mod single_flight;
 mod wire;
 

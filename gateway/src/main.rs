@@ -1,9 +1,10 @@
 //! The process: flags, log, sockets, signals. Everything else is in the library.
 
+use std::io::{self, Write as _};
+
 use anyhow::Context as _;
-use backscroll_gateway::{config::Config, server};
+use backscroll_gateway::{command::Invocation, config::Config, server};
 use backscroll_telemetry::{self as telemetry, Logs};
-use clap::Parser as _;
 use mimalloc::MiMalloc;
 use tokio::{
     net::TcpListener,
@@ -16,7 +17,15 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    match Invocation::parse() {
+        Invocation::Serve(config) => serve(*config).await,
+        Invocation::ShadowReport(flags) => {
+            write!(io::stdout(), "{}", flags.report().await?).context("cannot print the report")
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
     let logs = Logs { format: config.log_format, filter: &config.log };
     let _traces = telemetry::start("backscroll-gateway", logs, config.otlp_endpoint.as_deref())?;
     let (listen, metrics_listen) = (config.listen, config.metrics_listen);
@@ -28,7 +37,10 @@ async fn main() -> anyhow::Result<()> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address} (--metrics-listen)"))?;
-        tokio::spawn(telemetry::serve_metrics(listener, options.metrics.registry()));
+        let metrics = telemetry::metrics_router(options.metrics.registry());
+        let shadow = options.shadow.as_ref().map(|it| it.results.page());
+        let pages = metrics.merge(shadow.unwrap_or_default());
+        tokio::spawn(telemetry::serve_pages(listener, pages));
     }
     tracing::info!(
         server_name = %options.server_name,

@@ -37,6 +37,7 @@ use crate::{
     random::Random,
     router::router,
     server_name::ServerName,
+    shadow::{Shadow, ShadowOptions},
 };
 
 /// Pause after a connection could not be accepted, such as without free file descriptors.
@@ -57,6 +58,8 @@ pub struct Options {
     pub tls: Option<Arc<Watched<ServerConfig>>>,
     /// The homeserver that answers what the history service cannot. `None`: nothing is passed on.
     pub fallback: Option<FallbackOptions>,
+    /// Which answers of the homeserver are compared; only with a fallback. `None`: none.
+    pub shadow: Option<ShadowOptions>,
     /// Keys of other servers that are never fetched.
     pub keys: PinnedKeys,
     /// How the keys of all other servers are fetched. `None`: only servers with pinned keys can be
@@ -100,6 +103,7 @@ impl Options {
             history,
             tls: None,
             fallback: None,
+            shadow: None,
             keys: PinnedKeys::default(),
             fetching: None,
             clock: Clock::system(),
@@ -129,9 +133,14 @@ pub async fn serve(
     let Options { server_name, history, keys, fetching, clock, random, .. } = options;
     let Options { request_timeout, limits, metrics, tls, fallback, .. } = options;
     let bounds = Limits::new(limits.clone(), &metrics);
-    let history = History::new(history, metrics.clone(), bounds.answer_memory());
+    let history = Arc::new(History::new(history, metrics.clone(), bounds.answer_memory()));
     let fallback =
         fallback.map(|fallback| Fallback::new(fallback, clock.clone(), metrics.fallback()));
+    let shadow = options.shadow.zip(fallback.as_ref()).map(|(shadow, fallback)| {
+        shadow.results.count_in(metrics.shadow());
+        let (history, homeserver) = (Arc::clone(&history), Arc::clone(&fallback.homeserver));
+        Shadow::new(shadow, history, homeserver, clock.clone(), random.clone())
+    });
     let keys = Keys::new(keys, fetching, history.stored_keys(), clock.clone(), random);
     let cx = Arc::new(Context {
         server_name,
@@ -139,6 +148,7 @@ pub async fn serve(
         keys,
         history,
         fallback,
+        shadow,
         max_body_bytes: limits.max_body_bytes,
         body_timeout: limits.body_timeout,
         request_timeout,

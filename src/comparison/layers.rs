@@ -9,7 +9,9 @@ use std::{
 use super::{
     Reasons,
     known::{KnownEvent, KnownEvents},
-    models::{Bounds, excluded, is_below, is_met, is_optional, is_returned, predecessors, start},
+    models::{
+        MissingBounds, excluded, is_below, is_met, is_optional, is_returned, predecessors, start,
+    },
 };
 
 /// The layers that the walk takes completely, whatever the order.
@@ -24,7 +26,7 @@ struct Complete {
 
 /// Whether an answer is one that this walk may give.
 pub(super) fn may_give<E>(
-    bounds: Bounds<'_>,
+    bounds: MissingBounds<'_>,
     rules: Reasons,
     answer: &[String],
     events: &KnownEvents<'_, E>,
@@ -74,13 +76,13 @@ impl Layer {
 
 /// A walk under some rules.
 struct Walk<'a, E> {
-    bounds: Bounds<'a>,
+    bounds: MissingBounds<'a>,
     rules: Reasons,
     events: &'a KnownEvents<'a, E>,
 }
 
 fn complete_layers<E>(
-    bounds: Bounds<'_>,
+    bounds: MissingBounds<'_>,
     rules: Reasons,
     events: &KnownEvents<'_, E>,
 ) -> Result<Complete, E> {

@@ -15,7 +15,7 @@ use crate::graph::Position;
 
 /// The bounds of a walk of `/get_missing_events`.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds<'a> {
+pub(super) struct MissingBounds<'a> {
     pub(super) earliest: &'a [String],
     pub(super) latest: &'a [String],
     pub(super) limit: usize,
@@ -42,7 +42,7 @@ pub(super) fn gives<E>(
             Ok(is_list(&found, rules, answer))
         }
         AskedWalk::Missing { earliest, latest, limit, min_depth } => {
-            let bounds = Bounds { earliest, latest, limit, min_depth };
+            let bounds = MissingBounds { earliest, latest, limit, min_depth };
             if rules.contains(R::Limit) {
                 return layers::may_give(bounds, rules, answer, events);
             }
@@ -60,7 +60,7 @@ pub(super) fn has_all<E>(
     let found = match asked {
         AskedWalk::Back { from, limit } => walk_back(from, limit, Reasons::default(), events)?,
         AskedWalk::Missing { earliest, latest, limit, min_depth } => {
-            let bounds = Bounds { earliest, latest, limit, min_depth };
+            let bounds = MissingBounds { earliest, latest, limit, min_depth };
             walk_missing(bounds, Reasons::default(), events)?
         }
     };
@@ -153,7 +153,7 @@ fn walk_back<E>(
 /// The events of `/get_missing_events`, in the order of the walk, where events are taken in the order in
 /// which they are referenced.
 fn walk_missing<E>(
-    bounds: Bounds<'_>,
+    bounds: MissingBounds<'_>,
     rules: Reasons,
     events: &KnownEvents<'_, E>,
 ) -> Result<Vec<FoundEvent>, E> {
@@ -187,18 +187,18 @@ fn walk_missing<E>(
 }
 
 /// The events to start from, each once.
-pub(super) fn start(bounds: Bounds<'_>) -> Vec<String> {
+pub(super) fn start(bounds: MissingBounds<'_>) -> Vec<String> {
     let mut seen: BTreeSet<&str> = bounds.earliest.iter().map(String::as_str).collect();
     bounds.latest.iter().filter(|it| seen.insert(it)).cloned().collect()
 }
 
 /// The events that a walk never returns.
-pub(super) fn excluded(bounds: Bounds<'_>, rules: Reasons) -> BTreeSet<String> {
+pub(super) fn excluded(bounds: MissingBounds<'_>, rules: Reasons) -> BTreeSet<String> {
     let latest = if rules.contains(R::LatestEvents) { &[] } else { bounds.latest };
     bounds.earliest.iter().chain(latest).cloned().collect()
 }
 
 /// Whether `min_depth` excludes an event.
-pub(super) fn is_below(event: &KnownEvent, bounds: Bounds<'_>, rules: Reasons) -> bool {
+pub(super) fn is_below(event: &KnownEvent, bounds: MissingBounds<'_>, rules: Reasons) -> bool {
     event.position.depth < bounds.min_depth && !rules.contains(R::MinDepth)
 }

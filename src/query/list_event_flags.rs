@@ -59,20 +59,20 @@ pub struct ListEventFlags {
 
 /// The hashes of a part: all from `first` to `last`.
 #[derive(Clone, Copy)]
-struct Bounds {
+struct HashRange {
     first: u128,
     last: u128,
 }
 
 impl ListEventFlags {
     /// The bounds of the part; `None` if there is no such part.
-    fn bounds(&self) -> Option<Bounds> {
+    fn bounds(&self) -> Option<HashRange> {
         let Self { prefix_bits, prefix, .. } = *self;
         if prefix_bits > MAX_PREFIX_BITS || prefix >> prefix_bits != 0 {
             return None;
         }
         let first = u128::from(prefix).checked_shl(128 - prefix_bits).unwrap_or(0);
-        Some(Bounds { first, last: first | u128::MAX.checked_shr(prefix_bits).unwrap_or(0) })
+        Some(HashRange { first, last: first | u128::MAX.checked_shr(prefix_bits).unwrap_or(0) })
     }
 }
 
@@ -86,7 +86,7 @@ impl Question for ListEventFlags {
     fn try_answer(&self, cx: &Context, deadline: &Deadline) -> Result<EventFlagsList, QueryError> {
         let store = &cx.store;
         let room = find_internal(store, &self.room_id)?;
-        let Bounds { first, last } = self.bounds().ok_or(QueryError::PrefixInvalid)?;
+        let HashRange { first, last } = self.bounds().ok_or(QueryError::PrefixInvalid)?;
         let parse = |text: &str| {
             let hash = (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok())??;
             Some(hash).filter(|it| (first..=last).contains(it))
@@ -144,7 +144,7 @@ mod tests {
                     prefix,
                     page: PageRequest::first(0),
                 };
-                let Bounds { first, last } = question.bounds().unwrap();
+                let HashRange { first, last } = question.bounds().unwrap();
                 assert_eq!(next, Some(first));
                 next = last.checked_add(1);
             }

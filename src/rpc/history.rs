@@ -195,7 +195,9 @@ impl HistoryService for HistoryHandler {
         request: Request<pb::CompareAnswersRequest>,
     ) -> Result<Response<pb::CompareAnswersResponse>, Status> {
         let deadline = deadline(request.metadata());
+        let bounds = wire::compared_bounds(request.get_ref());
         let question = wire::compare_answers(request.into_inner())?;
+        Bounded::new(&self.cx, bounds, "").check_lag()?;
         let comparison = self.answer(deadline, question).await?;
         Ok(Response::new(wire::compare_answers_response(comparison)))
     }

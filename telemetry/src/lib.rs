@@ -12,5 +12,5 @@ pub mod trace;
 
 pub use codes::code_name;
 pub use logs::{LogFormat, Logs, Traces, start};
-pub use page::{metrics_router, serve_metrics};
+pub use page::{metrics_router, serve_metrics, serve_pages};
 pub use process::register_process;

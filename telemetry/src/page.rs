@@ -22,7 +22,12 @@ pub fn metrics_router(registry: Arc<Registry>) -> Router {
 
 /// Serves the metrics of a registry as `/metrics` over HTTP, until the future is dropped.
 pub async fn serve_metrics(listener: TcpListener, registry: Arc<Registry>) {
-    if let Err(error) = axum::serve(listener, metrics_router(registry)).await {
+    serve_pages(listener, metrics_router(registry)).await;
+}
+
+/// Serves pages for operators, such as [`metrics_router`] with others, until the future is dropped.
+pub async fn serve_pages(listener: TcpListener, pages: Router) {
+    if let Err(error) = axum::serve(listener, pages).await {
         tracing::error!(%error, "metrics are no longer served");
     }
 }

@@ -18,10 +18,10 @@ use crate::support::{
 };
 
 /// The forms of recorded events, by the hash of each form.
-struct Forms(BTreeMap<String, String>);
+pub(crate) struct Forms(BTreeMap<String, String>);
 
 impl Forms {
-    fn of(rooms: &[RecordedRoom]) -> Self {
+    pub(crate) fn of(rooms: &[RecordedRoom]) -> Self {
         let mut forms = BTreeMap::new();
         for room in rooms {
             let version = RoomVersion::parse(&room.header.room_version).unwrap();
@@ -39,7 +39,7 @@ impl Forms {
     }
 
     /// The recorded answer to a request: its PDUs.
-    fn answer(&self, request: &Request) -> Option<Vec<String>> {
+    pub(crate) fn answer(&self, request: &Request) -> Option<Vec<String>> {
         let form = |(_, hash): &(String, String)| self.0.get(hash).cloned();
         request.synapse.events.iter().map(form).collect()
     }
@@ -132,7 +132,7 @@ enum Fault {
 }
 
 /// Both forms of every recorded event, by the text of each form and by the recorded text.
-fn both_forms(rooms: &[RecordedRoom]) -> BTreeMap<String, BothForms> {
+pub(crate) fn both_forms(rooms: &[RecordedRoom]) -> BTreeMap<String, BothForms> {
     let mut forms = BTreeMap::new();
     for room in rooms {
         let version = RoomVersion::parse(&room.header.room_version).unwrap();
@@ -150,9 +150,9 @@ fn both_forms(rooms: &[RecordedRoom]) -> BTreeMap<String, BothForms> {
 }
 
 #[derive(Clone)]
-struct BothForms {
-    full: String,
-    redacted: String,
+pub(crate) struct BothForms {
+    pub(crate) full: String,
+    pub(crate) redacted: String,
 }
 
 /// The answer with each kind of fault at one place of it.

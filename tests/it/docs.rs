@@ -8,7 +8,7 @@ use std::{
 };
 
 use backscroll::cli::Cli;
-use backscroll_gateway::config::Config;
+use backscroll_gateway::{command::Invocation, config::Config};
 use clap::{Arg, Command, CommandFactory as _};
 
 /// A flag's variable and its default, empty if there is none.
@@ -217,7 +217,7 @@ fn flags() -> BTreeSet<String> {
     }
     let mut found = BTreeSet::new();
     add(&Cli::command(), &mut found);
-    add(&Config::command(), &mut found);
+    add(&Invocation::command(), &mut found);
     add(&backscroll_synapse::cli::Cli::command(), &mut found);
     // The flags of the measurement, of cargo and of clap.
     let others = ["--help", "--version", "--events", "--members", "--json", "--plot", "--rounds"];

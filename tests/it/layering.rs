@@ -101,7 +101,8 @@ const HISTORY_PLAN: Plan = &[
 const GATEWAY_PLAN: Plan = &[
     ("main", &[]),
     ("lib", &[]),
-    ("config", &["server", "fallback", "history", "keys", "limits", "clock"]),
+    ("command", &["config", "shadow"]),
+    ("config", &["server", "shadow", "fallback", "history", "keys", "limits", "clock"]),
     (
         "server",
         &[
@@ -109,6 +110,7 @@ const GATEWAY_PLAN: Plan = &[
             "handshakes",
             "router",
             "context",
+            "shadow",
             "fallback",
             "history",
             "keys",
@@ -145,6 +147,7 @@ const GATEWAY_PLAN: Plan = &[
             "error",
             "answer",
             "x_matrix",
+            "shadow",
             "fallback",
             "limits",
             "limiter",
@@ -157,7 +160,8 @@ const GATEWAY_PLAN: Plan = &[
     ("framing", &["error"]),
     ("observe", &["error", "metrics", "log_sampler"]),
     ("admission", &["context", "error", "x_matrix", "limits", "limiter", "client_address"]),
-    ("context", &["keys", "fallback", "history", "limits", "metrics", "clock"]),
+    ("context", &["keys", "shadow", "fallback", "history", "limits", "metrics", "clock"]),
+    ("shadow", &["error", "answer", "fallback", "history", "metrics", "clock", "random", "proto"]),
     ("error", &["answer", "x_matrix", "fallback", "limits", "proto"]),
     ("fallback", &["history", "limits", "metrics", "clock", "proto"]),
     ("answer", &[]),

@@ -17,7 +17,7 @@ mod request;
 mod response;
 mod rules;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use self::first_of_origin::FirstOfOrigin;
 pub use self::options::{FallbackFlags, FallbackOptions};
@@ -34,7 +34,7 @@ use crate::{
 /// The homeserver, and when it is asked.
 #[derive(Debug)]
 pub(crate) struct Fallback {
-    pub(crate) homeserver: Homeserver,
+    pub(crate) homeserver: Arc<Homeserver>,
     pub(crate) metrics: FallbackMetrics,
     /// How long the history service may take for an answer.
     pub(crate) history_time: Duration,
@@ -54,7 +54,7 @@ impl Fallback {
             nanos: i32::try_from(span.subsec_nanos()).unwrap_or_default(),
         };
         Self {
-            homeserver: Homeserver::new(&options.url, options.tls),
+            homeserver: Arc::new(Homeserver::new(&options.url, options.tls)),
             metrics,
             history_time: options.history_time,
             bounds: FeederBounds {

@@ -32,13 +32,15 @@ pub(crate) enum FallbackReason {
     NoKeys,
     /// The first request of the server in a minute.
     FirstOfOrigin,
+    /// The homeserver answers everything: its answers are compared only.
+    Shadow,
     /// The gateway does not answer this endpoint itself.
     PassThrough,
 }
 
 impl FallbackReason {
     /// The words of all reasons.
-    pub(super) const WORDS: [&str; 13] = [
+    pub(super) const WORDS: [&str; 14] = [
         Self::HistoryAway.word(),
         Self::HistorySlow.word(),
         Self::HistoryFailed.word(),
@@ -51,6 +53,7 @@ impl FallbackReason {
         Self::NotFinal.word(),
         Self::NoKeys.word(),
         Self::FirstOfOrigin.word(),
+        Self::Shadow.word(),
         Self::PassThrough.word(),
     ];
 
@@ -69,6 +72,7 @@ impl FallbackReason {
             Self::NotFinal => "not_final",
             Self::NoKeys => "no_keys",
             Self::FirstOfOrigin => "first_of_origin",
+            Self::Shadow => "shadow",
             Self::PassThrough => "pass_through",
         }
     }

@@ -27,12 +27,12 @@ pub(super) type Answer<A> = Result<Arc<A>, Status>;
 
 /// A question to the history service: a method and its encoded request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(super) struct HistoryQuestion {
     method: GrpcMethod,
     message: EncodedMessage,
 }
 
-impl Question {
+impl HistoryQuestion {
     pub(super) fn new(method: GrpcMethod, request: &impl Message) -> Self {
         Self { method, message: EncodedMessage::new(request) }
     }
@@ -68,7 +68,7 @@ impl HistoryClient {
     /// nothing that matters, so it is safe to ask a second instance.
     pub(super) async fn ask<A: Message + Default>(
         &self,
-        question: &Question,
+        question: &HistoryQuestion,
         deadline: Instant,
     ) -> Answer<A> {
         let asking = async {
@@ -92,11 +92,11 @@ impl HistoryClient {
     async fn ask_instance<A: Message + Default>(
         &self,
         instance: &Chosen,
-        question: &Question,
+        question: &HistoryQuestion,
         deadline: Instant,
     ) -> Result<A, Status> {
         let started = Instant::now();
-        let Question { method, message } = question.clone();
+        let HistoryQuestion { method, message } = question.clone();
         let headers = self.headers(deadline.saturating_duration_since(started))?;
         let call = Call { path: method.path, headers, message };
         let answer = instance.connection().call(call, &*self.memory).await;

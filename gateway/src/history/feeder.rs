@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{GrpcMethod, History, client::Question};
+use super::{GrpcMethod, History, client::HistoryQuestion};
 use crate::proto::v1::{GetFeederRequest, GetFeederResponse};
 
 const GET_FEEDER: GrpcMethod = GrpcMethod {
@@ -26,7 +26,7 @@ pub(crate) struct FeederState {
 impl History {
     /// What is known of the feeder: nothing if the history service does not answer.
     pub(crate) async fn feeder(&self) -> FeederState {
-        let question = Question::new(GET_FEEDER, &GetFeederRequest {});
+        let question = HistoryQuestion::new(GET_FEEDER, &GetFeederRequest {});
         let until = Instant::now() + TIMEOUT;
         let Ok(answer) = self.client.ask::<GetFeederResponse>(&question, until).await else {
             return FeederState::default();

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use self::client::{Answer, HistoryClient, Question};
+use self::client::{Answer, HistoryClient, HistoryQuestion};
 pub use self::options::{HistoryFlags, HistoryOptions};
 pub(crate) use self::server_keys::{NoStoredKeys, StoredKeys, StoredKeysClient};
 pub(crate) use self::{feeder::FeederState, options::plain_url};
@@ -29,7 +29,8 @@ use crate::{
     limits::AnswerMemory,
     metrics::Metrics,
     proto::v1::{
-        BackfillRequest, BackfillResponse, GetMissingEventsRequest, GetMissingEventsResponse,
+        BackfillRequest, BackfillResponse, CompareAnswersRequest, CompareAnswersResponse,
+        GetMissingEventsRequest, GetMissingEventsResponse,
     },
     single_flight::SingleFlight,
 };
@@ -52,6 +53,11 @@ const BACKFILL: GrpcMethod = GrpcMethod {
     name: "Backfill",
     path: "/backscroll.history.v1.HistoryService/Backfill",
 };
+const COMPARE_ANSWERS: GrpcMethod = GrpcMethod {
+    service: HISTORY_SERVICE,
+    name: "CompareAnswers",
+    path: "/backscroll.history.v1.HistoryService/CompareAnswers",
+};
 const GET_MISSING_EVENTS: GrpcMethod = GrpcMethod {
     service: HISTORY_SERVICE,
     name: "GetMissingEvents",
@@ -62,8 +68,8 @@ const GET_MISSING_EVENTS: GrpcMethod = GrpcMethod {
 #[derive(Debug)]
 pub(crate) struct History {
     client: HistoryClient,
-    backfills: SingleFlight<Question, Answer<BackfillResponse>>,
-    missing_events: SingleFlight<Question, Answer<GetMissingEventsResponse>>,
+    backfills: SingleFlight<HistoryQuestion, Answer<BackfillResponse>>,
+    missing_events: SingleFlight<HistoryQuestion, Answer<GetMissingEventsResponse>>,
 }
 
 impl History {
@@ -87,7 +93,7 @@ impl History {
         deadline: Instant,
     ) -> Answer<BackfillResponse> {
         let client = self.client.clone();
-        let question = Question::new(BACKFILL, request);
+        let question = HistoryQuestion::new(BACKFILL, request);
         let key = question.clone();
         let ask = || async move { client.ask(&question, deadline).await };
         self.backfills.run(key, ask).await
@@ -99,10 +105,19 @@ impl History {
         deadline: Instant,
     ) -> Answer<GetMissingEventsResponse> {
         let client = self.client.clone();
-        let question = Question::new(GET_MISSING_EVENTS, request);
+        let question = HistoryQuestion::new(GET_MISSING_EVENTS, request);
         let key = question.clone();
         let ask = || async move { client.ask(&question, deadline).await };
         self.missing_events.run(key, ask).await
+    }
+
+    /// Compares the homeserver's answer to a question with that of the history service.
+    pub(crate) async fn compare_answers(
+        &self,
+        request: &CompareAnswersRequest,
+        deadline: Instant,
+    ) -> Answer<CompareAnswersResponse> {
+        self.client.ask(&HistoryQuestion::new(COMPARE_ANSWERS, request), deadline).await
     }
 
     /// A client for the keys of other servers that the history service stores.
@@ -122,7 +137,7 @@ mod tests {
 
     #[test]
     fn paths_consist_of_service_and_method() {
-        for GrpcMethod { service, name, path } in [BACKFILL, GET_MISSING_EVENTS] {
+        for GrpcMethod { service, name, path } in [BACKFILL, COMPARE_ANSWERS, GET_MISSING_EVENTS] {
             assert_eq!(path, format!("/{service}/{name}"));
         }
     }

@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 
 use super::{
     GrpcMethod,
-    client::{HistoryClient, Question},
+    client::{HistoryClient, HistoryQuestion},
 };
 use crate::proto::v1::{
     GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest, PutServerKeysResponse,
@@ -61,7 +61,7 @@ impl StoredKeysClient {
     }
 
     pub(crate) async fn get(&self, server_name: String) -> Result<StoredKeys, NoStoredKeys> {
-        let question = Question::new(GET_SERVER_KEYS, &GetServerKeysRequest { server_name });
+        let question = HistoryQuestion::new(GET_SERVER_KEYS, &GetServerKeysRequest { server_name });
         let answer = self.0.ask::<GetServerKeysResponse>(&question, Instant::now() + TIMEOUT).await;
         let answer = answer.map_err(NoStoredKeys::from)?;
         Ok(StoredKeys { answer: answer.answer.clone(), fetched_ts: answer.fetched_ts })
@@ -69,7 +69,8 @@ impl StoredKeysClient {
 
     pub(crate) async fn put(&self, keys: StoredKeys) -> Result<(), Status> {
         let StoredKeys { answer, fetched_ts } = keys;
-        let question = Question::new(PUT_SERVER_KEYS, &PutServerKeysRequest { answer, fetched_ts });
+        let question =
+            HistoryQuestion::new(PUT_SERVER_KEYS, &PutServerKeysRequest { answer, fetched_ts });
         self.0.ask::<PutServerKeysResponse>(&question, Instant::now() + TIMEOUT).await?;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! so their number is limited.
 
 mod fallback;
+mod shadow;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-pub(crate) use self::fallback::FallbackMetrics;
+pub(crate) use self::{fallback::FallbackMetrics, shadow::ShadowMetrics};
 use crate::limiter;
 
 /// All metrics. Clones share them.
@@ -37,6 +38,7 @@ pub struct Metrics {
     call_durations: Family<MethodLabels, Histogram>,
     panics: Counter,
     fallback: FallbackMetrics,
+    shadow: ShadowMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,6 +99,7 @@ impl Metrics {
             call_durations: Family::new_with_constructor(seconds),
             panics: Counter::default(),
             fallback: FallbackMetrics::new(),
+            shadow: ShadowMetrics::default(),
         };
         // Present from the start, so that the first refusal is visible as a change.
         for limiter in limiter::NAMES {
@@ -133,6 +136,7 @@ impl Metrics {
         let help = "Requests whose handler panicked";
         to.register("backscroll_gateway_panics", help, it.panics);
         self.fallback.register(to);
+        self.shadow.register(to);
     }
 
     /// The registry, for `/metrics`.
@@ -198,6 +202,11 @@ impl Metrics {
     /// The metrics of what is passed on to the homeserver.
     pub(crate) fn fallback(&self) -> FallbackMetrics {
         self.fallback.clone()
+    }
+
+    /// The metrics of comparisons with the homeserver.
+    pub(crate) fn shadow(&self) -> ShadowMetrics {
+        self.shadow.clone()
     }
 
     /// Counts a handler that panicked.

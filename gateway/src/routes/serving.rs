@@ -20,8 +20,11 @@ use crate::{
     },
     limits::Permit,
     observe,
-    proto::v1::{BackfillRequest, GetMissingEventsRequest},
+    proto::v1::{
+        BackfillRequest, GetMissingEventsRequest, compare_answers_request::Question as Compared,
+    },
     server_name::ServerName,
+    shadow::{Comparison, HistorySide, Shadow},
     x_matrix::Unauthenticated,
 };
 
@@ -36,6 +39,8 @@ struct HistoryAnswer {
     response: Response,
     /// Number of events in it.
     events: usize,
+    /// These events: a JSON array.
+    pdus: Bytes,
     /// Whether a later tick of the feeder may bring events that were asked for.
     not_final: bool,
 }
@@ -54,20 +59,28 @@ pub(super) struct Question<'a> {
 
 impl HistoryRequest {
     async fn ask(&self, cx: &Context, until: Instant) -> Result<HistoryAnswer, Status> {
-        let (events, response, not_final) = match self {
+        let (events, response, pdus, not_final) = match self {
             Self::Backfill(request) => {
                 let answer = cx.history.backfill(request, until).await?;
                 let pdus = answer.pdus.clone();
-                let response = answer::backfill(&cx.server_name, cx.clock.now_ms(), pdus);
-                (answer.forms.len(), response, answer.not_final)
+                let response = answer::backfill(&cx.server_name, cx.clock.now_ms(), pdus.clone());
+                (answer.forms.len(), response, pdus, answer.not_final)
             }
             Self::GetMissingEvents(request) => {
                 let answer = cx.history.get_missing_events(request, until).await?;
-                let response = answer::get_missing_events(answer.pdus.clone());
-                (answer.forms.len(), response, answer.not_final)
+                let pdus = answer.pdus.clone();
+                let response = answer::get_missing_events(pdus.clone());
+                (answer.forms.len(), response, pdus, answer.not_final)
             }
         };
-        Ok(HistoryAnswer { response, events, not_final })
+        Ok(HistoryAnswer { response, events, pdus, not_final })
+    }
+
+    fn compared(&self) -> Compared {
+        match self {
+            Self::Backfill(request) => Compared::Backfill(request.clone()),
+            Self::GetMissingEvents(request) => Compared::GetMissingEvents(request.clone()),
+        }
     }
 }
 
@@ -91,6 +104,9 @@ impl Question<'_> {
             let answer = self.request.ask(cx, self.deadline).await;
             return Ok(answer.map_err(ApiError::from)?.into_response());
         };
+        if cx.shadow.as_ref().is_some_and(Shadow::homeserver_answers) {
+            return Ok(self.pass_on_and_compare(fallback, forwarded).await?);
+        }
         if fallback.is_first_of(&self.origin) {
             let reason = FallbackReason::FirstOfOrigin;
             // It waits for nothing: the history service can answer too.
@@ -100,15 +116,33 @@ impl Question<'_> {
                 Err(error) => tracing::info!("the history service is asked instead: {error}"),
             }
         }
-        let until = self.deadline.min(Instant::now() + fallback.history_time);
+        let comparison = self.begin_comparison(&forwarded);
+        let asked = Instant::now();
+        let until = self.deadline.min(asked + fallback.history_time);
         let (reason, error) = match self.request.ask(cx, until).await {
-            Ok(answer) if !answer.not_final => return Ok(answer.into_response()),
+            Ok(answer) if !answer.not_final => {
+                if let Some(comparison) = comparison {
+                    let pdus = answer.pdus.clone();
+                    let history = HistorySide::answered(pdus, false, asked.elapsed());
+                    comparison.history_answered(history);
+                }
+                return Ok(answer.into_response());
+            }
             Ok(_not_final) => (FallbackReason::NotFinal, None),
             Err(status) => match reason_of(&status) {
-                None => return Err(status.into()),
+                None => {
+                    if let Some(comparison) = comparison {
+                        let history = HistorySide::failed(status.clone(), asked.elapsed());
+                        comparison.history_answered(history);
+                    }
+                    return Err(status.into());
+                }
                 Some(reason) => (reason, Some(status)),
             },
         };
+        if let Some(comparison) = comparison {
+            comparison.not_compared(reason.word());
+        }
         let passed = self.pass_on(fallback, forwarded, reason, self.deadline).await;
         passed.map_err(|failure| match error {
             // As without a fallback.
@@ -117,6 +151,25 @@ impl Question<'_> {
                 status.into()
             }
             _ => failure.into(),
+        })
+    }
+
+    fn begin_comparison(&self, forwarded: &ForwardedRequest) -> Option<Comparison> {
+        self.cx.shadow.as_ref()?.begin(|| self.request.compared(), forwarded)
+    }
+
+    /// Passes the request on whatever the history service would answer, and compares the answers.
+    async fn pass_on_and_compare(
+        &mut self,
+        fallback: &Fallback,
+        forwarded: ForwardedRequest,
+    ) -> Result<Response, HomeserverError> {
+        let comparison = self.begin_comparison(&forwarded);
+        let reason = FallbackReason::Shadow;
+        let response = self.pass_on(fallback, forwarded, reason, self.deadline).await?;
+        Ok(match comparison {
+            Some(comparison) => comparison.homeserver_answered(response),
+            None => response,
         })
     }
 

@@ -40,6 +40,7 @@ mod http2;
 mod keys;
 mod limits;
 mod observed;
+mod shadow;
 mod stopping;
 mod strangers;
 mod tls;

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use tonic::Status;
 
-use super::{backfill, get_missing_events};
+use super::{backfill, feeder_bounds, get_missing_events};
 use crate::{
     comparison::DifferenceReason,
+    context::feeder::FeederBounds,
     proto::v1::{self as pb, ErrorReason, compare_answers_request::Question as ComparedRequest},
     query::{Asker, CompareAnswers, ComparedQuestion, Comparison, EventDifference},
     rpc::status,
@@ -35,6 +36,14 @@ pub(in crate::rpc) fn compare_answers(
         return Err(status::refuse(ErrorReason::ServerNameInvalid, text));
     }
     Ok(CompareAnswers { question, pdus })
+}
+
+/// The bounds of the question.
+pub(in crate::rpc) fn compared_bounds(request: &pb::CompareAnswersRequest) -> Option<FeederBounds> {
+    feeder_bounds(match request.question.as_ref()? {
+        ComparedRequest::Backfill(it) => it.feeder_bounds,
+        ComparedRequest::GetMissingEvents(it) => it.feeder_bounds,
+    })
 }
 
 pub(in crate::rpc) fn compare_answers_response(

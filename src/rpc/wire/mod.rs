@@ -10,7 +10,7 @@ mod ingest;
 
 pub(super) use admin::{fault, list_rooms_not_served_response, stats_response};
 pub(super) use ban_redaction::{NewBan, list_ban_redactions_response, new_ban};
-pub(super) use compare::{compare_answers, compare_answers_response};
+pub(super) use compare::{compare_answers, compare_answers_response, compared_bounds};
 pub(super) use feeder::{feed_report, feeder_bounds, get_feeder_response};
 pub(super) use history::{
     backfill, backfill_response, batch_get_events_response, explain_access_response,

@@ -39,6 +39,7 @@ pub(crate) struct Request {
 #[derive(Clone, Deserialize)]
 pub(crate) struct Recorded {
     pub(crate) status: u16,
+    pub(crate) errcode: Option<String>,
     #[serde(default)]
     pub(crate) events: Vec<(String, String)>,
 }

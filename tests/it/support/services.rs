@@ -21,6 +21,16 @@ pub(crate) struct Services {
 impl Services {
     /// Starts a gateway named `server_name`, and a history service over `data_dir`.
     pub(crate) async fn start(data_dir: &Path, server_name: &str, server_keys: &str) -> Self {
+        Self::start_with(data_dir, server_name, server_keys, |_| {}).await
+    }
+
+    /// Starts a gateway with changed options.
+    pub(crate) async fn start_with(
+        data_dir: &Path,
+        server_name: &str,
+        server_keys: &str,
+        change: impl FnOnce(&mut GatewayOptions),
+    ) -> Self {
         let options = Options { cache_bytes: 64 << 20, ..Options::small(data_dir) };
         let cx =
             tokio::task::spawn_blocking(move || server::open(&options).unwrap()).await.unwrap();
@@ -34,13 +44,14 @@ impl Services {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
-        let options = GatewayOptions {
+        let mut options = GatewayOptions {
             keys: PinnedKeys::from_json(server_keys.as_bytes()).unwrap(),
             ..GatewayOptions::new(
                 server_name.parse().unwrap(),
                 format!("http://{history}").parse().unwrap(),
             )
         };
+        change(&mut options);
         let gateway_metrics = options.metrics.clone();
         let (stop_gateway, stopped) = oneshot::channel::<()>();
         let gatewaying = tokio::spawn(async {

@@ -11,9 +11,10 @@ use std::{
 
 use axum::body::Bytes;
 use backscroll_gateway::proto::v1::{
-    BackfillRequest, BackfillResponse, EndReason, EventForm, GetFeederRequest, GetFeederResponse,
-    GetMissingEventsRequest, GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse,
-    PutServerKeysRequest, PutServerKeysResponse,
+    BackfillRequest, BackfillResponse, CompareAnswersRequest, CompareAnswersResponse, EndReason,
+    EventForm, GetFeederRequest, GetFeederResponse, GetMissingEventsRequest,
+    GetMissingEventsResponse, GetServerKeysRequest, GetServerKeysResponse, PutServerKeysRequest,
+    PutServerKeysResponse,
 };
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -57,6 +58,9 @@ struct Inner {
     not_final: AtomicBool,
     /// What the service says about its feeder.
     feeder: Mutex<GetFeederResponse>,
+    /// How it compares answers, and what it was asked to compare.
+    comparison: Mutex<CompareAnswersResponse>,
+    compared: Mutex<Vec<CompareAnswersRequest>>,
     /// The stored keys and when they were fetched, by server name.
     keys: Mutex<BTreeMap<String, (Value, u64)>>,
 }
@@ -116,6 +120,8 @@ impl FakeHistory {
             hold: Mutex::default(),
             not_final: AtomicBool::new(false),
             feeder: Mutex::default(),
+            comparison: Mutex::default(),
+            compared: Mutex::default(),
             keys: Mutex::default(),
         });
         let service = HistoryServiceServer::from_arc(Arc::clone(&inner));
@@ -152,6 +158,15 @@ impl FakeHistory {
 
     pub(crate) fn set_feeder(&self, feeder: GetFeederResponse) {
         *self.inner.feeder.lock().unwrap() = feeder;
+    }
+
+    pub(crate) fn set_comparison(&self, comparison: CompareAnswersResponse) {
+        *self.inner.comparison.lock().unwrap() = comparison;
+    }
+
+    /// What it was asked to compare since the last call.
+    pub(crate) fn compared(&self) -> Vec<CompareAnswersRequest> {
+        self.inner.compared.lock().unwrap().drain(..).collect()
     }
 
     pub(crate) fn hold(&self) -> Arc<Hold> {
@@ -263,6 +278,14 @@ impl HistoryService for Inner {
             not_final: self.not_final.load(Ordering::SeqCst),
             ..GetMissingEventsResponse::default()
         }))
+    }
+
+    async fn compare_answers(
+        &self,
+        request: Request<CompareAnswersRequest>,
+    ) -> Result<Response<CompareAnswersResponse>, Status> {
+        self.compared.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(self.comparison.lock().unwrap().clone()))
     }
 }
 
