@@ -391,6 +391,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.tick_ended(Instant::now(), None);
         metrics.query("an example", Duration::from_secs(1));
+        metrics.late_changes(&BTreeMap::from([("an example", 1)]));
         let text = text(&metrics);
         let samples = text.lines().filter(|it| !it.starts_with('#'));
         let known: BTreeSet<&str> = samples.filter_map(|it| it.split(['{', ' ']).next()).collect();
