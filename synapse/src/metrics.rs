@@ -359,6 +359,8 @@ impl Collector for Lag {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
     use prometheus_client::encoding::prometheus_text;
 
     use super::*;
@@ -381,6 +383,28 @@ mod tests {
         assert!(!before.contains("backscroll_synapse_lag_seconds"), "{before}");
         metrics.tick_ended(Instant::now(), None);
         assert!(text(&metrics).contains("backscroll_synapse_lag_seconds "), "{}", text(&metrics));
+    }
+
+    /// Words of the dashboard and the alerts that are names of our metrics.
+    #[tokio::test]
+    async fn every_metric_of_dashboard_and_alerts_exists() {
+        let metrics = Metrics::new();
+        metrics.tick_ended(Instant::now(), None);
+        metrics.query("an example", Duration::from_secs(1));
+        let text = text(&metrics);
+        let samples = text.lines().filter(|it| !it.starts_with('#'));
+        let known: BTreeSet<&str> = samples.filter_map(|it| it.split(['{', ' ']).next()).collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker/kubernetes/monitoring");
+        let mut seen = 0;
+        for file in ["rules.yaml", "dashboard.json"] {
+            let content = fs::read_to_string(folder.join(file)).unwrap();
+            let words = content.split(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+            for word in words.filter(|it| it.starts_with("backscroll_synapse_")) {
+                assert!(known.contains(word), "{file}: {word} is not among {known:?}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 10, "only {seen} names were found");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Every metric in the dashboard or in an alert exists.
+//! Every metric of both services in the dashboard or in an alert exists. Those of the follower are
+//! checked beside their names.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -11,6 +12,12 @@ use crate::support::{clients::read_to_end, load::append_room, rooms, services::S
 
 /// Metrics of Kubernetes.
 const ELSEWHERE: [&str; 1] = ["kube_cronjob_status_last_successful_time"];
+/// Counters of a gateway with a fallback and a shadow, which this one has not, and where they are named.
+const BESIDE_A_HOMESERVER: [[&str; 2]; 3] = [
+    ["backscroll_gateway_fallback_total", "gateway/src/metrics/fallback.rs"],
+    ["backscroll_gateway_fallback_failures_total", "gateway/src/metrics/fallback.rs"],
+    ["backscroll_gateway_shadow_total", "gateway/src/metrics/shadow.rs"],
+];
 
 /// The words of an expression that look like names of metrics.
 fn asked_for(expression: &str) -> impl Iterator<Item = &str> {
@@ -19,7 +26,8 @@ fn asked_for(expression: &str) -> impl Iterator<Item = &str> {
     words.filter(|it| {
         let prefixes = ["backscroll_", "process_", "kube_"];
         let is_grpc = it.starts_with("grpc_server_") || it.starts_with("grpc_client_");
-        is_grpc || prefixes.iter().any(|prefix| it.starts_with(prefix))
+        let is_of_services = is_grpc || prefixes.iter().any(|prefix| it.starts_with(prefix));
+        is_of_services && !it.starts_with("backscroll_synapse_")
     })
 }
 
@@ -58,6 +66,12 @@ async fn every_metric_of_dashboard_and_alerts_exists() {
     }
     let mut shown_by_either = shown(&services.cx.metrics.registry());
     shown_by_either.extend(shown(&services.gateway_metrics.registry()));
+    for [name, file] in BESIDE_A_HOMESERVER {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let registered = format!("\"{}\"", name.trim_end_matches("_total"));
+        assert!(fs::read_to_string(&file).unwrap().contains(&registered), "{name} in {file:?}");
+        shown_by_either.insert(name.to_owned());
+    }
 
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/kubernetes/monitoring");
     let rules = fs::read_to_string(folder.join("rules.yaml")).unwrap();

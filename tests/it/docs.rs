@@ -191,7 +191,7 @@ fn words() -> BTreeSet<String> {
         let extensions = ["rs", "proto", "c", "py", "sh", "yaml", "toml", "env", "json"];
         paths.extend(files(&root().join(folder), &extensions));
     }
-    paths.extend(["docker/prove", "fuzz/run"].map(|it| root().join(it)));
+    paths.extend(["docker/prove", "fuzz/run", "tests/synapse/run"].map(|it| root().join(it)));
     for path in paths {
         // This file names words that do not exist.
         if path.ends_with("tests/it/docs.rs") {

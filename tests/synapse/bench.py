@@ -33,6 +33,7 @@ def arguments():
     parser.add_argument("--rounds", default="", help="rounds after the steps, with commas; see README.md")
     parser.add_argument("--all", action="store_true", help="all steps and all rounds")
     parser.add_argument("--kills", type=int, default=50, help="kills in the round `kills` (default: 50)")
+    parser.add_argument("--events", type=int, default=300_000, help="events of the round `import` (default: 300000)")
     parser.add_argument("--without-ours", action="store_true", help="only record what is right and what Synapse answers")
     parser.add_argument("--flag", action="append", default=[], metavar="PROGRAM:FLAG",
                         help="one more argument of history, gateway or follower")
@@ -43,10 +44,12 @@ def arguments():
 def all_rounds():
     """The rounds, in the order in which they are done. `kills` comes late: it begins with an empty store."""
     import kills
+    import large
     import rounds
     return {"equal": rounds.equal, "states": rounds.states, "just-joined": rounds.just_joined,
-            "fresh": rounds.fresh, "end-to-end": rounds.end_to_end, "writers": kills.writers,
-            "older-backup": kills.older_backup, "kills": kills.kills, "proxies": rounds.proxies}
+            "fresh": rounds.fresh, "shadow": rounds.shadow, "end-to-end": rounds.end_to_end, "writers": kills.writers,
+            "older-backup": kills.older_backup, "kills": kills.kills, "import": large.import_large,
+            "proxies": rounds.proxies}
 
 
 class Bench:
@@ -93,7 +96,9 @@ class Bench:
                 traceback.print_exc(file=sys.stdout)
             time.sleep(0.3)
             done = time.monotonic()
-            records = questions.record(self.lab, list(steps.rooms.values()), peers, name)
+            records = questions.prepare(self.lab, list(steps.rooms.values()), peers, name)
+            if self.options.without_ours:
+                questions.record(self.lab, records, peers)
             asked = time.monotonic()
             result = {} if self.options.without_ours else judge.judge(records)
             with open(folder + "/answers.ndjson", "w") as file:
@@ -104,7 +109,7 @@ class Bench:
         print(f"version {self.options.version}: {totals['right']} answers right, {totals['wrong']} wrong", flush=True)
 
     def report(self, name, records, result, made_in, recorded_in, totals):
-        text = f"   {len(records)} questions; made to happen in {made_in:.1f} s, recorded in {recorded_in:.1f} s"
+        text = f"   {len(records)} questions; made to happen in {made_in:.1f} s, prepared in {recorded_in:.1f} s"
         if result:
             totals["right"] += result["right"]
             totals["wrong"] += result["wrong"]

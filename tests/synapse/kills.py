@@ -4,7 +4,7 @@ import signal
 import shutil
 import time
 
-from processes import Failed, Program, wait_for
+from processes import Failed, Program, run
 from rounds import Equality, Load, equal
 
 
@@ -47,49 +47,42 @@ def kills(lab, options):
 
 
 def older_backup(lab, options):
-    """hs1's database is set back to an older backup"""
-    load = Load(lab, users=3, rate=30)
-    time.sleep(5)
-    load.stop()
-    lab.stop_homeserver("hs1")
-    _copy_database(lab, "hs1", "hs1_backup")
-    lab.start_homeserver("hs1")
-    load = Load(lab, users=3, rate=30)
-    time.sleep(5)
-    load.stop()
-    time.sleep(2)
+    """PostgreSQL is set back to an older backup of its files"""
+    _talk(lab)
+    _change_files(lab, "cluster", "backup")
+    _talk(lab)
     begun = time.monotonic()
-    lab.stop_homeserver("hs1")
-    _copy_database(lab, "hs1_backup", "hs1")
-    lab.start_homeserver("hs1")
-    metrics = f"http://127.0.0.1:{lab.ports['follower_metrics']}/readyz"
-    was_not_ready = False
-    end = time.monotonic() + 20
+    _change_files(lab, "backup", "cluster")
+    readiness = f"http://127.0.0.1:{lab.ports['follower_metrics']}/readyz"
+    was_not_ready, end = False, time.monotonic() + 30
     while time.monotonic() < end and not was_not_ready:
-        was_not_ready = lab.http_status(metrics) == 503
+        was_not_ready = lab.http_status(readiness) == 503
         time.sleep(0.02)
     fault = start_again_and_compare(lab, options)
     print(f"   the follower {'was' if was_not_ready else 'was NEVER'} not ready meanwhile; equal again "
-          f"{time.monotonic() - begun:.0f} s after the database began to go back")
-    load = Load(lab, users=2, rate=20)
-    time.sleep(3)
-    load.stop()
+          f"{time.monotonic() - begun:.0f} s after PostgreSQL was stopped")
+    _talk(lab)
     return fault or equal(lab, options) or (None if was_not_ready else "it was never not ready")
 
 
-def _copy_database(lab, source, target):
-    """Copies a database; connections to both are ended."""
-    with lab.connect("postgres").cursor() as cursor:
-        for name in (source, target):
-            cursor.execute("select 1 from pg_database where datname = %s", (name,))
-            if cursor.fetchone():
-                cursor.execute(f"alter database {name} allow_connections false")
-                cursor.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
-        lab._connections.clear()
-        cursor.execute(f"drop database if exists {target}")
-        cursor.execute(f"create database {target} template {source}")
-        for name in (source, target):
-            cursor.execute(f"alter database {name} allow_connections true")
+def _talk(lab, seconds=5):
+    load = Load(lab, users=3, rate=30)
+    time.sleep(seconds)
+    load.stop()
+    time.sleep(1)
+
+
+def _change_files(lab, source, target):
+    """Replaces the folder `target` by a copy of `source`, while everything of Synapse is stopped."""
+    for which in ("hs1", "hs2"):
+        lab.stop_homeserver(which)
+    lab.postgresql.stop()
+    folder = lab.folder + "/postgresql/"
+    run("rm", "-rf", folder + target)
+    run("cp", "-a", folder + source, folder + target)
+    lab.start_postgresql_again()
+    for which in ("hs1", "hs2"):
+        lab.start_homeserver(which)
 
 
 def writers(lab, options):

@@ -118,10 +118,9 @@ class Lab:
 
     def create_role(self, database="hs1"):
         """Makes the follower's role, with what the follower itself prints."""
-        sql = run(self.programs + "/backscroll-synapse", "check", "--role-sql")
-        sql = sql.replace("CHANGE-ME", "follower").replace("<password>", "follower")
+        sql = run(self.programs + "/backscroll-synapse", "check", "--role-sql", "--database", "postgresql://unused/unused")
         with self.connect("postgres").cursor() as cursor:
-            cursor.execute("select rolname from pg_roles where rolname like 'backscroll%'")
+            cursor.execute("select 1 from pg_roles where rolname = 'backscroll_follower'")
             known = cursor.fetchone()
         if known:
             sql = "\n".join(l for l in sql.split("\n") if not l.strip().lower().startswith("create role"))
@@ -130,7 +129,7 @@ class Lab:
             file.write(sql)
         psql = programs_of_postgresql() + "/psql"
         run(psql, "-h", "127.0.0.1", "-p", str(self.ports["database"]), "-U", "postgres", "-d", database,
-            "-v", "ON_ERROR_STOP=1", "-f", path)
+            "-v", "ON_ERROR_STOP=1", "-v", "password=follower", "-f", path)
 
     def connect(self, database, user="postgres"):
         connection = psycopg2.connect(host="127.0.0.1", port=self.ports["database"], user=user, dbname=database)

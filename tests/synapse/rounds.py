@@ -1,6 +1,6 @@
 """The rounds after the steps. Each returns what is wrong, or None."""
 import collections
-import hashlib
+import glob
 import json
 import os
 import random
@@ -231,6 +231,45 @@ def fresh(lab, options, rate=100, count=150):
           f"longest {1000 * max(delays):.0f} ms after the client's answer; the follower's own lag "
           f"p50 {1000 * percentile(lags, 0.5):.0f}, p99 {1000 * percentile(lags, 0.99):.0f} ms")
     return None if percentile(delays, 0.99) < 5 else "p99 above 5 s"
+
+
+# ---------------------------------------------------------------- shadow
+
+def shadow(lab, options):
+    """the gateway answers with what Synapse says, and compares with the history service afterwards"""
+    lab.gateway.stop()
+    flags, lab.gateway_flags = lab.gateway_flags, [
+        *lab.gateway_flags, "--shadow", "answer=synapse", "--shadow-rate", "1", "--shadow-concurrency", "64"]
+    try:
+        lab.start_gateway()
+        peers = {p.name: p for p in (Peer.of_homeserver(lab, "hs2"), Peer(lab.name["tester"], lab))}
+        try:
+            peers[lab.name["tester"]].serve()
+        except RuntimeError:
+            # It listens already, after the steps.
+            pass
+        asked = 0
+        for path in sorted(glob.glob(f"{lab.folder}/steps/*/*/answers.ndjson")):
+            with open(path) as file:
+                for line in file:
+                    entry = json.loads(line)
+                    questions.ask_gateway(lab, peers[entry["origin"]], entry)
+                    asked += 1
+        time.sleep(3)
+        found = {k: int(v) for k, v in lab.metrics("gateway").items()
+                 if k.startswith("backscroll_gateway_shadow_total") and v}
+        url = f"http://127.0.0.1:{lab.ports['gateway_metrics']}"
+        report = subprocess.run([lab.programs + "/backscroll-gateway", "shadow-report", "--url", url],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
+        print("   " + report.strip().replace("\n", "\n   "))
+        print(f"   {asked} questions asked: {found}")
+        unexplained = sum(v for k, v in found.items() if "unexplained" in k.lower())
+        compared = sum(v for k, v in found.items() if "not_compared" not in k)
+        return None if compared > asked / 2 and not unexplained else f"{unexplained} unexplained of {compared}"
+    finally:
+        lab.gateway.stop()
+        lab.gateway_flags = flags
+        lab.start_gateway()
 
 
 # ---------------------------------------------------------------- end to end
