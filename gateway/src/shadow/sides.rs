@@ -129,7 +129,7 @@ impl HomeserverSide {
     /// Reads an answer: of `/backfill` the member `pdus`, of `/get_missing_events` the member `events`.
     pub(super) fn answered(status: StatusCode, body: &[u8], took: Duration) -> Self {
         #[derive(Deserialize)]
-        struct Answer<'a> {
+        struct EventsAnswer<'a> {
             #[serde(borrow, alias = "pdus")]
             events: &'a RawValue,
         }
@@ -138,8 +138,8 @@ impl HomeserverSide {
             errcode: String,
         }
         let answer = if status == StatusCode::OK {
-            let read: Result<Answer<'_>, _> = serde_json::from_slice(body);
-            let text = |it: Answer<'_>| Bytes::copy_from_slice(it.events.get().as_bytes());
+            let read: Result<EventsAnswer<'_>, _> = serde_json::from_slice(body);
+            let text = |it: EventsAnswer<'_>| Bytes::copy_from_slice(it.events.get().as_bytes());
             read.map(|it| SideAnswer::Events(text(it))).ok()
         } else if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             Some(SideAnswer::NotComparable("homeserver_failed"))
