@@ -27,6 +27,7 @@ mod docs;
 mod explain_access;
 mod feeder;
 mod feeder_killed;
+mod feeder_silent;
 mod formats;
 mod full_disk;
 mod get_missing_events;
