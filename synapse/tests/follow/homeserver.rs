@@ -73,6 +73,25 @@ impl Homeserver {
         insert(&self.client, room, event, ordering, stored).await;
     }
 
+    /// Stores many accepted events of one room at once, and then the position of the only writer.
+    pub(crate) async fn send_many(&self, room: &Room, events: &[Event]) {
+        let ids: Vec<&str> = events.iter().map(|it| it.event_id.as_str()).collect();
+        let pdus: Vec<&str> = events.iter().map(|it| it.pdu.as_str()).collect();
+        let first = self.next.get();
+        let sql = "insert into events select id, $2, $3 + place - 1, false, null, 'master', \
+                   pdu::jsonb->>'sender' \
+                   from unnest($1::text[], $4::text[]) with ordinality as t(id, pdu, place)";
+        self.client.execute(sql, &[&ids, &room.room_id, &first, &pdus]).await.unwrap();
+        let sql = "insert into event_json select id, $2, '{}', pdu \
+                   from unnest($1::text[], $3::text[]) as t(id, pdu)";
+        self.client.execute(sql, &[&ids, &room.room_id, &pdus]).await.unwrap();
+        let sql = "insert into event_edges select id, jsonb_array_elements_text(pdu::jsonb->'prev_events') \
+                   from unnest($1::text[], $2::text[]) as t(id, pdu)";
+        self.client.execute(sql, &[&ids, &pdus]).await.unwrap();
+        self.next.set(first + i64::try_from(events.len()).unwrap());
+        self.position("events", "master", self.next.get() - 1).await;
+    }
+
     /// Stores the position of a writer.
     pub(crate) async fn position(&self, stream: &str, writer: &str, number: i64) {
         let sql = "insert into stream_positions values ($1, $2, $3) \
