@@ -274,7 +274,10 @@ class Lab:
 
     def metrics(self, program):
         """The metrics of history, gateway or follower: name with labels -> value."""
-        url = f"http://127.0.0.1:{self.ports[program + '_metrics']}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as response:
+        return self.metrics_at(f"127.0.0.1:{self.ports[program + '_metrics']}")
+
+    @staticmethod
+    def metrics_at(address):
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()
         return {l.rpartition(" ")[0]: float(l.rpartition(" ")[2]) for l in lines if l and l[0] != "#"}

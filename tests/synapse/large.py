@@ -328,11 +328,13 @@ def import_large(lab, options, rooms=200):
     begun = time.monotonic()
     follower = Program("follower-large", command, lab.log("follower-large")).start()
 
-    def is_ready():
+    def is_imported():
         if not follower.is_running():
             raise Failed(follower.tail())
-        return lab.http_status(f"http://{port}/readyz") == 200
-    wait_for(is_ready, 1200, "everything is imported")
+        # Rooms are served one by one: the follower is ready long before the last one.
+        metrics = lab.metrics_at(port) if lab.http_status(f"http://{port}/readyz") == 200 else {}
+        return metrics.get('backscroll_synapse_rooms{state="complete"}') == rooms
+    wait_for(is_imported, 1200, "everything is imported")
     followed_in = time.monotonic() - begun
     held = history.events()
     follower.stop()

@@ -1,5 +1,6 @@
 """The rounds after the steps. Each returns what is wrong, or None."""
 import collections
+import concurrent.futures
 import glob
 import json
 import os
@@ -248,13 +249,13 @@ def shadow(lab, options):
         except RuntimeError:
             # It listens already, after the steps.
             pass
-        asked = 0
-        for path in sorted(glob.glob(f"{lab.folder}/steps/*/*/answers.ndjson")):
+        entries = []
+        for path in sorted(glob.glob(f"{lab.folder}/steps/{options.version}/*/answers.ndjson")):
             with open(path) as file:
-                for line in file:
-                    entry = json.loads(line)
-                    questions.ask_gateway(lab, peers[entry["origin"]], entry)
-                    asked += 1
+                entries += [json.loads(line) for line in file]
+        with concurrent.futures.ThreadPoolExecutor(questions.PARALLEL) as pool:
+            list(pool.map(lambda e: questions.ask_gateway(lab, peers[e["origin"]], e), entries))
+        asked = len(entries)
         time.sleep(3)
         found = {k: int(v) for k, v in lab.metrics("gateway").items()
                  if k.startswith("backscroll_gateway_shadow_total") and v}
