@@ -79,7 +79,8 @@ struct Command {
 impl Command {
     fn start(args: &[&str]) -> Self {
         let mut command = process::backscroll(args);
-        Self { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap() }
+        // What a failing command says is worth reading.
+        Self { child: command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap() }
     }
 
     /// The bytes that the process has passed to write calls; `None` when it has ended.
