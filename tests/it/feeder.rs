@@ -155,10 +155,17 @@ async fn there_is_one_feeder_and_what_it_left_running_changes_nothing_more() {
         room_ids: vec![stage.room_id()],
         not_served_reason: pb::NotServedReason::Importing.into(),
     };
+    let ban = pb::SetBanRedactionRequest {
+        room_id: stage.room_id(),
+        user_id: EVE.to_owned(),
+        ban_event_id: stage.last(),
+        before_arrival: None,
+    };
     let lost = (Aborted, "LEASE_LOST".to_owned());
     let of_old = [
         ingest.clone().set_user_erased(old.with_lease(erase())).await.err(),
         ingest.clone().set_rooms_served(old.with_lease(served())).await.err(),
+        ingest.clone().set_ban_redaction(old.with_lease(ban)).await.err(),
         client(&stage).await.put_cursor(old.with_lease(put())).await.err(),
     ];
     for error in of_old {
@@ -171,10 +178,16 @@ async fn there_is_one_feeder_and_what_it_left_running_changes_nothing_more() {
         event_id: stage.last(),
         ..pb::PurgeHistoryRequest::default()
     };
+    let remove = pb::RemoveEventsRequest {
+        room_id: stage.room_id(),
+        event_ids: vec![stage.last()],
+        keep_as_outliers: false,
+    };
     let delete = pb::DeleteRoomRequest { room_id: stage.room_id(), may_return: true };
     let streams = [
         all(ingest.clone().append_events(old.with_lease(append)).await).await.err(),
         all(ingest.clone().purge_history(old.with_lease(purge)).await).await.err(),
+        all(ingest.clone().remove_events(old.with_lease(remove)).await).await.err(),
         all(ingest.clone().delete_room(old.with_lease(delete)).await).await.err(),
     ];
     for error in streams {
