@@ -35,6 +35,7 @@ pub fn append_events(cx: &Context, bytes: &[u8]) {
     let json = serde_json::from_slice::<serde_json::Value>(pdu).ok();
     let room_id = json.as_ref().and_then(|it| it.get("room_id")?.as_str()).unwrap_or(ROOM);
     let event = NewEvent {
+        kept: "",
         room_id,
         room_version: version.as_str(),
         event_id: "",

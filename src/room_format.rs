@@ -54,6 +54,9 @@ pub struct Line {
     /// The ids of all state events after this event, where a predecessor is not in the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state_after: Vec<String>,
+    /// What is kept of an event whose content was removed, beside its redacted form. `None` for most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]

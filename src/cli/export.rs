@@ -119,7 +119,7 @@ async fn line(
     event: pb::RoomEvent,
 ) -> anyhow::Result<Line> {
     let verdict = event.verdict();
-    let pb::RoomEvent { event_id, pdu, outlier, mut state_after, .. } = event;
+    let pb::RoomEvent { event_id, pdu, outlier, mut state_after, kept, .. } = event;
     let mut page_token = event.state_after_page_token;
     while !page_token.is_empty() {
         let request = pb::ListStateAfterRequest {
@@ -142,5 +142,6 @@ async fn line(
         soft_failed: verdict == pb::Verdict::SoftFailed,
         arrival: None,
         state_after,
+        kept: Some(kept).filter(|it| !it.is_empty()).map(RawValue::from_string).transpose()?,
     })
 }

@@ -254,7 +254,7 @@ impl Counts {
 }
 
 fn request(header: &Header, line: Line, replace: pb::Replace) -> pb::AppendEventsRequest {
-    let Line { event_id, pdu, outlier, rejected, soft_failed, arrival, state_after } = line;
+    let Line { event_id, pdu, outlier, rejected, soft_failed, arrival, state_after, kept } = line;
     let verdict = match (rejected, soft_failed) {
         (true, _) => pb::Verdict::Rejected,
         (false, true) => pb::Verdict::SoftFailed,
@@ -262,6 +262,7 @@ fn request(header: &Header, line: Line, replace: pb::Replace) -> pb::AppendEvent
     };
     pb::AppendEventsRequest {
         replace: replace.into(),
+        kept: kept.map(|it| it.get().to_owned()).unwrap_or_default(),
         room_id: header.room_id.clone(),
         room_version: header.room_version.clone(),
         event_id,

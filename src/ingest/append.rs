@@ -20,7 +20,7 @@ use super::{
     given_state::{self, GivenState},
     place,
     refusal::NotTaken,
-    replace, settle,
+    remains, replace, settle,
 };
 use crate::{
     context::Context,
@@ -214,7 +214,11 @@ fn append_one(edit: &mut Edit<'_>, event: &CheckedBeforeLock<'_>) -> Result<Outc
     }
     let given_state = given_state::look_up(edit, event.state_after, &checked)?;
     let number = match existing(edit, event, &checked)? {
-        Existing::None => place::add(edit, event_id, &checked),
+        Existing::None => {
+            let number = place::add(edit, event_id, &checked);
+            remains::restore(edit, number, event.kept, &checked.event);
+            number
+        }
         Existing::Outlier { number, body, is_rejection_changed } => {
             if let Some(body) = body {
                 replace::replace_body(edit, number, body)?;

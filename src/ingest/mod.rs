@@ -69,6 +69,7 @@ pub use rederive::{
     note_redaction_again, settle_again,
 };
 pub use refusal::Refusal;
+pub use remains::kept_text;
 pub use remove_content::{ContentRemoval, Pass, remove_content, remove_content_of};
 pub use remove_events::{MAX_REMOVED, RemoveError, RemoveProgress, RemovedEvents, remove_events};
 pub use replace::Replace;
@@ -128,6 +129,8 @@ pub struct NewEvent<'a> {
     pub arrival: Option<i64>,
     /// What to do if the event is stored with other bytes or with another verdict.
     pub replace: Replace,
+    /// What was kept of an event whose content was removed, by [`kept_text`]; empty otherwise.
+    pub kept: &'a str,
 }
 
 impl<'a> NewEvent<'a> {
@@ -149,19 +152,22 @@ impl<'a> NewEvent<'a> {
             state_after: &[],
             arrival: None,
             replace: Replace::Never,
+            kept: "",
         }
     }
 
     /// The event in a line of the room format. Lines are to be appended in the order of the file.
     #[must_use]
     pub fn of_line(header: &'a Header, line: &'a Line) -> Self {
-        let Line { event_id, pdu, outlier, rejected, soft_failed, arrival, state_after } = line;
+        let Line { event_id, pdu, outlier, rejected, soft_failed, arrival, state_after, kept } =
+            line;
         let pdu = pdu.get().as_bytes();
         Self {
             verdict: Verdict::of_flags(*rejected, *soft_failed),
             outlier: *outlier,
             arrival: *arrival,
             state_after,
+            kept: kept.as_ref().map_or("", |it| it.get()),
             ..Self::accepted(&header.room_id, &header.room_version, event_id, pdu)
         }
     }

@@ -15,17 +15,57 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    pdu::Pdu,
+    pdu::{Event, EventId, Pdu},
     state::resolution::StateEvent,
     store::{Edit, EventNum, Remains, StoreError},
 };
 
 /// The members of an object, as text.
 type ContentMembers = BTreeMap<String, Box<RawValue>>;
+
+/// Remains as room files and the gRPC contract contain them.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    redacts: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<ContentMembers>,
+}
+
+/// The remains of an event as a JSON object, for a copy of the event.
+#[must_use]
+pub fn kept_text(remains: &Remains) -> String {
+    let content = remains.content.as_deref().and_then(|it| serde_json::from_str(it).ok());
+    let kept = Kept { redacts: remains.redacts.clone(), content };
+    serde_json::to_string(&kept).expect("an object of JSON texts can be written")
+}
+
+/// Stores the remains that a copy of a new event came with. Only members that are ever kept are taken,
+/// and only beside the redacted form.
+pub(super) fn restore(edit: &mut Edit<'_>, number: EventNum, kept: &str, event: &Event) {
+    let Some(pdu) = event.pdu().filter(|_| !kept.is_empty()) else { return };
+    let Ok(Kept { redacts, content }) = serde_json::from_str(kept) else { return };
+    let is_redacted = pdu.redacted().is_ok_and(|it| it.canonical_json() == pdu.canonical_json());
+    if !is_redacted {
+        return;
+    }
+    let takes_target = pdu.event_type() == "m.room.redaction" && pdu.redacts().is_none();
+    let redacts = redacts.filter(|it| takes_target && EventId::parse(it).is_ok());
+    let names = kept_names(pdu);
+    let there = pdu.content();
+    let content = content.map(|mut members| {
+        members.retain(|name, _| names.contains(&name.as_str()) && !there.contains_key(name));
+        members
+    });
+    let remains = Remains { redacts, content: text_of(content) };
+    if !remains.is_empty() {
+        edit.put_remains(number, &remains);
+    }
+}
 
 /// Replaces the body of an event by its redacted form. Returns whether that removed anything.
 pub(super) fn strip(edit: &mut Edit<'_>, event: EventNum, pdu: &Pdu) -> bool {
@@ -50,22 +90,34 @@ pub(super) fn keep(edit: &mut Edit<'_>, event: EventNum, whole: &Pdu, redacted: 
 fn remains(pdu: &Pdu, redacted: &Pdu) -> Remains {
     let redacts = pdu.redacts().filter(|_| redacted.redacts().is_none());
     let content = kept_content(pdu, redacted);
-    Remains {
-        redacts: redacts.map(|it| it.as_str().to_owned()),
-        content: content.filter(|it| !it.is_empty()).and_then(|it| serde_json::to_string(&it).ok()),
+    Remains { redacts: redacts.map(|it| it.as_str().to_owned()), content: text_of(content) }
+}
+
+fn text_of(content: Option<ContentMembers>) -> Option<String> {
+    content.filter(|it| !it.is_empty()).and_then(|it| serde_json::to_string(&it).ok())
+}
+
+/// The names of the members of an event's content that are kept; none if the event authorises no
+/// others.
+fn kept_names(pdu: &Pdu) -> &'static [&'static str] {
+    if pdu.state_key().is_none() {
+        return &[];
+    }
+    match pdu.event_type() {
+        "m.room.power_levels" => &["invite", "notifications"],
+        "m.room.member" => &["join_authorised_via_users_server", "third_party_invite"],
+        "m.room.third_party_invite" => &["public_key", "public_keys"],
+        _ => &[],
     }
 }
 
 /// The members of an event's content that authorisation rules read and the redacted form lacks;
 /// `None` if the event is none that authorises others.
 fn kept_content(pdu: &Pdu, redacted: &Pdu) -> Option<ContentMembers> {
-    pdu.state_key()?;
-    let names: &[&str] = match pdu.event_type() {
-        "m.room.power_levels" => &["invite", "notifications"],
-        "m.room.member" => &["join_authorised_via_users_server", "third_party_invite"],
-        "m.room.third_party_invite" => &["public_key", "public_keys"],
-        _ => return None,
-    };
+    let names = kept_names(pdu);
+    if names.is_empty() {
+        return None;
+    }
     let after = redacted.content();
     let mut content = content_of(pdu)?;
     content.retain(|name, _| names.contains(&name.as_str()) && !after.contains_key(name));

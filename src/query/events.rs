@@ -11,7 +11,7 @@ use super::{
 use crate::{
     context::Context,
     deadline::Deadline,
-    ingest::Verdict,
+    ingest::{self, Verdict},
     store::{Arrival, Body, EventNum, GivenEvent, Store, StoreError, View},
 };
 
@@ -53,6 +53,8 @@ pub struct RoomEvent {
     pub unreadable: bool,
     /// Whether it is placed in the graph while the state after it is not known.
     pub state_unknown: bool,
+    /// What is kept of it beside the PDU, if its content was removed: a JSON object; empty otherwise.
+    pub kept: String,
 }
 
 /// The answer to [`BatchGetEvents`].
@@ -209,6 +211,7 @@ fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<RoomEvent, S
     let Body { event_id, pdu } = store.body(room.number, event)?;
     let node = store.topology(room.number).node(event)?;
     let node = node.ok_or_else(|| StoreError::missing("event", event_id.as_bytes()))?;
+    let kept = store.remains(room.number, event)?;
     let mut bytes = 0;
     let IdList { ids: state_after, next_page_token: state_after_token } =
         given_state(store, room, event, 0, |_, id| {
@@ -226,6 +229,7 @@ fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<RoomEvent, S
         redacted: node.flags.redacted || is_redacted_by_ban(store, room, event, &node)?,
         unreadable: node.flags.unreadable,
         state_unknown: !node.flags.outlier && node.state_after.is_none(),
+        kept: kept.as_ref().map(ingest::kept_text).unwrap_or_default(),
     })
 }
 
@@ -259,6 +263,6 @@ impl RoomEvent {
     fn bytes(&self) -> usize {
         // Each id has a tag and a length.
         let ids = self.state_after.iter().map(|it| it.len() + 4).sum::<usize>();
-        ids + self.event_id.len() + self.pdu.len() + self.state_after_token.len()
+        ids + self.event_id.len() + self.pdu.len() + self.state_after_token.len() + self.kept.len()
     }
 }

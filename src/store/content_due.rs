@@ -172,6 +172,17 @@ impl RedactedSearch {
     }
 }
 
+impl Store {
+    /// What stays of an event whose content was removed; `None` if nothing does, or if the content
+    /// was not removed.
+    ///
+    /// # Errors
+    /// When the record is damaged.
+    pub fn remains(&self, room: RoomNum, event: EventNum) -> Result<Option<Remains>, StoreError> {
+        self.read("remains", &keys::remains(room, event), Remains::decode)
+    }
+}
+
 impl Edit<'_> {
     /// Notes that the content of a redacted event is to be removed, unless that is noted already.
     ///

@@ -79,6 +79,7 @@ fn changed_bytes_of_a_recorded_event_do_no_harm() {
             changes.into_iter().for_each(|it| apply(&mut pdu, it));
             let (outlier, rejected, soft_failed) = verdict;
             let event = NewEvent {
+                kept: "",
                 room_id: &room.header.room_id,
                 room_version: &room.header.room_version,
                 event_id: if named { &line.event_id } else { "" },

@@ -180,3 +180,93 @@ async fn a_verdict_whose_consequences_are_not_derived_yet_lasts() {
     assert!(!is_deriving(&cx) && !has_topic(&cx));
     assert_eq!(cx.store.rooms_not_served("", 9).len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redaction_whose_content_was_removed_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (room, create) = Room::new("10", ALICE);
+    let mut events = vec![create];
+    events.push(room.member(ALICE, ALICE, "join").after(events.last()).finish());
+    let target = room.message(ALICE, "alpha").after(events.last()).finish();
+    let first = room.redaction(ALICE, &target.event_id).after(events.last()).finish();
+    let second = room.redaction(ALICE, &first.event_id).after([&first]).finish();
+    events.extend([first.clone(), second]);
+    let appends: Vec<_> = events.iter().map(|it| request(&room, &it.pdu)).collect();
+    let service = Process::start(Path::new(&path("first")), &FLAGS);
+    let mut clients = Clients::connect(&service).await;
+    clients.append(appends).await.unwrap();
+    within(PATIENCE, "the content is removed", || {
+        process::stdout(service.command(&["export", &room.room_id])).contains("\"kept\"")
+    });
+    back_up_and_restore(&service.url(), &path("backup"), &path("second"));
+    let restored = Process::start(Path::new(&path("second")), &FLAGS);
+    let mut both = [clients, Clients::connect(&restored).await];
+    let mut found = Vec::new();
+    for clients in &mut both {
+        clients.append(vec![request(&room, &target.pdu)]).await.unwrap();
+        let held = clients.events(&room.room_id, &[target.event_id.clone()]).await.unwrap();
+        found.push(held[0].redacted);
+    }
+    assert_eq!(found, [true, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn levels_whose_content_was_removed_last() {
+    const CAROL: &str = "@carol:one.example";
+    const DAVE: &str = "@dave:one.example";
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (room, create) = Room::new("10", ALICE);
+    let ids = |it: &[&Event]| it.iter().map(|it| it.event_id.clone()).collect::<Vec<_>>();
+    let join =
+        room.member(ALICE, ALICE, "join").after([&create]).authorised_by(ids(&[&create])).finish();
+    let content = json!({"users": {ALICE: 100}, "invite": 50});
+    let levels = room
+        .state(ALICE, "m.room.power_levels", "", content)
+        .after([&join])
+        .authorised_by(ids(&[&create, &join]))
+        .finish();
+    let rules = room
+        .state(ALICE, "m.room.join_rules", "", json!({"join_rule": "public"}))
+        .after([&levels])
+        .authorised_by(ids(&[&create, &join, &levels]))
+        .finish();
+    let carol = room
+        .member(CAROL, CAROL, "join")
+        .after([&rules])
+        .authorised_by(ids(&[&create, &rules, &levels]))
+        .finish();
+    let invite = room
+        .member(CAROL, DAVE, "invite")
+        .after([&carol])
+        .authorised_by(ids(&[&create, &carol, &rules, &levels]))
+        .finish();
+    let topic = room
+        .state(ALICE, "m.room.topic", "", json!({"topic": "text"}))
+        .after([&carol])
+        .authorised_by(ids(&[&create, &join, &levels]))
+        .finish();
+    let redaction = room
+        .redaction(ALICE, &levels.event_id)
+        .after([&topic])
+        .authorised_by(ids(&[&create, &join, &levels]))
+        .finish();
+    let merged = room
+        .message(ALICE, "text")
+        .after([&invite, &redaction])
+        .authorised_by(ids(&[&create, &join, &levels]))
+        .finish();
+    let events = [&create, &join, &levels, &rules, &carol, &invite, &topic, &redaction, &merged];
+    let appends: Vec<_> = events.iter().map(|it| request(&room, &it.pdu)).collect();
+    let service = Process::start(Path::new(&path("first")), &FLAGS);
+    Clients::connect(&service).await.append(appends).await.unwrap();
+    within(PATIENCE, "the content is removed", || {
+        process::stdout(service.command(&["export", &room.room_id])).contains("\"kept\"")
+    });
+    back_up_and_restore(&service.url(), &path("backup"), &path("second"));
+    let restored = Process::start(Path::new(&path("second")), &FLAGS);
+    let state =
+        |it: &Process| process::stdout(it.command(&["state", &room.room_id, &merged.event_id]));
+    assert_eq!(state(&restored), state(&service));
+}

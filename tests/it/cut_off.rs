@@ -48,6 +48,7 @@ fn write_room(dir: &Path, name: &str) -> PathBuf {
     let mut last = create;
     for number in 0..EVENTS {
         let line = Line {
+            kept: None,
             event_id: last.event_id.clone(),
             pdu: RawValue::from_string(last.pdu.clone()).unwrap(),
             outlier: false,
@@ -335,6 +336,7 @@ fn write_redacted_room(path: &Path) -> Vec<String> {
     write_header(&mut out, &Header { room_id, room_version, erased_users: Vec::new() }).unwrap();
     for event in events {
         let line = Line {
+            kept: None,
             event_id: event.event_id.clone(),
             pdu: RawValue::from_string(event.pdu).unwrap(),
             outlier: false,

@@ -167,6 +167,7 @@ async fn append(channel: &Channel, room: &RecordedRoom) {
         .lines
         .iter()
         .map(|line| AppendEventsRequest {
+            kept: String::new(),
             replace: 0,
             room_id: room.header.room_id.clone(),
             room_version: room.header.room_version.clone(),

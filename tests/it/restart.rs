@@ -61,6 +61,7 @@ type Acknowledged = BTreeMap<(String, String), String>;
 pub(crate) fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
     let event = delivery.new_event(&world.room);
     pb::AppendEventsRequest {
+        kept: String::new(),
         replace: 0,
         room_id: event.room_id.to_owned(),
         room_version: event.room_version.to_owned(),

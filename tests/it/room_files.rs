@@ -21,6 +21,7 @@ const BOB: &str = "@bob:two.example";
 
 fn line(event: &Event, state_after: &[String]) -> Line {
     Line {
+        kept: None,
         event_id: event.event_id.clone(),
         pdu: RawValue::from_string(event.pdu.clone()).unwrap(),
         outlier: false,

@@ -220,6 +220,7 @@ fn room_event(event: RoomEvent) -> pb::RoomEvent {
         state_after_token,
         unreadable,
         state_unknown,
+        kept,
     } = event;
     let verdict = self::verdict(verdict);
     pb::RoomEvent {
@@ -233,6 +234,7 @@ fn room_event(event: RoomEvent) -> pb::RoomEvent {
         state_after_page_token: state_after_token,
         unreadable,
         state_unknown,
+        kept,
     }
 }
 

@@ -42,6 +42,7 @@ pub(in crate::rpc) fn new_event(request: &pb::AppendEventsRequest) -> NewEvent<'
         state_after,
         arrival,
         replace: _,
+        kept,
     } = request;
     let replace = match request.replace() {
         pb::Replace::Unspecified => Replace::Never,
@@ -63,6 +64,7 @@ pub(in crate::rpc) fn new_event(request: &pb::AppendEventsRequest) -> NewEvent<'
         state_after,
         arrival: *arrival,
         replace,
+        kept,
     }
 }
 

@@ -391,6 +391,7 @@ fn states_that_were_known_last_are_kept_or_close_the_room() {
     let number = cx.store.room_num(&room_id).unwrap().unwrap();
     let last = cx.store.room(number).unwrap().current_state.unwrap();
     let odd = ingest::NewEvent {
+        kept: "",
         room_id: &room_id,
         room_version: "10",
         event_id: "$odd",

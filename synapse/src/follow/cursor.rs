@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 64 * 1_024;
 pub(crate) struct Cursor {
     /// The version of the format.
     format: u32,
-    /// Which database this is, as [`Identity`](crate::database::positions::Identity) writes it.
+    /// Which database this is: the number of its cluster, and its own number in it.
     pub(crate) database: String,
     /// Whether all rooms that were there at the first start were marked as not served until they are
     /// copied. The history service keeps the marks.

@@ -182,6 +182,7 @@ fn request(event: ToSend, replace: Replace) -> AppendEventsRequest {
         (false, false) => Verdict::Accepted,
     };
     AppendEventsRequest {
+        kept: String::new(),
         room_id: row.room_id,
         room_version: row.room_version.unwrap_or_default(),
         event_id: row.event_id,
