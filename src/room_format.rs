@@ -46,8 +46,9 @@ pub struct Line {
     /// The event failed the authorisation rules against the current state only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub soft_failed: bool,
-    /// The arrival number of the event; `None` puts the event right behind the one before it, and the
-    /// first event at 0.
+    /// The arrival number of the event. `None` in a file means one more than that of the event before.
+    /// Before the first number of the file it means that the event is placed after all events that the
+    /// room holds: in an empty room the first event gets 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrival: Option<i64>,
     /// The ids of all state events after this event, where a predecessor is not in the file.
@@ -83,6 +84,8 @@ pub enum FormatError {
 pub struct Reader<R> {
     lines: io::Lines<R>,
     line: usize,
+    /// The arrival number of the last event; `None` before the first number of the file.
+    arrival: Option<i64>,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -95,7 +98,17 @@ impl<R: BufRead> Reader<R> {
         let first = lines.next().ok_or(FormatError::NoHeader)??;
         let header: FirstLine =
             serde_json::from_str(&first).map_err(|source| FormatError::Line { line: 1, source })?;
-        Ok((header.room, Self { lines, line: 1 }))
+        Ok((header.room, Self { lines, line: 1, arrival: None }))
+    }
+}
+
+impl<R> Reader<R> {
+    /// Gives an event the number after that of the event before, unless it has a number of its own, or
+    /// the file had none so far.
+    fn numbered(&mut self, line: Line) -> Line {
+        let next = self.arrival.map(|it| it.saturating_add(1));
+        self.arrival = line.arrival.or(next);
+        Line { arrival: self.arrival, ..line }
     }
 }
 
@@ -112,7 +125,8 @@ impl<R: BufRead> Iterator for Reader<R> {
             if !text.trim().is_empty() {
                 let line = self.line;
                 let parsed = serde_json::from_str(&text);
-                return Some(parsed.map_err(|source| FormatError::Line { line, source }));
+                let numbered = parsed.map(|it| self.numbered(it));
+                return Some(numbered.map_err(|source| FormatError::Line { line, source }));
             }
         }
     }

@@ -36,7 +36,8 @@ that break the format of their room version are printed too, but stored as unrea
 through them, they are never served, and they change no state; the exit code is then 0, or 1 with --strict.
 
 The room format is NDJSON: {\"room\": {\"room_id\", \"room_version\", \"erased_users\"}}, and then, in order
-of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"state_after\"}.")]
+of arrival, {\"event_id\", \"pdu\", \"outlier\", \"rejected\", \"soft_failed\", \"arrival\",
+\"state_after\"}.")]
 pub(super) struct ImportArgs {
     #[command(flatten)]
     server: ServerArgs,

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     context::Context,
     deadline::Deadline,
+    pdu::{RoomId, UserId},
     store::{BanRedaction, BannedUser},
 };
 
@@ -65,6 +66,8 @@ fn token_after(user: &BannedUser) -> String {
 fn parse(token: &str) -> Option<BannedUser> {
     let (length, ids) = token.split_once('.')?;
     let (room_id, user_id) = ids.split_at_checked(length.parse().ok()?)?;
+    RoomId::parse(room_id).ok()?;
+    UserId::parse(user_id).ok()?;
     Some(BannedUser { room_id: room_id.to_owned(), user_id: user_id.to_owned() })
 }
 

@@ -1,15 +1,16 @@
 //! Every metric of both services in the dashboard or in an alert exists. Those of the follower are
 //! checked beside their names.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use backscroll::proto::v1::{AppendEventsRequest, ingest_service_client::IngestServiceClient};
-use backscroll_testkit::{Federation, FederationRequest};
+use backscroll_testkit::{Federation, FederationRequest, within_async};
 use prometheus_client::{encoding::prometheus_text, registry::Registry};
 use serde_json::Value;
 
 use crate::support::{clients::read_to_end, load::append_room, rooms, services::Services};
 
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Metrics of Kubernetes.
 const ELSEWHERE: [&str; 1] = ["kube_cronjob_status_last_successful_time"];
 /// Counters of a gateway with a fallback and a shadow, which this one has not, and where they are named.
@@ -64,7 +65,14 @@ async fn every_metric_of_dashboard_and_alerts_exists() {
         let request = FederationRequest { origin, destination, method, uri: &uri, content: None };
         federation.send(services.gateway, request).await;
     }
-    let mut shown_by_either = shown(&services.cx.metrics.registry());
+    let registry = services.cx.metrics.registry();
+    within_async(PATIENCE, "rooms that are not served are counted", async {
+        while !shown(&registry).contains("backscroll_rooms_not_served") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut shown_by_either = shown(&registry);
     shown_by_either.extend(shown(&services.gateway_metrics.registry()));
     for [name, file] in BESIDE_A_HOMESERVER {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);

@@ -50,20 +50,25 @@ pub(crate) struct Feed {
 impl Feed {
     /// Opens a stream and sends reports; returns it before any response was read.
     async fn open(
-        stage: &Stage,
+        mut client: FeederServiceClient<Channel>,
         reports: impl IntoIterator<Item = Report>,
     ) -> Result<Self, Status> {
         let (to_service, requests) = mpsc::channel(16);
         for report in reports {
             to_service.send(pb::FeedRequest { report: Some(report) }).await.unwrap();
         }
-        let opening = client(stage).await.feed(ReceiverStream::new(requests)).await;
+        let opening = client.feed(ReceiverStream::new(requests)).await;
         Ok(Self { to_service, notices: opening?.into_inner(), lease_id: String::new() })
     }
 
     /// Opens a stream and becomes the feeder.
     pub(crate) async fn start(stage: &Stage) -> Result<Self, Status> {
-        let mut feed = Self::open(stage, [started("synapse")]).await?;
+        Self::start_over(client(stage).await).await
+    }
+
+    /// Opens a stream over a connection and becomes the feeder.
+    pub(crate) async fn start_over(client: FeederServiceClient<Channel>) -> Result<Self, Status> {
+        let mut feed = Self::open(client, [started("synapse")]).await?;
         let Notice::LeaseGranted(granted) = feed.notice().await? else { panic!("no lease") };
         assert!((1..=64).contains(&granted.lease_id.len()));
         feed.lease_id = granted.lease_id;
@@ -97,7 +102,7 @@ impl Feed {
     }
 
     /// A call with the lease of this feeder.
-    fn with_lease<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn with_lease<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("backscroll-lease", self.lease_id.parse().unwrap());
         request
@@ -150,10 +155,17 @@ async fn there_is_one_feeder_and_what_it_left_running_changes_nothing_more() {
         room_ids: vec![stage.room_id()],
         not_served_reason: pb::NotServedReason::Importing.into(),
     };
+    let ban = pb::SetBanRedactionRequest {
+        room_id: stage.room_id(),
+        user_id: EVE.to_owned(),
+        ban_event_id: stage.last(),
+        before_arrival: None,
+    };
     let lost = (Aborted, "LEASE_LOST".to_owned());
     let of_old = [
         ingest.clone().set_user_erased(old.with_lease(erase())).await.err(),
         ingest.clone().set_rooms_served(old.with_lease(served())).await.err(),
+        ingest.clone().set_ban_redaction(old.with_lease(ban)).await.err(),
         client(&stage).await.put_cursor(old.with_lease(put())).await.err(),
     ];
     for error in of_old {
@@ -166,10 +178,16 @@ async fn there_is_one_feeder_and_what_it_left_running_changes_nothing_more() {
         event_id: stage.last(),
         ..pb::PurgeHistoryRequest::default()
     };
+    let remove = pb::RemoveEventsRequest {
+        room_id: stage.room_id(),
+        event_ids: vec![stage.last()],
+        keep_as_outliers: false,
+    };
     let delete = pb::DeleteRoomRequest { room_id: stage.room_id(), may_return: true };
     let streams = [
         all(ingest.clone().append_events(old.with_lease(append)).await).await.err(),
         all(ingest.clone().purge_history(old.with_lease(purge)).await).await.err(),
+        all(ingest.clone().remove_events(old.with_lease(remove)).await).await.err(),
         all(ingest.clone().delete_room(old.with_lease(delete)).await).await.err(),
     ];
     for error in streams {
@@ -194,7 +212,7 @@ async fn a_stream_that_breaks_the_rules_ends() {
         (vec![started("synapse"), ended(true)], "FEED_INVALID"),
         (vec![started("synapse"), begun(), ended(true), ended(true)], "FEED_INVALID"),
     ] {
-        let mut feed = Feed::open(&stage, reports.clone()).await.unwrap();
+        let mut feed = Feed::open(client(&stage).await, reports.clone()).await.unwrap();
         let error = loop {
             match feed.notice().await {
                 Ok(_) => {}
@@ -203,7 +221,7 @@ async fn a_stream_that_breaks_the_rules_ends() {
         };
         assert_eq!(reason(&error), (InvalidArgument, expected.to_owned()), "{reports:?}");
     }
-    let feed = Feed::open(&stage, []).await.unwrap();
+    let feed = Feed::open(client(&stage).await, []).await.unwrap();
     feed.to_service.send(pb::FeedRequest { report: None }).await.unwrap();
     let Feed { mut notices, .. } = feed;
     let error = notices.message().await.unwrap_err();

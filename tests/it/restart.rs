@@ -32,12 +32,12 @@ const ROUNDS: u64 = 10;
 const ROUNDS_A_STORE: u64 = 10;
 const STREAMS: u64 = 4;
 const STEPS: usize = 40;
-const FLAGS: [&str; 4] = ["--reserved-mib", "0", "--cache-mib", "16"];
+pub(crate) const FLAGS: [&str; 4] = ["--reserved-mib", "0", "--cache-mib", "16"];
 const VERSIONS: [RoomVersion; 5] =
     [RoomVersion::V1, RoomVersion::V2, RoomVersion::V6, RoomVersion::V10, RoomVersion::V12];
 
 /// Makes a random room, with its events in a random order if `shuffled`.
-fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
+pub(crate) fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
     let mut seed = [0; 32];
     seed.iter_mut().for_each(|it| *it = u8::try_from(random.below(256)).unwrap());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
@@ -57,7 +57,8 @@ fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
 /// The bytes of acknowledged events, by room id and event id.
 type Acknowledged = BTreeMap<(String, String), String>;
 
-fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
+/// The request that appends an event as it is delivered.
+pub(crate) fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
     let event = delivery.new_event(&world.room);
     pb::AppendEventsRequest {
         replace: 0,
@@ -155,7 +156,7 @@ struct Table {
 
 /// Starts a service and kills it while it opens its store.
 #[expect(clippy::disallowed_methods, reason = "the moment of the kill is random")]
-fn kill_while_opening(data_dir: &Path, after: Duration) {
+pub(crate) fn kill_while_opening(data_dir: &Path, after: Duration) {
     let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
     command.args(["--data-dir", data_dir.to_str().unwrap()]).args(FLAGS);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();

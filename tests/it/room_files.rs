@@ -11,6 +11,7 @@ use backscroll_testkit::{Event, Room, process::Ended};
 use serde_json::{json, value::RawValue};
 
 use crate::support::{
+    clients::Clients,
     events::DraftExt as _,
     process::{self, Process},
 };
@@ -160,4 +161,48 @@ fn a_later_import_gives_a_missing_state() {
     assert_eq!(code, Some(0));
     assert!(log.contains("known last") && log.contains("known again"), "{log}");
     assert!(log.contains(&tip.event_id), "the log names the event: {log}");
+}
+
+/// An event without a number has that after the event on the line before. Events are exported in the
+/// order of their numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn arrival_numbers_are_exported_and_imported() {
+    const NUMBERS: [i64; 7] = [0, 1, -7, -6, 40, 41, i64::MAX];
+    const WRITTEN: [Option<i64>; 7] = [None, None, Some(-7), None, Some(40), None, Some(i64::MAX)];
+    const EXPORTED: [(usize, Option<i64>); 7] = [
+        (2, Some(-7)),
+        (3, None),
+        (0, Some(0)),
+        (1, None),
+        (4, Some(40)),
+        (5, None),
+        (6, Some(i64::MAX)),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (room, create) = Room::new(RoomVersion::V10, ALICE);
+    let mut events = begin(&room, create);
+    while events.len() < NUMBERS.len() {
+        events.push(room.message(ALICE, "a message").after(events.last()).finish());
+    }
+    let of = |event: &Event, arrival| Line { arrival, ..line(event, &[]) };
+    let lines: Vec<Line> =
+        events.iter().zip(WRITTEN).map(|(event, arrival)| of(event, arrival)).collect();
+    write(&path("room.ndjson"), &room, &lines);
+    let exported = EXPORTED.map(|(at, arrival)| of(&events[at], arrival));
+    write(&path("expected.ndjson"), &room, &exported);
+    let mut file = path("room.ndjson");
+    for name in ["first", "second"] {
+        let service = Process::start(Path::new(&path(name)), &["--reserved-mib", "0"]);
+        process::stdout(service.command(&["import", &file]));
+        let (_, held) = Clients::connect(&service).await.room(&room.room_id).await.unwrap();
+        let held: Vec<(String, i64)> =
+            held.into_iter().map(|it| (it.event_id, it.arrival)).collect();
+        let expected = EXPORTED.map(|(at, _)| (events[at].event_id.clone(), NUMBERS[at]));
+        assert_eq!(held, expected, "{name}");
+        let exported = process::stdout(service.command(&["export", &room.room_id]));
+        assert_eq!(exported, fs::read_to_string(path("expected.ndjson")).unwrap(), "{name}");
+        file = path("exported.ndjson");
+        fs::write(&file, exported).unwrap();
+    }
 }

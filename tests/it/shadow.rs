@@ -1,5 +1,6 @@
 //! The real gateway beside a homeserver that answers as a real one was recorded: over all recorded
-//! questions no difference is left unexplained, and one wrong event is found.
+//! questions no difference is left unexplained; one wrong event is found, and so is a history service that
+//! does not redact.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,14 +10,18 @@ use axum::{
     extract::{Request as HttpRequest, State},
     response::Response,
 };
-use backscroll::proto::v1::{
-    self as pb, feed_request::Report, feed_response::Notice,
-    feeder_service_client::FeederServiceClient,
+use backscroll::{
+    context::Context,
+    proto::v1::{
+        self as pb, feed_request::Report, feed_response::Notice,
+        feeder_service_client::FeederServiceClient,
+    },
+    store::{Decision, StoreError, View as _},
 };
 use backscroll_gateway::{
     fallback::FallbackOptions,
     metrics::Metrics,
-    shadow::{Answerer, ShadowOptions},
+    shadow::{Answerer, ShadowOptions, ShadowReportFlags, ShadowResults},
 };
 use backscroll_testkit::{Federation, FederationRequest, within_async};
 use prometheus_client::encoding::prometheus_text;
@@ -114,6 +119,32 @@ async fn feeder(history: String) -> JoinHandle<()> {
     ticking
 }
 
+/// What a homeserver and a history service are made to do wrong.
+struct Faults<C, D> {
+    /// Changes the events of each recorded answer of the homeserver.
+    change_answer: C,
+    /// Changes the store of the history service after all events were appended.
+    damage: D,
+}
+
+/// What the gateway has found.
+struct Found {
+    /// The number of comparisons by result.
+    results: BTreeMap<String, u64>,
+    /// What `backscroll-gateway shadow-report` prints.
+    report: String,
+}
+
+/// What `backscroll-gateway shadow-report` prints for a gateway that shows these results.
+async fn report(shown: &ShadowResults) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let serving = tokio::spawn(backscroll::telemetry::serve_pages(listener, shown.page()));
+    let report = ShadowReportFlags { url }.report().await.unwrap();
+    serving.abort();
+    report
+}
+
 /// The number of comparisons by result.
 fn results(metrics: &Metrics) -> BTreeMap<String, u64> {
     let mut text = String::new();
@@ -127,32 +158,35 @@ fn results(metrics: &Metrics) -> BTreeMap<String, u64> {
 }
 
 /// Asks all recorded questions of rooms of one server through a gateway that compares, beside a
-/// homeserver that answers with what `change` makes of each recorded answer. Returns the results.
+/// homeserver that answers as recorded, but for the faults.
 async fn compare_all(
     rooms: &[&RecordedRoom],
     forms: &Forms,
-    mut change: impl FnMut(Vec<String>) -> Vec<String>,
-) -> BTreeMap<String, u64> {
+    faults: Faults<impl FnMut(Vec<String>) -> Vec<String>, impl FnOnce(&Context)>,
+) -> Found {
+    let Faults { mut change_answer, damage } = faults;
     let keys = rooms::keys();
     let federation = Federation::from_json(&keys.signing);
     let server = &rooms[0].requests[0].destination;
     let requests: Vec<&Request> = rooms.iter().flat_map(|it| &it.requests).collect();
     let answers = requests.iter().map(|request| {
         let pdus = forms.answer(request).expect("all events of the answer are recorded");
-        (asked(request), answer(request, &change(pdus)))
+        (asked(request), answer(request, &change_answer(pdus)))
     });
     let url = homeserver(answers.collect()).await;
     let dir = tempfile::tempdir().unwrap();
+    let shadow = ShadowOptions { concurrency: 256, ..ShadowOptions::new(Answerer::History) };
+    let shown = shadow.results.clone();
     let services = Services::start_with(dir.path(), server, &keys.server, |options| {
         let fallback = FallbackOptions::from(url.parse::<axum::http::Uri>().unwrap());
         options.fallback = Some(FallbackOptions { first_of_origin: false, ..fallback });
-        let shadow = ShadowOptions::new(Answerer::History);
-        options.shadow = Some(ShadowOptions { concurrency: 256, ..shadow });
+        options.shadow = Some(shadow);
     })
     .await;
     for room in rooms {
         append_room(&services.cx, room);
     }
+    damage(&services.cx);
     let ticking = feeder(format!("http://{}", services.history)).await;
     for request in &requests {
         let sent = FederationRequest {
@@ -173,9 +207,10 @@ async fn compare_all(
     })
     .await;
     let results = results(&services.gateway_metrics);
+    let report = report(&shown).await;
     ticking.abort();
     services.stop().await;
-    results
+    Found { results, report }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +223,8 @@ async fn over_all_recorded_questions_no_difference_is_left_unexplained() {
     }
     let mut all: BTreeMap<String, u64> = BTreeMap::new();
     for rooms in servers.values() {
-        for (result, count) in compare_all(rooms, &forms, |pdus| pdus).await {
+        let faults = Faults { change_answer: |pdus| pdus, damage: |_: &Context| {} };
+        for (result, count) in compare_all(rooms, &forms, faults).await.results {
             *all.entry(result).or_default() += count;
         }
     }
@@ -217,10 +253,52 @@ async fn one_event_that_is_not_redacted_is_found() {
     }
     let (event, answers) = redacted.into_iter().max_by_key(|(_, count)| *count).unwrap();
     let full = &whole[&event].full;
-    let results = compare_all(&[room], &forms, |pdus| {
+    let change_answer = |pdus: Vec<String>| {
         pdus.into_iter().map(|it| if it == event { full.clone() } else { it }).collect()
-    })
-    .await;
+    };
+    let faults = Faults { change_answer, damage: |_: &Context| {} };
+    let Found { results, .. } = compare_all(&[room], &forms, faults).await;
     println!("{results:?}; {answers} answers have the event");
     assert_eq!(results.get("unexplained"), Some(&answers), "{results:?}");
+}
+
+/// Forgets that events of a room are redacted. Returns their ids.
+fn forget_redactions(cx: &Context, room: &RecordedRoom) -> Vec<String> {
+    let decided = cx.store.decide(&room.header.room_id, None, |edit| {
+        let mut redacted = Vec::new();
+        for line in &room.lines {
+            let event = edit.event_num(edit.room_num(), &line.event_id)?.unwrap();
+            let mut node = edit.node(event)?;
+            if node.flags.redacted {
+                redacted.push(line.event_id.clone());
+                node.flags.redacted = false;
+                edit.put_node(event, node)?;
+            }
+        }
+        Ok::<_, StoreError>(Decision::Commit(redacted))
+    });
+    decided.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_service_that_redacts_nothing_is_found() {
+    let rooms = rooms::bundled();
+    let forms = Forms::of(&rooms);
+    let room = rooms.iter().find(|it| it.name == "redactions-v11").unwrap();
+    let whole = both_forms(&rooms);
+    let is_redacted =
+        |pdu: &String| whole.get(pdu).is_some_and(|it| it.redacted == *pdu && it.full != *pdu);
+    let answers = room.requests.iter().filter_map(|it| forms.answer(it));
+    let with_redacted = answers.filter(|pdus| pdus.iter().any(is_redacted)).count();
+    let mut redacted = Vec::new();
+    let damage = |cx: &Context| redacted = forget_redactions(cx, room);
+    let faults = Faults { change_answer: |pdus| pdus, damage };
+    let Found { results, report } = compare_all(&[room], &forms, faults).await;
+    println!("{results:?}; {with_redacted} answers have redacted events\n{report}");
+    let unexplained = results["unexplained"];
+    assert_eq!(unexplained, u64::try_from(with_redacted).unwrap(), "{results:?}");
+    assert!(report.contains(&format!("{unexplained:>9}  UNEXPLAINED\n")), "{report}");
+    let is_named = |id: &String| report.contains(&format!("    {id:?}: history has it as "));
+    assert!(redacted.iter().any(is_named), "{redacted:?}: {report}");
+    assert!(report.contains("Do not switch over"), "{report}");
 }

@@ -41,6 +41,7 @@ mod keys;
 mod limits;
 mod observed;
 mod shadow;
+mod shadow_report;
 mod stopping;
 mod strangers;
 mod tls;

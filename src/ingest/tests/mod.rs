@@ -1,5 +1,5 @@
 //! Decisions are made again after a conflict, and give the same store as without: appends of
-//! recorded rooms, the work that follows, purges, and repairs, over an engine that reports conflicts
+//! recorded rooms, the work that follows, removals, purges, and repairs, over an engine that reports conflicts
 //! at random.
 
 mod any_order;
@@ -12,8 +12,8 @@ use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};
 use proptest::prelude::*;
 
 use super::{
-    NewEvent, NotesLeft, Outcome, PurgedHistory, Replace, Verdict, append_all, purge_history,
-    settle_waiting, work_off,
+    NewEvent, NotesLeft, Outcome, PurgedHistory, RemovedEvents, Replace, Verdict, append_all,
+    purge_history, remove_events, settle_waiting, work_off,
 };
 use crate::{
     context::Context,
@@ -37,14 +37,38 @@ struct Work {
     group: usize,
     /// Events that get another verdict.
     judged_again: Vec<(prop::sample::Index, Verdict)>,
+    /// Events that are removed and appended again.
+    removed: Vec<prop::sample::Index>,
+    /// Whether all of them become outliers.
+    keep_as_outliers: bool,
     /// The index in the file of the event before which history is purged.
     purged_before: usize,
 }
 
-/// Appends a room in the order of `lines`, replaces verdicts, does all work that is left, and purges
-/// history. Returns the outcomes.
+/// Removes events, does some of the work that follows, and appends them again. Returns the outcomes.
+fn remove_and_append(
+    cx: &Context,
+    header: &Header,
+    events: &[NewEvent<'_>],
+    Work { removed, keep_as_outliers, .. }: &Work,
+) -> Vec<Outcome> {
+    let removed: Vec<NewEvent<'_>> = removed.iter().map(|it| *it.get(events)).collect();
+    let event_ids: Vec<String> = removed.iter().map(|it| it.event_id.to_owned()).collect();
+    let removal = RemovedEvents {
+        room_id: &header.room_id,
+        event_ids: &event_ids,
+        keep_as_outliers: *keep_as_outliers,
+    };
+    let progress = remove_events(&cx.store, removal, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(progress.done);
+    work_off(cx).unwrap();
+    append_all(cx, &removed).outcomes
+}
+
+/// Appends a room in the order of `lines`, replaces verdicts, removes events and appends them again,
+/// does all work that is left, and purges history. Returns the outcomes.
 fn fill(cx: &Context, header: &Header, lines: &[Line], work: &Work) -> Vec<Outcome> {
-    let Work { group, judged_again, purged_before } = work;
+    let Work { group, judged_again, purged_before, .. } = work;
     let events: Vec<NewEvent<'_>> = lines.iter().map(|it| NewEvent::of_line(header, it)).collect();
     let mut outcomes = Vec::new();
     for events in events.chunks(*group) {
@@ -58,6 +82,7 @@ fn fill(cx: &Context, header: &Header, lines: &[Line], work: &Work) -> Vec<Outco
         outcomes.extend(append_all(cx, &[replaced]).outcomes);
         work_off(cx).unwrap();
     }
+    outcomes.extend(remove_and_append(cx, header, &events, work));
     while work_off(cx).unwrap() != NotesLeft::None {}
     settle_waiting(&cx.store, &header.room_id).unwrap();
     if let Some(line) = lines.get(*purged_before) {
@@ -86,13 +111,15 @@ proptest! {
         shift in any::<prop::sample::Index>(),
         purged_before in any::<prop::sample::Index>(),
         judged_again in prop::collection::vec((any::<prop::sample::Index>(), any_verdict()), 0..4),
+        removed in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+        keep_as_outliers: bool,
     ) {
         let (header, mut lines) = recorded(room);
         // Events that arrive before their predecessors leave work for later.
         let count = lines.len();
         lines[count / 2..].rotate_left(shift.index(count - count / 2));
         let purged_before = purged_before.index(2 * count);
-        let work = Work { group, judged_again, purged_before };
+        let work = Work { group, judged_again, removed, keep_as_outliers, purged_before };
         let [undisturbed, disturbed] =
             [0, 2].map(|one_in| Context::new(Store::with_conflicts(seed, one_in)));
         let expected = fill(&undisturbed, &header, &lines, &work);

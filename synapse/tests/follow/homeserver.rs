@@ -73,6 +73,27 @@ impl Homeserver {
         insert(&self.client, room, event, ordering, stored).await;
     }
 
+    /// Stores many accepted events of one room at once, and then the position of the only writer.
+    pub(crate) async fn send_many(&self, room: &Room, events: &[Event]) {
+        let ids: Vec<&str> = events.iter().map(|it| it.event_id.as_str()).collect();
+        let pdus: Vec<&str> = events.iter().map(|it| it.pdu.as_str()).collect();
+        let first = self.next.get();
+        self.client.batch_execute("begin").await.unwrap();
+        let sql = "insert into events select id, $2, $3 + place - 1, false, null, 'master', \
+                   pdu::jsonb->>'sender' \
+                   from unnest($1::text[], $4::text[]) with ordinality as t(id, pdu, place)";
+        self.client.execute(sql, &[&ids, &room.room_id, &first, &pdus]).await.unwrap();
+        let sql = "insert into event_json select id, $2, '{}', pdu \
+                   from unnest($1::text[], $3::text[]) as t(id, pdu)";
+        self.client.execute(sql, &[&ids, &room.room_id, &pdus]).await.unwrap();
+        let sql = "insert into event_edges select id, jsonb_array_elements_text(pdu::jsonb->'prev_events') \
+                   from unnest($1::text[], $2::text[]) as t(id, pdu)";
+        self.client.execute(sql, &[&ids, &pdus]).await.unwrap();
+        self.client.batch_execute("commit").await.unwrap();
+        self.next.set(first + i64::try_from(events.len()).unwrap());
+        self.position("events", "master", self.next.get() - 1).await;
+    }
+
     /// Stores the position of a writer.
     pub(crate) async fn position(&self, stream: &str, writer: &str, number: i64) {
         let sql = "insert into stream_positions values ($1, $2, $3) \
@@ -100,18 +121,31 @@ pub(crate) async fn insert(
     let Stored { outlier, rejected, soft_failed, state_group } = stored;
     let reason = rejected.then_some("auth_error");
     let (room_id, event_id, pdu) = (&room.room_id, &event.event_id, &event.pdu);
-    let sql = "insert into events values ($1, $2, $3, $4, $5, 'master', $6)";
     let members: serde_json::Value = serde_json::from_str(pdu).unwrap();
     let sender = members["sender"].as_str();
-    client.execute(sql, &[event_id, room_id, &ordering, &outlier, &reason, &sender]).await.unwrap();
     let metadata = if soft_failed { r#"{"soft_failed": true}"# } else { "{}" };
-    let sql = "insert into event_json values ($1, $2, $3, $4)";
-    client.execute(sql, &[event_id, room_id, &metadata, pdu]).await.unwrap();
     let prev_events: Vec<String> = serde_json::from_value(members["prev_events"].clone()).unwrap();
-    let sql = "insert into event_edges select $1, unnest($2::text[])";
-    client.execute(sql, &[event_id, &prev_events]).await.unwrap();
-    if let Some(group) = state_group {
-        let sql = "insert into event_to_state_groups values ($1, $2)";
-        client.execute(sql, &[event_id, &group]).await.unwrap();
-    }
+    // One statement, because all rows of an event become visible at once.
+    let sql = "with event as (insert into events values ($1, $2, $3, $4, $5, 'master', $6)), \
+               body as (insert into event_json values ($1, $2, $7, $8)), \
+               edges as (insert into event_edges select $1, unnest($9::text[])) \
+               insert into event_to_state_groups select $1, $10::bigint where $10 is not null";
+    client
+        .execute(
+            sql,
+            &[
+                event_id,
+                room_id,
+                &ordering,
+                &outlier,
+                &reason,
+                &sender,
+                &metadata,
+                pdu,
+                &prev_events,
+                &state_group,
+            ],
+        )
+        .await
+        .unwrap();
 }

@@ -7,7 +7,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod away;
+mod export;
+mod history;
 mod homeserver;
+mod large;
 mod postgres;
 mod sweep;
 mod world;

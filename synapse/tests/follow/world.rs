@@ -2,26 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use backscroll::{
-    proto::v1::{
-        GetFeederRequest, ListEventsRequest, ListRoomsNotServedRequest, NotServedReason, Verdict,
-        admin_service_client::AdminServiceClient, feeder_service_client::FeederServiceClient,
-        history_service_client::HistoryServiceClient,
-    },
-    server,
-    store::Options,
+use backscroll::proto::v1::{
+    GetFeederRequest, ListEventsRequest, ListRoomsNotServedRequest, NotServedReason, Verdict,
 };
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
-use crate::{homeserver::Homeserver, postgres::Postgres};
+use crate::{
+    history::{Clients, History},
+    homeserver::Homeserver,
+    postgres::Postgres,
+};
 
 /// Longest time until the follower has done something.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,15 +35,40 @@ pub(crate) struct HeldEvent {
 /// Events by room and id.
 pub(crate) type Held = BTreeMap<(String, String), HeldEvent>;
 
+/// A follower in a process of its own. Killed when dropped.
+pub(crate) struct Follower {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Follower {
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Sends a signal to it, such as `-STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// All three programs.
 pub(crate) struct World {
     pub(crate) homeserver: Homeserver,
     pub(crate) postgres: Postgres,
+    history: Option<History>,
     history_url: String,
-    history: HistoryServiceClient<Channel>,
-    admin: AdminServiceClient<Channel>,
-    feeder: FeederServiceClient<Channel>,
-    follower: Option<Child>,
+    pub(crate) clients: Clients,
+    follower: Option<Follower>,
     dir: TempDir,
 }
 
@@ -56,30 +78,28 @@ impl World {
         let postgres = Postgres::start()?;
         let homeserver = Homeserver::start(&postgres).await;
         let dir = tempfile::tempdir().unwrap();
-        let options =
-            Options { cache_bytes: 32 << 20, ..Options::small(&dir.path().join("store")) };
-        let cx = tokio::task::spawn_blocking(move || server::open(&options).unwrap());
-        let cx = cx.await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let history_url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = server::serve(
-            Arc::clone(&cx),
-            listener,
-            Duration::from_secs(1),
-            std::future::pending(),
-        );
-        drop(tokio::spawn(async { serving.await.unwrap() }));
-        let channel = Channel::from_shared(history_url.clone()).unwrap().connect().await.unwrap();
+        let history = History::start(&dir.path().join("store"), "127.0.0.1:0").await;
         Some(Self {
             homeserver,
             postgres,
-            history_url,
-            history: HistoryServiceClient::new(channel.clone()),
-            admin: AdminServiceClient::new(channel.clone()),
-            feeder: FeederServiceClient::new(channel),
+            history_url: history.url(),
+            clients: Clients::connect(&history.url()).await,
+            history: Some(history),
             follower: None,
             dir,
         })
+    }
+
+    /// Stops the history service.
+    pub(crate) async fn stop_history(&mut self) {
+        self.history.take().unwrap().stop().await;
+    }
+
+    /// Starts the history service again, over the same store and at the same address.
+    pub(crate) async fn start_history(&mut self) {
+        let address = self.history_url.strip_prefix("http://").unwrap();
+        self.history = Some(History::start(&self.dir.path().join("store"), address).await);
+        self.clients = Clients::connect(&self.history_url).await;
     }
 
     /// The command that follows.
@@ -98,19 +118,30 @@ impl World {
 
     /// Starts a follower with more flags.
     pub(crate) fn follow_with(&mut self, flags: &[&str]) {
-        let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        self.follower = Some(self.command().args(flags).stderr(log).spawn().unwrap());
+        self.follower = Some(self.another_follower("follower.log", flags));
+    }
+
+    /// Starts a follower that the caller holds, with a log of this name.
+    pub(crate) fn another_follower(&self, log: &str, flags: &[&str]) -> Follower {
+        let log = self.dir.path().join(log);
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let child = self.command().args(flags).stderr(file).spawn().unwrap();
+        Follower { child, log }
     }
 
     /// Kills the follower.
     pub(crate) fn kill(&mut self) {
-        let mut follower = self.follower.take().unwrap();
-        follower.kill().unwrap();
-        follower.wait().unwrap();
+        drop(self.follower.take().unwrap());
     }
 
-    fn log(&self) -> std::path::PathBuf {
-        self.dir.path().join("follower.log")
+    /// What the follower has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("follower.log")).unwrap_or_default()
+    }
+
+    /// A folder for files of the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Waits until a condition holds.
@@ -122,7 +153,7 @@ impl World {
         let start = Instant::now();
         while !holds(self).await {
             if start.elapsed() > PATIENCE {
-                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+                let log = self.log();
                 panic!(
                     "after {PATIENCE:?} still waiting until {what}; the follower logged:\n{log}"
                 );
@@ -171,7 +202,7 @@ impl World {
             loop {
                 let request =
                     ListEventsRequest { room_id: room_id.clone(), page_token, ..<_>::default() };
-                let page = match self.history.list_events(request).await {
+                let page = match self.clients.history.list_events(request).await {
                     Ok(page) => page.into_inner(),
                     Err(status) if status.code() == Code::NotFound => break,
                     Err(status) => panic!("{status}"),
@@ -197,21 +228,13 @@ impl World {
     /// The rooms that are not served, and why.
     pub(crate) async fn not_served(&mut self) -> BTreeMap<String, NotServedReason> {
         let request = ListRoomsNotServedRequest::default();
-        let rooms = self.admin.list_rooms_not_served(request).await.unwrap().into_inner().rooms;
+        let rooms =
+            self.clients.admin.list_rooms_not_served(request).await.unwrap().into_inner().rooms;
         rooms.into_iter().map(|it| (it.room_id.clone(), it.not_served_reason())).collect()
     }
 
     /// Whether the follower reports that the rooms that are served are complete.
     pub(crate) async fn is_ready(&mut self) -> bool {
-        self.feeder.get_feeder(GetFeederRequest {}).await.unwrap().into_inner().ready
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if let Some(mut follower) = self.follower.take() {
-            drop(follower.kill());
-            drop(follower.wait());
-        }
+        self.clients.feeder.get_feeder(GetFeederRequest {}).await.unwrap().into_inner().ready
     }
 }

@@ -28,7 +28,10 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) async fn connect(service: &Process) -> Self {
-        let channel = Channel::from_shared(service.url()).unwrap().connect().await.unwrap();
+        Self::over(Channel::from_shared(service.url()).unwrap().connect().await.unwrap())
+    }
+
+    pub(crate) fn over(channel: Channel) -> Self {
         Self {
             history: HistoryServiceClient::new(channel.clone()),
             ingest: IngestServiceClient::new(channel.clone()),
