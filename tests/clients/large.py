@@ -7,6 +7,7 @@ Usage: large.py ADDRESS SERVER_KEYS.json
 import base64
 import hashlib
 import json
+import queue
 import sys
 
 import grpc
@@ -28,7 +29,7 @@ class Service:
     def __init__(self, channel):
         pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         self.largest, self.methods = {}, {}
-        for name in ("History", "Ingest", "Key", "Admin"):
+        for name in ("History", "Ingest", "Key", "Admin", "Feeder"):
             service = pool.FindServiceByName(f"backscroll.history.v1.{name}Service")
             for method in service.methods:
                 request = message_factory.GetMessageClass(method.input_type)
@@ -64,6 +65,16 @@ class Service:
         for answer in answers:
             assert answer.HasField("appended"), answer
         assert len(answers) == len(events)
+
+    def many(self, name, requests):
+        """Many calls of one RPC, several at once."""
+        request, call, _ = self.methods[name]
+        # The service accepts 1,024 waiting requests.
+        for start in range(0, len(requests), 500):
+            some = requests[start : start + 500]
+            waiting = [call.future(request(**it), timeout=DEADLINE) for it in some]
+            for answer in waiting:
+                self.note(name, answer.result())
 
     def pages(self, name, **members):
         """All pages of a list."""
@@ -234,13 +245,14 @@ def state(service):
         given, token = given + list(page.event_ids), page.next_page_token
     assert sorted(given) == sorted(before)
 
-    request, call, _ = service.methods["SetUserErased"]
-    # The service accepts 1,024 waiting requests.
-    for start in range(0, len(users), 500):
-        some = users[start : start + 500]
-        erasing = [call.future(request(user_id=user, erased=True), timeout=DEADLINE) for user in some]
-        for answer in erasing:
-            service.note("SetUserErased", answer.result())
+    flags = list(service.pages("ListEventFlags", room_id=room_id, page_size=10_000))
+    assert len(flags) > 1
+    assert sorted(it.event_id for page in flags for it in page.events) == sorted(room.ids)
+    parts = service.GetRoomDigest(room_id=room_id, prefix_bits=12).parts
+    assert len(parts) == 4_096
+    assert sum(it.event_count for it in parts) == len(room.ids)
+
+    service.many("SetUserErased", [{"user_id": user, "erased": True} for user in users])
     erased = service.pages("ListErasedUsers")
     assert sum(len(page.user_ids) for page in erased) == len(users)
     # The current state is resolved from the states after the island and after the other events.
@@ -264,11 +276,35 @@ def ends(service):
     )
     assert len(page.missing_event_ids) == 100
 
+    # Two answers to the same question, of 100 events each, that have no event in common.
+    starts = answer.forward_extremities
+    question = {
+        "room_id": room.room_id,
+        "requester": REQUESTER,
+        "event_ids": starts[:100],
+        "limit": 100,
+    }
+    page = service.Backfill(**question)
+    other = service.Backfill(**{**question, "event_ids": starts[100:200]})
+    assert len(page.event_ids) == len(other.event_ids) == 100
+    assert not set(page.event_ids) & set(other.event_ids)
+    same = service.CompareAnswers(backfill=question, pdus=page.pdus)
+    assert not same.differences, same
+    compared = service.CompareAnswers(backfill=question, pdus=other.pdus)
+    assert len(compared.differences) == 100
+
+    # As many ids as a request may have. Most of them are not held.
+    left = room.ids[2:]
+    left += [f"$nowhere{number}:{SERVER}" for number in range(50_000 - len(left))]
+    removed = service.RemoveEvents(room_id=room.room_id, event_ids=left)
+    assert removed[-1].done and removed[-1].removed_event_count == 1_500, removed[-1]
+
 
 def refusals(service):
     """Errors do not repeat a long value of the request."""
     endless = "!" + "x" * (8 << 20)
-    for name in ("GetRoom", "ListEvents", "GetState", "PurgeHistory", "DeleteRoom"):
+    names = ("GetRoom", "ListEvents", "GetState", "GetRoomDigest", "ListEventFlags")
+    for name in (*names, "PurgeHistory", "RemoveEvents", "DeleteRoom"):
         try:
             getattr(service, name)(room_id=endless)
         except grpc.RpcError as error:
@@ -281,6 +317,69 @@ def refusals(service):
     for answer in call((request(**it) for it in events), timeout=DEADLINE):
         assert answer.HasField("refusal"), answer
         service.note("AppendEvents", answer)
+
+
+def not_served(service):
+    """10,000 rooms with ids of 255 bytes. They are not held."""
+    rooms = [f"!{number:05}" + "x" * 247 + ":a" for number in range(10_000)]
+    for start in range(0, len(rooms), 1_000):
+        some = rooms[start : start + 1_000]
+        # NOT_SERVED_REASON_BLOCKED
+        service.SetRoomsServed(room_ids=some, not_served_reason=3)
+    listed = list(service.pages("ListRoomsNotServed", page_size=10_000))
+    assert [it.room_id for page in listed for it in page.rooms] == rooms
+    assert len(listed) > 1
+
+
+def bans(service):
+    """2,000 bans with ids of the greatest length."""
+    requests = [
+        {
+            "room_id": f"!{number:05}" + "x" * 247 + ":a",
+            "user_id": f"@{number:05}" + "x" * 247 + ":a",
+            "ban_event_id": long(number, "$"),
+            "before_arrival": -(1 << 63),
+        }
+        for number in range(2_000)
+    ]
+    service.many("SetBanRedaction", requests)
+    listed = list(service.pages("ListBanRedactions", page_size=10_000))
+    assert len(listed) > 1
+    found = {it.ban_event_id for page in listed for it in page.bans}
+    assert found == {it["ban_event_id"] for it in requests}
+
+
+def feeder(service):
+    """A feeder with the longest name and description, and as many cursors as can be stored."""
+    names = [f"{number:064}" for number in range(64)]
+    request, call, _ = service.methods["Feed"]
+    reports = queue.SimpleQueue()
+    notices = call(iter(reports.get, None), timeout=DEADLINE)
+
+    def notice(kind):
+        """The next notice, which must be of this kind."""
+        answer = service.note("Feed", next(notices))
+        assert answer.WhichOneof("notice") == kind, answer
+
+    reports.put(request(started={"feeder_name": names[0]}))
+    notice("lease_granted")
+    description = "~" * 1_024
+    reports.put(request(tick_begun={}))
+    notice("tick_noted")
+    reports.put(request(tick_ended={"not_ready_description": description}))
+    # What is noted after the end of a tick says that its end was received.
+    reports.put(request(tick_begun={}))
+    notice("tick_noted")
+    answer = service.GetFeeder()
+    assert (answer.feeder_name, answer.not_ready_description) == (names[0], description)
+    reports.put(None)
+    assert not list(notices)
+
+    cursor = b"~" * 65_536
+    for name in names:
+        service.PutCursor(feeder_name=name, cursor=cursor)
+        assert service.GetCursor(feeder_name=name).cursor == cursor
+    assert sorted(service.ListCursors().feeder_names) == names
 
 
 def all_rooms(service):
@@ -319,6 +418,9 @@ def main(address, server_keys):
         state(service)
         ends(service)
         refusals(service)
+        not_served(service)
+        bans(service)
+        feeder(service)
         all_rooms(service)
         keys(service, server_keys)
         asked = set(service.largest)

@@ -118,7 +118,7 @@ class Lab:
 
     def create_role(self, database="hs1"):
         """Makes the follower's role, with what the follower itself prints."""
-        sql = run(self.programs + "/backscroll-synapse", "check", "--role-sql", "--database", "postgresql://unused/unused")
+        sql = run(self.programs + "/backscroll-synapse", "check", "--role-sql")
         with self.connect("postgres").cursor() as cursor:
             cursor.execute("select 1 from pg_roles where rolname = 'backscroll_follower'")
             known = cursor.fetchone()
