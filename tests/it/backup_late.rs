@@ -205,7 +205,8 @@ async fn a_redaction_whose_content_was_removed_lasts() {
     let mut found = Vec::new();
     for clients in &mut both {
         clients.append(vec![request(&room, &target.pdu)]).await.unwrap();
-        let held = clients.events(&room.room_id, &[target.event_id.clone()]).await.unwrap();
+        let held =
+            clients.events(&room.room_id, std::slice::from_ref(&target.event_id)).await.unwrap();
         found.push(held[0].redacted);
     }
     assert_eq!(found, [true, true]);
