@@ -178,18 +178,28 @@ pub(super) fn purge(
     read: &Event,
     may_return: bool,
 ) -> Result<(), StoreError> {
-    let Some(pdu) = read.pdu() else { return Ok(()) };
-    let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(()) };
-    let target_id = target_id.as_str();
-    if let Some(judged) = edit.judgement(edit.room_num(), target_id, event)? {
-        edit.remove_redaction(target_id, event, judged);
+    let Some(target_id) = take_off_list(edit, event, read)? else { return Ok(()) };
+    if edit.event_num(edit.room_num(), &target_id)?.is_none() && !may_return {
+        edit.bury(&target_id);
+    }
+    keep_hidden(edit, &target_id)
+}
+
+/// Removes the notes about a redaction. Returns the id of its target, whose flags are then to be set
+/// again; `None` if the event redacts none.
+pub(super) fn take_off_list(
+    edit: &mut Edit<'_>,
+    event: EventNum,
+    read: &Event,
+) -> Result<Option<String>, StoreError> {
+    let Some(pdu) = read.pdu() else { return Ok(None) };
+    let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(None) };
+    if let Some(judged) = edit.judgement(edit.room_num(), &target_id, event)? {
+        edit.remove_redaction(&target_id, event, judged);
     }
     let arrival = edit.node(event)?.arrival;
     edit.remove_listed_redaction(arrival, event);
-    if edit.event_num(edit.room_num(), target_id)?.is_none() && !may_return {
-        edit.bury(target_id);
-    }
-    keep_hidden(edit, target_id)
+    Ok(Some(target_id))
 }
 
 /// Keeps an event hidden that is hidden by a redaction, or may be, whatever becomes of the redaction:

@@ -1,7 +1,7 @@
 //! What a redaction or power levels stop to cause: when their verdict changes, when the state before
 //! them is not known any more, and when they are removed.
 
-use super::{redaction, remains::redacts};
+use super::redaction;
 use crate::{
     pdu::Event,
     store::{Arrival, DeriveAgain, Edit, EventNum, Judged as _, Judgement, StoreError, View},
@@ -13,16 +13,9 @@ pub(super) fn withdraw(
     event: EventNum,
     read: &Event,
 ) -> Result<(), StoreError> {
-    let Some(pdu) = read.pdu() else { return Ok(()) };
-    let Some(target_id) = redacts(edit, event, pdu)? else { return Ok(()) };
-    let target_id = target_id.as_str();
-    if let Some(judged) = edit.judgement(edit.room_num(), target_id, event)? {
-        edit.remove_redaction(target_id, event, judged);
-    }
-    let arrival = edit.node(event)?.arrival;
-    edit.remove_listed_redaction(arrival, event);
-    match edit.event_num(edit.room_num(), target_id)? {
-        Some(target) => redaction::mark(edit, target, target_id),
+    let Some(target_id) = redaction::take_off_list(edit, event, read)? else { return Ok(()) };
+    match edit.event_num(edit.room_num(), &target_id)? {
+        Some(target) => redaction::mark(edit, target, &target_id),
         None => Ok(()),
     }
 }
