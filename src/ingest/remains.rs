@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use crate::{
     pdu::{Event, EventId, Pdu},
     state::resolution::StateEvent,
-    store::{Edit, EventNum, Remains, StoreError},
+    store::{Edit, EventNum, Remains, StoreError, View},
 };
 
 /// The members of an object, as text.
@@ -49,8 +49,7 @@ pub fn kept_text(remains: &Remains) -> String {
 pub(super) fn restore(edit: &mut Edit<'_>, number: EventNum, kept: &str, event: &Event) {
     let Some(pdu) = event.pdu().filter(|_| !kept.is_empty()) else { return };
     let Ok(Kept { redacts, content }) = serde_json::from_str(kept) else { return };
-    let is_redacted = pdu.redacted().is_ok_and(|it| it.canonical_json() == pdu.canonical_json());
-    if !is_redacted {
+    if !pdu.is_redacted_form() {
         return;
     }
     let takes_target = pdu.event_type() == "m.room.redaction" && pdu.redacts().is_none();
@@ -164,7 +163,7 @@ pub(super) fn redacts(
     if pdu.event_type() != "m.room.redaction" {
         return Ok(None);
     }
-    Ok(edit.remains(event)?.and_then(|it| it.redacts))
+    Ok(edit.remains(edit.room_num(), event)?.and_then(|it| it.redacts))
 }
 
 /// Adds to a stored event what was kept of its removed content, for state resolution.
@@ -173,7 +172,9 @@ pub(super) fn complete(
     number: EventNum,
     mut event: StateEvent,
 ) -> Result<StateEvent, StoreError> {
-    let Some(kept) = edit.remains(number)?.and_then(|it| it.content) else { return Ok(event) };
+    let Some(kept) = edit.remains(edit.room_num(), number)?.and_then(|it| it.content) else {
+        return Ok(event);
+    };
     let members: Result<ContentMembers, _> = serde_json::from_str(event.content.get());
     let kept: Result<ContentMembers, _> = serde_json::from_str(&kept);
     if let (Ok(mut members), Ok(kept)) = (members, kept) {

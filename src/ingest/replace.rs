@@ -86,7 +86,7 @@ pub(super) fn compare(
     if !old.is_same_event(new) {
         return refused(OTHER_EVENT);
     }
-    let stays_redacted = is_redacted_form(&old) && event.replace == Replace::Changed;
+    let stays_redacted = old.is_redacted_form() && event.replace == Replace::Changed;
     let new = if stays_redacted { new_redacted } else { Pdu::clone(new) };
     Ok((new.canonical_json() != old_text).then_some(NewBody { old, new }))
 }
@@ -107,11 +107,11 @@ pub(super) fn replace_body(
 ) -> Result<(), StoreError> {
     let event_id = new.event_id().as_str().to_owned();
     edit.put_body(number, &event_id, new.bytes_as_received());
-    let is_whole = !is_redacted_form(&new);
-    if !is_whole && !is_redacted_form(&old) {
+    let is_whole = !new.is_redacted_form();
+    if !is_whole && !old.is_redacted_form() {
         remains::keep(edit, number, &old, &new);
     }
-    let has_remains = edit.remains(number)?.is_some();
+    let has_remains = edit.remains(edit.room_num(), number)?.is_some();
     if decides_states_otherwise(&old, &new, has_remains) {
         note_states(edit, number)?;
     }
@@ -129,10 +129,6 @@ pub(super) fn replace_body(
     // content is to be removed again.
     redaction::mark(edit, number, &event_id)?;
     edit.note_content_due(number)
-}
-
-fn is_redacted_form(pdu: &Pdu) -> bool {
-    pdu.redacted().is_ok_and(|it| it.canonical_json() == pdu.canonical_json())
 }
 
 /// Whether an event whose bytes were replaced may have another part in state resolution. Its type, its

@@ -79,6 +79,11 @@ impl Pdu {
         Self::assemble(json, members, received, self.version)
     }
 
+    /// Whether the event has only what its room version keeps of a redacted event.
+    pub fn is_redacted_form(&self) -> bool {
+        self.redacted().is_ok_and(|it| it.canonical_json() == self.canonical_json())
+    }
+
     /// Whether the content hash in the event matches its content. If not, the event was changed, and
     /// only its redacted form may be kept.
     pub fn content_hash_matches(&self) -> bool {

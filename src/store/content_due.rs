@@ -47,7 +47,7 @@ impl Remains {
         out.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Decoder(bytes);
         let text = |text: &str| Some(text.to_owned()).filter(|it| !it.is_empty());
         let remains = Self { redacts: text(from.text()?), content: text(from.text()?) };
@@ -172,17 +172,6 @@ impl RedactedSearch {
     }
 }
 
-impl Store {
-    /// What stays of an event whose content was removed; `None` if nothing does, or if the content
-    /// was not removed.
-    ///
-    /// # Errors
-    /// When the record is damaged.
-    pub fn remains(&self, room: RoomNum, event: EventNum) -> Result<Option<Remains>, StoreError> {
-        self.read("remains", &keys::remains(room, event), Remains::decode)
-    }
-}
-
 impl Edit<'_> {
     /// Notes that the content of a redacted event is to be removed, unless that is noted already.
     ///
@@ -228,15 +217,6 @@ impl Edit<'_> {
     /// Stores what stays of an event whose content is removed.
     pub fn put_remains(&mut self, event: EventNum, remains: &Remains) {
         self.put(keys::remains(self.number, event), remains.encode());
-    }
-
-    /// What stays of an event whose content was removed; `None` if nothing does, or if the content
-    /// was not removed.
-    ///
-    /// # Errors
-    /// When the record is damaged.
-    pub fn remains(&self, event: EventNum) -> Result<Option<Remains>, StoreError> {
-        self.read("remains", &keys::remains(self.number, event), Remains::decode)
     }
 
     /// Removes both records about the content of an event that leaves the room.

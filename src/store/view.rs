@@ -7,8 +7,8 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
-    Arrival, Body, EventNum, Extremity, Follower, GivenEvent, Room, RoomNum, StateFacts, StateNum,
-    StoreError, Unsettled,
+    Arrival, Body, EventNum, Extremity, Follower, GivenEvent, Remains, Room, RoomNum, StateFacts,
+    StateNum, StoreError, Unsettled,
     codec::{Malformed, strip_checksum},
     engine::{Records, StoredValue},
     keys,
@@ -189,6 +189,12 @@ pub trait View {
         event: EventNum,
     ) -> Result<Option<Vec<GivenEvent>>, StoreError> {
         self.read("given state", &keys::given_state(room, event), record::decode_given)
+    }
+
+    /// What stays of an event whose content was removed; `None` if nothing does, or if the content
+    /// was not removed.
+    fn remains(&self, room: RoomNum, event: EventNum) -> Result<Option<Remains>, StoreError> {
+        self.read("remains", &keys::remains(room, event), Remains::decode)
     }
 
     /// The events that have an event which is not placed among their predecessors, at most `limit`.
