@@ -235,7 +235,8 @@ pub(super) fn judge(edit: &mut Edit<'_>, redaction: EventNum, pdu: &Pdu) -> Resu
     mark(edit, target, target_id)
 }
 
-/// Sets an event's redaction flags according to the judgements on its redactions.
+/// Sets an event's redaction flags according to the judgements on its redactions. An unreadable event
+/// has none: it has no redacted form, and redactions of it are not judged.
 pub(super) fn mark(
     edit: &mut Edit<'_>,
     target: EventNum,
@@ -247,7 +248,7 @@ pub(super) fn mark(
     let redacted = has(edit, Judgement::Heeded)?;
     let pending = has(edit, Judgement::Unseen)? || has(edit, Judgement::Waiting)?;
     let mut node = edit.node(target)?;
-    if Redacted::of_flags(node.flags) == (Redacted { redacted, pending }) {
+    if node.flags.unreadable || Redacted::of_flags(node.flags) == (Redacted { redacted, pending }) {
         return Ok(());
     }
     node.flags.redacted = redacted;

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     answers,
-    events::RoomExt as _,
+    events::{DraftExt as _, RoomExt as _},
     faults,
     memory::Memory,
     pictures::{Picture, deliver, picture},
@@ -44,6 +44,8 @@ struct Change {
     at_first: bool,
     /// Turns of the backlog that are taken afterwards.
     turns: usize,
+    /// Whether all work that is left is done afterwards, and the store is verified.
+    is_verified: bool,
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -53,13 +55,14 @@ fn change() -> impl Strategy<Value = Change> {
         2 => Just(Some(Verdict::SoftFailed)),
         4 => Just(Some(Verdict::Rejected)),
     ];
-    (any::<Index>(), verdict, any::<bool>(), any::<bool>(), 0usize..3).prop_map(
-        |(event, verdict, pruned, at_first, turns)| Change {
+    (any::<Index>(), verdict, any::<[bool; 3]>(), 0usize..3).prop_map(
+        |(event, verdict, [pruned, at_first, is_verified], turns)| Change {
             event,
             verdict,
             pruned,
             at_first,
             turns,
+            is_verified,
         },
     )
 }
@@ -128,6 +131,10 @@ fn run(version: RoomVersion, steps: &[Step], changes: &[Change]) -> Result<(), T
     }
     for change in changes.iter().filter(|it| !it.at_first) {
         append_changed(&memory, &world, &world.deliveries[at(change)], change);
+        if change.is_verified {
+            settle(&memory, &world.room.room_id);
+            prop_assert_eq!(faults::of(&memory.cx.store), []);
+        }
     }
     let changed: BTreeSet<usize> = changes.iter().map(at).collect();
     // An event may be delivered twice: the last delivery decides.
@@ -281,6 +288,32 @@ fn another_event_and_an_unreadable_one_are_not_replaced() {
     }
     assert_eq!(small.stored(&said), said.pdu.as_bytes());
     assert_eq!(faults::of(&small.memory.cx.store), []);
+}
+
+/// Redactions of an unreadable event are not judged, so one that is withdrawn changes nothing.
+#[test]
+fn a_redaction_of_an_unreadable_event_is_withdrawn() {
+    for version in VERSIONS {
+        let small = Small::new(version);
+        let said = small
+            .room
+            .message(ALICE, "hello")
+            .after([&small.topic])
+            .unreadable(|it| it.replacen("\"content\":{", "\"content\":7,\"was\":{", 1));
+        append(&small.memory, &small.room.accepted(&said));
+        let redactions = [ALICE, BOB].map(|it| {
+            let redaction = small.room.redaction(it, &said.event_id);
+            let redaction = redaction.after([&small.topic]).finish();
+            append(&small.memory, &small.room.accepted(&redaction));
+            redaction
+        });
+        let accepted = small.room.accepted(&redactions[0]);
+        for verdict in [Verdict::Rejected, Verdict::Accepted] {
+            append(&small.memory, &NewEvent { verdict, replace: Replace::Changed, ..accepted });
+            settle(&small.memory, &small.room.room_id);
+            assert_eq!(faults::of(&small.memory.cx.store), [], "{version}");
+        }
+    }
 }
 
 /// The room is not served from the moment when a rejection changes until all states have followed.
