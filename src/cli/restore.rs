@@ -46,10 +46,8 @@ pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let cx = crate::server::open(&options)?;
     for (_, held) in cx.store.rooms(None, usize::MAX)? {
         if !rooms.iter().any(|it| it.room_id == held.room_id) {
-            let (held, data_dir) = (held.room_id, options.data_dir.display());
-            bail!(
-                "{data_dir} holds {held}, which is not in the backup: restore into an empty store"
-            );
+            let (held, place) = (held.room_id, &options.place);
+            bail!("{place} holds {held}, which is not in the backup: restore into an empty store");
         }
     }
     for user_id in &tombstones.users {
@@ -79,8 +77,8 @@ pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
         cx.store.put_cursor(feeder_name, &cursor)?;
     }
     progress.finish_and_clear();
-    let data_dir = options.data_dir.display();
-    out::line(format_args!("{} rooms, {events} events in {data_dir}", rooms.len()))?;
+    let place = &options.place;
+    out::line(format_args!("{} rooms, {events} events in {place}", rooms.len()))?;
     Ok(())
 }
 

@@ -119,7 +119,7 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
     let redacted_content = redacted_content_days.0;
     let options = Options { redacted_content, ..Options::plain(data_dir, cache_mib.bytes) };
     let store = Store::open(&options)
-        .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
+        .with_context(|| format!("cannot open the store {}", options.place))?;
     if repair {
         return repair_store(&store);
     }

@@ -25,6 +25,8 @@ const MAX_EXTREMITIES: usize = 256;
 /// A room that is held.
 pub(super) struct FoundRoom {
     pub(super) number: RoomNum,
+    /// See [`Store::room_mark`].
+    pub(super) mark: u64,
     pub(super) record: Room,
     pub(super) version: RoomVersion,
 }
@@ -78,7 +80,7 @@ fn find(store: &Store, room_id: &str) -> Result<Option<FoundRoom>, StoreError> {
     let record = store.room(number)?;
     let version = RoomVersion::parse(&record.room_version)
         .map_err(|_| StoreError::version_unknown(&record))?;
-    Ok(Some(FoundRoom { number, record, version }))
+    Ok(Some(FoundRoom { number, mark: store.room_mark(number), record, version }))
 }
 
 /// The states that decide whether a server may ask: each of them has to allow it. `None` if no

@@ -44,9 +44,9 @@ impl PageRequest {
         if self.token.is_empty() {
             return Ok(None);
         }
-        let (position, number) = self.token.rsplit_once('@').ok_or(QueryError::PageTokenInvalid)?;
-        let number: u32 = number.parse().map_err(|_| QueryError::PageTokenInvalid)?;
-        if number != room.number.0 {
+        let (position, mark) = self.token.rsplit_once('@').ok_or(QueryError::PageTokenInvalid)?;
+        let mark: u64 = mark.parse().map_err(|_| QueryError::PageTokenInvalid)?;
+        if mark != room.mark {
             // The token is of a room that was deleted and created again under the same id.
             return Err(QueryError::RoomUnknown(room.record.room_id.clone()));
         }
@@ -56,7 +56,7 @@ impl PageRequest {
 
 /// A token for the next page of a list of this room, which begins after a position.
 pub(super) fn token(room: &FoundRoom, position: impl std::fmt::Display) -> String {
-    format!("{position}@{}", room.number.0)
+    format!("{position}@{}", room.mark)
 }
 
 /// A page of ids.

@@ -68,8 +68,8 @@ pub fn open(options: &Options) -> anyhow::Result<Arc<Context>> {
 /// # Errors
 /// The store cannot be opened, or that work fails.
 pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<Context>> {
-    let store = Store::open(options)
-        .with_context(|| format!("cannot open the store in {}", options.data_dir.display()))?;
+    let store =
+        Store::open(options).with_context(|| format!("cannot open the store {}", options.place))?;
     let durability = store.durability();
     metrics.store().writes_durable.set(durability.is_of_each_write().into());
     if durability.is_of_each_write() {

@@ -97,16 +97,18 @@ impl Store {
     ) -> Result<Option<Start>, StoreError> {
         if let Some(number) = self.room_num(room_id)? {
             let key = keys::room(number);
-            let value = self.value(&key)?.ok_or_else(|| StoreError::missing("room", &key))?;
-            let room = strip_checksum(&key, &value).and_then(Room::decode);
-            let room = room.map_err(|Malformed| StoreError::corrupt("room", &key))?;
-            return Ok(Some(Start { number, room, seen: Seen { key, value: Some(value) } }));
+            let seen = self.engine.see(key)?;
+            let missing = || StoreError::missing("room", &seen.key);
+            let value = seen.value.as_ref().ok_or_else(missing)?;
+            let room = strip_checksum(&seen.key, value).and_then(Room::decode);
+            let room = room.map_err(|Malformed| StoreError::corrupt("room", &seen.key))?;
+            return Ok(Some(Start { number, room, seen }));
         }
         match make {
             Some(version) if !self.is_deleted(room_id)? => {
                 let next = || RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
                 let number = *new_number.get_or_insert_with(next);
-                let seen = Seen { key: keys::room_by_name(room_id), value: None };
+                let seen = Seen { key: keys::room_by_name(room_id), value: None, stamp: None };
                 Ok(Some(Start { number, room: Room::new(room_id, version), seen }))
             }
             Some(_) | None => Ok(None),

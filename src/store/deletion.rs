@@ -5,7 +5,7 @@ use super::{
     Decision, RoomNum, Store, StoreError, View,
     codec::{add_checksum, strip_checksum},
     decide::retried,
-    engine::{Commit, Seen, StoredValue},
+    engine::{Commit, Effect, StoredValue},
     keys,
     view::number_or_gone,
 };
@@ -40,13 +40,12 @@ impl Store {
     pub fn forget_deleted_room(&self, room_id: &str) -> Result<bool, StoreError> {
         let _guard = self.room_locks.lock(room_id);
         let forgotten = retried(room_id, || {
-            let key = keys::room_by_name(room_id);
-            let value = self.value(&key)?;
+            let seen = self.engine.see(keys::room_by_name(room_id))?;
             if !self.is_deleted(room_id)? {
                 return Ok::<_, StoreError>(Some(false));
             }
-            let changes = [(key.clone(), None)].into();
-            let commit = self.engine.commit(Some(&Seen { key, value }), changes)?;
+            let changes = [(seen.key.clone(), None)].into();
+            let commit = self.engine.commit(Some(&seen), changes, Effect::Replaces)?;
             Ok((commit == Commit::Done).then_some(true))
         })?;
         if forgotten {
@@ -60,13 +59,13 @@ impl Store {
     pub fn bury_room(&self, room_id: &str) -> Result<(), StoreError> {
         let _guard = self.room_locks.lock(room_id);
         retried(room_id, || {
-            let key = keys::room_by_name(room_id);
-            if self.value(&key)?.is_some() {
+            let seen = self.engine.see(keys::room_by_name(room_id))?;
+            if seen.value.is_some() {
                 return Ok(Some(()));
             }
-            let empty = add_checksum(&key, Vec::new());
-            let changes = [(key.clone(), Some(empty.into()))].into();
-            let commit = self.engine.commit(Some(&Seen { key, value: None }), changes)?;
+            let empty = add_checksum(&seen.key, Vec::new());
+            let changes = [(seen.key.clone(), Some(empty.into()))].into();
+            let commit = self.engine.commit(Some(&seen), changes, Effect::Adds)?;
             Ok((commit == Commit::Done).then_some(()))
         })
     }

@@ -9,7 +9,7 @@ use super::{
     View,
     blocks::Bodies,
     codec::add_checksum,
-    engine::{Changes, Commit, Records, Seen, StoredValue},
+    engine::{Changes, Commit, Effect, Records, Seen, StoredValue},
     keys, record,
     record::{Page, page_of},
     room_locks::RoomGuard,
@@ -335,7 +335,12 @@ impl<'s> Edit<'s> {
             .touched
             .fetch_add(crate::num::u64(self.changes.len()), std::sync::atomic::Ordering::Relaxed);
         let changes = std::mem::take(&mut self.changes);
-        let commit = || self.store.engine.commit(Some(&self.seen), changes);
+        let replaces = bodies.keys().any(|it| *it < self.first_new);
+        let effect = match self.removes {
+            Removes::Nothing if !replaces => Effect::Adds,
+            Removes::Nothing | Removes::Records | Removes::Room => Effect::Replaces,
+        };
+        let commit = || self.store.engine.commit(Some(&self.seen), changes, effect);
         let removals = self.store.removals(&self.room.room_id);
         let commit = match self.removes {
             Removes::Nothing => commit()?,

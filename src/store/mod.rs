@@ -80,6 +80,7 @@ mod numbers;
 mod opening;
 mod options;
 mod orphans;
+mod place;
 mod reading;
 mod record;
 mod removals;
@@ -116,6 +117,7 @@ pub use notes::{Follower, Judgement, Power, Unsettled};
 pub use numbers::{EventNum, RoomNum, StateNum};
 pub use options::{Options, RedactedContent};
 pub use orphans::{Cursor, Orphan, OrphanReason};
+pub use place::{Place, PlaceError};
 pub use record::{
     Arrival, EventNode, Extremity, FetchedKeys, Flags, GivenEvent, PrevEvent, Room, StateFacts,
 };

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use super::{
-    DeletedRoom, EventNum, Options, Store, StoreError,
+    DeletedRoom, EventNum, Options, Place, Store, StoreError,
     caches::Caches,
     engine::{self, Engine, State, caught},
     keys,
@@ -29,7 +29,8 @@ impl Store {
     /// When another process has it open, when it is damaged, or of a newer format; when the file
     /// system does not make each write durable and that is required.
     pub fn open(options: &Options) -> Result<Self, StoreError> {
-        engine::open(options, |local, state| {
+        let Place::Sled(data_dir) = &options.place;
+        engine::open(data_dir, options, |local, state| {
             let store = Self::over(Engine::Local(local), options);
             let read = caught(|| {
                 store.check_format()?;

@@ -1,5 +1,6 @@
 //! How a store is opened.
 
+use super::Place;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -8,8 +9,8 @@ use std::{
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The directory of the store; made if it does not exist.
-    pub data_dir: PathBuf,
+    /// Where the store is.
+    pub place: Place,
     /// Memory for caches, in bytes: an eighth of it for states, a quarter for events as they are
     /// served, the rest for sled's pages.
     pub cache_bytes: u64,
@@ -58,7 +59,7 @@ impl Options {
         let redacted_content = RedactedContent::default();
         let (reserved_bytes, require_durable) = (0, false);
         Self {
-            data_dir,
+            place: Place::Sled(data_dir),
             cache_bytes,
             reserved_bytes,
             require_durable,

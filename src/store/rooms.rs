@@ -51,6 +51,12 @@ impl Store {
         self.read("room", &keys::room(room), Room::decode)
     }
 
+    /// A number that stands for a room until the room is deleted; a room that is made again under the
+    /// same id has another. All processes that share the store see the same.
+    pub fn room_mark(&self, room: RoomNum) -> u64 {
+        self.engine.room_mark(room)
+    }
+
     /// Whether a room has a record, readable or not.
     pub fn has_room(&self, room: RoomNum) -> Result<bool, StoreError> {
         Ok(self.value(&keys::room(room))?.is_some())

@@ -70,7 +70,7 @@ impl Local {
         seen: Option<&Seen>,
         mut changes: Changes,
     ) -> Result<Commit, StoreError> {
-        if let Some(Seen { key, value }) = seen
+        if let Some(Seen { key, value, .. }) = seen
             && self.read(key)? != *value
         {
             return Ok(Commit::Conflict);

@@ -24,19 +24,20 @@ mod panics;
 mod sled;
 #[cfg(test)]
 mod test_engine;
+mod value;
 mod volume;
 mod watchdog;
 
 use std::collections::BTreeMap;
 
-pub use self::{durable::Durability, panics::caught, sled::StoredValue};
+pub use self::{durable::Durability, panics::caught, value::StoredValue};
 #[cfg(test)]
 pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
 pub(super) use self::{
     local::Local,
     opening::{State, open},
 };
-use super::StoreError;
+use super::{RoomNum, StoreError};
 
 /// Keys and their values, in the order of the keys.
 pub(super) type Records = Vec<(Vec<u8>, StoredValue)>;
@@ -44,12 +45,36 @@ pub(super) type Records = Vec<(Vec<u8>, StoredValue)>;
 /// The changes of one commit, by key; `None` removes the record.
 pub(super) type Changes = BTreeMap<Vec<u8>, Option<StoredValue>>;
 
-/// A record as a decision read it: the condition of its commit.
+/// A record as a decision read it: the condition of its commit. It is the record of a room, or the
+/// record that maps a room id to a number.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) key: Vec<u8>,
     /// `None` if there was no such record.
     pub(super) value: Option<StoredValue>,
+    /// In a store that several processes share: the stamp that the room had. Each commit gives the
+    /// room another stamp, so one that was made meanwhile is noticed even if it left the same value.
+    #[expect(dead_code, reason = "no engine is shared yet")]
+    pub(super) stamp: Option<i64>,
+}
+
+/// What a commit does to records that other processes may have in their caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Bodies, ids and states that were stored stay as they are; bodies may move into a block.
+    Adds,
+    /// Bodies, ids or states that were stored are replaced or removed.
+    Replaces,
+}
+
+/// What is read ahead: records that a use case is about to read.
+#[derive(Debug, Default)]
+#[expect(dead_code, reason = "no engine is shared yet")]
+pub(super) struct Ahead {
+    /// Keys of records.
+    pub(super) keys: Vec<Vec<u8>>,
+    /// Prefixes of which all records are about to be read. Few records are expected.
+    pub(super) prefixes: Vec<Vec<u8>>,
 }
 
 /// How a commit ended.
@@ -91,6 +116,34 @@ impl Engine {
         keys.iter().map(|key| self.read(key)).collect()
     }
 
+    /// Reads the record that a decision depends on. It is never taken from what an earlier call has
+    /// read.
+    pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
+        let value = self.read(&key)?;
+        Ok(Seen { key, value, stamp: None })
+    }
+
+    /// Reads records in one round trip, so that later calls find them in memory. What is not read ahead
+    /// is read when it is asked for. Does nothing in an engine whose records are on this machine.
+    #[expect(dead_code, reason = "no engine is shared yet")]
+    pub(super) fn read_ahead(&self, _ahead: Ahead) -> Result<(), StoreError> {
+        match self {
+            Self::Local(_) => Ok(()),
+            #[cfg(test)]
+            Self::Test(_) => Ok(()),
+        }
+    }
+
+    /// A number that stands for a room until the room is deleted: the same in every process, and
+    /// another if the room is made again. `number` is the number of the room in this process.
+    pub(super) fn room_mark(&self, number: RoomNum) -> u64 {
+        match self {
+            Self::Local(_) => number.0.into(),
+            #[cfg(test)]
+            Self::Test(_) => number.0.into(),
+        }
+    }
+
     /// The records whose keys begin with `prefix` and are greater than `after`, in the order of
     /// their keys, at most `limit`.
     pub(super) fn scan(
@@ -121,6 +174,7 @@ impl Engine {
         &self,
         seen: Option<&Seen>,
         changes: Changes,
+        _effect: Effect,
     ) -> Result<Commit, StoreError> {
         match self {
             Self::Local(it) => it.commit(seen, changes),
@@ -131,7 +185,7 @@ impl Engine {
 
     /// Applies all changes as one atomic batch, whatever is stored.
     pub(super) fn put(&self, changes: Changes) -> Result<(), StoreError> {
-        match self.commit(None, changes)? {
+        match self.commit(None, changes, Effect::Replaces)? {
             Commit::Done => Ok(()),
             Commit::Conflict => Err(StoreError::Bug("a commit without a condition conflicted")),
         }

@@ -46,6 +46,14 @@ pub(in crate::store) enum State {
     Crashed,
 }
 
+/// What is needed to open the engine.
+#[derive(Clone, Copy)]
+struct Opening<'o> {
+    data_dir: &'o Path,
+    options: &'o Options,
+    lock: &'o File,
+}
+
 /// Opens the store in a directory, and makes it if it does not exist. `read` reads what it needs and
 /// returns the store; it may be called twice, and must call [`Local::give_up`] if it fails. A store
 /// that was not closed and does not open is left as it was found.
@@ -54,14 +62,15 @@ pub(in crate::store) enum State {
 /// When another process has the store open; when it is damaged; when the file system does not make
 /// each write durable and the options require that; and every error of `read`.
 pub(in crate::store) fn open<S>(
+    data_dir: &Path,
     options: &Options,
     read: impl Fn(Local, State) -> Result<S, StoreError>,
 ) -> Result<S, StoreError> {
-    let data_dir = &options.data_dir;
     fs::create_dir_all(data_dir).map_err(at(data_dir))?;
     let lock = lock_directory(data_dir)?;
     let durable = Durable::prepare(data_dir)?;
-    require(options, &durable)?;
+    let opening = Opening { data_dir, options, lock: &lock };
+    opening.require(&durable)?;
     let copy = match LogCopy::find(data_dir)? {
         Some(copy) => {
             copy.put_back()?;
@@ -71,10 +80,10 @@ pub(in crate::store) fn open<S>(
         None => None,
     };
     let Some(copy) = copy else {
-        return attempt(options, &lock).and_then(|it| read(it, State::Closed));
+        return opening.attempt().and_then(|it| read(it, State::Closed));
     };
     tracing::info!("the store was not closed; a copy of its log is kept until it has been read");
-    let opened = attempt_with_copy(options, &lock, &copy, &read);
+    let opened = opening.attempt_with_copy(&copy, &read);
     match &opened {
         Ok(_) => copy.discard()?,
         Err(StoreError::InUse(_)) => {}
@@ -86,61 +95,75 @@ pub(in crate::store) fn open<S>(
     opened
 }
 
-/// Opens a store of which a copy is kept: with sled's snapshot, and then without it.
-fn attempt_with_copy<S>(
-    options: &Options,
-    lock: &File,
-    copy: &LogCopy,
-    read: &impl Fn(Local, State) -> Result<S, StoreError>,
-) -> Result<S, StoreError> {
-    let attempt = || attempt(options, lock).and_then(|it| read(it, State::Crashed));
-    let opened = attempt();
-    let data_dir = &options.data_dir;
-    let has_snapshot = !helper_files::snapshots(&data_dir.join("graph"))?.is_empty();
-    match opened {
-        Err(StoreError::NotOpened { .. } | StoreError::CutOff { .. }) if has_snapshot => {}
-        opened => return opened,
-    }
-    copy.put_back()?;
-    helper_files::set_snapshots_aside(data_dir)?;
-    // If this fails too, the first error is returned: it is about all that there is.
-    attempt().or(opened)
-}
-
-/// Opens the engine, and notes on disk that the store is open.
-fn attempt(options: &Options, lock: &File) -> Result<Local, StoreError> {
-    let data_dir = &options.data_dir;
-    helper_files::check(data_dir)?;
-    let marker = data_dir.join(MARKER);
-    note_open(&marker)?;
-    let cache_bytes = options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4;
-    let not_opened = |said| StoreError::NotOpened { data_dir: data_dir.clone(), said };
-    let tree = patiently(|| match caught(|| Tree::open(&data_dir.join("graph"), cache_bytes)) {
-        Ok(Ok(opened)) => Ok(opened),
-        Ok(Err(NotOpened::Locked)) => Err(StoreError::InUse(data_dir.clone())),
-        Ok(Err(NotOpened::Failed(said))) | Err(StoreError::Engine(EngineError::Panicked(said))) => {
-            Err(not_opened(said))
+impl Opening<'_> {
+    /// Opens a store of which a copy is kept: with sled's snapshot, and then without it.
+    fn attempt_with_copy<S>(
+        self,
+        copy: &LogCopy,
+        read: &impl Fn(Local, State) -> Result<S, StoreError>,
+    ) -> Result<S, StoreError> {
+        let attempt = || self.attempt().and_then(|it| read(it, State::Crashed));
+        let opened = attempt();
+        let data_dir = self.data_dir;
+        let has_snapshot = !helper_files::snapshots(&data_dir.join("graph"))?.is_empty();
+        match opened {
+            Err(StoreError::NotOpened { .. } | StoreError::CutOff { .. }) if has_snapshot => {}
+            opened => return opened,
         }
-        Err(other) => Err(other),
-    })?;
-    let mut durable = Durable::prepare(data_dir)?;
-    durable.opened()?;
-    require(options, &durable)?;
-    let lock_path = data_dir.join("LOCK");
-    let local = Local {
-        tree: tree.clone(),
-        data_dir: data_dir.clone(),
-        flushes: GroupCommit::default(),
-        mark: Mark::new(data_dir),
-        failed: AtomicBool::new(false),
-        unflushed: AtomicUsize::new(0),
-        closing: Closing { marker, durable, is_clean: AtomicBool::new(false), tree: Some(tree) },
-        watchdog: Watchdog::start(options.flush_timeout),
-        _lock: lock.try_clone().map_err(at(&lock_path))?,
-    };
-    match caught(|| local.check_mark()).and_then(|it| it) {
-        Ok(()) => Ok(local),
-        Err(failure) => Err(local.give_up(failure)),
+        copy.put_back()?;
+        helper_files::set_snapshots_aside(data_dir)?;
+        // If this fails too, the first error is returned: it is about all that there is.
+        attempt().or(opened)
+    }
+
+    /// Opens the engine, and notes on disk that the store is open.
+    fn attempt(self) -> Result<Local, StoreError> {
+        let Self { data_dir, options, lock } = self;
+        helper_files::check(data_dir)?;
+        let marker = data_dir.join(MARKER);
+        note_open(&marker)?;
+        let cache_bytes = options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4;
+        let not_opened = |said| StoreError::NotOpened { data_dir: data_dir.to_owned(), said };
+        let tree =
+            patiently(|| match caught(|| Tree::open(&data_dir.join("graph"), cache_bytes)) {
+                Ok(Ok(opened)) => Ok(opened),
+                Ok(Err(NotOpened::Locked)) => Err(StoreError::InUse(data_dir.to_owned())),
+                Ok(Err(NotOpened::Failed(said)))
+                | Err(StoreError::Engine(EngineError::Panicked(said))) => Err(not_opened(said)),
+                Err(other) => Err(other),
+            })?;
+        let mut durable = Durable::prepare(data_dir)?;
+        durable.opened()?;
+        self.require(&durable)?;
+        let lock_path = data_dir.join("LOCK");
+        let local = Local {
+            tree: tree.clone(),
+            data_dir: data_dir.to_owned(),
+            flushes: GroupCommit::default(),
+            mark: Mark::new(data_dir),
+            failed: AtomicBool::new(false),
+            unflushed: AtomicUsize::new(0),
+            closing: Closing {
+                marker,
+                durable,
+                is_clean: AtomicBool::new(false),
+                tree: Some(tree),
+            },
+            watchdog: Watchdog::start(options.flush_timeout),
+            _lock: lock.try_clone().map_err(at(&lock_path))?,
+        };
+        match caught(|| local.check_mark()).and_then(|it| it) {
+            Ok(()) => Ok(local),
+            Err(failure) => Err(local.give_up(failure)),
+        }
+    }
+
+    /// Refuses a file system that is less durable than the options require.
+    fn require(self, durable: &Durable) -> Result<(), StoreError> {
+        if self.options.require_durable && !durable.durability().is_of_each_write() {
+            return Err(StoreError::NotDurable(self.data_dir.to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -161,14 +184,6 @@ fn lock_directory(data_dir: &Path) -> Result<File, StoreError> {
         Err(TryLockError::Error(source)) => Err(at(&path)(source)),
     })?;
     Ok(lock)
-}
-
-/// Refuses a file system that is less durable than the options require.
-fn require(options: &Options, durable: &Durable) -> Result<(), StoreError> {
-    if options.require_durable && !durable.durability().is_of_each_write() {
-        return Err(StoreError::NotDurable(options.data_dir.clone()));
-    }
-    Ok(())
 }
 
 /// Tries again while another process has the store, for two seconds.

@@ -4,11 +4,11 @@
 //! several times the memory. sled leaves some cases of power cuts open; the other modules of the
 //! engine handle them: [`durable`](super::durable), [`opening`](super::opening).
 
-use std::{ops::Deref, path::Path};
+use std::path::Path;
 
 use sled::{Batch, Db, IVec};
 
-use super::{Changes, Records, StoreError};
+use super::{Changes, Records, StoreError, StoredValue};
 use crate::store::EngineError;
 
 /// How often sled's own thread flushes, in milliseconds. The store flushes before each
@@ -21,24 +21,6 @@ const TIDY_EVERY_MS: u64 = 10;
 /// The text of sled's error when another process holds its file lock. The store takes its own lock
 /// first, so the holder is a process that is about to end: trying again helps.
 const LOCKED: &str = "could not acquire lock";
-
-/// A value with its checksum, as the engine returned it. A clone shares the bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredValue(IVec);
-
-impl Deref for StoredValue {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl From<Vec<u8>> for StoredValue {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
-    }
-}
 
 impl From<sled::Error> for EngineError {
     fn from(error: sled::Error) -> Self {
@@ -85,7 +67,7 @@ impl Tree {
     }
 
     pub(super) fn read(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
-        Ok(self.0.get(key)?.map(StoredValue))
+        Ok(self.0.get(key)?.map(Into::into))
     }
 
     pub(super) fn scan(
@@ -106,7 +88,7 @@ impl Tree {
             .range(from..)
             .take_while(has_prefix)
             .take(limit)
-            .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), StoredValue(value)))?))
+            .map(|it| Ok(it.map(|(key, value)| (key.to_vec(), value.into()))?))
             .collect()
     }
 
@@ -120,7 +102,7 @@ impl Tree {
         let mut batch = Batch::default();
         for (key, value) in changes {
             match value {
-                Some(StoredValue(value)) => batch.insert(key, value),
+                Some(value) => batch.insert(key, value.into_sled()),
                 None => batch.remove(key),
             }
         }
@@ -135,7 +117,7 @@ impl Tree {
         value: Option<StoredValue>,
     ) -> Result<(), StoreError> {
         match value {
-            Some(StoredValue(value)) => self.0.insert(key, value)?,
+            Some(value) => self.0.insert(key, value.into_sled())?,
             None => self.0.remove(key)?,
         };
         Ok(())

@@ -56,7 +56,7 @@ impl TestEngine {
 
     pub(super) fn commit(&self, seen: Option<&Seen>, changes: Changes) -> Commit {
         let mut state = self.state();
-        if let Some(Seen { key, value }) = seen
+        if let Some(Seen { key, value, .. }) = seen
             && (state.records.get(key) != value.as_ref() || state.is_conflict(self.one_in))
         {
             return Commit::Conflict;

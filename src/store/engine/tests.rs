@@ -98,14 +98,14 @@ fn check(engine: &Engine, calls: &[Call], may_conflict: bool) {
                     let key = own(key);
                     let stale = is_stale.then(|| StoredValue::from(b"stale".to_vec()));
                     let value = engine.read(&key).unwrap();
-                    Seen { key, value: if *is_stale { stale } else { value } }
+                    Seen { key, value: if *is_stale { stale } else { value }, stamp: None }
                 });
                 let changes: Changes = changes
                     .iter()
                     .map(|(key, value)| (own(key), value.map(|it| vec![it].into())))
                     .collect();
                 let is_refused = seen.is_some() && *is_stale;
-                match engine.commit(seen.as_ref(), changes.clone()).unwrap() {
+                match engine.commit(seen.as_ref(), changes.clone(), Effect::Adds).unwrap() {
                     Commit::Done => {
                         assert!(!is_refused, "a commit on a stale record was applied");
                         for (key, value) in changes {
@@ -145,7 +145,7 @@ proptest! {
     fn the_local_engine_is_a_map(calls in prop::collection::vec(call(), 0..60)) {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::small(dir.path());
-        let engine = open(&options, |local, _| Ok(Engine::Local(local))).unwrap();
+        let engine = open(dir.path(), &options, |local, _| Ok(Engine::Local(local))).unwrap();
         check(&engine, &calls, false);
     }
 }
@@ -153,7 +153,7 @@ proptest! {
 #[test]
 fn conflicts_are_drawn_from_the_seed_and_never_too_many_in_a_row() {
     let commit = |engine: &TestEngine| {
-        let seen = Seen { key: b"room".to_vec(), value: None };
+        let seen = Seen { key: b"room".to_vec(), value: None, stamp: None };
         engine.commit(Some(&seen), Changes::new())
     };
     let draw = |seed| {

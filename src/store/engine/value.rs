@@ -1,0 +1,64 @@
+//! A value as an engine returns it.
+
+use std::ops::Deref;
+
+use bytes::Bytes;
+use sled::IVec;
+
+/// A value with its checksum, as the engine returned it. A clone shares the bytes.
+#[derive(Clone, Debug)]
+pub struct StoredValue(Held);
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// As sled holds it in memory: no copy is made.
+    Sled(IVec),
+    Bytes(Bytes),
+}
+
+impl StoredValue {
+    /// The value as sled takes it.
+    pub(super) fn into_sled(self) -> IVec {
+        match self.0 {
+            Held::Sled(bytes) => bytes,
+            Held::Bytes(bytes) => IVec::from(&*bytes),
+        }
+    }
+}
+
+impl Deref for StoredValue {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Held::Sled(bytes) => bytes,
+            Held::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for StoredValue {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for StoredValue {}
+
+impl From<IVec> for StoredValue {
+    fn from(bytes: IVec) -> Self {
+        Self(Held::Sled(bytes))
+    }
+}
+
+impl From<Bytes> for StoredValue {
+    fn from(bytes: Bytes) -> Self {
+        Self(Held::Bytes(bytes))
+    }
+}
+
+impl From<Vec<u8>> for StoredValue {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Held::Bytes(bytes.into()))
+    }
+}
