@@ -49,7 +49,8 @@ pub(super) fn run(args: CompactArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot open the store in {}", data_dir.display()))
     };
     let from = open(&data_dir)?;
-    let to = open(&partial)?;
+    let to = Store::open_copy(&Options::plain(partial.clone(), cache_mib.bytes))
+        .with_context(|| format!("cannot open the store in {}", partial.display()))?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
     let copied = caught(|| from.copy_into(&to, &mut |count| progress.inc(count)));
     progress.finish_and_clear();

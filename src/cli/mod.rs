@@ -4,6 +4,7 @@
 mod backup;
 mod client;
 mod compact;
+mod copy;
 mod explain;
 mod export;
 mod graph;
@@ -16,6 +17,7 @@ mod serve;
 mod signatures;
 mod state;
 mod stats;
+mod store;
 mod verify;
 
 use std::{
@@ -29,6 +31,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::ProgressDrawTarget;
 
+use self::store::StoreArgs;
 use crate::{
     store::RedactedContent,
     telemetry::{self, LogFormat, Logs},
@@ -102,6 +105,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Copy a store into a new directory, without the bytes of what was removed.
     Compact(compact::CompactArgs),
+    /// Copy a store into another engine, and verify the copy.
+    Copy(copy::CopyArgs),
     /// Explain why a server gets an event in full, redacted, or not at all.
     Explain(explain::ExplainArgs),
     /// Draw the event graph of a room.
@@ -229,6 +234,7 @@ impl Command {
             Self::DeleteRoom(args) => purge::delete_room(args).await.map(|()| true),
             Self::Verify(args) => verify::run(args).await,
             Self::Compact(args) => compact::run(args).map(|()| true),
+            Self::Copy(args) => copy::run(args),
             Self::Explain(args) => explain::run(args).await.map(|()| true),
             Self::Graph(args) => graph::run(args).await.map(|()| true),
             Self::Stats(args) => stats::run(args).await.map(|()| true),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use indicatif::ProgressBar;
 
-use super::{Mib, out, progress_target};
+use super::{Mib, StoreArgs, out, progress_target};
 use crate::{
     backup::{self, BackupBan, BackupRoom, Contents},
     context::Context,
@@ -22,15 +22,15 @@ const TOMBSTONES_PER_BATCH: usize = 1_000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The checksum of each file is verified before its events are stored. If a restore is interrupted, run the
-command again. The service must not be running on the directory.")]
+command again. The store must be empty, or contain an interrupted restore of this backup. The service must
+not be running on it.")]
 pub(super) struct RestoreArgs {
     /// The folder of the backup.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 
-    /// The directory of the store. It must be empty, or contain an interrupted restore of this backup.
-    #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
 
     /// Memory for the caches of the store, in MiB.
     #[arg(long, env = "BACKSCROLL_CACHE_MIB", default_value = "256", value_name = "MIB")]
@@ -38,11 +38,11 @@ pub(super) struct RestoreArgs {
 }
 
 pub(super) fn run(args: RestoreArgs) -> anyhow::Result<()> {
-    let RestoreArgs { dir, data_dir, cache_mib } = args;
+    let RestoreArgs { dir, store, cache_mib } = args;
     let Contents { start, mut rooms, tombstones } = backup::contents(&dir)?;
     // A room may have been deleted after its file was written.
     rooms.retain(|it| !tombstones.rooms.contains(&it.room_id));
-    let options = Options::plain(data_dir, cache_mib.bytes);
+    let options = Options::of(store.place()?, cache_mib.bytes);
     let cx = crate::server::open(&options)?;
     for (_, held) in cx.store.rooms(None, usize::MAX)? {
         if !rooms.iter().any(|it| it.room_id == held.room_id) {

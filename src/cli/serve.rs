@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Mib, RedactedContentDays};
+use super::{Mib, RedactedContentDays, StoreArgs};
 use crate::{
     metrics::Metrics,
     rpc::Require,
@@ -25,9 +25,8 @@ SIGTERM or SIGINT stops the service: its health becomes NOT_SERVING, running req
 everything is flushed, and the exit code is 0. After a second signal it does not wait for requests. The
 service opens no connections, except for traces if --otlp-endpoint is given.")]
 pub(super) struct ServeArgs {
-    /// The directory of the store. It is created if it does not exist. Only one process may use it.
-    #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
 
     /// The address to serve gRPC on.
     #[arg(
@@ -126,7 +125,7 @@ pub(super) struct ServeArgs {
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let callers = args.callers()?;
-    let ServeArgs { data_dir, listen, metrics_listen, cache_mib, reserved_mib, .. } = args;
+    let ServeArgs { store, listen, metrics_listen, cache_mib, reserved_mib, .. } = args;
     let StopSignals { first, second } = stop_signals()?;
     let listener = bind(listen, "--listen").await?;
     let metrics = Metrics::new();
@@ -139,7 +138,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         require_durable: args.require_durable,
         flush_timeout: Duration::from_secs(args.flush_timeout_seconds),
         redacted_content: args.redacted_content_days.0,
-        ..Options::plain(data_dir, cache_mib.bytes)
+        ..Options::of(store.place()?, cache_mib.bytes)
     };
     let counted = metrics.clone();
     let opening = tokio::task::spawn_blocking(move || server::open_counted(&options, counted));

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    Mib, RedactedContentDays, ServerArgs,
+    Mib, RedactedContentDays, ServerArgs, StoreArgs,
     client::{connect, message, service_error},
     out, progress_target,
 };
@@ -60,14 +60,8 @@ pub(super) struct VerifyArgs {
     )]
     max_cpu_percent: u32,
 
-    /// The directory of the store.
-    #[arg(
-        long,
-        env = "BACKSCROLL_DATA_DIR",
-        value_name = "DIR",
-        required_unless_present_any = ["backup", "online"]
-    )]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    store: Option<StoreArgs>,
 
     /// Verify the checksums, ids and counts of this backup instead, without restoring it.
     #[arg(long, env = "BACKSCROLL_BACKUP", value_name = "DIR")]
@@ -77,8 +71,7 @@ pub(super) struct VerifyArgs {
     #[arg(
         long,
         env = "BACKSCROLL_REPAIR",
-        conflicts_with_all = ["backup", "online"],
-        requires = "data_dir"
+        conflicts_with_all = ["backup", "online"]
     )]
     repair: bool,
 
@@ -102,7 +95,7 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
         server,
         online,
         max_cpu_percent,
-        data_dir,
+        store,
         backup,
         repair,
         redacted_content_days,
@@ -114,17 +107,22 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
     if let Some(dir) = backup {
         return check_backup(&dir);
     }
-    let data_dir = data_dir.context("give --data-dir or --backup")?;
-    anyhow::ensure!(data_dir.is_dir(), "{} is not a directory", data_dir.display());
+    let place = store.context("give --store, --data-dir, --backup or --online")?.place()?;
+    anyhow::ensure!(place.exists(), "{place} does not exist");
     let redacted_content = redacted_content_days.0;
-    let options = Options { redacted_content, ..Options::plain(data_dir, cache_mib.bytes) };
+    let options = Options { redacted_content, ..Options::of(place, cache_mib.bytes) };
     let store = Store::open(&options)
         .with_context(|| format!("cannot open the store {}", options.place))?;
     if repair {
         return repair_store(&store);
     }
-    let mut watcher = Watcher::new(caught(|| verify::extent(&store))??);
-    let ended = caught(|| verify::verify(&store, &mut watcher))??;
+    verify_store(&store)
+}
+
+/// Verifies a store, and prints each fault. Returns whether there is none.
+pub(super) fn verify_store(store: &Store) -> anyhow::Result<bool> {
+    let mut watcher = Watcher::new(caught(|| verify::extent(store))??);
+    let ended = caught(|| verify::verify(store, &mut watcher))??;
     anyhow::ensure!(ended.is_continue(), "the store was not verified to the end");
     watcher.finish()
 }

@@ -71,8 +71,8 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
     let store =
         Store::open(options).with_context(|| format!("cannot open the store {}", options.place))?;
     let durability = store.durability();
-    metrics.store().writes_durable.set(durability.is_of_each_write().into());
-    if durability.is_of_each_write() {
+    metrics.store().writes_durable.set(durability.survives_power_cuts().into());
+    if durability.survives_power_cuts() {
         info!(durability = durability.words(), "the store is open");
     } else {
         warn!(

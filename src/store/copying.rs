@@ -1,7 +1,19 @@
-//! Copies a whole store, record by record. The copy has none of the bytes that the log of the original
-//! still contains of records that were replaced or removed.
+//! Copies a whole store, record by record. The copy has none of the bytes that the files of the
+//! original still contain of records that were replaced or removed.
+//!
+//! While a store is being copied into, a note in it says so, and it is opened by nothing else. A copy
+//! that was interrupted is continued by comparing it with the original from the start: records that
+//! are the same are left, all others are written or removed. So it does not matter where it was
+//! interrupted, nor whether the original has changed since.
 
-use super::{Store, StoreError, View, engine::Changes, keys};
+use std::collections::VecDeque;
+
+use super::{
+    Options, Store, StoreError, StoredValue, View,
+    codec::add_checksum,
+    engine::{Changes, Records},
+    keys,
+};
 use crate::num;
 
 /// Records in one batch.
@@ -9,29 +21,221 @@ const RECORDS_PER_BATCH: usize = 64;
 /// Batches between two flushes.
 const BATCHES_PER_FLUSH: usize = 64;
 
+/// A record: its key and its value.
+type Record = (Vec<u8>, StoredValue);
+
 impl Store {
-    /// Copies every record into another store, which was made a moment ago. `copied` is called with
-    /// the number of records that were copied since the last call. Everything is on disk when this
-    /// returns.
+    /// Opens a store in order to copy into it: a new one, or one that an interrupted copy left.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; and if the store holds something else.
+    pub fn open_copy(options: &Options) -> Result<Self, StoreError> {
+        let store = Self::open_any(options)?;
+        if !store.is_being_copied()? && store.holds_anything()? {
+            return Err(StoreError::NotEmpty(options.place.clone()));
+        }
+        Ok(store)
+    }
+
+    /// Whether a copy into this store was begun and has not ended.
+    pub(super) fn is_being_copied(&self) -> Result<bool, StoreError> {
+        Ok(self.value(&keys::being_copied())?.is_some())
+    }
+
+    /// Whether the store has a record that a new store does not have.
+    fn holds_anything(&self) -> Result<bool, StoreError> {
+        let of_engine = [keys::format(), keys::mark()];
+        let first = self.scan(&[], None, of_engine.len() + 1)?;
+        Ok(first.iter().any(|(key, _)| !of_engine.contains(key)))
+    }
+
+    /// Makes another store, which was opened by [`open_copy`](Self::open_copy), the same as this one.
+    /// `copied` is called with the number of records that were looked at since the last call.
+    /// Everything is on disk when this returns.
     ///
     /// # Errors
     /// When a record cannot be read or written.
     pub fn copy_into(&self, to: &Self, copied: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
-        let mut after: Option<Vec<u8>> = None;
+        let note = keys::being_copied();
+        let value = add_checksum(&note, Vec::new());
+        to.engine.put([(note.clone(), Some(value.into()))].into())?;
+        to.flush()?;
+        let mut pairs = Pairs { from: Walk::over(self), to: Walk::over(to) };
         for batch in 1_usize.. {
-            let records = self.scan(&[], after.as_deref(), RECORDS_PER_BATCH)?;
-            let Some((last, _)) = records.last() else { break };
-            after = Some(last.clone());
-            let count = num::u64(records.len());
-            // Each store counts its own flushes.
-            let changes = records.into_iter().filter(|(key, _)| *key != keys::mark());
-            let changes: Changes = changes.map(|(key, value)| (key, Some(value))).collect();
-            to.engine.put(changes)?;
+            let mut changes = Changes::new();
+            let mut looked_at = 0;
+            while looked_at < RECORDS_PER_BATCH
+                && let Some(pair) = pairs.next()?
+            {
+                looked_at += 1;
+                if pair.from != pair.to {
+                    changes.insert(pair.key, pair.from);
+                }
+            }
+            if looked_at == 0 {
+                break;
+            }
+            if !changes.is_empty() {
+                to.engine.put(changes)?;
+            }
             if batch % BATCHES_PER_FLUSH == 0 {
                 to.flush()?;
             }
-            copied(count);
+            copied(num::u64(looked_at));
         }
+        // Everything must be on disk before the note is gone.
+        to.flush()?;
+        to.engine.put([(note, None)].into())?;
         to.flush()
+    }
+}
+
+/// The records of two stores, side by side, in the order of their keys.
+struct Pairs<'s> {
+    from: Walk<'s>,
+    to: Walk<'s>,
+}
+
+/// The values of a key in two stores; at least one of them has it.
+struct Pair {
+    key: Vec<u8>,
+    from: Option<StoredValue>,
+    to: Option<StoredValue>,
+}
+
+impl Pairs<'_> {
+    fn next(&mut self) -> Result<Option<Pair>, StoreError> {
+        let keys = [self.from.peek()?, self.to.peek()?];
+        let Some(key) = keys.into_iter().flatten().min().map(<[u8]>::to_vec) else {
+            return Ok(None);
+        };
+        let from = self.from.take(&key)?;
+        let to = self.to.take(&key)?;
+        Ok(Some(Pair { key, from, to }))
+    }
+}
+
+/// All records of a store that are copied, in the order of their keys.
+struct Walk<'s> {
+    store: &'s Store,
+    read: VecDeque<Record>,
+    after: Option<Vec<u8>>,
+    is_at_end: bool,
+}
+
+impl<'s> Walk<'s> {
+    fn over(store: &'s Store) -> Self {
+        Self { store, read: VecDeque::new(), after: None, is_at_end: false }
+    }
+
+    /// The key of the next record; `None` after the last one.
+    fn peek(&mut self) -> Result<Option<&[u8]>, StoreError> {
+        while self.read.is_empty() && !self.is_at_end {
+            let records: Records =
+                self.store.scan(&[], self.after.as_deref(), RECORDS_PER_BATCH)?;
+            match records.last() {
+                Some((last, _)) => self.after = Some(last.clone()),
+                None => self.is_at_end = true,
+            }
+            // Each store counts its own flushes.
+            let own = [keys::mark(), keys::being_copied()];
+            self.read.extend(records.into_iter().filter(|(key, _)| !own.contains(key)));
+        }
+        Ok(self.read.front().map(|(key, _)| key.as_slice()))
+    }
+
+    /// The value of the next record, if it has this key. Then the record after it is the next.
+    fn take(&mut self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
+        if self.peek()? != Some(key) {
+            return Ok(None);
+        }
+        Ok(self.read.pop_front().map(|(_, value)| value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::{Decision, Place};
+
+    /// A store with some rooms, each with some events.
+    fn filled(options: &Options, rooms: &[u8]) -> Store {
+        let store = Store::open(options).unwrap();
+        for (number, events) in rooms.iter().enumerate() {
+            let filled = store.decide(&format!("!{number}:b"), Some("10"), |edit| {
+                for event in 0..*events {
+                    let event_id = format!("${event}");
+                    let added = edit.add_event(&event_id);
+                    edit.put_body(added, &event_id, &[event]);
+                }
+                Ok::<_, StoreError>(Decision::Commit(()))
+            });
+            filled.unwrap();
+        }
+        store
+    }
+
+    fn copied_records(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut records = store.records();
+        records.retain(|(key, _)| *key != keys::mark());
+        records
+    }
+
+    /// An error that interrupts a copy: the copy is dropped as it is.
+    fn copy_some(from: &Store, to: &Store, batches: usize) {
+        let mut calls = 0;
+        let interrupted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            from.copy_into(to, &mut |_| {
+                calls += 1;
+                assert!(calls < batches, "interrupted on purpose");
+            })
+        }));
+        assert!(interrupted.is_err() || calls < batches);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
+        #[test]
+        fn a_copy_is_the_same_in_each_engine_and_goes_on_after_an_interruption(
+            rooms in prop::collection::vec(0u8..40, 0..12),
+            more in prop::collection::vec(0u8..40, 0..12),
+            batches in 1usize..6,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |place: Place| Options::of(place, 16 << 20);
+            let from = at(Place::Sled(dir.path().join("from")));
+            let there = at(Place::Fjall(dir.path().join("there")));
+            let back = at(Place::Sled(dir.path().join("back")));
+            let mut source = filled(&from, &rooms);
+            let copy = Store::open_copy(&there).unwrap();
+            copy_some(&source, &copy, batches);
+            let is_interrupted = copy.is_being_copied().unwrap();
+            drop(copy);
+            if is_interrupted {
+                let refused = Store::open(&there).err();
+                prop_assert!(matches!(refused, Some(StoreError::BeingCopied(_))));
+                // The source changes before the copy goes on.
+                drop(source);
+                source = filled(&from, &more);
+                let copy = Store::open_copy(&there).unwrap();
+                source.copy_into(&copy, &mut |_| {}).unwrap();
+            }
+            let copy = Store::open(&there).unwrap();
+            prop_assert_eq!(copied_records(&copy), copied_records(&source));
+            let again = Store::open_copy(&back).unwrap();
+            copy.copy_into(&again, &mut |_| {}).unwrap();
+            prop_assert_eq!(copied_records(&again), copied_records(&source));
+        }
+    }
+
+    #[test]
+    fn a_store_that_holds_something_is_not_copied_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::small(dir.path());
+        drop(filled(&options, &[1]));
+        assert!(matches!(Store::open_copy(&options).err(), Some(StoreError::NotEmpty(_))));
     }
 }

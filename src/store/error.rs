@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::Room;
+use super::{Place, Room};
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -10,16 +10,16 @@ pub enum StoreError {
     /// The engine failed. Changes that were not flushed may be lost or not.
     #[error("the store failed: {0}")]
     Engine(#[from] EngineError),
-    /// sled cannot open its files. If the store was not closed before, they are as they were.
+    /// The engine cannot open its files. If the store was not closed before, sled's are as they were.
     #[error(
-        "sled cannot open its log in {data_dir} ({said}); restore a backup into an empty directory \
+        "the files of the store in {data_dir} cannot be opened ({said}); restore a backup into an empty directory \
          with `backscroll restore BACKUP --data-dir DIR` and serve that; if there is none, keep a \
          copy of {data_dir} before anything else is tried"
     )]
     NotOpened {
         /// The directory of the store.
         data_dir: PathBuf,
-        /// The message of sled.
+        /// The message of the engine.
         said: String,
     },
     /// The file system does not make each write durable before it returns.
@@ -85,8 +85,25 @@ pub enum StoreError {
         /// Bytes that must be free before events are accepted again.
         needed: u64,
     },
+    /// The directory holds a store of another engine.
+    #[error(
+        "{data_dir} holds a store of {engine}: give --store {engine}:{data_dir}, or another directory; \
+         `backscroll copy` leads from one engine to the other"
+    )]
+    OtherEngine {
+        /// The directory.
+        data_dir: PathBuf,
+        /// The engine of the store in it.
+        engine: &'static str,
+    },
+    /// A copy into the store was begun and has not ended.
+    #[error("a copy into {0} has not ended; run `backscroll copy` again, it goes on")]
+    BeingCopied(Place),
+    /// The store holds records that a copy would replace.
+    #[error("{0} is not empty; copy into a store that does not exist")]
+    NotEmpty(Place),
     /// Another process has the store open.
-    #[error("{0} is in use by another process; stop it first, or choose another --data-dir")]
+    #[error("{0} is in use by another process; stop it first, or choose another directory")]
     InUse(PathBuf),
     /// The store holds fewer flushes than it did before.
     #[error(
@@ -122,7 +139,7 @@ pub enum EngineError {
     #[error("{0}")]
     Failed(String),
     /// The engine panicked. Only opening the store again helps.
-    #[error("sled met what it did not expect ({0})")]
+    #[error("the engine met what it did not expect ({0})")]
     Panicked(String),
 }
 

@@ -10,6 +10,7 @@
 //! ```text
 //! 00                               format        version of this layout
 //! 00 "mark"                        number of flushes so far
+//! 00 "copy"                        the store is being copied into, and nothing else opens it
 //! 00 "cont"                        how far the search for events redacted before format 5 is
 //! 01 room id                       number of the room; empty: deleted, and may not return
 //! 02 room                          Room          version, counters, extremities, current state

@@ -29,19 +29,38 @@ impl Store {
     /// When another process has it open, when it is damaged, or of a newer format; when the file
     /// system does not make each write durable and that is required.
     pub fn open(options: &Options) -> Result<Self, StoreError> {
-        let Place::Sled(data_dir) = &options.place;
-        engine::open(data_dir, options, |local, state| {
-            let store = Self::over(Engine::Local(local), options);
-            let read = caught(|| {
-                store.check_format()?;
-                store.load()?;
-                if state == State::Crashed { store.prove() } else { Ok(()) }
-            });
-            match read.and_then(|it| it) {
-                Ok(()) => Ok(store),
-                Err(failure) => Err(store.engine.give_up(failure)),
+        let store = Self::open_any(options)?;
+        if store.is_being_copied()? {
+            return Err(StoreError::BeingCopied(options.place.clone()));
+        }
+        Ok(store)
+    }
+
+    /// Opens a store as [`open`](Self::open) does, also one that is being copied into.
+    pub(super) fn open_any(options: &Options) -> Result<Self, StoreError> {
+        match &options.place {
+            Place::Sled(data_dir) => engine::open(data_dir, options, |local, state| {
+                Self::read_opened(Engine::Local(local), options, state)
+            }),
+            Place::Fjall(data_dir) => {
+                let engine = Engine::Fjall(engine::Fjall::open(data_dir, options)?);
+                Self::read_opened(engine, options, State::Closed)
             }
-        })
+        }
+    }
+
+    /// A store over an engine that was opened, after what it needs was read.
+    fn read_opened(engine: Engine, options: &Options, state: State) -> Result<Self, StoreError> {
+        let store = Self::over(engine, options);
+        let read = caught(|| {
+            store.check_format()?;
+            store.load()?;
+            if state == State::Crashed { store.prove() } else { Ok(()) }
+        });
+        match read.and_then(|it| it) {
+            Ok(()) => Ok(store),
+            Err(failure) => Err(store.engine.give_up(failure)),
+        }
     }
 
     /// An empty store in memory, whose conditional commits conflict at random: one in `one_in`, none

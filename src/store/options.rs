@@ -46,20 +46,31 @@ impl Options {
     /// slow disk.
     pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
+    /// The part of `cache_bytes` that is for the engine, in bytes.
+    pub(super) fn engine_cache_bytes(&self) -> u64 {
+        self.cache_bytes - self.cache_bytes / 8 - self.cache_bytes / 4
+    }
+
     /// Options for tests: 16 MiB of caches, and no bytes kept free.
     #[must_use]
     pub fn small(data_dir: &Path) -> Self {
         Self::plain(data_dir.to_owned(), 16 << 20)
     }
 
-    /// Options with `cache_bytes` of caches, and no bytes kept free.
+    /// As [`of`](Self::of), for a store that sled keeps.
     #[must_use]
     pub fn plain(data_dir: PathBuf, cache_bytes: u64) -> Self {
+        Self::of(Place::Sled(data_dir), cache_bytes)
+    }
+
+    /// Options for a store, with `cache_bytes` of caches, and no bytes kept free.
+    #[must_use]
+    pub fn of(place: Place, cache_bytes: u64) -> Self {
         let flush_timeout = Self::FLUSH_TIMEOUT;
         let redacted_content = RedactedContent::default();
         let (reserved_bytes, require_durable) = (0, false);
         Self {
-            place: Place::Sled(data_dir),
+            place,
             cache_bytes,
             reserved_bytes,
             require_durable,

@@ -7,11 +7,23 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub enum Place {
     /// In a directory of this machine, kept by sled; made if it does not exist.
     Sled(PathBuf),
+    /// In a directory of this machine, kept by fjall; made if it does not exist.
+    Fjall(PathBuf),
+}
+
+impl Place {
+    /// Whether there is a store, or anything else, at this place.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::Sled(dir) | Self::Fjall(dir) => dir.is_dir(),
+        }
+    }
 }
 
 /// A text does not say where a store is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no store; give sled:DIR")]
+#[error("{0:?} is no store; give sled:DIR or fjall:DIR")]
 pub struct PlaceError(String);
 
 impl FromStr for Place {
@@ -20,6 +32,7 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, PlaceError> {
         match text.split_once(':') {
             Some(("sled", dir)) if !dir.is_empty() => Ok(Self::Sled(dir.into())),
+            Some(("fjall", dir)) if !dir.is_empty() => Ok(Self::Fjall(dir.into())),
             _ => Err(PlaceError(text.to_owned())),
         }
     }
@@ -30,6 +43,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sled(dir) => write!(f, "sled:{}", dir.display()),
+            Self::Fjall(dir) => write!(f, "fjall:{}", dir.display()),
         }
     }
 }

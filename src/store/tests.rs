@@ -44,7 +44,7 @@ impl Store {
     pub(crate) fn conflicts(&self) -> u64 {
         match &self.engine {
             Engine::Test(engine) => engine.conflicts(),
-            Engine::Local(_) => 0,
+            Engine::Local(_) | Engine::Fjall(_) => 0,
         }
     }
 

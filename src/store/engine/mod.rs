@@ -6,14 +6,16 @@
 //! ──────────────────────────────────────────────────────────────
 //! Engine: read many · scan · last key · commit · flush · vitals
 //! ──────────────────────────────────────────────────────────────
-//! Local: one sled tree in a directory           TestEngine: a map in memory, for tests
+//! Local: a sled tree in a directory     Fjall: likewise     TestEngine: a map, for tests
 //! ```
 //!
 //! An engine is one variant of [`Engine`], not a trait object: reads are the most frequent calls
-//! of the program, and there are few engines. Only [`sled`] names the sled crate.
+//! of the program, and there are few engines. Only [`sled`] and [`value`] name the sled
+//! crate, only [`fjall`] names the fjall crate.
 //! `docs/decisions/0001-sled.md` says how a second engine is added.
 
 mod durable;
+mod fjall;
 mod group_commit;
 mod helper_files;
 mod local;
@@ -31,12 +33,13 @@ mod watchdog;
 use std::collections::BTreeMap;
 
 pub use self::{durable::Durability, panics::caught, value::StoredValue};
-#[cfg(test)]
-pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
 pub(super) use self::{
+    fjall::Fjall,
     local::Local,
     opening::{State, open},
 };
+#[cfg(test)]
+pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
 use super::{RoomNum, StoreError};
 
 /// Keys and their values, in the order of the keys.
@@ -90,8 +93,10 @@ pub(super) enum Commit {
 /// The engine of a store.
 #[cfg_attr(test, expect(clippy::large_enum_variant, reason = "there is one per store"))]
 pub(super) enum Engine {
-    /// In a directory of this machine.
+    /// In a directory of this machine, kept by sled.
     Local(Local),
+    /// In a directory of this machine, kept by fjall.
+    Fjall(Fjall),
     /// In memory, for tests.
     #[cfg(test)]
     Test(TestEngine),
@@ -102,6 +107,7 @@ impl Engine {
     pub(super) fn read(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
         match self {
             Self::Local(it) => it.read(key),
+            Self::Fjall(it) => it.read(key),
             #[cfg(test)]
             Self::Test(it) => Ok(it.read(key)),
         }
@@ -128,7 +134,7 @@ impl Engine {
     #[expect(dead_code, reason = "no engine is shared yet")]
     pub(super) fn read_ahead(&self, _ahead: Ahead) -> Result<(), StoreError> {
         match self {
-            Self::Local(_) => Ok(()),
+            Self::Local(_) | Self::Fjall(_) => Ok(()),
             #[cfg(test)]
             Self::Test(_) => Ok(()),
         }
@@ -138,7 +144,7 @@ impl Engine {
     /// another if the room is made again. `number` is the number of the room in this process.
     pub(super) fn room_mark(&self, number: RoomNum) -> u64 {
         match self {
-            Self::Local(_) => number.0.into(),
+            Self::Local(_) | Self::Fjall(_) => number.0.into(),
             #[cfg(test)]
             Self::Test(_) => number.0.into(),
         }
@@ -154,6 +160,7 @@ impl Engine {
     ) -> Result<Records, StoreError> {
         match self {
             Self::Local(it) => it.scan(prefix, after, limit),
+            Self::Fjall(it) => it.scan(prefix, after, limit),
             #[cfg(test)]
             Self::Test(it) => Ok(it.scan(prefix, after, limit)),
         }
@@ -163,6 +170,7 @@ impl Engine {
     pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self {
             Self::Local(it) => it.last_key(prefix),
+            Self::Fjall(it) => it.last_key(prefix),
             #[cfg(test)]
             Self::Test(it) => Ok(it.last_key(prefix)),
         }
@@ -178,6 +186,7 @@ impl Engine {
     ) -> Result<Commit, StoreError> {
         match self {
             Self::Local(it) => it.commit(seen, changes),
+            Self::Fjall(it) => it.commit(seen, changes),
             #[cfg(test)]
             Self::Test(it) => Ok(it.commit(seen, changes)),
         }
@@ -195,6 +204,7 @@ impl Engine {
     pub(super) fn flush(&self) -> Result<(), StoreError> {
         match self {
             Self::Local(it) => it.flush(),
+            Self::Fjall(it) => it.flush(),
             #[cfg(test)]
             Self::Test(_) => Ok(()),
         }
@@ -204,6 +214,7 @@ impl Engine {
     pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
         match self {
             Self::Local(it) => it.bytes_on_disk(),
+            Self::Fjall(it) => it.bytes_on_disk(),
             #[cfg(test)]
             Self::Test(_) => Ok(0),
         }
@@ -213,6 +224,7 @@ impl Engine {
     pub(super) fn free_bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Local(it) => it.free_bytes(),
+            Self::Fjall(it) => it.free_bytes(),
             #[cfg(test)]
             Self::Test(_) => Ok(u64::MAX),
         }
@@ -222,6 +234,7 @@ impl Engine {
     pub(super) fn has_failed(&self) -> bool {
         match self {
             Self::Local(it) => it.has_failed(),
+            Self::Fjall(it) => it.has_failed(),
             #[cfg(test)]
             Self::Test(_) => false,
         }
@@ -231,6 +244,10 @@ impl Engine {
     pub(super) fn give_up(&self, failure: StoreError) -> StoreError {
         match self {
             Self::Local(it) => it.give_up(failure),
+            Self::Fjall(it) => {
+                it.give_up();
+                failure
+            }
             #[cfg(test)]
             Self::Test(_) => failure,
         }
@@ -240,6 +257,7 @@ impl Engine {
     pub(super) fn durability(&self) -> Durability {
         match self {
             Self::Local(it) => it.durability(),
+            Self::Fjall(_) => Durability::Fjall,
             #[cfg(test)]
             Self::Test(_) => Durability::OwnSync,
         }

@@ -18,6 +18,7 @@ use std::{
 use super::{
     Local, StoreError,
     durable::{self, Durable, at},
+    fjall,
     group_commit::GroupCommit,
     helper_files,
     local::Closing,
@@ -67,6 +68,9 @@ pub(in crate::store) fn open<S>(
     read: impl Fn(Local, State) -> Result<S, StoreError>,
 ) -> Result<S, StoreError> {
     fs::create_dir_all(data_dir).map_err(at(data_dir))?;
+    if data_dir.join(fjall::FOLDER).exists() {
+        return Err(StoreError::OtherEngine { data_dir: data_dir.to_owned(), engine: "fjall" });
+    }
     let lock = lock_directory(data_dir)?;
     let durable = Durable::prepare(data_dir)?;
     let opening = Opening { data_dir, options, lock: &lock };
@@ -122,7 +126,7 @@ impl Opening<'_> {
         helper_files::check(data_dir)?;
         let marker = data_dir.join(MARKER);
         note_open(&marker)?;
-        let cache_bytes = options.cache_bytes - options.cache_bytes / 8 - options.cache_bytes / 4;
+        let cache_bytes = options.engine_cache_bytes();
         let not_opened = |said| StoreError::NotOpened { data_dir: data_dir.to_owned(), said };
         let tree =
             patiently(|| match caught(|| Tree::open(&data_dir.join("graph"), cache_bytes)) {
@@ -160,7 +164,7 @@ impl Opening<'_> {
 
     /// Refuses a file system that is less durable than the options require.
     fn require(self, durable: &Durable) -> Result<(), StoreError> {
-        if self.options.require_durable && !durable.durability().is_of_each_write() {
+        if self.options.require_durable && !durable.durability().survives_power_cuts() {
             return Err(StoreError::NotDurable(self.data_dir.to_owned()));
         }
         Ok(())
@@ -175,7 +179,7 @@ fn note_open(marker: &Path) -> Result<(), StoreError> {
 }
 
 /// Locks a directory for this process.
-fn lock_directory(data_dir: &Path) -> Result<File, StoreError> {
+pub(super) fn lock_directory(data_dir: &Path) -> Result<File, StoreError> {
     let path = data_dir.join("LOCK");
     let lock = File::create(&path).map_err(at(&path))?;
     patiently(|| match lock.try_lock() {
@@ -191,7 +195,9 @@ fn lock_directory(data_dir: &Path) -> Result<File, StoreError> {
     clippy::disallowed_methods,
     reason = "no event says that another process has released the lock"
 )]
-fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+pub(super) fn patiently<T>(
+    mut attempt: impl FnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     for _ in 1..LOCK_TRIES {
         match attempt() {
             Err(StoreError::InUse(_)) => thread::sleep(BETWEEN_TRIES),

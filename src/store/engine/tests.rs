@@ -148,6 +148,14 @@ proptest! {
         let engine = open(dir.path(), &options, |local, _| Ok(Engine::Local(local))).unwrap();
         check(&engine, &calls, false);
     }
+
+    #[test]
+    fn the_fjall_engine_is_a_map(calls in prop::collection::vec(call(), 0..60)) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::small(dir.path());
+        let engine = Engine::Fjall(Fjall::open(dir.path(), &options).unwrap());
+        check(&engine, &calls, false);
+    }
 }
 
 #[test]

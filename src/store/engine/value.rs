@@ -24,6 +24,14 @@ impl StoredValue {
             Held::Bytes(bytes) => IVec::from(&*bytes),
         }
     }
+
+    /// The value as fjall takes it.
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self.0 {
+            Held::Sled(bytes) => Bytes::copy_from_slice(&bytes),
+            Held::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 impl Deref for StoredValue {

@@ -122,6 +122,11 @@ pub(crate) fn mark() -> Vec<u8> {
     Key::new(Tag::FORMAT).bytes(b"mark").0
 }
 
+/// The note that the store is being copied into.
+pub(crate) fn being_copied() -> Vec<u8> {
+    Key::new(Tag::FORMAT).bytes(b"copy").0
+}
+
 /// The key of [`mark`] before format 3, beside the first blocks.
 pub(crate) fn mark_2() -> Vec<u8> {
     Key::new(Tag::MARK_2).0

@@ -37,13 +37,15 @@ pub enum Durability {
     /// sled syncs each write of its log, as it does on systems other than Linux; this program syncs
     /// the rest.
     Sled,
+    /// fjall syncs its journal before each acknowledgement, and opens after any power cut.
+    Fjall,
 }
 
 impl Durability {
-    /// Whether each write is durable before it returns.
+    /// Whether the store opens after a power cut, with everything that was acknowledged.
     #[must_use]
-    pub const fn is_of_each_write(self) -> bool {
-        matches!(self, Self::FileSystem | Self::Sled)
+    pub const fn survives_power_cuts(self) -> bool {
+        matches!(self, Self::FileSystem | Self::Sled | Self::Fjall)
     }
 
     /// A description for operators.
@@ -53,6 +55,7 @@ impl Durability {
             Self::FileSystem => "each write, by the file system",
             Self::OwnSync => "each acknowledgement, by a sync of this program",
             Self::Sled => "each write, by a sync of sled",
+            Self::Fjall => "each acknowledgement, by a sync of fjall's journal",
         }
     }
 }
