@@ -2,28 +2,27 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, ensure};
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
-use super::{Mib, out, progress_target};
-use crate::store::{Options, Store, caught};
+use super::{Mib, StoreArgs, out, progress_target};
+use crate::store::{Options, Place, Store, caught};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The copy has the same records, and is smaller if much was removed. It contains no byte of content that
-was removed, which the files of the original may still contain. The service must not be running on
-either directory. Check the copy with `backscroll verify`, start the service on it, and delete the
-original. If the command is interrupted, delete the directory whose name ends in .partial and run it
-again.")]
+The store is not changed. The copy has the same records, and is smaller if much was removed. It contains
+no byte of content that was removed, which the files of the original may still contain. The service must
+not be running on either directory. Check the copy with `backscroll verify`, start the service on it, and
+delete the original. If the command is interrupted, delete the directory whose name ends in .partial and
+run it again.")]
 pub(super) struct CompactArgs {
-    /// The directory of the store. It is not changed.
-    #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
 
-    /// The directory for the copy. It must not exist.
+    /// The directory for the copy, which the same library keeps. It must not exist.
     #[arg(long, env = "BACKSCROLL_COMPACT_INTO", value_name = "DIR")]
     into: PathBuf,
 
@@ -33,8 +32,9 @@ pub(super) struct CompactArgs {
 }
 
 pub(super) fn run(args: CompactArgs) -> anyhow::Result<()> {
-    let CompactArgs { data_dir, into, cache_mib } = args;
-    ensure!(data_dir.is_dir(), "{} is not a directory", data_dir.display());
+    let CompactArgs { store, into, cache_mib } = args;
+    let place = store.place()?;
+    ensure!(place.exists(), "{place} does not exist");
     ensure!(!into.exists(), "{} exists already; give another directory", into.display());
     let mut partial = into.clone().into_os_string();
     partial.push(".partial");
@@ -44,13 +44,11 @@ pub(super) fn run(args: CompactArgs) -> anyhow::Result<()> {
         "{} exists already: a copy was interrupted; delete it first",
         partial.display()
     );
-    let open = |data_dir: &Path| {
-        Store::open(&Options::plain(data_dir.to_owned(), cache_mib.bytes))
-            .with_context(|| format!("cannot open the store in {}", data_dir.display()))
-    };
-    let from = open(&data_dir)?;
-    let to = Store::open_copy(&Options::plain(partial.clone(), cache_mib.bytes))
-        .with_context(|| format!("cannot open the store in {}", partial.display()))?;
+    let options = |place: Place| Options::of(place, cache_mib.bytes);
+    let cannot_open = |place: &Place| format!("cannot open the store {place}");
+    let copy = place.in_dir(partial.clone());
+    let from = Store::open(&options(place.clone())).with_context(|| cannot_open(&place))?;
+    let to = Store::open_copy(&options(copy.clone())).with_context(|| cannot_open(&copy))?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
     let copied = caught(|| from.copy_into(&to, &mut |count| progress.inc(count)));
     progress.finish_and_clear();

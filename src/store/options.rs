@@ -51,10 +51,13 @@ impl Options {
         self.cache_bytes - self.cache_bytes / 8 - self.cache_bytes / 4
     }
 
-    /// Options for tests: 16 MiB of caches, and no bytes kept free.
+    /// Options for tests: 16 MiB of caches, and no bytes kept free. The store is kept by sled, or by
+    /// fjall if the environment variable `BACKSCROLL_TEST_ENGINE` is `fjall`.
     #[must_use]
     pub fn small(data_dir: &Path) -> Self {
-        Self::plain(data_dir.to_owned(), 16 << 20)
+        let is_fjall = std::env::var_os("BACKSCROLL_TEST_ENGINE").is_some_and(|it| it == "fjall");
+        let place = if is_fjall { Place::Fjall } else { Place::Sled };
+        Self::of(place(data_dir.to_owned()), 16 << 20)
     }
 
     /// As [`of`](Self::of), for a store that sled keeps.

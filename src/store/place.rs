@@ -12,6 +12,15 @@ pub enum Place {
 }
 
 impl Place {
+    /// A store of the same engine in another directory.
+    #[must_use]
+    pub fn in_dir(&self, dir: PathBuf) -> Self {
+        match self {
+            Self::Sled(_) => Self::Sled(dir),
+            Self::Fjall(_) => Self::Fjall(dir),
+        }
+    }
+
     /// Whether there is a store, or anything else, at this place.
     #[must_use]
     pub fn exists(&self) -> bool {

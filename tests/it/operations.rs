@@ -271,8 +271,7 @@ async fn a_request_logs_one_line_with_its_trace_and_without_content() {
     let data_dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_backscroll"))
         .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--reserved-mib", "0"])
-        .arg("--data-dir")
-        .arg(data_dir.path())
+        .args(crate::support::process::store(data_dir.path()))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

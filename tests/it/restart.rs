@@ -159,7 +159,7 @@ struct Table {
 #[expect(clippy::disallowed_methods, reason = "the moment of the kill is random")]
 pub(crate) fn kill_while_opening(data_dir: &Path, after: Duration) {
     let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
-    command.args(["--data-dir", data_dir.to_str().unwrap()]).args(FLAGS);
+    command.args(crate::support::process::store(data_dir)).args(FLAGS);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     std::thread::sleep(after);
     child.kill().unwrap();

@@ -98,7 +98,7 @@ fn a_failing_sync_at_the_start_is_reported() {
     };
     let data_dir = dir.path().join("data");
     let mut command = crate::support::process::backscroll(["serve", "--listen", "127.0.0.1:0"]);
-    command.arg("--data-dir").arg(&data_dir);
+    command.args(crate::support::process::store(&data_dir));
     command.env("FAIL_DIR", &data_dir).env("FAIL_CALL", "fsync").env("FAIL_HOW", "EIO");
     command.env("FAIL_WHEN", dir.path()).env("LD_PRELOAD", &fail);
     let output = command.output().unwrap();

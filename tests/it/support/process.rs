@@ -7,13 +7,28 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use backscroll::store::Options;
 use backscroll_testkit::process::{Ended, Program};
 
-/// A command of the binary, with an empty environment.
+/// A command of the binary, with an empty environment. A `--data-dir` and the directory after it become
+/// the flags of the engine under test.
 pub(crate) fn backscroll<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll"));
-    command.env_clear().args(args).stdin(Stdio::null());
+    command.env_clear().stdin(Stdio::null());
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        match (arg.as_ref() == "--data-dir").then(|| args.next()).flatten() {
+            Some(data_dir) => command.args(store(data_dir.as_ref())),
+            None => command.arg(arg),
+        };
+    }
     command
+}
+
+/// The flags for a store in a directory, of the engine under test.
+pub(crate) fn store(data_dir: impl AsRef<Path>) -> [String; 2] {
+    let place = Options::small(data_dir.as_ref()).place;
+    ["--store".to_owned(), place.to_string()]
 }
 
 /// Runs a command to its end.
@@ -44,9 +59,9 @@ impl Process {
         flags: &[&str],
         change: impl FnOnce(&mut Command),
     ) -> Self {
-        let args = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"];
+        let args = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
         let mut command = backscroll(args);
-        command.arg(data_dir).args(flags);
+        command.args(store(data_dir)).args(flags);
         change(&mut command);
         Self(Program::start(command))
     }
