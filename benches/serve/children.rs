@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use backscroll_testkit::process::Program;
 
+use backscroll::store::Options;
+
 use crate::rooms;
 
 /// The variable that makes the benchmark's own binary the limit: the file with its responses.
@@ -26,8 +28,9 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll"));
         command
             .env_clear()
-            .args(["serve", "--listen", "127.0.0.1:0", "--reserved-mib", "16", "--data-dir"])
-            .arg(folder.join("data"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--reserved-mib", "16", "--store"])
+            // Of the engine that `BACKSCROLL_TEST_ENGINE` names.
+            .arg(Options::small(&folder.join("data")).place.to_string())
             .args(["--cache-mib", &cache_mib.to_string()]);
         Self(Program::start_with_log_file(command, &folder.join("history.log")))
     }

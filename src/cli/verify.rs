@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    Mib, RedactedContentDays, ServerArgs, StoreArgs,
+    Mib, RedactedContentDays, ServerArgs,
     client::{connect, message, service_error},
     out, progress_target,
 };
@@ -17,7 +17,7 @@ use crate::{
     backup,
     proto::v1 as pb,
     rpc::now_ms,
-    store::{Options, Store, caught},
+    store::{Options, Place, Store, caught},
     verify::{self, Fault, Repaired, Watch},
 };
 
@@ -60,8 +60,18 @@ pub(super) struct VerifyArgs {
     )]
     max_cpu_percent: u32,
 
-    #[command(flatten)]
-    store: Option<StoreArgs>,
+    /// The directory of a store that sled keeps: the same as `--store sled:DIR`.
+    #[arg(
+        long,
+        env = "BACKSCROLL_DATA_DIR",
+        value_name = "DIR",
+        required_unless_present_any = ["store", "backup", "online"]
+    )]
+    data_dir: Option<PathBuf>,
+
+    /// The store: `sled:DIR` or `fjall:DIR`. Used instead of `--data-dir` if both are given.
+    #[arg(long, env = "BACKSCROLL_STORE", value_name = "STORE")]
+    store: Option<Place>,
 
     /// Verify the checksums, ids and counts of this backup instead, without restoring it.
     #[arg(long, env = "BACKSCROLL_BACKUP", value_name = "DIR")]
@@ -95,6 +105,7 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
         server,
         online,
         max_cpu_percent,
+        data_dir,
         store,
         backup,
         repair,
@@ -107,7 +118,7 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
     if let Some(dir) = backup {
         return check_backup(&dir);
     }
-    let place = store.context("give --store, --data-dir, --backup or --online")?.place()?;
+    let place = store.or(data_dir.map(Place::Sled)).context("give --store or --data-dir")?;
     anyhow::ensure!(place.exists(), "{place} does not exist");
     let redacted_content = redacted_content_days.0;
     let options = Options { redacted_content, ..Options::of(place, cache_mib.bytes) };

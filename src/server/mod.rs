@@ -77,8 +77,7 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
     } else {
         warn!(
             durability = durability.words(),
-            "the file system does not make each write durable by itself: a power cut may leave a \
-             store that does not open, and then a backup has to be restored"
+            "a power cut may leave a store that does not open, and then a backup has to be restored"
         );
     }
     let left = ingest::recover(&store).context("cannot finish work that a crash interrupted")?;

@@ -29,6 +29,12 @@ pub enum StoreError {
          F2FS that this user owns, or leave out --require-durable"
     )]
     NotDurable(PathBuf),
+    /// The engine may not open its files after a power cut.
+    #[error(
+        "after a power cut, a store of {0} may not open; keep it with sled, or leave out \
+         --require-durable"
+    )]
+    EngineNotDurable(&'static str),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     File {

@@ -22,7 +22,7 @@ use backscroll_testkit::{Room, folder, within};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::support::{
-    faults,
+    engine, faults,
     process::{self, Process},
 };
 
@@ -239,7 +239,8 @@ fn a_backup_and_a_restore_that_were_killed_continue() {
     let mut interrupted = 0;
     for percent in KILLS {
         Command::start(&disturbed).kill_after(bytes * percent / 100);
-        let is_begun = path("disturbed/graph/db").exists();
+        let files = ["disturbed/graph/db", "disturbed/fjall"];
+        let is_begun = files.iter().any(|it| path(it).exists());
         let stored = if is_begun { stored_events(&path("disturbed")) } else { 0 };
         interrupted += u64::from(stored > 0 && stored < events);
         println!("{stored} of {events} events");
@@ -357,6 +358,10 @@ fn said(export: &str) -> usize {
 
 #[test]
 fn a_removal_of_content_that_was_killed_continues() {
+    // The moments of the kills are counted in bytes that sled writes when nothing else is to do.
+    if !engine::is_sled() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let [data_dir, room] = ["data", "room.ndjson"].map(|it| dir.path().join(it));
     let redacted = write_redacted_room(&room).len();

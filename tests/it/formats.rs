@@ -24,7 +24,8 @@ fn open(format: &str) {
 
     // The second time the store has the current format already.
     for _ in 0..2 {
-        let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
+        let cx =
+            Context::new(Store::open(&Options::plain(dir.path().to_owned(), 16 << 20)).unwrap());
         assert_eq!(faults::of(&cx.store), []);
         assert_eq!(cx.store.rooms(None, 9).unwrap().len(), ROOMS.len());
         for room in rooms::bundled().iter().filter(|it| ROOMS.contains(&it.name.as_str())) {

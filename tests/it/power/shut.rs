@@ -8,6 +8,7 @@ use backscroll_testkit::process::Ended;
 
 use super::{FLAGS, files};
 use crate::support::{
+    engine,
     process::{self, Process},
     rooms,
 };
@@ -37,6 +38,9 @@ fn said(output: Output) -> String {
 
 #[test]
 fn a_store_that_does_not_open_stays_unchanged_and_the_error_names_the_remedy() {
+    if !engine::is_sled() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     killed_store(&data_dir);
@@ -57,6 +61,9 @@ fn a_store_that_does_not_open_stays_unchanged_and_the_error_names_the_remedy() {
 
 #[test]
 fn a_damaged_snapshot_is_set_aside_by_every_command() {
+    if !engine::is_sled() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     killed_store(&data_dir);
@@ -78,6 +85,9 @@ fn a_damaged_snapshot_is_set_aside_by_every_command() {
 
 #[test]
 fn a_file_system_that_is_not_durable_is_reported_or_refused() {
+    if !engine::is_sled() {
+        return;
+    }
     let shared = Path::new("/dev/shm");
     if !shared.is_dir() {
         println!("skipped: no file system in memory");

@@ -2,6 +2,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod clients;
+pub(crate) mod engine;
 pub(crate) mod events;
 pub(crate) mod failures;
 pub(crate) mod faults;

@@ -37,7 +37,8 @@ pub enum Durability {
     /// sled syncs each write of its log, as it does on systems other than Linux; this program syncs
     /// the rest.
     Sled,
-    /// fjall syncs its journal before each acknowledgement, and opens after any power cut.
+    /// fjall syncs its journal before each acknowledgement. After a power cut the store may not open;
+    /// then a backup has to be restored.
     Fjall,
 }
 
@@ -45,7 +46,7 @@ impl Durability {
     /// Whether the store opens after a power cut, with everything that was acknowledged.
     #[must_use]
     pub const fn survives_power_cuts(self) -> bool {
-        matches!(self, Self::FileSystem | Self::Sled | Self::Fjall)
+        matches!(self, Self::FileSystem | Self::Sled)
     }
 
     /// A description for operators.
