@@ -60,7 +60,7 @@ impl Store {
         let value = add_checksum(&note, Vec::new());
         to.engine.put([(note.clone(), Some(value.into()))].into())?;
         to.flush()?;
-        let mut pairs = Pairs { from: Walk::over(self), to: Walk::over(to) };
+        let mut pairs = Pairs { from: RecordWalk::over(self), to: RecordWalk::over(to) };
         for batch in 1_usize.. {
             let mut changes = Changes::new();
             let mut looked_at = 0;
@@ -92,8 +92,8 @@ impl Store {
 
 /// The records of two stores, side by side, in the order of their keys.
 struct Pairs<'s> {
-    from: Walk<'s>,
-    to: Walk<'s>,
+    from: RecordWalk<'s>,
+    to: RecordWalk<'s>,
 }
 
 /// The values of a key in two stores; at least one of them has it.
@@ -116,14 +116,14 @@ impl Pairs<'_> {
 }
 
 /// All records of a store that are copied, in the order of their keys.
-struct Walk<'s> {
+struct RecordWalk<'s> {
     store: &'s Store,
     read: VecDeque<Record>,
     after: Option<Vec<u8>>,
     is_at_end: bool,
 }
 
-impl<'s> Walk<'s> {
+impl<'s> RecordWalk<'s> {
     fn over(store: &'s Store) -> Self {
         Self { store, read: VecDeque::new(), after: None, is_at_end: false }
     }

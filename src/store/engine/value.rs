@@ -7,10 +7,10 @@ use sled::IVec;
 
 /// A value with its checksum, as the engine returned it. A clone shares the bytes.
 #[derive(Clone, Debug)]
-pub struct StoredValue(Held);
+pub struct StoredValue(ValueBytes);
 
 #[derive(Clone, Debug)]
-enum Held {
+enum ValueBytes {
     /// As sled holds it in memory: no copy is made.
     Sled(IVec),
     Bytes(Bytes),
@@ -20,16 +20,16 @@ impl StoredValue {
     /// The value as sled takes it.
     pub(super) fn into_sled(self) -> IVec {
         match self.0 {
-            Held::Sled(bytes) => bytes,
-            Held::Bytes(bytes) => IVec::from(&*bytes),
+            ValueBytes::Sled(bytes) => bytes,
+            ValueBytes::Bytes(bytes) => IVec::from(&*bytes),
         }
     }
 
     /// The value as fjall takes it.
     pub(super) fn into_bytes(self) -> Bytes {
         match self.0 {
-            Held::Sled(bytes) => Bytes::copy_from_slice(&bytes),
-            Held::Bytes(bytes) => bytes,
+            ValueBytes::Sled(bytes) => Bytes::copy_from_slice(&bytes),
+            ValueBytes::Bytes(bytes) => bytes,
         }
     }
 }
@@ -39,8 +39,8 @@ impl Deref for StoredValue {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Held::Sled(bytes) => bytes,
-            Held::Bytes(bytes) => bytes,
+            ValueBytes::Sled(bytes) => bytes,
+            ValueBytes::Bytes(bytes) => bytes,
         }
     }
 }
@@ -55,18 +55,18 @@ impl Eq for StoredValue {}
 
 impl From<IVec> for StoredValue {
     fn from(bytes: IVec) -> Self {
-        Self(Held::Sled(bytes))
+        Self(ValueBytes::Sled(bytes))
     }
 }
 
 impl From<Bytes> for StoredValue {
     fn from(bytes: Bytes) -> Self {
-        Self(Held::Bytes(bytes))
+        Self(ValueBytes::Bytes(bytes))
     }
 }
 
 impl From<Vec<u8>> for StoredValue {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Held::Bytes(bytes.into()))
+        Self(ValueBytes::Bytes(bytes.into()))
     }
 }
