@@ -142,7 +142,7 @@ impl Fjall {
 
     pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let last = self.database.snapshot().prefix(&self.records, prefix).next_back();
-        Ok(last.map(|it| it.key()).transpose()?.map(|key| key.to_vec()))
+        Ok(last.map(fjall::Guard::key).transpose()?.map(|key| key.to_vec()))
     }
 
     /// As [`Engine::commit`](super::Engine::commit). The caller holds the lock of the room, and no

@@ -91,7 +91,7 @@ pub(super) enum Commit {
 }
 
 /// The engine of a store.
-#[cfg_attr(test, expect(clippy::large_enum_variant, reason = "there is one per store"))]
+#[expect(clippy::large_enum_variant, reason = "there is one per store")]
 pub(super) enum Engine {
     /// In a directory of this machine, kept by sled.
     Local(Local),
