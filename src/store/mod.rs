@@ -67,6 +67,7 @@ mod decide;
 mod deletion;
 mod deriving;
 mod edit;
+mod edit_view;
 mod engine;
 mod erasure;
 mod error;
@@ -126,7 +127,7 @@ pub use removals::{Moment, Removed};
 use room_locks::RoomLocks;
 pub use rooms_not_served::{NotServedReason, RoomNotServed};
 use space::Space;
-pub use view::{PurgedIds, View};
+pub use view::{FoundNum, PurgedIds, View};
 
 /// An open store. Shared by reference; one process at a time has it open.
 pub struct Store {

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use super::{
-    DeletedRoom, EventNum, Options, Place, Store, StoreError,
+    DeletedRoom, EventNum, Options, Place, Store, StoreError, View as _,
     caches::Caches,
     engine::{self, Engine, State, caught},
     keys,

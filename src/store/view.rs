@@ -27,10 +27,25 @@ pub struct PurgedIds {
     pub next: Option<[u8; 16]>,
 }
 
+/// What the id of a room maps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundNum {
+    /// Nothing: the room is not held.
+    None,
+    /// The room was deleted and may not return.
+    Deleted,
+    /// The number of the room.
+    Held(RoomNum),
+}
+
 /// A store, or a store with the changes of an edit laid over it.
 pub trait View {
     /// The value of a key, with its checksum; `None` if there is no such record.
     fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError>;
+
+    /// The values of several keys, in the order of `keys`, with their checksums. An engine behind a
+    /// network reads them in one round trip.
+    fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError>;
 
     /// The records whose keys begin with `prefix` and are greater than `after`, in the order of
     /// their keys, at most `limit`.
@@ -63,8 +78,17 @@ pub trait View {
 
     /// Whether a room was deleted and may not return.
     fn is_deleted(&self, room_id: &str) -> Result<bool, StoreError> {
+        Ok(matches!(self.find_room_num(room_id)?, FoundNum::Deleted))
+    }
+
+    /// What the id of a room maps to.
+    fn find_room_num(&self, room_id: &str) -> Result<FoundNum, StoreError> {
         let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
-        Ok(read == Some(None))
+        Ok(match read {
+            None => FoundNum::None,
+            Some(None) => FoundNum::Deleted,
+            Some(Some(number)) => FoundNum::Held(RoomNum(number)),
+        })
     }
 
     /// The record of a room that has a number.
