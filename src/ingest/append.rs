@@ -17,6 +17,7 @@ use super::{
     backlog::{self, NotesLeft},
     check::{Checked, CheckedBeforeLock, Known},
     existing::{Existing, HeldEvent, existing},
+    expect,
     given_state::{self, GivenState},
     place,
     refusal::NotTaken,
@@ -209,6 +210,7 @@ fn append_together(
     let mut outcomes = Vec::new();
     let mut is_changed = false;
     let mut bytes = 0;
+    expect::events(edit, events.get(..MAX_EVENTS_PER_DECISION).unwrap_or(events))?;
     for event in events.iter().take(MAX_EVENTS_PER_DECISION) {
         let outcome = match append_one(edit, event) {
             Ok(outcome) => outcome,

@@ -37,6 +37,11 @@ impl<'e> CheckedBeforeLock<'e> {
         Self { event, known, result }
     }
 
+    /// The event, if it passed the checks.
+    pub(super) fn checked(&self) -> Option<&Checked> {
+        self.result.as_deref().ok()
+    }
+
     /// The result for a room of a known version, or for a new room.
     pub(super) fn for_version(
         &self,

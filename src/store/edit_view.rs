@@ -62,6 +62,18 @@ impl View for Edit<'_> {
         Ok(keys.iter().map(value).collect())
     }
 
+    fn reads_ahead(&self) -> bool {
+        self.store.reads_ahead()
+    }
+
+    fn is_in_memory(&self, key: &[u8]) -> bool {
+        self.changes.contains_key(key) || self.is_of_new_event(key) || self.store.is_in_memory(key)
+    }
+
+    fn expect_records(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        self.store.expect_records(keys)
+    }
+
     fn scan(
         &self,
         prefix: &[u8],

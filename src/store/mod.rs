@@ -54,6 +54,7 @@
 //!   flush at the same time share one flush.
 //! - Only [`engine`] knows how records are kept: see there, and `docs/decisions/0001-sled.md`.
 
+mod ahead;
 mod ban_redactions;
 mod blocks;
 mod body;
@@ -98,6 +99,7 @@ use std::{
     sync::{Mutex, RwLock, atomic::AtomicU32},
 };
 
+pub use ahead::{ExpectedEvent, ExpectedQuestion};
 pub use ban_redactions::{BanRedaction, BanSearch, BannedUser, SentEvent};
 pub use body::Body;
 pub use caches::ContentKey;

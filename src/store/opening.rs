@@ -54,6 +54,15 @@ impl Store {
         store
     }
 
+    /// An empty store in memory that counts round trips: see [`Self::take_flights`].
+    #[cfg(test)]
+    pub(crate) fn counting_flights() -> Self {
+        let engine = Engine::Test(engine::TestEngine::counting());
+        let store = Self::over(engine, &Options::small(std::path::Path::new("")));
+        store.check_format().expect("a map in memory takes every write");
+        store
+    }
+
     /// A store over an engine that is open. Nothing is read yet.
     fn over(engine: Engine, options: &Options) -> Self {
         Self {

@@ -9,7 +9,7 @@ use super::{
     blocks::Block,
     body,
     caches::Content,
-    engine::{Records, StoredValue},
+    engine::{Ahead, Records, StoredValue},
     keys, record,
     record::page_of,
 };
@@ -67,6 +67,18 @@ impl View for Store {
         #[cfg(test)]
         self.touched.fetch_add(crate::num::u64(keys.len()), std::sync::atomic::Ordering::Relaxed);
         self.engine.read_many(keys)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.engine.reads_ahead()
+    }
+
+    fn is_in_memory(&self, key: &[u8]) -> bool {
+        self.engine.is_in_memory(key)
+    }
+
+    fn expect_records(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        self.engine.read_ahead(&Ahead { keys, prefixes: Vec::new() })
     }
 
     fn scan(

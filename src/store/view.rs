@@ -4,7 +4,10 @@
 //! All methods fail if the engine fails, with an error of [`StoreError::Corrupt`] if a record is
 //! damaged, and with [`StoreError::Missing`] if a record does not exist though another names it.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use super::{
     Arrival, Body, EventNum, Extremity, Follower, GivenEvent, Remains, Room, RoomNum, StateFacts,
@@ -55,6 +58,21 @@ pub trait View {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Records, StoreError>;
+
+    /// Whether records can be read ahead.
+    fn reads_ahead(&self) -> bool;
+
+    /// Whether reading a record, or finding that there is none, takes no round trip.
+    fn is_in_memory(&self, key: &[u8]) -> bool;
+
+    /// Records are about to be read.
+    fn expect_records(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError>;
+
+    /// Pages of nodes are about to be read: `last`, and those before it, `count` in all.
+    fn expect_pages(&self, room: RoomNum, last: u32, count: u32) -> Result<(), StoreError> {
+        let first = last.saturating_sub(count.saturating_sub(1));
+        self.expect_records((first..=last).map(|it| keys::page(room, it)).collect())
+    }
 
     /// Reads and decodes a record; `None` if it does not exist. `what` names the kind of record in
     /// an error.
@@ -162,7 +180,7 @@ pub trait View {
     where
         Self: Sized,
     {
-        Topology { view: self, room, pages: RefCell::default() }
+        Topology { view: self, room, pages: RefCell::default(), window: Cell::default() }
     }
 
     /// The nodes of a room's states.
