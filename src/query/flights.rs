@@ -169,7 +169,7 @@ fn check(line: usize, members: usize) {
                 counted.cx.store.take_flights(true);
                 hold(&name(what), counted.add(events), 4);
                 let events = counted.line(count);
-                hold(&name("the same again, warm"), counted.add(events), 3);
+                hold(&name("the same again, warm"), counted.add(events), 4);
             }
             let events = counted.members(1);
             counted.cx.store.forget_all();
