@@ -2,7 +2,7 @@
 
 use super::check::{Checked, CheckedBeforeLock};
 use crate::{
-    pdu::Event,
+    pdu::{Event, EventId},
     state::map::MapKey,
     store::{Edit, ExpectedEvent, StoreError, View as _},
 };
@@ -19,8 +19,8 @@ pub(super) fn events(edit: &Edit<'_>, events: &[CheckedBeforeLock<'_>]) -> Resul
 fn expected(checked: &Checked) -> ExpectedEvent<'_> {
     let event = &checked.event;
     let redacts = event.pdu().and_then(|it| it.redacts());
-    let mut names: Vec<&str> = event.prev_events().iter().map(|it| it.as_str()).collect();
-    names.extend(redacts.map(|it| it.as_str()));
+    let mut names: Vec<&str> = event.prev_events().iter().map(EventId::as_str).collect();
+    names.extend(redacts.map(EventId::as_str));
     let is_redaction = redacts.is_some();
     let mut entries = Vec::new();
     if is_redaction {
