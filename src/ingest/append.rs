@@ -90,7 +90,7 @@ fn write_decisions(
     events: &[NewEvent<'_>],
     outcomes: &mut Vec<Outcome>,
 ) -> Result<(), StoreError> {
-    let Looked { rooms, failure } = look_up_rooms(cx, events);
+    let RoomsFound { rooms, failure } = look_up_rooms(cx, events);
     let checked = check_all(events, &rooms);
     for of_one_room in checked.chunk_by(|one, next| one.event.room_id == next.event.room_id) {
         let mut rest = of_one_room;
@@ -104,7 +104,7 @@ fn write_decisions(
 }
 
 /// The rooms of some events.
-struct Looked {
+struct RoomsFound {
     /// What is known of the room of each event.
     rooms: Vec<Known>,
     /// Why the rooms of the events after those could not be looked up; `None` if there are none.
@@ -112,16 +112,16 @@ struct Looked {
 }
 
 /// Looks up the rooms of some events: once for events in a row that share one.
-fn look_up_rooms(cx: &Context, events: &[NewEvent<'_>]) -> Looked {
+fn look_up_rooms(cx: &Context, events: &[NewEvent<'_>]) -> RoomsFound {
     let mut rooms = Vec::with_capacity(events.len());
     for of_one_room in events.chunk_by(|one, next| one.room_id == next.room_id) {
         let Some(first) = of_one_room.first() else { continue };
         match Known::look_up(&cx.store, first.room_id) {
             Ok(known) => rooms.extend(of_one_room.iter().map(|_| known.clone())),
-            Err(failure) => return Looked { rooms, failure: Some(failure) },
+            Err(failure) => return RoomsFound { rooms, failure: Some(failure) },
         }
     }
-    Looked { rooms, failure: None }
+    RoomsFound { rooms, failure: None }
 }
 
 /// Takes steps 1 to 3 for the events whose rooms are known, on several cores if there are many.

@@ -101,7 +101,7 @@ impl Question for BatchGetEvents {
         let room = find_internal(store, &self.room_id)?;
         let mut answer = RoomEvents::default();
         let mut space = AnswerSpace::default();
-        let reader = Reader { store, room: &room };
+        let reader = EventReader { store, room: &room };
         reader.expect_named(self.event_ids.get(..MAX_IDS).unwrap_or(&self.event_ids))?;
         for event_id in self.event_ids.iter().take(MAX_IDS) {
             if event_id.len() > MAX_ID_BYTES {
@@ -156,7 +156,7 @@ impl Question for ListEvents {
         let mut space = AnswerSpace::default();
         let mut looked_at = 0;
         let mut last = None;
-        let reader = Reader { store, room: &room };
+        let reader = EventReader { store, room: &room };
         let expected: Vec<EventNum> = listed.iter().map(|it| it.event).collect();
         reader.expect(&expected)?;
         for arrived in &listed {
@@ -216,12 +216,12 @@ fn parse_arrival(position: &str) -> Option<Arrival> {
 }
 
 /// Reads events of a room with everything known about them.
-struct Reader<'a> {
+struct EventReader<'a> {
     store: &'a Store,
     room: &'a FoundRoom,
 }
 
-impl Reader<'_> {
+impl EventReader<'_> {
     /// The events with these ids are about to be read.
     fn expect_named(&self, event_ids: &[String]) -> Result<(), StoreError> {
         if !self.store.reads_ahead() {

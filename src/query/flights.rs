@@ -17,14 +17,14 @@ const ALICE: &str = "@alice:one.example";
 const BOB: &str = "@bob:two.example";
 
 /// A room in an engine that counts.
-struct Counted {
+struct FlightRoom {
     cx: Context,
     room: Room,
     auth: Vec<String>,
     events: Vec<Event>,
 }
 
-impl Counted {
+impl FlightRoom {
     /// A room with an access control list, and a history visibility.
     fn new(history_visibility: &str) -> Self {
         let (room, create) = Room::new(RoomVersion::V10, ALICE);
@@ -184,7 +184,7 @@ fn questions_and_appends_take_few_round_trips() {
     for history_visibility in ["shared", "joined"] {
         for Kind { name, members, messages, most: [question, member, state] } in KINDS {
             let name = |what: &str| format!("{what}: {name}, {history_visibility}");
-            let mut counted = Counted::new(history_visibility);
+            let mut counted = FlightRoom::new(history_visibility);
             counted.add(counted.members(members));
             counted.add(counted.line(messages));
             let last = counted.events.len() - 1;

@@ -74,7 +74,11 @@ impl Question for GetState {
         for (index, (key, value)) in listed.iter().enumerate() {
             if store.reads_ahead() && index % READ_AHEAD == 0 {
                 let next = listed.iter().skip(index).take(READ_AHEAD);
-                store.expect_bodies(room.number, &next.filter_map(event_of).collect::<Vec<_>>())?;
+                let events = next.filter_map(|(_, value)| match *value {
+                    Value::Event { event, .. } => Some(EventNum(event)),
+                    Value::Server { .. } => None,
+                });
+                store.expect_bodies(room.number, &events.collect::<Vec<_>>())?;
             }
             if let Value::Event { event, .. } = *value {
                 let entry = read(store, &room, EventNum(event))?;
@@ -123,13 +127,6 @@ fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<StateEntry, 
         state_key: state_key.to_owned(),
         event_id: body.event_id,
     })
-}
-
-fn event_of(entry: &(MapKey, Value)) -> Option<EventNum> {
-    match entry.1 {
-        Value::Event { event, .. } => Some(EventNum(event)),
-        Value::Server { .. } => None,
-    }
 }
 
 fn parse_key(position: &str) -> Option<MapKey> {

@@ -86,13 +86,13 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
 
 /// How the number of entries below a node changes.
 #[derive(Clone, Copy)]
-enum Change {
+enum CountChanged {
     Added,
     Replaced,
     Removed,
 }
 
-impl Change {
+impl CountChanged {
     fn apply(self, count: &mut u32) {
         match self {
             Self::Added => *count = count.saturating_add(1),
@@ -108,9 +108,9 @@ fn set_below<N: Nodes>(
     depth: usize,
     key: MapKey,
     value: Option<Value>,
-) -> Result<Change, N::Error> {
+) -> Result<CountChanged, N::Error> {
     load(nodes, tree)?;
-    let mut change = Change::Replaced;
+    let mut change = CountChanged::Replaced;
     match tree {
         EditedNode::Stored(_) => {}
         EditedNode::Leaf(entries) => {
@@ -121,9 +121,9 @@ fn set_below<N: Nodes>(
                 entries.insert(at, (key, value));
             }
             change = match entries.len().cmp(&before) {
-                Ordering::Greater => Change::Added,
-                Ordering::Equal => Change::Replaced,
-                Ordering::Less => Change::Removed,
+                Ordering::Greater => CountChanged::Added,
+                Ordering::Equal => CountChanged::Replaced,
+                Ordering::Less => CountChanged::Removed,
             };
             if entries.len() > LEAF_ENTRIES && depth < MAX_DEPTH {
                 *tree = split(std::mem::take(entries), depth);
@@ -142,7 +142,7 @@ fn set_below<N: Nodes>(
                 _ => {
                     if let Some(value) = value {
                         children.insert(at, (branch, EditedNode::Leaf(vec![(key, value)])));
-                        change = Change::Added;
+                        change = CountChanged::Added;
                     }
                 }
             }

@@ -52,7 +52,7 @@ impl Store {
         if !self.reads_ahead() {
             return Ok(());
         }
-        let mut plan = Plan::new(self, room, record, question);
+        let mut plan = QuestionPlan::new(self, room, record, question);
         for _ in 0..MAX_ROUNDS {
             let mut ahead = Ahead::default();
             let is_done = plan.round(&mut ahead)?;
@@ -76,7 +76,7 @@ enum Stage {
     Done,
 }
 
-struct Plan<'a> {
+struct QuestionPlan<'a> {
     store: &'a Store,
     room: RoomNum,
     question: &'a ExpectedQuestion<'a>,
@@ -97,7 +97,7 @@ struct Plan<'a> {
     found: Vec<EventNum>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> QuestionPlan<'a> {
     fn new(
         store: &'a Store,
         room: RoomNum,
