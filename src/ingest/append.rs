@@ -15,8 +15,9 @@ use std::{
 use super::{
     NewEvent, Outcome,
     backlog::{self, NotesLeft},
-    check::{Checked, CheckedBeforeLock, known_version},
+    check::{Checked, CheckedBeforeLock, Known},
     existing::{Existing, HeldEvent, existing},
+    expect,
     given_state::{self, GivenState},
     place,
     refusal::NotTaken,
@@ -89,10 +90,8 @@ fn write_decisions(
     events: &[NewEvent<'_>],
     outcomes: &mut Vec<Outcome>,
 ) -> Result<(), StoreError> {
-    let mut failure = None;
-    let checked = check_all(cx, events).into_iter();
-    let checked: Vec<_> =
-        checked.map_while(|it| it.map_err(|error| failure = Some(error)).ok()).collect();
+    let RoomsFound { rooms, failure } = look_up_rooms(cx, events);
+    let checked = check_all(events, &rooms);
     for of_one_room in checked.chunk_by(|one, next| one.event.room_id == next.event.room_id) {
         let mut rest = of_one_room;
         while !rest.is_empty() {
@@ -104,23 +103,47 @@ fn write_decisions(
     failure.map_or(Ok(()), Err)
 }
 
-/// Takes steps 1 to 3 for all events, on several cores if there are many.
-fn check_all<'e>(
-    cx: &Context,
-    events: &'e [NewEvent<'e>],
-) -> Vec<Result<CheckedBeforeLock<'e>, StoreError>> {
-    let check = |part: &'e [NewEvent<'e>]| -> Vec<_> {
-        part.iter().map(|it| CheckedBeforeLock::new(&cx.store, it)).collect()
+/// The rooms of some events.
+struct RoomsFound {
+    /// What is known of the room of each event.
+    rooms: Vec<Known>,
+    /// Why the rooms of the events after those could not be looked up; `None` if there are none.
+    failure: Option<StoreError>,
+}
+
+/// Looks up the rooms of some events: once for events in a row that share one.
+fn look_up_rooms(cx: &Context, events: &[NewEvent<'_>]) -> RoomsFound {
+    let mut rooms = Vec::with_capacity(events.len());
+    for of_one_room in events.chunk_by(|one, next| one.room_id == next.room_id) {
+        let Some(first) = of_one_room.first() else { continue };
+        match Known::look_up(&cx.store, first.room_id) {
+            Ok(known) => rooms.extend(of_one_room.iter().map(|_| known.clone())),
+            Err(failure) => return RoomsFound { rooms, failure: Some(failure) },
+        }
+    }
+    RoomsFound { rooms, failure: None }
+}
+
+/// Takes steps 1 to 3 for the events whose rooms are known, on several cores if there are many.
+fn check_all<'e>(events: &'e [NewEvent<'e>], rooms: &[Known]) -> Vec<CheckedBeforeLock<'e>> {
+    let check = |events: &'e [NewEvent<'e>], rooms: &[Known]| -> Vec<_> {
+        events
+            .iter()
+            .zip(rooms)
+            .map(|(it, room)| CheckedBeforeLock::new(it, room.clone()))
+            .collect()
     };
     let threads = (events.len() / EVENTS_PER_THREAD).clamp(1, *CORES);
     if threads == 1 {
-        return check(events);
+        return check(events, rooms);
     }
-    let mut parts = events.chunks(events.len().div_ceil(threads));
-    let own = parts.next().unwrap_or_default();
+    let size = events.len().div_ceil(threads);
+    let mut parts = events.chunks(size).zip(rooms.chunks(size));
+    let own = parts.next();
     thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || check(part))).collect();
-        let mut all = check(own);
+        let start = |(events, rooms)| scope.spawn(move || check(events, rooms));
+        let others: Vec<_> = parts.map(start).collect();
+        let mut all = own.map(|(events, rooms)| check(events, rooms)).unwrap_or_default();
         for other in others {
             all.append(&mut other.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
@@ -145,12 +168,15 @@ fn write_decision(
     let Some(first) = events.first() else { return Ok(()) };
     let room_id = first.event.room_id;
     cx.store.check_space()?;
-    if cx.store.is_deleted(room_id)? {
+    // An earlier decision of the same call may have made the room.
+    let is_stale = matches!(first.known, Known::NotHeld) && !outcomes.is_empty();
+    let known = if is_stale { Known::look_up(&cx.store, room_id)? } else { first.known.clone() };
+    if matches!(known, Known::Deleted) {
         outcomes.push(Outcome::Purged { event_id: first.event.event_id.to_owned() });
         return Ok(());
     }
     // If the store does not hold the room, the first event makes it.
-    let checked = match first.for_version(known_version(&cx.store, room_id)?.as_deref()) {
+    let checked = match first.for_version(known.version()) {
         Ok(checked) => checked,
         Err(refused) => {
             outcomes.push(refused.into());
@@ -184,6 +210,7 @@ fn append_together(
     let mut outcomes = Vec::new();
     let mut is_changed = false;
     let mut bytes = 0;
+    expect::events(edit, events.get(..MAX_EVENTS_PER_DECISION).unwrap_or(events))?;
     for event in events.iter().take(MAX_EVENTS_PER_DECISION) {
         let outcome = match append_one(edit, event) {
             Ok(outcome) => outcome,

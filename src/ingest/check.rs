@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{NewEvent, Refusal, is_room_id, refusal::RefusedEvent};
 use crate::{
     pdu::{Event, Pdu, PduError, RoomVersion, Unreadable, id_of_unreadable},
-    store::{Store, StoreError, View},
+    store::{FoundNum, Store, StoreError, View},
 };
 
 /// An event that passed the checks.
@@ -26,16 +26,20 @@ pub(super) struct Checked {
 /// have made the room in between.
 pub(super) struct CheckedBeforeLock<'e> {
     pub(super) event: &'e NewEvent<'e>,
-    /// The version that was known before the lock; `None` if the store did not hold the room.
-    known_version: Option<String>,
+    /// What was known of the room before the lock.
+    pub(super) known: Known,
     result: Result<Arc<Checked>, RefusedEvent>,
 }
 
 impl<'e> CheckedBeforeLock<'e> {
-    pub(super) fn new(store: &Store, event: &'e NewEvent<'e>) -> Result<Self, StoreError> {
-        let known_version = known_version(store, event.room_id)?;
-        let result = check(event, known_version.as_deref()).map(Arc::new);
-        Ok(Self { event, known_version, result })
+    pub(super) fn new(event: &'e NewEvent<'e>, known: Known) -> Self {
+        let result = check(event, known.version()).map(Arc::new);
+        Self { event, known, result }
+    }
+
+    /// The event, if it passed the checks.
+    pub(super) fn checked(&self) -> Option<&Checked> {
+        self.result.as_deref().ok()
     }
 
     /// The result for a room of a known version, or for a new room.
@@ -43,7 +47,7 @@ impl<'e> CheckedBeforeLock<'e> {
         &self,
         known_version: Option<&str>,
     ) -> Result<Arc<Checked>, RefusedEvent> {
-        let is_current = self.known_version.as_deref() == known_version
+        let is_current = self.known.version() == known_version
             || matches!(&self.result, Ok(it) if Some(it.version.as_str()) == known_version);
         if is_current {
             return self.result.clone();
@@ -52,11 +56,37 @@ impl<'e> CheckedBeforeLock<'e> {
     }
 }
 
-/// The version of a room; `None` if the store does not hold the room.
-pub(super) fn known_version(store: &Store, room_id: &str) -> Result<Option<String>, StoreError> {
-    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
-    // The record is gone if the room has been deleted since; the decision that follows finds out.
-    Ok(store.find_room(number)?.map(|it| it.room_version))
+/// What is known of a room before it is locked.
+#[derive(Clone)]
+pub(super) enum Known {
+    /// The store does not hold the room.
+    NotHeld,
+    /// The room was deleted and may not return.
+    Deleted,
+    /// The store holds the room, in this version.
+    Held(Arc<str>),
+}
+
+impl Known {
+    /// Looks a room up.
+    pub(super) fn look_up(store: &Store, room_id: &str) -> Result<Self, StoreError> {
+        let number = match store.find_room_num(room_id)? {
+            FoundNum::None => return Ok(Self::NotHeld),
+            FoundNum::Deleted => return Ok(Self::Deleted),
+            FoundNum::Held(number) => number,
+        };
+        // The record is gone if the room has been deleted since; the decision that follows finds out.
+        let room = store.find_room(number)?;
+        Ok(room.map_or(Self::NotHeld, |it| Self::Held(it.room_version.into())))
+    }
+
+    /// The version of the room; `None` if the store does not hold it.
+    pub(super) fn version(&self) -> Option<&str> {
+        match self {
+            Self::Held(version) => Some(version),
+            Self::NotHeld | Self::Deleted => None,
+        }
+    }
 }
 
 fn check(event: &NewEvent<'_>, known_version: Option<&str>) -> Result<Checked, RefusedEvent> {

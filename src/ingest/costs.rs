@@ -32,7 +32,7 @@ fn accepted<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
     NewEvent::accepted(&room.room_id, room.version.as_str(), &event.event_id, pdu)
 }
 
-struct Held {
+struct RoomOfCosts {
     cx: Context,
     room: Room,
     create: Event,
@@ -40,7 +40,7 @@ struct Held {
     _dir: TempDir,
 }
 
-impl Held {
+impl RoomOfCosts {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cx = Context::new(Store::open(&Options::small(dir.path())).unwrap());
@@ -116,8 +116,8 @@ impl Held {
 }
 
 /// The cost of the last of `count` events; each is made from the number of events before it.
-fn cost_of_last(count: usize, make: impl Fn(&Held, usize) -> (Event, Verdict)) -> u64 {
-    let held = Held::new();
+fn cost_of_last(count: usize, make: impl Fn(&RoomOfCosts, usize) -> (Event, Verdict)) -> u64 {
+    let held = RoomOfCosts::new();
     let mut last = 0;
     for number in 0..count {
         let (event, verdict) = make(&held, number);
@@ -128,7 +128,7 @@ fn cost_of_last(count: usize, make: impl Fn(&Held, usize) -> (Event, Verdict)) -
 }
 
 #[track_caller]
-fn is_flat(make: impl Fn(&Held, usize) -> (Event, Verdict)) {
+fn is_flat(make: impl Fn(&RoomOfCosts, usize) -> (Event, Verdict)) {
     let few = cost_of_last(FEW, &make);
     let many = cost_of_last(MANY, &make);
     assert!(many <= few + few / 4 + 20, "{few} records beside {FEW}, {many} beside {MANY}");
@@ -144,7 +144,7 @@ fn flushes(cx: &Context) -> String {
 
 #[test]
 fn events_that_are_appended_together_share_one_flush() {
-    let held = Held::new();
+    let held = RoomOfCosts::new();
     let events: Vec<Event> = (0..256).map(|_| held.message(&held.join)).collect();
     let events: Vec<NewEvent<'_>> = events.iter().map(|it| accepted(&held.room, it)).collect();
     assert_eq!(flushes(&held.cx), "backscroll_flush_seconds_count 0");
@@ -201,7 +201,7 @@ fn redactions_whose_state_is_not_known() {
 /// all of them are known, in whichever way they waited.
 #[test]
 fn an_event_that_many_wait_for_is_acknowledged_before_all_are_told() {
-    let held = Held::new();
+    let held = RoomOfCosts::new();
     let awaited = held.message(&held.join);
     let behind = held.message(&awaited);
     for number in 0..MANY {
@@ -223,7 +223,7 @@ fn an_event_that_many_wait_for_is_acknowledged_before_all_are_told() {
 /// An event is stored that other servers have redacted many times; only one redaction takes effect.
 #[test]
 fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
-    let held = Held::new();
+    let held = RoomOfCosts::new();
     let said = held.message(&held.join);
     for number in 0..MANY {
         let sender = if number == MANY / 2 { ALICE } else { BOB };
@@ -243,7 +243,7 @@ fn an_event_with_many_redactions_is_hidden_until_all_are_judged() {
 /// several steps.
 #[test]
 fn a_long_line_of_soft_failed_events_is_followed_in_steps() {
-    let held = Held::new();
+    let held = RoomOfCosts::new();
     let own = held.message(&held.join);
     held.append(&own, Verdict::Accepted);
     let mut last = own.clone();
@@ -261,7 +261,7 @@ fn a_long_line_of_soft_failed_events_is_followed_in_steps() {
 
 #[test]
 fn of_very_many_predecessors_the_first_are_kept_and_the_state_is_not_known() {
-    let held = Held::new();
+    let held = RoomOfCosts::new();
     let before: Vec<Event> = (0..40).map(|_| held.message(&held.join)).collect();
     for event in &before {
         held.append(event, Verdict::Accepted);
@@ -281,7 +281,7 @@ fn of_very_many_predecessors_the_first_are_kept_and_the_state_is_not_known() {
 /// for the few that are waited for.
 #[test]
 fn a_given_state_whose_events_come_one_by_one() {
-    let held = Held::new();
+    let held = RoomOfCosts::new();
     let entries: Vec<Event> = (0..MANY).map(|it| held.state(it)).collect();
     let mut ids: Vec<String> = entries.iter().map(|it| it.event_id.clone()).collect();
     ids.push(held.create.event_id.clone());

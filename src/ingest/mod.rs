@@ -35,6 +35,7 @@ mod delete_room;
 mod derive_again;
 mod erase_user;
 mod existing;
+mod expect;
 mod extremities;
 mod given_state;
 mod place;

@@ -10,8 +10,8 @@ use crate::{
     pdu::{Pdu, RoomVersion},
     state::map::{self, MapKey},
     store::{
-        ContentKey, Deriving as _, EventNode, EventNum, NotServedReason, Room, RoomNum, StateNum,
-        Store, StoreError, View,
+        ContentKey, Deriving as _, EventNode, EventNum, ExpectedQuestion, NotServedReason, Room,
+        RoomNum, StateNum, Store, StoreError, View,
     },
 };
 
@@ -38,16 +38,35 @@ pub(super) struct ServerMembers {
     pub(super) invited: u32,
 }
 
-/// Finds a room for a caller, who must be allowed to ask about it.
-pub(super) fn admit(store: &Store, room_id: &str, asker: &Asker) -> Result<FoundRoom, QueryError> {
+/// Finds a room for a caller, who must be allowed to ask about it. `expected` says what the question
+/// will read of the room; it is called only if that helps.
+pub(super) fn admit<'q>(
+    store: &Store,
+    room_id: &str,
+    asker: &Asker,
+    expected: impl FnOnce() -> ExpectedQuestion<'q>,
+) -> Result<FoundRoom, QueryError> {
     match asker {
-        Asker::Internal => find_internal(store, room_id),
+        Asker::Internal => {
+            let room = find_internal(store, room_id)?;
+            if store.reads_ahead() {
+                store.expect_question(room.number, &room.record, &expected())?;
+            }
+            Ok(room)
+        }
         Asker::Server { origin, destination } => {
-            if let Some(reason) = not_served_reason(store, room_id)? {
+            let number = store.room_num(room_id)?;
+            if let Some(reason) = not_served_reason_of(store, room_id, number)? {
                 return Err(QueryError::NotServed(reason));
             }
-            let room =
-                find(store, room_id)?.ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
+            let number = number.ok_or(QueryError::NotAllowed(AccessRefusal::RoomUnknown))?;
+            let room = found(store, number)?;
+            if store.reads_ahead() {
+                let server = MapKey::of_server(origin);
+                let access = vec![acl_key(), server, MapKey::of_server(destination)];
+                let expected = ExpectedQuestion { access, server: Some(server), ..expected() };
+                store.expect_question(number, &room.record, &expected)?;
+            }
             match refusal(store, &room, origin, destination)? {
                 None => Ok(room),
                 Some(refusal) => Err(QueryError::NotAllowed(refusal)),
@@ -62,12 +81,24 @@ pub(super) fn not_served_reason(
     store: &Store,
     room_id: &str,
 ) -> Result<Option<NotServedReason>, StoreError> {
+    not_served_reason_of(store, room_id, store.room_num(room_id)?)
+}
+
+/// The same for a room whose number was looked up; `None` if the room is not held.
+fn not_served_reason_of(
+    store: &Store,
+    room_id: &str,
+    number: Option<RoomNum>,
+) -> Result<Option<NotServedReason>, StoreError> {
     if let Some(reason) = store.not_served_reason(room_id) {
         return Ok(Some(reason));
     }
-    let number = store.room_num(room_id)?;
     let is_deriving = number.map_or(Ok(false), |it| store.is_deriving(it))?;
     Ok(is_deriving.then_some(NotServedReason::Deriving))
+}
+
+fn acl_key() -> MapKey {
+    MapKey::of_state("m.room.server_acl", "")
 }
 
 /// Finds a room for an internal caller.
@@ -76,11 +107,14 @@ pub(super) fn find_internal(store: &Store, room_id: &str) -> Result<FoundRoom, Q
 }
 
 fn find(store: &Store, room_id: &str) -> Result<Option<FoundRoom>, StoreError> {
-    let Some(number) = store.room_num(room_id)? else { return Ok(None) };
+    store.room_num(room_id)?.map(|it| found(store, it)).transpose()
+}
+
+fn found(store: &Store, number: RoomNum) -> Result<FoundRoom, StoreError> {
     let record = store.room(number)?;
     let version = RoomVersion::parse(&record.room_version)
         .map_err(|_| StoreError::version_unknown(&record))?;
-    Ok(Some(FoundRoom { number, mark: store.room_mark(number), record, version }))
+    Ok(FoundRoom { number, mark: store.room_mark(number), record, version })
 }
 
 /// The states that decide whether a server may ask: each of them has to allow it. `None` if no
@@ -97,7 +131,11 @@ pub(super) fn deciding_states(
         return Ok(Some(vec![current]));
     }
     let extremities = store.extremities(room.number, MAX_EXTREMITIES)?;
-    // The record is read again, after the extremities: it covers those that got followers since.
+    // The record is read again, after the extremities: it covers those that got followers since. The
+    // number is looked up again because that is never answered from the memory of an engine.
+    if store.room_num(&room.record.room_id)? != Some(room.number) {
+        return Ok(None);
+    }
     let record = store.room(room.number)?;
     if let Some(current) = record.current_state {
         return Ok(Some(vec![current]));
@@ -160,8 +198,7 @@ fn is_allowed_by_acl(
     state: StateNum,
     server: &str,
 ) -> Result<bool, StoreError> {
-    let key = MapKey::of_state("m.room.server_acl", "");
-    let value = map::get(&store.states(room.number), state.root(), key)?;
+    let value = map::get(&store.states(room.number), state.root(), acl_key())?;
     let Some(map::Value::Event { event, .. }) = value else { return Ok(true) };
     let event = EventNum(event);
     let node = store

@@ -10,9 +10,15 @@ use super::{
     admission::admit,
     page::PageBuilder,
     question::cost_of,
-    servable::{named_events, walk_node},
+    servable::{named_events, short_ids, walk_node},
 };
-use crate::{context::Context, deadline::Deadline, graph, slow_walks::WalkKind, store::View};
+use crate::{
+    context::Context,
+    deadline::Deadline,
+    graph,
+    slow_walks::WalkKind,
+    store::{ExpectedQuestion, View},
+};
 
 /// The most events of an answer. It ends earlier when it has no space for the next one.
 const MAX_EVENTS: u32 = 100;
@@ -40,6 +46,13 @@ impl Backfill {
         self.event_ids.get(..MAX_START).unwrap_or(&self.event_ids)
     }
 
+    /// What the answer reads of the room.
+    fn expected(&self) -> ExpectedQuestion<'_> {
+        let event_ids: Vec<&str> = short_ids(self.start()).collect();
+        let starts = event_ids.len();
+        ExpectedQuestion { event_ids, starts, events: self.counted_limit(), ..Default::default() }
+    }
+
     /// The most events of the answer.
     pub(super) fn counted_limit(&self) -> usize {
         let limit = self.limit.unwrap_or_default().min(MAX_EVENTS);
@@ -60,7 +73,7 @@ impl Question for Backfill {
 
     fn try_answer(&self, cx: &Context, deadline: &Deadline) -> Result<ServedPage, QueryError> {
         let store = &cx.store;
-        let room = admit(store, &self.room_id, &self.asker)?;
+        let room = admit(store, &self.room_id, &self.asker, || self.expected())?;
         if self.event_ids.is_empty() {
             return Err(QueryError::EventIdsMissing);
         }

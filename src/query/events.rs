@@ -7,6 +7,7 @@ use super::{
     QueryError, Question,
     admission::{FoundRoom, find_internal, is_redacted_by_ban},
     paging::{AnswerSpace, IdList, PageRequest, token},
+    servable::short_ids,
 };
 use crate::{
     context::Context,
@@ -23,6 +24,8 @@ pub(super) const MAX_ID_BYTES: usize = 1_020;
 const MAX_PAGE: u32 = 1_000;
 /// The events of a page when the caller does not say.
 const DEFAULT_PAGE: u32 = 100;
+/// The most events that are read ahead for one answer.
+const MAX_READ_AHEAD: usize = 256;
 /// The most bytes of ids of the given state that are answered along with an event.
 const MAX_STATE_BYTES: usize = 256 << 10;
 /// The most ids of the given state on a page of their own.
@@ -98,13 +101,15 @@ impl Question for BatchGetEvents {
         let room = find_internal(store, &self.room_id)?;
         let mut answer = RoomEvents::default();
         let mut space = AnswerSpace::default();
+        let reader = EventReader { store, room: &room };
+        reader.expect_named(self.event_ids.get(..MAX_IDS).unwrap_or(&self.event_ids))?;
         for event_id in self.event_ids.iter().take(MAX_IDS) {
             if event_id.len() > MAX_ID_BYTES {
                 return Err(QueryError::EventIdInvalid);
             }
             match store.event_num(room.number, event_id)? {
                 Some(event) => {
-                    let event = read(store, &room, event)?;
+                    let event = reader.read(event)?;
                     if !space.take(event.bytes()) {
                         break;
                     }
@@ -151,10 +156,13 @@ impl Question for ListEvents {
         let mut space = AnswerSpace::default();
         let mut looked_at = 0;
         let mut last = None;
+        let reader = EventReader { store, room: &room };
+        let expected: Vec<EventNum> = listed.iter().map(|it| it.event).collect();
+        reader.expect(&expected)?;
         for arrived in &listed {
             let number = u64::from(arrived.event.0);
             if self.max_append_number == 0 || number < self.max_append_number {
-                let event = read(store, &room, arrived.event)?;
+                let event = reader.read(arrived.event)?;
                 if !space.take(event.bytes()) {
                     break;
                 }
@@ -207,30 +215,57 @@ fn parse_arrival(position: &str) -> Option<Arrival> {
     Some(Arrival { arrival: arrival.parse().ok()?, event: EventNum(event.parse().ok()?) })
 }
 
-fn read(store: &Store, room: &FoundRoom, event: EventNum) -> Result<RoomEvent, StoreError> {
-    let Body { event_id, pdu } = store.body(room.number, event)?;
-    let node = store.topology(room.number).node(event)?;
-    let node = node.ok_or_else(|| StoreError::missing("event", event_id.as_bytes()))?;
-    let kept = store.remains(room.number, event)?;
-    let mut bytes = 0;
-    let IdList { ids: state_after, next_page_token: state_after_token } =
-        given_state(store, room, event, 0, |_, id| {
-            bytes += id.len();
-            bytes <= MAX_STATE_BYTES
-        })?;
-    Ok(RoomEvent {
-        state_after,
-        state_after_token,
-        event_id,
-        pdu,
-        arrival: node.arrival,
-        verdict: Verdict::of_flags(node.flags.rejected, node.flags.soft_failed),
-        outlier: node.flags.outlier,
-        redacted: node.flags.redacted || is_redacted_by_ban(store, room, event, &node)?,
-        unreadable: node.flags.unreadable,
-        state_unknown: !node.flags.outlier && node.state_after.is_none(),
-        kept: kept.as_ref().map(ingest::kept_text).unwrap_or_default(),
-    })
+/// Reads events of a room with everything known about them.
+struct EventReader<'a> {
+    store: &'a Store,
+    room: &'a FoundRoom,
+}
+
+impl EventReader<'_> {
+    /// The events with these ids are about to be read.
+    fn expect_named(&self, event_ids: &[String]) -> Result<(), StoreError> {
+        if !self.store.reads_ahead() {
+            return Ok(());
+        }
+        self.store.expect_ids(self.room.number, short_ids(event_ids))?;
+        let number = |event_id| self.store.event_num(self.room.number, event_id).transpose();
+        let events: Vec<_> = short_ids(event_ids).filter_map(number).collect::<Result<_, _>>()?;
+        self.expect(&events)
+    }
+
+    /// These events are about to be read. Only the first are read ahead: an answer may have no space
+    /// for more.
+    fn expect(&self, events: &[EventNum]) -> Result<(), StoreError> {
+        let events = events.get(..MAX_READ_AHEAD).unwrap_or(events);
+        self.store.expect_events(self.room.number, events)
+    }
+
+    fn read(&self, event: EventNum) -> Result<RoomEvent, StoreError> {
+        let Self { store, room, .. } = *self;
+        let Body { event_id, pdu } = store.body(room.number, event)?;
+        let node = store.topology(room.number).node(event)?;
+        let node = node.ok_or_else(|| StoreError::missing("event", event_id.as_bytes()))?;
+        let kept = store.remains(room.number, event)?;
+        let mut bytes = 0;
+        let IdList { ids: state_after, next_page_token: state_after_token } =
+            given_state(store, room, event, 0, |_, id| {
+                bytes += id.len();
+                bytes <= MAX_STATE_BYTES
+            })?;
+        Ok(RoomEvent {
+            state_after,
+            state_after_token,
+            event_id,
+            pdu,
+            arrival: node.arrival,
+            verdict: Verdict::of_flags(node.flags.rejected, node.flags.soft_failed),
+            outlier: node.flags.outlier,
+            redacted: node.flags.redacted || is_redacted_by_ban(store, room, event, &node)?,
+            unreadable: node.flags.unreadable,
+            state_unknown: !node.flags.outlier && node.state_after.is_none(),
+            kept: kept.as_ref().map(ingest::kept_text).unwrap_or_default(),
+        })
+    }
 }
 
 /// The ids of the state that was given with an event, from the one at index `from` until the first
@@ -243,6 +278,13 @@ fn given_state(
     mut fits: impl FnMut(usize, &str) -> bool,
 ) -> Result<IdList, StoreError> {
     let given = store.given_state(room.number, event)?.unwrap_or_default();
+    if store.reads_ahead() {
+        let held = given.iter().skip(from).filter_map(|it| match it {
+            GivenEvent::Held(event) => Some(*event),
+            GivenEvent::Named(_) => None,
+        });
+        store.expect_bodies(room.number, &held.take(MAX_READ_AHEAD).collect::<Vec<_>>())?;
+    }
     let mut list = IdList::default();
     for it in given.into_iter().skip(from) {
         let event_id = match it {

@@ -92,7 +92,7 @@ impl Question for ExplainAccess {
             }
             return Ok(Explanation { access: Access::NotServed, rule: why.to_string(), facts });
         }
-        let decider = FormDecider::new(store, &room, &self.origin);
+        let decider = FormDecider::new(store, &room, &self.origin).with_users();
         let event_facts = decider.facts(&node, &body.pdu)?;
         let rule = visibility::decide(event_facts);
         facts.extend(describe_event(&node, event_facts, &self.origin));

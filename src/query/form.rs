@@ -17,12 +17,22 @@ pub(super) struct FormDecider<'a> {
     room: &'a FoundRoom,
     /// The name of the asking server.
     origin: &'a str,
+    /// Whether the users of the server count even where everyone may read.
+    always_counts: bool,
     standings: RefCell<BTreeMap<StateNum, Standing>>,
+    /// The same, with the users of the server counted whatever the history visibility is.
+    counted: RefCell<BTreeMap<StateNum, Standing>>,
 }
 
 impl<'a> FormDecider<'a> {
     pub(super) fn new(store: &'a Store, room: &'a FoundRoom, origin: &'a str) -> Self {
-        Self { store, room, origin, standings: RefCell::default() }
+        let (standings, counted) = (RefCell::default(), RefCell::default());
+        Self { store, room, origin, always_counts: false, standings, counted }
+    }
+
+    /// Counts the users of the server in every state, for a report on them.
+    pub(super) fn with_users(self) -> Self {
+        Self { always_counts: true, ..self }
     }
 
     /// The facts that decide the form of an event. The body is parsed only if it matters.
@@ -40,6 +50,9 @@ impl<'a> FormDecider<'a> {
         let parsed = Pdu::parse(pdu, self.room.version).map_err(damaged)?;
         facts.redacted = is_redacted_by_ban(self.store, node.arrival, &parsed);
         facts.sender_erased = self.store.is_erased(parsed.sender().as_str());
+        if facts.sender_erased {
+            facts.after = node.state_after.map(|it| self.counted(it)).transpose()?;
+        }
         if let Some(state) = node.state_after
             && counts_before(&parsed, self.origin)
         {
@@ -49,8 +62,25 @@ impl<'a> FormDecider<'a> {
         Ok(facts)
     }
 
+    /// What a state says about reading. Where everyone may read, the users of the server do not matter
+    /// and are not looked up.
     fn standing(&self, state: StateNum) -> Result<Standing, StoreError> {
+        if self.always_counts {
+            return self.counted(state);
+        }
         if let Some(standing) = self.standings.borrow().get(&state) {
+            return Ok(*standing);
+        }
+        let facts = self.store.state_facts(self.room.number, state)?;
+        let history_visibility = facts.history_visibility;
+        let of_nobody = Standing { history_visibility, joined: false, invited: false };
+        let standing = if of_nobody.allows() { of_nobody } else { self.counted(state)? };
+        self.standings.borrow_mut().insert(state, standing);
+        Ok(standing)
+    }
+
+    fn counted(&self, state: StateNum) -> Result<Standing, StoreError> {
+        if let Some(standing) = self.counted.borrow().get(&state) {
             return Ok(*standing);
         }
         let facts = self.store.state_facts(self.room.number, state)?;
@@ -60,7 +90,7 @@ impl<'a> FormDecider<'a> {
             joined: members.joined > 0,
             invited: members.invited > 0,
         };
-        self.standings.borrow_mut().insert(state, standing);
+        self.counted.borrow_mut().insert(state, standing);
         Ok(standing)
     }
 }

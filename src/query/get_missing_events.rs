@@ -9,9 +9,15 @@ use super::{
     admission::admit,
     page::PageBuilder,
     question::cost_of,
-    servable::{held_events, named_events, walk_node},
+    servable::{held_events, named_events, short_ids, walk_node},
 };
-use crate::{context::Context, deadline::Deadline, graph, slow_walks::WalkKind, store::View};
+use crate::{
+    context::Context,
+    deadline::Deadline,
+    graph,
+    slow_walks::WalkKind,
+    store::{ExpectedQuestion, View},
+};
 
 /// The most events of an answer when the caller gives no limit.
 const DEFAULT_EVENTS: u32 = 10;
@@ -53,6 +59,16 @@ impl GetMissingEvents {
         self.latest_events.get(..MAX_LATEST).unwrap_or(&self.latest_events)
     }
 
+    /// What the answer reads of the room.
+    fn expected(&self) -> ExpectedQuestion<'_> {
+        let mut event_ids: Vec<&str> = short_ids(self.start()).collect();
+        let starts = event_ids.len();
+        event_ids.extend(short_ids(self.end()));
+        // Those to start from are walked through, but are no part of the answer.
+        let events = starts + self.counted_limit();
+        ExpectedQuestion { event_ids, starts, events, ..Default::default() }
+    }
+
     /// The most events of the answer.
     pub(super) fn counted_limit(&self) -> usize {
         let limit = self.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
@@ -73,7 +89,7 @@ impl Question for GetMissingEvents {
 
     fn try_answer(&self, cx: &Context, deadline: &Deadline) -> Result<ServedPage, QueryError> {
         let store = &cx.store;
-        let room = admit(store, &self.room_id, &self.asker)?;
+        let room = admit(store, &self.room_id, &self.asker, || self.expected())?;
         let limit = self.counted_limit();
         let topology = store.topology(room.number);
         let latest = named_events(&topology, store, room.number, &self.latest_events, MAX_LATEST)?;

@@ -18,6 +18,9 @@ const MAX_PAGE: u32 = 10_000;
 /// The entries of a page when the caller does not say.
 const DEFAULT_PAGE: u32 = 1_000;
 
+/// The entries whose events are read ahead at a time.
+const READ_AHEAD: usize = 128;
+
 /// An entry of a room state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateEntry {
@@ -62,12 +65,21 @@ impl Question for GetState {
         let state = self.state(store, &room)?;
         let after = self.page.position(&room, parse_key)?;
         let size = self.page.size(DEFAULT_PAGE, MAX_PAGE);
+        store.expect_entries(room.number, state, after, size)?;
         let listed = map::entries(&store.states(room.number), state.root(), after, size)?;
         let mut entries = Vec::new();
         let mut space = AnswerSpace::default();
         let mut last = None;
         let mut is_cut = listed.len() == size;
-        for (key, value) in &listed {
+        for (index, (key, value)) in listed.iter().enumerate() {
+            if store.reads_ahead() && index % READ_AHEAD == 0 {
+                let next = listed.iter().skip(index).take(READ_AHEAD);
+                let events = next.filter_map(|(_, value)| match *value {
+                    Value::Event { event, .. } => Some(EventNum(event)),
+                    Value::Server { .. } => None,
+                });
+                store.expect_bodies(room.number, &events.collect::<Vec<_>>())?;
+            }
             if let Value::Event { event, .. } = *value {
                 let entry = read(store, &room, EventNum(event))?;
                 let texts = entry.event_type.len() + entry.state_key.len() + entry.event_id.len();

@@ -15,6 +15,8 @@ mod compare_answers;
 mod error;
 mod events;
 mod explain_access;
+#[cfg(test)]
+mod flights;
 mod form;
 mod get_missing_events;
 mod get_state;

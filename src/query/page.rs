@@ -116,6 +116,7 @@ fn missing_predecessors(
 ) -> Result<Vec<String>, QueryError> {
     let mut named = Vec::new();
     let mut seen = BTreeSet::new();
+    expect_predecessors(store, room, events)?;
     // Mostly each event names one that no other has named: more events would not fit.
     for event in events.iter().take(MAX_GAPS) {
         let body = store.body(room.number, *event)?;
@@ -130,6 +131,26 @@ fn missing_predecessors(
         }
     }
     Ok(named)
+}
+
+/// Reads ahead the ids of the predecessors of some events.
+fn expect_predecessors(
+    store: &Store,
+    room: &FoundRoom,
+    events: &[EventNum],
+) -> Result<(), QueryError> {
+    if !store.reads_ahead() || events.is_empty() {
+        return Ok(());
+    }
+    let events = events.get(..MAX_GAPS).unwrap_or(events);
+    store.expect_bodies(room.number, events)?;
+    let mut named = Vec::new();
+    for event in events {
+        let body = store.body(room.number, *event)?;
+        let Ok(read) = Event::read(&body.pdu, room.version, &body.event_id) else { continue };
+        named.extend(read.prev_events().iter().map(|it| it.as_str().to_owned()));
+    }
+    Ok(store.expect_ids(room.number, named.iter().map(String::as_str))?)
 }
 
 /// Whether an event is held and placed in the graph, as outliers are not.

@@ -67,10 +67,12 @@ pub(super) fn walk_node(
         PrevEvent::Held(event) => Some(*event),
         PrevEvent::Missing => None,
     };
+    let prev_events: Vec<EventNum> = node.prev_events.iter().filter_map(held).collect();
+    topology.expect(&prev_events)?;
     Ok(Some(WalkNode {
         position: Position { depth: node.depth, arrival: node.arrival },
         servable: not_served(&node).is_none(),
-        prev_events: node.prev_events.iter().filter_map(held).collect(),
+        prev_events,
         has_gap: node.prev_events.contains(&PrevEvent::Missing),
         event: node,
     }))
@@ -103,6 +105,11 @@ pub(super) fn named_events(
         named.held.extend(event);
     }
     Ok(named)
+}
+
+/// Those of some names that are not too long for an event id.
+pub(super) fn short_ids(event_ids: &[String]) -> impl Iterator<Item = &str> {
+    event_ids.iter().map(String::as_str).filter(|it| it.len() <= MAX_ID_BYTES)
 }
 
 /// The numbers of the named events, as far as the room holds them. Only the first `max` names are

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Edit, Room, RoomNum, Store, StoreError, View,
+    Edit, FoundNum, Room, RoomNum, Store, StoreError, View,
     codec::{Malformed, strip_checksum},
     edit::Start,
     engine::{Commit, Seen},
@@ -95,23 +95,22 @@ impl Store {
         make: Option<&str>,
         new_number: &mut Option<RoomNum>,
     ) -> Result<Option<Start>, StoreError> {
-        if let Some(number) = self.room_num(room_id)? {
-            let key = keys::room(number);
-            let seen = self.engine.see(key)?;
-            let missing = || StoreError::missing("room", &seen.key);
-            let value = seen.value.as_ref().ok_or_else(missing)?;
-            let room = strip_checksum(&seen.key, value).and_then(Room::decode);
-            let room = room.map_err(|Malformed| StoreError::corrupt("room", &seen.key))?;
-            return Ok(Some(Start { number, room, seen }));
-        }
-        match make {
-            Some(version) if !self.is_deleted(room_id)? => {
+        match (self.find_room_num(room_id)?, make) {
+            (FoundNum::Held(number), _) => {
+                let seen = self.engine.see(keys::room(number))?;
+                let missing = || StoreError::missing("room", &seen.key);
+                let value = seen.value.as_ref().ok_or_else(missing)?;
+                let room = strip_checksum(&seen.key, value).and_then(Room::decode);
+                let room = room.map_err(|Malformed| StoreError::corrupt("room", &seen.key))?;
+                Ok(Some(Start { number, room, seen }))
+            }
+            (FoundNum::None, Some(version)) => {
                 let next = || RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
                 let number = *new_number.get_or_insert_with(next);
                 let seen = Seen { key: keys::room_by_name(room_id), value: None, stamp: None };
                 Ok(Some(Start { number, room: Room::new(room_id, version), seen }))
             }
-            Some(_) | None => Ok(None),
+            (FoundNum::None, None) | (FoundNum::Deleted, _) => Ok(None),
         }
     }
 }

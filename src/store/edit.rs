@@ -1,6 +1,6 @@
 //! The changes of one decision about one room, applied as one atomic batch or not at all.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap};
 
 use bytes::Bytes;
 
@@ -9,13 +9,13 @@ use super::{
     View,
     blocks::Bodies,
     codec::add_checksum,
-    engine::{Changes, Commit, Effect, Records, Seen, StoredValue},
+    engine::{Changes, Commit, Effect, Seen},
     keys, record,
     record::{Page, page_of},
     room_locks::RoomGuard,
     view::number_or_gone,
 };
-use crate::state::map::{Node, Ptr};
+use crate::state::map::Node;
 
 /// The changes of a decision. Reads through it see the changes made so far. They are applied by the
 /// commit of [`Store::decide`]; an edit that is dropped before changes nothing.
@@ -26,12 +26,14 @@ pub struct Edit<'s> {
     pub(super) number: RoomNum,
     /// The first event that this edit adds; all greater ones are added by it too.
     pub(super) first_new: EventNum,
-    changes: Changes,
-    pages: BTreeMap<u32, Page>,
+    pub(super) changes: Changes,
+    pub(super) pages: BTreeMap<u32, Page>,
     pub(super) has_unsettled: bool,
     seen: Seen,
     removes: Removes,
-    bodies: Bodies,
+    pub(super) bodies: Bodies,
+    /// Whether the store has noted that the room is being derived again; `None` if that was not asked.
+    pub(super) is_deriving: Cell<Option<bool>>,
     /// `None` if the lock is held for longer than the edit exists.
     _guard: Option<RoomGuard<'s>>,
 }
@@ -68,6 +70,7 @@ impl<'s> Edit<'s> {
             seen,
             removes: Removes::Nothing,
             bodies: Bodies::new(),
+            is_deriving: Cell::new(None),
             _guard: guard,
         };
         if is_new {
@@ -365,68 +368,5 @@ impl<'s> Edit<'s> {
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
         self.changes.insert(key, None);
-    }
-}
-
-impl View for Edit<'_> {
-    fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
-        match self.changes.get(key) {
-            Some(change) => Ok(change.clone()),
-            None => self.store.value(key),
-        }
-    }
-
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Records, StoreError> {
-        let changed = || {
-            let from = self.changes.range(prefix.to_vec()..);
-            from.take_while(|(key, _)| key.starts_with(prefix))
-        };
-        // Removed records are skipped, so as many more are read.
-        let removed = changed().filter(|(_, change)| change.is_none()).count();
-        let enough = limit.saturating_add(removed);
-        let mut records: BTreeMap<Vec<u8>, StoredValue> =
-            self.store.scan(prefix, after, enough)?.into_iter().collect();
-        for (key, change) in changed() {
-            match change {
-                Some(value) if after.is_none_or(|it| key.as_slice() > it) => {
-                    records.insert(key.clone(), value.clone());
-                }
-                Some(_) => {}
-                None => {
-                    records.remove(key);
-                }
-            }
-        }
-        Ok(records.into_iter().take(limit).collect())
-    }
-
-    fn body(&self, room: RoomNum, event: EventNum) -> Result<Body, StoreError> {
-        match self.bodies.get(&event).filter(|_| room == self.number) {
-            Some(Some(body)) => Ok(body.clone()),
-            Some(None) => Err(StoreError::Bug("a body is read in the decision that removes it")),
-            None => self.store.body(room, event),
-        }
-    }
-
-    fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
-        let key = keys::state(room, StateNum(at.record));
-        if !self.changes.contains_key(&key) {
-            return self.store.state_node(room, at);
-        }
-        let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-        node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
-    }
-
-    #[expect(private_interfaces, reason = "how a page is laid out stays inside the store")]
-    fn page(&self, room: RoomNum, page: u32) -> Result<Page, StoreError> {
-        match self.pages.get(&page) {
-            Some(changed) if room == self.number => Ok(changed.clone()),
-            _ => self.store.page(room, page),
-        }
     }
 }

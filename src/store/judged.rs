@@ -39,13 +39,10 @@ pub trait Judged: View {
         target_id: &str,
         redaction: EventNum,
     ) -> Result<Option<Judgement>, StoreError> {
-        for judgement in Judgement::ALL {
-            let key = keys::redaction(room, target_id, judgement.number(), redaction);
-            if self.value(&key)?.is_some() {
-                return Ok(Some(judgement));
-            }
-        }
-        Ok(None)
+        let key = |it: Judgement| keys::redaction(room, target_id, it.number(), redaction);
+        let values = self.values(&Judgement::ALL.map(key))?;
+        let mut judged = Judgement::ALL.into_iter().zip(values);
+        Ok(judged.find_map(|(judgement, value)| value.map(|_| judgement)))
     }
 
     /// The power levels events that arrived before `arrival`, the last first, at most `limit`.

@@ -55,6 +55,7 @@
 //!   flush at the same time share one flush.
 //! - Only [`engine`] knows how records are kept: see there, and `docs/decisions/0001-sled.md`.
 
+mod ahead;
 mod ban_redactions;
 mod blocks;
 mod body;
@@ -68,6 +69,7 @@ mod decide;
 mod deletion;
 mod deriving;
 mod edit;
+mod edit_view;
 mod engine;
 mod erasure;
 mod error;
@@ -98,6 +100,7 @@ use std::{
     sync::{Mutex, RwLock, atomic::AtomicU32},
 };
 
+pub use ahead::{ExpectedEvent, ExpectedQuestion};
 pub use ban_redactions::{BanRedaction, BanSearch, BannedUser, SentEvent};
 pub use body::Body;
 pub use caches::ContentKey;
@@ -127,7 +130,7 @@ pub use removals::{Moment, Removed};
 use room_locks::RoomLocks;
 pub use rooms_not_served::{NotServedReason, RoomNotServed};
 use space::Space;
-pub use view::{PurgedIds, View};
+pub use view::{FoundNum, PurgedIds, View};
 
 /// An open store. Shared by reference; one process at a time has it open.
 pub struct Store {

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use super::{
-    DeletedRoom, EventNum, Options, Place, Store, StoreError,
+    DeletedRoom, EventNum, Options, Place, Store, StoreError, View as _,
     caches::Caches,
     engine::{self, Engine, State, caught},
     keys,
@@ -68,6 +68,15 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn with_conflicts(seed: u64, one_in: u64) -> Self {
         let engine = Engine::Test(engine::TestEngine::new(seed, one_in));
+        let store = Self::over(engine, &Options::small(std::path::Path::new("")));
+        store.check_format().expect("a map in memory takes every write");
+        store
+    }
+
+    /// An empty store in memory that counts round trips: see [`Self::take_flights`].
+    #[cfg(test)]
+    pub(crate) fn counting_flights() -> Self {
+        let engine = Engine::Test(engine::TestEngine::counting());
         let store = Self::over(engine, &Options::small(std::path::Path::new("")));
         store.check_format().expect("a map in memory takes every write");
         store

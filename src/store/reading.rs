@@ -9,7 +9,7 @@ use super::{
     blocks::Block,
     body,
     caches::Content,
-    engine::{Records, StoredValue},
+    engine::{Ahead, Records, StoredValue},
     keys, record,
     record::page_of,
 };
@@ -36,11 +36,23 @@ impl Store {
         Ok(then(&content.value))
     }
 
-    /// The values of several keys, in the order of `keys`, with their checksums.
-    pub(super) fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError> {
-        #[cfg(test)]
-        self.touched.fetch_add(crate::num::u64(keys.len()), std::sync::atomic::Ordering::Relaxed);
-        self.engine.read_many(keys)
+    /// Reads a node of a state. Puts all nodes of its record into the cache, if there are few, and the
+    /// facts about the state.
+    fn read_state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
+        let state = StateNum(at.record);
+        let key = keys::state(room, state);
+        let read = self.read("state", &key, |it| record::decode_state_around(it, at.slot))?;
+        let (facts, nodes) = read.ok_or_else(|| StoreError::missing("state", &key))?;
+        self.caches.facts.insert((room, state), facts);
+        let mut found = None;
+        for (slot, node) in nodes {
+            let node = Arc::new(node);
+            if slot == at.slot {
+                found = Some(Arc::clone(&node));
+            }
+            self.caches.nodes.insert((room, state, slot), node);
+        }
+        found.ok_or_else(|| StoreError::corrupt("state", &key))
     }
 }
 
@@ -49,6 +61,24 @@ impl View for Store {
         #[cfg(test)]
         self.touched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.engine.read(key)
+    }
+
+    fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError> {
+        #[cfg(test)]
+        self.touched.fetch_add(crate::num::u64(keys.len()), std::sync::atomic::Ordering::Relaxed);
+        self.engine.read_many(keys)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.engine.reads_ahead()
+    }
+
+    fn is_in_memory(&self, key: &[u8]) -> bool {
+        self.engine.is_in_memory(key)
+    }
+
+    fn expect_records(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        self.engine.read_ahead(&Ahead { keys, prefixes: Vec::new() })
     }
 
     fn scan(
@@ -89,12 +119,8 @@ impl View for Store {
     }
 
     fn state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
-        let state = StateNum(at.record);
-        self.caches.nodes.get_or_insert_with(&(room, state, at.slot), || {
-            let key = keys::state(room, state);
-            let node = self.read("state", &key, |it| record::decode_state_node(it, at.slot))?;
-            node.map(Arc::new).ok_or_else(|| StoreError::missing("state", &key))
-        })
+        let cached = self.caches.nodes.get(&(room, StateNum(at.record), at.slot));
+        cached.map_or_else(|| self.read_state_node(room, at), Ok)
     }
 
     fn state_facts(&self, room: RoomNum, state: StateNum) -> Result<StateFacts, StoreError> {

@@ -48,6 +48,24 @@ impl Store {
         }
     }
 
+    /// The round trips since the last call, of an engine that counts them. With `forget`, the engine
+    /// then has nothing in memory.
+    pub(crate) fn take_flights(&self, forget: bool) -> u64 {
+        match &self.engine {
+            Engine::Test(engine) => engine.take_flights(forget),
+            Engine::Local(_) => 0,
+        }
+    }
+
+    /// Empties the caches.
+    pub(crate) fn forget_all(&self) {
+        self.caches.nodes.clear();
+        self.caches.facts.clear();
+        self.caches.bodies.clear();
+        self.caches.blocks.clear();
+        self.caches.contents.clear();
+    }
+
     pub(crate) fn damage_block(&self, room: RoomNum, event: EventNum) {
         self.flip(&keys::block(room, page_of(event)), 40);
         self.caches.forget_bodies(room);

@@ -4,7 +4,10 @@
 //! All methods fail if the engine fails, with an error of [`StoreError::Corrupt`] if a record is
 //! damaged, and with [`StoreError::Missing`] if a record does not exist though another names it.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use super::{
     Arrival, Body, EventNum, Extremity, Follower, GivenEvent, Remains, Room, RoomNum, StateFacts,
@@ -27,10 +30,25 @@ pub struct PurgedIds {
     pub next: Option<[u8; 16]>,
 }
 
+/// What the id of a room maps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundNum {
+    /// Nothing: the room is not held.
+    None,
+    /// The room was deleted and may not return.
+    Deleted,
+    /// The number of the room.
+    Held(RoomNum),
+}
+
 /// A store, or a store with the changes of an edit laid over it.
 pub trait View {
     /// The value of a key, with its checksum; `None` if there is no such record.
     fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError>;
+
+    /// The values of several keys, in the order of `keys`, with their checksums. An engine behind a
+    /// network reads them in one round trip.
+    fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError>;
 
     /// The records whose keys begin with `prefix` and are greater than `after`, in the order of
     /// their keys, at most `limit`.
@@ -40,6 +58,21 @@ pub trait View {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Records, StoreError>;
+
+    /// Whether records can be read ahead.
+    fn reads_ahead(&self) -> bool;
+
+    /// Whether reading a record, or finding that there is none, takes no round trip.
+    fn is_in_memory(&self, key: &[u8]) -> bool;
+
+    /// Records are about to be read.
+    fn expect_records(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError>;
+
+    /// Pages of nodes are about to be read: `last`, and those before it, `count` in all.
+    fn expect_pages(&self, room: RoomNum, last: u32, count: u32) -> Result<(), StoreError> {
+        let first = last.saturating_sub(count.saturating_sub(1));
+        self.expect_records((first..=last).map(|it| keys::page(room, it)).collect())
+    }
 
     /// Reads and decodes a record; `None` if it does not exist. `what` names the kind of record in
     /// an error.
@@ -63,8 +96,17 @@ pub trait View {
 
     /// Whether a room was deleted and may not return.
     fn is_deleted(&self, room_id: &str) -> Result<bool, StoreError> {
+        Ok(matches!(self.find_room_num(room_id)?, FoundNum::Deleted))
+    }
+
+    /// What the id of a room maps to.
+    fn find_room_num(&self, room_id: &str) -> Result<FoundNum, StoreError> {
         let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
-        Ok(read == Some(None))
+        Ok(match read {
+            None => FoundNum::None,
+            Some(None) => FoundNum::Deleted,
+            Some(Some(number)) => FoundNum::Held(RoomNum(number)),
+        })
     }
 
     /// The record of a room that has a number.
@@ -138,7 +180,7 @@ pub trait View {
     where
         Self: Sized,
     {
-        Topology { view: self, room, pages: RefCell::default() }
+        Topology { view: self, room, pages: RefCell::default(), window: Cell::default() }
     }
 
     /// The nodes of a room's states.

@@ -1,5 +1,7 @@
 //! Changes to a map: a tree of changed nodes over the stored ones, until they are written.
 
+use std::cmp::Ordering;
+
 use super::{LEAF_ENTRIES, MAX_DEPTH, MapKey, Node, Nodes, Ptr, Value, get_below};
 
 /// A map that is being changed. No node is stored before [`finish`](MapEdit::finish).
@@ -13,7 +15,11 @@ pub struct MapEdit<'n, N: Nodes> {
 enum EditedNode {
     Stored(Ptr),
     Leaf(Vec<(MapKey, Value)>),
-    Inner(Vec<(u8, EditedNode)>),
+    Inner {
+        /// The number of entries below the node.
+        count: u32,
+        children: Vec<(u8, EditedNode)>,
+    },
 }
 
 impl<'n, N: Nodes> MapEdit<'n, N> {
@@ -35,7 +41,7 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
                 EditedNode::Leaf(leaf) => {
                     return Ok(leaf.iter().find(|(it, _)| *it == key).map(|(_, value)| *value));
                 }
-                EditedNode::Inner(children) => {
+                EditedNode::Inner { children, .. } => {
                     match children.iter().find(|(branch, _)| *branch == key.branch(depth)) {
                         Some((_, child)) => at = child,
                         None => return Ok(None),
@@ -52,7 +58,8 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
             return Ok(());
         }
         self.changed = true;
-        set_below(self.nodes, &mut self.root, 0, key, value)
+        set_below(self.nodes, &mut self.root, 0, key, value)?;
+        Ok(())
     }
 
     /// Whether a change was made. Later changes may have undone it.
@@ -72,8 +79,26 @@ impl<'n, N: Nodes> MapEdit<'n, N> {
             }
             other => other,
         };
-        store(self.nodes, root, record, &mut out)?;
+        store(root, record, &mut out);
         Ok(out)
+    }
+}
+
+/// How the number of entries below a node changes.
+#[derive(Clone, Copy)]
+enum CountChanged {
+    Added,
+    Replaced,
+    Removed,
+}
+
+impl CountChanged {
+    fn apply(self, count: &mut u32) {
+        match self {
+            Self::Added => *count = count.saturating_add(1),
+            Self::Replaced => {}
+            Self::Removed => *count = count.saturating_sub(1),
+        }
     }
 }
 
@@ -83,26 +108,33 @@ fn set_below<N: Nodes>(
     depth: usize,
     key: MapKey,
     value: Option<Value>,
-) -> Result<(), N::Error> {
+) -> Result<CountChanged, N::Error> {
     load(nodes, tree)?;
+    let mut change = CountChanged::Replaced;
     match tree {
         EditedNode::Stored(_) => {}
         EditedNode::Leaf(entries) => {
+            let before = entries.len();
             entries.retain(|(it, _)| *it != key);
             if let Some(value) = value {
                 let at = entries.partition_point(|(it, _)| *it < key);
                 entries.insert(at, (key, value));
             }
+            change = match entries.len().cmp(&before) {
+                Ordering::Greater => CountChanged::Added,
+                Ordering::Equal => CountChanged::Replaced,
+                Ordering::Less => CountChanged::Removed,
+            };
             if entries.len() > LEAF_ENTRIES && depth < MAX_DEPTH {
                 *tree = split(std::mem::take(entries), depth);
             }
         }
-        EditedNode::Inner(children) => {
+        EditedNode::Inner { count, children } => {
             let branch = key.branch(depth);
             let at = children.partition_point(|(it, _)| *it < branch);
             match children.get_mut(at) {
                 Some((it, child)) if *it == branch => {
-                    set_below(nodes, child, depth + 1, key, value)?;
+                    change = set_below(nodes, child, depth + 1, key, value)?;
                     if matches!(child, EditedNode::Leaf(entries) if entries.is_empty()) {
                         children.remove(at);
                     }
@@ -110,9 +142,11 @@ fn set_below<N: Nodes>(
                 _ => {
                     if let Some(value) = value {
                         children.insert(at, (branch, EditedNode::Leaf(vec![(key, value)])));
+                        change = CountChanged::Added;
                     }
                 }
             }
+            change.apply(count);
             if value.is_none() {
                 let all = collect(nodes, children)?;
                 if let Some(entries) = all {
@@ -121,7 +155,7 @@ fn set_below<N: Nodes>(
             }
         }
     }
-    Ok(())
+    Ok(change)
 }
 
 /// Replaces a pointer to a stored node by the content of the node.
@@ -129,9 +163,10 @@ fn load<N: Nodes>(nodes: &N, tree: &mut EditedNode) -> Result<(), N::Error> {
     if let EditedNode::Stored(ptr) = tree {
         *tree = match &*nodes.node(*ptr)? {
             Node::Leaf(entries) => EditedNode::Leaf(entries.clone()),
-            Node::Inner { children, .. } => EditedNode::Inner(
-                children.iter().map(|(branch, ptr)| (*branch, EditedNode::Stored(*ptr))).collect(),
-            ),
+            Node::Inner { count, children } => {
+                let stored = children.iter().map(|(it, ptr)| (*it, EditedNode::Stored(*ptr)));
+                EditedNode::Inner { count: *count, children: stored.collect() }
+            }
         };
     }
     Ok(())
@@ -139,6 +174,7 @@ fn load<N: Nodes>(nodes: &N, tree: &mut EditedNode) -> Result<(), N::Error> {
 
 fn split(entries: Vec<(MapKey, Value)>, depth: usize) -> EditedNode {
     let mut children: Vec<(u8, EditedNode)> = Vec::new();
+    let count = number(entries.len());
     for (key, value) in entries {
         match children.last_mut() {
             Some((branch, EditedNode::Leaf(leaf))) if *branch == key.branch(depth) => {
@@ -155,7 +191,7 @@ fn split(entries: Vec<(MapKey, Value)>, depth: usize) -> EditedNode {
             *child = split(std::mem::take(leaf), depth + 1);
         }
     }
-    EditedNode::Inner(children)
+    EditedNode::Inner { count, children }
 }
 
 /// All entries below some children; `None` if they are too many for a leaf.
@@ -171,7 +207,7 @@ fn collect<N: Nodes>(
                 Node::Leaf(entries) => all.extend(entries.iter().copied()),
                 Node::Inner { .. } => return Ok(None),
             },
-            EditedNode::Inner(_) => return Ok(None),
+            EditedNode::Inner { .. } => return Ok(None),
         }
         if all.len() > LEAF_ENTRIES {
             return Ok(None);
@@ -180,49 +216,27 @@ fn collect<N: Nodes>(
     Ok(Some(all))
 }
 
-/// A subtree that is stored, or will be.
-struct Subtree {
-    /// The number of entries in it.
-    count: u32,
-    root: Ptr,
-}
-
-/// Appends the changed nodes of a tree to `out`, parents before children.
-fn store<N: Nodes>(
-    nodes: &N,
-    tree: EditedNode,
-    record: u32,
-    out: &mut Vec<Node>,
-) -> Result<Subtree, N::Error> {
-    let number = |length: usize| u32::try_from(length).expect("a map has less than 2^32 entries");
-    let ptr = Ptr { record, slot: number(out.len()) };
+/// Appends the changed nodes of a tree to `out`, parents before children. Returns the position of the
+/// tree's root.
+fn store(tree: EditedNode, record: u32, out: &mut Vec<Node>) -> Ptr {
+    let root = Ptr { record, slot: number(out.len()) };
     match tree {
-        EditedNode::Stored(ptr) => {
-            let count = match &*nodes.node(ptr)? {
-                Node::Leaf(entries) => number(entries.len()),
-                Node::Inner { count, .. } => *count,
-            };
-            Ok(Subtree { count, root: ptr })
-        }
-        EditedNode::Leaf(entries) => {
-            let count = number(entries.len());
-            out.push(Node::Leaf(entries));
-            Ok(Subtree { count, root: ptr })
-        }
-        EditedNode::Inner(children) => {
+        EditedNode::Stored(root) => return root,
+        EditedNode::Leaf(entries) => out.push(Node::Leaf(entries)),
+        EditedNode::Inner { count, children } => {
             let at = out.len();
             out.push(Node::Leaf(Vec::new()));
-            let mut count = 0u32;
-            let mut stored = Vec::with_capacity(children.len());
-            for (branch, child) in children {
-                let below = store(nodes, child, record, out)?;
-                count += below.count;
-                stored.push((branch, below.root));
-            }
+            let children = children.into_iter();
+            let stored = children.map(|(branch, child)| (branch, store(child, record, out)));
+            let stored = stored.collect();
             if let Some(node) = out.get_mut(at) {
                 *node = Node::Inner { count, children: stored };
             }
-            Ok(Subtree { count, root: ptr })
         }
     }
+    root
+}
+
+fn number(length: usize) -> u32 {
+    u32::try_from(length).expect("a map has less than 2^32 entries")
 }

@@ -54,7 +54,8 @@ impl MapKey {
         Self(key)
     }
 
-    fn branch(self, depth: usize) -> u8 {
+    /// The branch that leads to the key from an inner node at a depth.
+    pub(crate) fn branch(self, depth: usize) -> u8 {
         let byte = self.0.get(depth / 2).copied().unwrap_or(0);
         if depth.is_multiple_of(2) { byte >> 4 } else { byte & 0xf }
     }

@@ -16,6 +16,8 @@
 
 mod durable;
 mod fjall;
+#[cfg(test)]
+mod flights;
 mod group_commit;
 mod helper_files;
 mod local;
@@ -72,7 +74,6 @@ pub(super) enum Effect {
 
 /// What is read ahead: records that a use case is about to read.
 #[derive(Debug, Default)]
-#[expect(dead_code, reason = "no engine is shared yet")]
 pub(super) struct Ahead {
     /// Keys of records.
     pub(super) keys: Vec<Vec<u8>>,
@@ -119,6 +120,10 @@ impl Engine {
         &self,
         keys: &[Vec<u8>],
     ) -> Result<Vec<Option<StoredValue>>, StoreError> {
+        #[cfg(test)]
+        if let Self::Test(it) = self {
+            return Ok(it.read_many(keys));
+        }
         keys.iter().map(|key| self.read(key)).collect()
     }
 
@@ -129,14 +134,36 @@ impl Engine {
         Ok(Seen { key, value, stamp: None })
     }
 
-    /// Reads records in one round trip, so that later calls find them in memory. What is not read ahead
-    /// is read when it is asked for. Does nothing in an engine whose records are on this machine.
-    #[expect(dead_code, reason = "no engine is shared yet")]
-    pub(super) fn read_ahead(&self, _ahead: Ahead) -> Result<(), StoreError> {
+    /// Whether [`read_ahead`](Self::read_ahead) does anything. Callers ask before they build keys.
+    pub(super) fn reads_ahead(&self) -> bool {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => false,
+            #[cfg(test)]
+            Self::Test(it) => it.reads_ahead(),
+        }
+    }
+
+    /// Whether reading a record, or finding that there is none, takes no round trip.
+    pub(super) fn is_in_memory(&self, _key: &[u8]) -> bool {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => true,
+            #[cfg(test)]
+            Self::Test(it) => it.is_in_memory(_key),
+        }
+    }
+
+    /// Reads records in one round trip, so that later calls find them in memory; those that are there
+    /// already are not read again. What is not read ahead is read when it is asked for. Does nothing
+    /// in an engine whose records are on this machine.
+    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "no engine is shared yet"))]
+    pub(super) fn read_ahead(&self, _ahead: &Ahead) -> Result<(), StoreError> {
         match self {
             Self::Local(_) | Self::Fjall(_) => Ok(()),
             #[cfg(test)]
-            Self::Test(_) => Ok(()),
+            Self::Test(it) => {
+                it.read_ahead(_ahead);
+                Ok(())
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Changes, Commit, Records, Seen, StoredValue};
+use super::{Ahead, Changes, Commit, Records, Seen, StoredValue, flights::Flights};
 
 /// More conflicts in a row would use up the tries of a decision.
 const MAX_CONFLICTS_IN_A_ROW: u32 = 8;
@@ -15,6 +15,8 @@ const MAX_CONFLICTS_IN_A_ROW: u32 = 8;
 /// that is 0.
 pub(in crate::store) struct TestEngine {
     one_in: u64,
+    /// Whether it takes itself for an engine behind a network, and counts round trips.
+    counts: bool,
     state: Mutex<TestState>,
 }
 
@@ -23,13 +25,47 @@ struct TestState {
     random: u64,
     in_a_row: u32,
     conflicts: u64,
+    flights: Flights,
 }
 
 impl TestEngine {
     pub(in crate::store) fn new(seed: u64, one_in: u64) -> Self {
         let records = BTreeMap::new();
-        let state = TestState { records, random: seed, in_a_row: 0, conflicts: 0 };
-        Self { one_in, state: Mutex::new(state) }
+        let flights = Flights::default();
+        let state = TestState { records, random: seed, in_a_row: 0, conflicts: 0, flights };
+        Self { one_in, counts: false, state: Mutex::new(state) }
+    }
+
+    /// An engine without conflicts that counts round trips.
+    pub(in crate::store) fn counting() -> Self {
+        Self { counts: true, ..Self::new(0, 0) }
+    }
+
+    /// The round trips since the last call. What is in memory is dropped if `forget` says so.
+    pub(in crate::store) fn take_flights(&self, forget: bool) -> u64 {
+        let mut state = self.state();
+        if forget {
+            state.flights.forget();
+        }
+        std::mem::take(&mut state.flights.count)
+    }
+
+    pub(super) fn reads_ahead(&self) -> bool {
+        self.counts
+    }
+
+    pub(super) fn is_in_memory(&self, key: &[u8]) -> bool {
+        !self.counts || self.state().flights.has(key)
+    }
+
+    pub(super) fn read_ahead(&self, ahead: &Ahead) {
+        self.state().flights.read(ahead);
+    }
+
+    pub(super) fn read_many(&self, keys: &[Vec<u8>]) -> Vec<Option<StoredValue>> {
+        let mut state = self.state();
+        state.flights.read(&Ahead { keys: keys.to_vec(), prefixes: Vec::new() });
+        keys.iter().map(|it| state.records.get(it).cloned()).collect()
     }
 
     /// How many conflicts were reported that were none.
@@ -38,12 +74,23 @@ impl TestEngine {
     }
 
     pub(super) fn read(&self, key: &[u8]) -> Option<StoredValue> {
-        self.state().records.get(key).cloned()
+        let mut state = self.state();
+        let value = state.records.get(key).cloned();
+        if self.counts {
+            match key.first() {
+                Some(1) => state.flights.room_read(key, value.as_ref()),
+                _ => state.flights.read(&Ahead { keys: vec![key.to_vec()], prefixes: Vec::new() }),
+            }
+        }
+        value
     }
 
     pub(super) fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Records {
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
-        let state = self.state();
+        let mut state = self.state();
+        if self.counts {
+            state.flights.read(&Ahead { keys: Vec::new(), prefixes: vec![prefix.to_vec()] });
+        }
         let records = state.records.range::<[u8], _>((from, Bound::Unbounded));
         let records = records.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
         records.map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -61,6 +108,7 @@ impl TestEngine {
         {
             return Commit::Conflict;
         }
+        state.flights.count += 1;
         for (key, value) in changes {
             match value {
                 Some(value) => state.records.insert(key, value),

@@ -10,9 +10,9 @@ pub(crate) use content::{
     all_ban_redactions, all_content, ban_redaction, ban_search, ban_searches, banned_user,
     content_due, is_content_due, of_content, redacted_search, remains,
 };
-pub(crate) use deriving::{all_deriving, derive_again, deriving};
+pub(crate) use deriving::{all_deriving, derive_again, deriving, is_deriving};
 pub use parts::Part;
-pub(crate) use parts::{Of, Parts, part, parts};
+pub(crate) use parts::{Of, Parts, needed_event, part, parts};
 use sha2::{Digest as _, Sha256};
 
 use super::{Arrival, EventNum, RoomNum, StateNum};

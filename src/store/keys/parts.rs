@@ -1,8 +1,8 @@
 //! The parts of a key, for code that looks at every record.
 
 use super::{
-    Arrival, EventNum, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number, of_content,
-    text,
+    Arrival, EventNum, PAGE_EVENTS, RoomNum, StateNum, Tag, arrival_of, extremity_of, last_number,
+    of_content, text,
 };
 
 /// The parts of a key.
@@ -124,4 +124,26 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         _ => return None,
     };
     Some(Parts::OfRoom(RoomNum(number(0)?), of))
+}
+
+/// A room and one of its events without which no record has this key, or a key with this prefix.
+/// `None` if no such event is known.
+pub(crate) fn needed_event(key: &[u8]) -> Option<(RoomNum, EventNum)> {
+    if let Some((tag, [room @ .., a, b, c, d])) = key.split_first()
+        && Tag(*tag) == Tag::WAITING
+        && room.len() == 4
+    {
+        let room = u32::from_be_bytes(*room.first_chunk()?);
+        return Some((RoomNum(room), EventNum(u32::from_be_bytes([*a, *b, *c, *d]))));
+    }
+    let Parts::OfRoom(room, of) = parts(key)? else { return None };
+    let event = match of {
+        Of::Event(event) | Of::Arrival(_, event) | Of::Extremity(_, event) | Of::Missing(event) => {
+            event
+        }
+        Of::Both(event, follower) => event.max(follower),
+        Of::Page(page) => EventNum(page.saturating_mul(PAGE_EVENTS)),
+        Of::Id | Of::State(_) | Of::Whole => return None,
+    };
+    Some((room, event))
 }

@@ -10,7 +10,10 @@ mod state;
 pub(super) use self::{
     deriving::{decode_derive_again, encode_derive_again},
     page::{NO_NODE, Page, page_of},
-    state::{decode_state_facts, decode_state_node, decode_state_nodes, encode_state},
+    state::{
+        decode_state_around, decode_state_facts, decode_state_node, decode_state_nodes,
+        encode_state,
+    },
 };
 pub use self::{
     fetched_keys::FetchedKeys,

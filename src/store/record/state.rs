@@ -10,6 +10,10 @@ use crate::{
     visibility::HistoryVisibility,
 };
 
+/// The most nodes of a record that are all decoded when one of them is asked for: more than the paths
+/// to the entries that an event changes, far fewer than a whole state of a large room has.
+const FEW_NODES: u32 = 32;
+
 /// The facts about a state that serving needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateFacts {
@@ -79,6 +83,21 @@ pub(in crate::store) fn decode_state_node(bytes: &[u8], slot: u32) -> Result<Nod
         None => 0,
     };
     decode_node(from.0.get(start..end).ok_or(Malformed)?)
+}
+
+/// The facts about a state, and nodes that its record holds, with their slots: all of them if there
+/// are few, otherwise the node at `slot` only.
+pub(in crate::store) fn decode_state_around(
+    bytes: &[u8],
+    slot: u32,
+) -> Result<(StateFacts, Vec<(u32, Node)>), Malformed> {
+    let mut from = Decoder(bytes);
+    let facts = read_state_facts(&mut from)?;
+    let count = u32::try_from(from.length()?).map_err(|_| Malformed)?;
+    let slots = if count <= FEW_NODES { 0..count } else { slot..slot.saturating_add(1) };
+    let nodes =
+        slots.map(|it| Ok((it, decode_state_node(bytes, it)?))).collect::<Result<_, _>>()?;
+    Ok((facts, nodes))
 }
 
 pub(in crate::store) fn decode_state_nodes(bytes: &[u8]) -> Result<Vec<Node>, Malformed> {
