@@ -25,6 +25,9 @@ const FEW: usize = 300;
 const MANY: usize = 1_500;
 /// The most records that one append may read and write.
 const MAX_RECORDS: u64 = 4_000;
+/// The most records of a message, and of 64 messages that are appended together.
+const MAX_ALONE: u64 = 18;
+const MAX_TOGETHER: u64 = 340;
 
 /// An event of a room, accepted, to be appended.
 fn accepted<'a>(room: &'a Room, event: &'a Event) -> NewEvent<'a> {
@@ -153,6 +156,34 @@ fn events_that_are_appended_together_share_one_flush() {
     assert!(outcomes.iter().all(|it| matches!(it, Outcome::Appended { duplicate: false, .. })));
     assert_eq!(outcomes.len(), events.len());
     assert_eq!(flushes(&held.cx), "backscroll_flush_seconds_count 1");
+}
+
+/// Records that a message in a line takes, alone and of 64 that are appended together: what cannot be
+/// there, since the event is new, is not looked for.
+#[test]
+fn messages_in_a_line() {
+    let held = RoomOfCosts::new();
+    let mut last = held.join.clone();
+    let mut alone = Vec::new();
+    for _ in 0..40 {
+        last = held.message(&last);
+        alone.push(held.append(&last, Verdict::Accepted));
+    }
+    // The event that fills a page costs more: it packs the bodies of the page.
+    alone.sort_unstable();
+    let median = alone[alone.len() / 2];
+    let mut line = Vec::new();
+    for _ in 0..64 {
+        last = held.message(&last);
+        line.push(last.clone());
+    }
+    let line: Vec<NewEvent<'_>> = line.iter().map(|it| accepted(&held.room, it)).collect();
+    let before = held.cx.store.touched.load(Ordering::Relaxed);
+    assert!(append_all(&held.cx, &line).failure.is_none());
+    let together = held.cx.store.touched.load(Ordering::Relaxed) - before;
+    println!("{median} records alone, {together} for 64 together");
+    assert!(median <= MAX_ALONE, "{median} records");
+    assert!(together <= MAX_TOGETHER, "{together} records");
 }
 
 #[test]
