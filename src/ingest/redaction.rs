@@ -349,6 +349,12 @@ fn has_lost_power(
     if arrival < 0 || is_creator_above_all(edit, state, sender, rules)? {
         return Ok(false);
     }
+    if let Some(levels) = state_entry(edit, state, "m.room.power_levels")?
+        && !is_known_before(edit, levels, arrival)?
+    {
+        // It is not known when these power levels were in force.
+        return Ok(false);
+    }
     let mut replaced = BTreeSet::new();
     let mut is_denied = false;
     for PowerEvent { event, power } in
@@ -368,6 +374,18 @@ fn has_lost_power(
         replaced.extend(power.before);
     }
     Ok(is_denied)
+}
+
+/// Whether it is known when power levels were in force, before an arrival: they were never, because
+/// they were not accepted, or they are on the list. Outliers are not on the list, nor are power levels
+/// after which the state is not known.
+fn is_known_before(edit: &Edit<'_>, levels: EventNum, arrival: i64) -> Result<bool, StoreError> {
+    let Some(node) = edit.find_node(levels)? else { return Ok(false) };
+    if !node.flags.outlier && !node.flags.is_accepted() {
+        return Ok(true);
+    }
+    let power = edit.power(edit.room_num(), node.arrival, levels)?;
+    Ok(node.arrival < arrival && power.is_some())
 }
 
 /// Whether a user made the room, in a room version that puts creators above all power levels.

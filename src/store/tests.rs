@@ -162,6 +162,7 @@ fn opening_waits_for_a_store_that_is_closing() {
 #[test]
 fn a_store_with_an_interrupted_snapshot_opens() {
     let dir = tempfile::tempdir().unwrap();
+    let open = |dir: &Path| Store::open(&Options::plain(dir.to_owned(), 16 << 20));
     drop(open(dir.path()).unwrap());
     let left_over = dir.path().join("graph/snap.00000000DEADBEEF.generating");
     fs::write(&left_over, b"half a snapshot").unwrap();

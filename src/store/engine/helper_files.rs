@@ -125,10 +125,10 @@ mod tests {
     /// A store that was opened twice, so that it has a snapshot; and the snapshot.
     fn with_snapshot(dir: &Path) -> PathBuf {
         for user in ["@a:one.example", "@b:one.example"] {
-            let store = Store::open(&Options::small(dir)).unwrap();
+            let store = Store::open(&Options::plain(dir.to_owned(), 16 << 20)).unwrap();
             store.set_erased(user, true).unwrap();
         }
-        drop(Store::open(&Options::small(dir)).unwrap());
+        drop(Store::open(&Options::plain(dir.to_owned(), 16 << 20)).unwrap());
         snapshots(&dir.join("graph")).unwrap().pop().unwrap()
     }
 
@@ -160,7 +160,7 @@ mod tests {
             let mut bytes = fs::read(&snapshot).unwrap();
             damage(&mut bytes);
             fs::write(&snapshot, &bytes).unwrap();
-            let store = Store::open(&Options::small(dir.path())).unwrap();
+            let store = Store::open(&Options::plain(dir.path().to_owned(), 16 << 20)).unwrap();
             assert_eq!(store.erased_users("", 9).len(), 2, "{name}");
             assert!(store.rooms(None, 1).unwrap().is_empty());
             assert!(!store.is_deleted("!room:one.example").unwrap());
@@ -178,7 +178,7 @@ mod tests {
             let mut bytes = fs::read(&conf).unwrap();
             damage(&mut bytes);
             fs::write(&conf, &bytes).unwrap();
-            let store = Store::open(&Options::small(dir.path())).unwrap();
+            let store = Store::open(&Options::plain(dir.path().to_owned(), 16 << 20)).unwrap();
             assert_eq!(store.erased_users("", 9).len(), 2, "{name}");
         }
     }

@@ -317,7 +317,7 @@ mod tests {
     fn a_copy_is_put_back_as_it_was_made() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..3 {
-            let store = Store::open(&Options::small(dir.path())).unwrap();
+            let store = Store::open(&Options::plain(dir.path().to_owned(), 16 << 20)).unwrap();
             for number in 0..100 {
                 let large = FetchedKeys { fetched_ts: 0, answer: vec![number; 40 << 10] };
                 store.put_server_keys(&format!("{number}.example"), &large).unwrap();
@@ -345,7 +345,7 @@ mod tests {
         assert!(everything(&graph) == before);
         copy.discard().unwrap();
         assert!(LogCopy::find(dir.path()).unwrap().is_none());
-        drop(Store::open(&Options::small(dir.path())).unwrap());
+        drop(Store::open(&Options::plain(dir.path().to_owned(), 16 << 20)).unwrap());
     }
 
     #[test]

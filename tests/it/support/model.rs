@@ -314,6 +314,17 @@ impl Model {
         Some(level.unwrap_or(0) >= levels["redact"].as_i64().unwrap_or(50))
     }
 
+    /// Whether it is known when the power levels in the state before a redaction were in force: they were
+    /// placed, and the state after them is known if they were accepted.
+    fn knows_levels_of(&self, redaction: &Held) -> bool {
+        let Some(state) = self.merged(&redaction.prev) else { return false };
+        let Some(levels) = state.get(&("m.room.power_levels".to_owned(), String::new())) else {
+            return true;
+        };
+        self.placed(levels.as_str())
+            .is_some_and(|it| !it.is_accepted() || self.after(levels.as_str()).is_some())
+    }
+
     /// Whether an event is redacted, or may be redacted by an undecided redaction.
     pub(crate) fn is_redacted(&self, event_id: &str) -> bool {
         let target = &self.held[event_id];
@@ -324,7 +335,7 @@ impl Model {
             && redactions.into_iter().any(|(redaction_id, redaction)| {
                 self.version <= RoomVersion::V2
                     || server_of(redaction.text("sender")) == server_of(target.text("sender"))
-                    || (!redaction.powerless
+                    || (!(redaction.powerless && self.knows_levels_of(redaction))
                         && self
                             .after(redaction_id)
                             .is_none_or(|state| self.has_power(&state, redaction) != Some(false)))
