@@ -42,6 +42,7 @@ mod place;
 mod purge;
 mod redaction;
 mod redaction_again;
+mod redaction_power;
 mod rederive;
 mod refusal;
 mod remains;
