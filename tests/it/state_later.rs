@@ -8,6 +8,7 @@ use backscroll::{
     ingest::{self, NewEvent, Outcome},
     pdu::RoomVersion,
     query::{self, Asker, Backfill, ExplainAccess},
+    store::View as _,
     visibility::Form,
 };
 use backscroll_testkit::{Event, Room};
@@ -356,4 +357,41 @@ fn picture(memory: &Memory, world: &World) -> (Vec<Answer>, Vec<State>, Summary)
     let states = ids.iter().map(|it| answers::state(&memory.cx, room_id, it));
     let answers = SERVERS.iter().map(ask).collect();
     (answers, states.collect(), answers::summary(&memory.cx, room_id))
+}
+
+/// Power levels behind a gap grant Bob the power to redact. It is not known when they were in force, so
+/// Bob's redaction takes effect, although the power levels known to be in force deny it.
+#[test]
+fn a_redaction_takes_effect_while_the_power_of_its_sender_is_not_known() {
+    for version in [RoomVersion::V10, RoomVersion::V12] {
+        let stage = Stage::new(version);
+        let room = &stage.room;
+        let levels = |bob: i64| {
+            room.state(
+                ALICE,
+                "m.room.power_levels",
+                "",
+                json!({"users": {BOB: bob}, "redact": 50, "users_default": 0}),
+            )
+        };
+        let denied = levels(0).after([stage.last()]).finish();
+        let said = room.message(CAROL, "said").after([&denied]).finish();
+        let lost = room.message(ALICE, "lost").after([&said]).finish();
+        let granted = levels(50).after([&lost]).finish();
+        let next = room.message(ALICE, "next").after([&granted]).finish();
+        let redaction = room.redaction(BOB, &said.event_id).after([&next]).finish();
+        stage.append(&denied, &[]);
+        stage.append(&said, &[]);
+        assert_eq!(stage.append(&granted, &[]), OF_UNKNOWN_STATE);
+        let mut state = stage.state();
+        state.push(granted.event_id.clone());
+        assert_eq!(stage.append(&next, &state), NEW);
+        assert_eq!(stage.append(&redaction, &[]), NEW);
+        let store = &stage.memory.cx.store;
+        let number = store.room_num(&room.room_id).unwrap().unwrap();
+        let event = store.event_num(number, &said.event_id).unwrap().unwrap();
+        let flags = store.topology(number).node(event).unwrap().unwrap().flags;
+        assert!(flags.redacted, "{version}");
+        stage.is_sound();
+    }
 }
