@@ -61,6 +61,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// What a state says about a server without users in it.
+    #[must_use]
+    pub fn of_nobody(history_visibility: HistoryVisibility) -> Self {
+        Self { history_visibility, joined: false, invited: false }
+    }
+
     /// Whether the state lets the server read.
     #[must_use]
     pub fn allows(self) -> bool {

@@ -6,10 +6,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
-use super::{Mib, StoreArgs, out, progress_target};
-use crate::store::{Options, Place, Store, caught};
+use super::{
+    Mib, StoreArgs,
+    copy::{Copied, copy_store},
+    out,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -44,24 +46,14 @@ pub(super) fn run(args: CompactArgs) -> anyhow::Result<()> {
         "{} exists already: a copy was interrupted; delete it first",
         partial.display()
     );
-    let options = |place: Place| Options::of(place, cache_mib.bytes);
-    let cannot_open = |place: &Place| format!("cannot open the store {place}");
-    let copy = place.in_dir(partial.clone());
-    let from = Store::open(&options(place.clone())).with_context(|| cannot_open(&place))?;
-    let to = Store::open_copy(&options(copy.clone())).with_context(|| cannot_open(&copy))?;
-    let progress = ProgressBar::with_draw_target(None, progress_target());
-    let copied = caught(|| from.copy_into(&to, &mut |count| progress.inc(count)));
-    progress.finish_and_clear();
-    copied??;
-    let records = HumanCount(progress.position());
-    let sizes = [from.bytes()?, to.bytes()?].map(HumanBytes);
-    // Both are closed before the copy gets its name.
-    drop((from, to));
+    let copied = copy_store(&place, &place.in_dir(partial.clone()), cache_mib)?;
+    let Copied { records, sizes: [before, after], copy } = copied;
+    // It is closed before it gets its name.
+    drop(copy);
     fs::rename(&partial, &into).with_context(|| format!("cannot rename {}", partial.display()))?;
     if let Some(parent) = into.parent().filter(|it| !it.as_os_str().is_empty()) {
         File::open(parent).and_then(|it| it.sync_all()).context("cannot sync the directory")?;
     }
-    let [before, after] = sizes;
     out::line(format_args!(
         "{records} records in {}; {before} before, {after} now",
         into.display()

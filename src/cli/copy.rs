@@ -32,18 +32,32 @@ pub(super) fn run(args: CopyArgs) -> anyhow::Result<bool> {
     let from = from.place()?;
     ensure!(from.exists(), "{from} does not exist");
     ensure!(from != to, "{from} would be copied into itself; give another --to");
-    let options = |place| Options::of(place, cache_mib.bytes);
+    let Copied { records, sizes: [before, after], copy } = copy_store(&from, &to, cache_mib)?;
+    out::line(format_args!("{records} records in {to}; {before} before, {after} now"))?;
+    verify::verify_store(&copy)
+}
+
+/// What a copy has done.
+pub(super) struct Copied {
+    /// The number of records that were looked at.
+    pub(super) records: HumanCount,
+    /// The sizes of the original and of the copy, on disk.
+    pub(super) sizes: [HumanBytes; 2],
+    /// The copy. The original is closed.
+    pub(super) copy: Store,
+}
+
+/// Copies a store, and shows the progress.
+pub(super) fn copy_store(from: &Place, to: &Place, cache_mib: Mib) -> anyhow::Result<Copied> {
+    let options = |place: &Place| Options::of(place.clone(), cache_mib.bytes);
     let cannot_open = |place: &Place| format!("cannot open the store {place}");
-    let to = options(to);
-    let from = options(from);
-    let source = Store::open(&from).with_context(|| cannot_open(&from.place))?;
-    let copy = Store::open_copy(&to).with_context(|| cannot_open(&to.place))?;
+    let source = Store::open(&options(from)).with_context(|| cannot_open(from))?;
+    let copy = Store::open_copy(&options(to)).with_context(|| cannot_open(to))?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
     let copied = caught(|| source.copy_into(&copy, &mut |count| progress.inc(count)));
     progress.finish_and_clear();
     copied??;
     let records = HumanCount(progress.position());
-    let [before, after] = [source.bytes()?, copy.bytes()?].map(HumanBytes);
-    out::line(format_args!("{records} records in {}; {before} before, {after} now", to.place))?;
-    verify::verify_store(&copy)
+    let sizes = [source.bytes()?, copy.bytes()?].map(HumanBytes);
+    Ok(Copied { records, sizes, copy })
 }

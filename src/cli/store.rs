@@ -12,13 +12,13 @@ use crate::store::Place;
 pub(super) struct StoreArgs {
     /// The directory of a store that sled keeps: the same as `--store sled:DIR`.
     #[arg(long, env = "BACKSCROLL_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    pub(super) data_dir: Option<PathBuf>,
 
     /// The store: `sled:DIR` or `fjall:DIR`, a directory that one of these two libraries keeps. It is
     /// created if it does not exist, and only one process may use it. Used instead of `--data-dir` if
     /// both are given.
     #[arg(long, env = "BACKSCROLL_STORE", value_name = "STORE")]
-    store: Option<Place>,
+    pub(super) store: Option<Place>,
 }
 
 impl StoreArgs {

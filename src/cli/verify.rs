@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    Mib, RedactedContentDays, ServerArgs,
+    Mib, RedactedContentDays, ServerArgs, StoreArgs,
     client::{connect, message, service_error},
     out, progress_target,
 };
@@ -118,7 +118,7 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
     if let Some(dir) = backup {
         return check_backup(&dir);
     }
-    let place = store.or(data_dir.map(Place::Sled)).context("give --store or --data-dir")?;
+    let place = StoreArgs { data_dir, store }.place()?;
     anyhow::ensure!(place.exists(), "{place} does not exist");
     let redacted_content = redacted_content_days.0;
     let options = Options { redacted_content, ..Options::of(place, cache_mib.bytes) };

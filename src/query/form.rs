@@ -72,8 +72,7 @@ impl<'a> FormDecider<'a> {
             return Ok(*standing);
         }
         let facts = self.store.state_facts(self.room.number, state)?;
-        let history_visibility = facts.history_visibility;
-        let of_nobody = Standing { history_visibility, joined: false, invited: false };
+        let of_nobody = Standing::of_nobody(facts.history_visibility);
         let standing = if of_nobody.allows() { of_nobody } else { self.counted(state)? };
         self.standings.borrow_mut().insert(state, standing);
         Ok(standing)

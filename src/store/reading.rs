@@ -36,6 +36,19 @@ impl Store {
         Ok(then(&content.value))
     }
 
+    /// The block of bodies of a page; `None` if the page has none.
+    pub(super) fn block(&self, room: RoomNum, page: u32) -> Result<Option<Arc<Block>>, StoreError> {
+        let block = self.caches.blocks.get_or_insert_with(&(room, page), || {
+            let read = self.read("block", &keys::block(room, page), Block::decode);
+            read.map_err(Some)?.map(Arc::new).ok_or(None)
+        });
+        match block {
+            Ok(block) => Ok(Some(block)),
+            Err(None) => Ok(None),
+            Err(Some(failure)) => Err(failure),
+        }
+    }
+
     /// Reads a node of a state. Puts all nodes of its record into the cache, if there are few, and the
     /// facts about the state.
     fn read_state_node(&self, room: RoomNum, at: Ptr) -> Result<Arc<Node>, StoreError> {
@@ -111,10 +124,7 @@ impl View for Store {
             Err(None) => {}
         }
         let missing = || StoreError::missing("body", &key);
-        let block = self.caches.blocks.get_or_insert_with(&(room, page), || {
-            let block = self.read("block", &keys::block(room, page), Block::decode)?;
-            block.map(Arc::new).ok_or_else(missing)
-        })?;
+        let block = self.block(room, page)?.ok_or_else(missing)?;
         block.get(event).cloned().ok_or_else(missing)
     }
 

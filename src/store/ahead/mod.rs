@@ -6,13 +6,12 @@ mod append;
 mod descent;
 mod question;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use self::descent::Descent;
 pub use self::{append::ExpectedEvent, question::ExpectedQuestion};
 use super::{
-    EventNum, RoomNum, StateNum, Store, StoreError, View, blocks::Block, engine::Ahead, keys,
-    record::page_of,
+    EventNum, RoomNum, StateNum, Store, StoreError, View, engine::Ahead, keys, record::page_of,
 };
 use crate::state::map::{MapKey, Node};
 
@@ -21,6 +20,7 @@ use crate::state::map::{MapKey, Node};
 const MAX_LEVELS: usize = 8;
 /// The most nodes of a state that are read ahead for a list of its entries.
 const MAX_NODES: usize = 4_096;
+
 impl Store {
     /// The ids of events of a room are about to be looked up.
     pub fn expect_ids<'i>(
@@ -31,8 +31,7 @@ impl Store {
         if !self.reads_ahead() {
             return Ok(());
         }
-        let keys = event_ids.map(|it| keys::event(room, it)).collect();
-        self.engine.read_ahead(&Ahead { keys, prefixes: Vec::new() })
+        self.expect_records(event_ids.map(|it| keys::event(room, it)).collect())
     }
 
     /// Everything that is known about some events of a room is about to be read: nodes, bodies, given
@@ -148,17 +147,5 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    fn block(&self, room: RoomNum, page: u32) -> Result<Option<Arc<Block>>, StoreError> {
-        let read = self.caches.blocks.get_or_insert_with(&(room, page), || {
-            let block = self.read("block", &keys::block(room, page), Block::decode);
-            block.map_err(Some)?.map(Arc::new).ok_or(None)
-        });
-        match read {
-            Ok(block) => Ok(Some(block)),
-            Err(None) => Ok(None),
-            Err(Some(failure)) => Err(failure),
-        }
     }
 }

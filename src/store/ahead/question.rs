@@ -271,9 +271,7 @@ impl<'a> QuestionPlan<'a> {
                 continue;
             }
             let facts = self.store.state_facts(self.room, state)?;
-            let history_visibility = facts.history_visibility;
-            let of_nobody = Standing { history_visibility, joined: false, invited: false };
-            if !of_nobody.allows() {
+            if !Standing::of_nobody(facts.history_visibility).allows() {
                 self.at_events.push(Path::new(state, server));
             }
         }

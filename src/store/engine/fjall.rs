@@ -19,6 +19,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as 
 
 use super::{
     Changes, Commit, Records, Seen, StoreError, StoredValue,
+    durable::at,
     group_commit::GroupCommit,
     opening::{lock_directory, patiently},
     panics::caught,
@@ -57,8 +58,7 @@ impl Fjall {
     /// When another process has it open, when it is damaged, and when the directory holds a store of
     /// sled.
     pub(in crate::store) fn open(data_dir: &Path, options: &Options) -> Result<Self, StoreError> {
-        let file_error = |source| StoreError::File { path: data_dir.to_owned(), source };
-        fs::create_dir_all(data_dir).map_err(file_error)?;
+        fs::create_dir_all(data_dir).map_err(at(data_dir))?;
         if data_dir.join("graph").exists() {
             return Err(StoreError::OtherEngine { data_dir: data_dir.to_owned(), engine: "sled" });
         }
@@ -98,7 +98,7 @@ impl Fjall {
         let (database, records) = patiently(|| match caught(open) {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(fjall::Error::Locked)) => Err(StoreError::InUse(data_dir.to_owned())),
-            Ok(Err(fjall::Error::Io(source))) => Err(file_error(source)),
+            Ok(Err(fjall::Error::Io(source))) => Err(at(data_dir)(source)),
             Ok(Err(failure)) => Err(said(failure.to_string())),
             Err(StoreError::Engine(failure)) => Err(said(failure.into_text())),
             Err(other) => Err(other),
