@@ -1,0 +1,122 @@
+//! Where a database is.
+
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use tokio_postgres::{
+    Config,
+    config::{SslMode, TargetSessionAttrs},
+};
+
+use crate::{AddressError, notice_lost_servers, parse};
+
+/// Where a database is, and how to connect to it. It is parsed from a URL such as
+/// `postgres://backscroll@db1.example.org,db2.example.org/backscroll?password_file=/run/secrets/db`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    pub(crate) user: String,
+    pub(crate) password: Option<Vec<u8>>,
+    pub(crate) password_file: Option<PathBuf>,
+    /// Never empty.
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) database: Option<String>,
+    pub(crate) options: Option<String>,
+    pub(crate) application_name: Option<String>,
+    /// How long a connection to one host may take.
+    pub(crate) connect_timeout: Duration,
+    pub(crate) protection: Protection,
+    /// The authority that signed the certificates of the servers; `None` for the public ones.
+    pub(crate) authority: Option<PathBuf>,
+}
+
+/// A server that may hold the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The name or the address of the host, or the folder of its socket.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// How connections are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// By TLS with a server whose certificate was checked, but for servers of this machine.
+    Default,
+    /// Not at all.
+    None,
+    /// By TLS with a server whose certificate was checked.
+    Verified,
+}
+
+impl Host {
+    /// Whether the host is this machine.
+    fn is_here(&self) -> bool {
+        let is_loopback = |it: IpAddr| it.is_loopback();
+        self.is_socket()
+            || self.name == "localhost"
+            || self.name.parse::<IpAddr>().is_ok_and(is_loopback)
+    }
+
+    /// Whether the host is a socket in a folder.
+    pub(crate) fn is_socket(&self) -> bool {
+        self.name.starts_with('/')
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, port } = self;
+        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+    }
+}
+
+impl Address {
+    /// The configuration of connections to one of the hosts, without the password.
+    pub(crate) fn config(&self, host: &Host) -> Config {
+        let mut config = Config::new();
+        config.user(&self.user).host(&host.name).port(host.port);
+        if let Some(database) = &self.database {
+            config.dbname(database);
+        }
+        if let Some(options) = &self.options {
+            config.options(options);
+        }
+        config.application_name(self.application_name.as_deref().unwrap_or("backscroll"));
+        let is_encrypted = match self.protection {
+            Protection::Default => !host.is_here(),
+            Protection::None => false,
+            Protection::Verified => !host.is_socket(),
+        };
+        config.ssl_mode(if is_encrypted { SslMode::Require } else { SslMode::Disable });
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        config.connect_timeout(self.connect_timeout);
+        notice_lost_servers(&mut config);
+        config
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(url: &str) -> Result<Self, AddressError> {
+        parse::address(url)
+    }
+}
+
+/// Without the password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgres://{}@", self.user)?;
+        for (position, host) in self.hosts.iter().enumerate() {
+            let comma = if position == 0 { "" } else { "," };
+            write!(f, "{comma}{host}")?;
+        }
+        write!(f, "/{}", self.database.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
