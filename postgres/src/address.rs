@@ -2,12 +2,16 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use tokio_postgres::{
     Config,
     config::{SslMode, TargetSessionAttrs},
 };
 
 use crate::{AddressError, notice_lost_servers, parse};
+
+/// How long a connection to one host may take, if the URL does not say.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a database is, and how to connect to it. It is parsed from a URL such as
 /// `postgres://backscroll@db1.example.org,db2.example.org/backscroll?password_file=/run/secrets/db`.
@@ -103,16 +107,49 @@ impl FromStr for Address {
     }
 }
 
-/// Without the password.
+/// As a URL that says the same, but without the password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "postgres://{}@", self.user)?;
-        for (position, host) in self.hosts.iter().enumerate() {
+        write!(f, "postgres://{}@", encoded(&self.user))?;
+        for (position, Host { name, port }) in self.hosts.iter().enumerate() {
             let comma = if position == 0 { "" } else { "," };
-            write!(f, "{comma}{host}")?;
+            if name.contains(':') {
+                write!(f, "{comma}[{name}]:{port}")?;
+            } else {
+                write!(f, "{comma}{}:{port}", encoded(name))?;
+            }
         }
-        write!(f, "/{}", self.database.as_deref().unwrap_or_default())
+        write!(f, "/{}", encoded(self.database.as_deref().unwrap_or_default()))?;
+        let path = |it: &Option<PathBuf>| it.as_ref().map(|it| it.display().to_string());
+        let mode = match self.protection {
+            Protection::Default => None,
+            Protection::None => Some("disable".to_owned()),
+            Protection::Verified => Some("verify-full".to_owned()),
+        };
+        let timeout = self.connect_timeout;
+        let timeout = (timeout != CONNECT_TIMEOUT).then(|| timeout.as_secs().to_string());
+        let parameters = [
+            ("options", self.options.clone()),
+            ("application_name", self.application_name.clone()),
+            ("password_file", path(&self.password_file)),
+            ("sslmode", mode),
+            ("sslrootcert", path(&self.authority)),
+            ("connect_timeout", timeout),
+        ];
+        let given = parameters.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (position, (name, value)) in given.enumerate() {
+            let mark = if position == 0 { '?' } else { '&' };
+            write!(f, "{mark}{name}={}", encoded(&value))?;
+        }
+        Ok(())
     }
+}
+
+/// The characters that stand for themselves in a part of a URL.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, PLAIN)
 }
 
 impl fmt::Debug for Address {

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::{Address, Host, Protection};
+use crate::{Address, Host, Protection, address::CONNECT_TIMEOUT};
 
-/// How long a connection to one host may take, if the URL does not say.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The port of PostgreSQL.
 const PORT: u16 = 5432;
 
@@ -56,7 +54,7 @@ pub enum AddressError {
 }
 
 /// The parts of a URL, still encoded.
-struct Parts<'u> {
+struct UrlParts<'u> {
     user: &'u str,
     password: Option<&'u str>,
     hosts: &'u str,
@@ -66,7 +64,7 @@ struct Parts<'u> {
 
 /// Reads a URL.
 pub(crate) fn address(url: &str) -> Result<Address, AddressError> {
-    let Parts { user, password, hosts, database, parameters } = split(url)?;
+    let UrlParts { user, password, hosts, database, parameters } = split(url)?;
     let mut address = Address {
         user: decode(user, "the user")?,
         password: password.map(|it| percent_decode_str(it).collect()),
@@ -122,7 +120,7 @@ impl Address {
                 }
             }
             "sslrootcert" => {
-                self.authority = Some(value).filter(|it| it != "system").map(Into::into)
+                self.authority = Some(value).filter(|it| it != "system").map(Into::into);
             }
             "target_session_attrs" if value == "read-write" => {}
             "target_session_attrs" => return Err(AddressError::SessionAttributes),
@@ -151,7 +149,7 @@ impl Address {
     }
 }
 
-fn split(url: &str) -> Result<Parts<'_>, AddressError> {
+fn split(url: &str) -> Result<UrlParts<'_>, AddressError> {
     let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
     let rest = rest.ok_or(AddressError::Scheme)?;
     let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
@@ -161,7 +159,7 @@ fn split(url: &str) -> Result<Parts<'_>, AddressError> {
         Some((user, password)) => (user, Some(password)),
         None => (credentials, None),
     };
-    Ok(Parts { user, password, hosts, database, parameters })
+    Ok(UrlParts { user, password, hosts, database, parameters })
 }
 
 /// A host with its port, as before the name of the database.
