@@ -1,4 +1,5 @@
 //! Tests of addresses.
+
 use std::path::PathBuf;
 
 use tokio_postgres::config::SslMode;
