@@ -1,5 +1,5 @@
 //! What tests, benchmarks and examples share: made-up rooms, signed federation requests, child
-//! processes, bounded waits, and random numbers that can be repeated.
+//! processes, PostgreSQL servers, bounded waits, and random numbers that can be repeated.
 //!
 //! Nothing here uses the code under test: ids and hashes are computed a second time, so a fault in
 //! the service cannot hide in the events that test it.
@@ -10,9 +10,11 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod cutter;
 pub mod event_id;
 pub mod federation;
 pub mod folder;
+pub mod postgres;
 pub mod process;
 pub mod random;
 pub mod room;

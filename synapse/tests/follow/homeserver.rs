@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 
-use backscroll_testkit::room::{Event, Room};
+use backscroll_testkit::{
+    postgres::Postgres,
+    room::{Event, Room},
+};
 use tokio_postgres::Client;
-
-use crate::postgres::Postgres;
 
 const SCHEMA: &str = include_str!("schema.sql");
 

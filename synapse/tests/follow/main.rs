@@ -12,19 +12,20 @@ mod export;
 mod history;
 mod homeserver;
 mod large;
-mod postgres;
 mod sweep;
 mod world;
 
 use std::process::Command;
 
 use backscroll::proto::v1::NotServedReason;
-use backscroll_testkit::room::{Event, Room};
+use backscroll_testkit::{
+    postgres::Postgres,
+    room::{Event, Room},
+};
 use serde_json::json;
 
 use self::{
     homeserver::{Stored, insert},
-    postgres::Postgres,
     world::World,
 };
 

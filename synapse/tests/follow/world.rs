@@ -11,13 +11,13 @@ use std::{
 use backscroll::proto::v1::{
     GetFeederRequest, ListEventsRequest, ListRoomsNotServedRequest, NotServedReason, Verdict,
 };
+use backscroll_testkit::postgres::Postgres;
 use tempfile::TempDir;
 use tonic::Code;
 
 use crate::{
     history::{Clients, History},
     homeserver::Homeserver,
-    postgres::Postgres,
 };
 
 /// Longest time until the follower has done something.
