@@ -47,7 +47,9 @@ impl Weighter<Kept, Content> for Bytes {
         let (Kept::Record(_, key) | Kept::Prefix(_, key)) = kept;
         let bytes = match content {
             Content::Record(value) => value.as_ref().map_or(0, |it| it.len()),
-            Content::List(list) => list.iter().map(|(key, value)| key.len() + value.len() + 96).sum(),
+            Content::List(list) => {
+                list.iter().map(|(key, value)| key.len() + value.len() + 96).sum()
+            }
         };
         OVERHEAD_BYTES + num::u64(key.len() + bytes)
     }
@@ -90,7 +92,12 @@ impl Records {
     }
 
     /// Keeps all records with a prefix, unless there are many.
-    pub(super) fn keep_list(&self, tick: Tick, prefix: Vec<u8>, list: BTreeMap<Vec<u8>, StoredValue>) {
+    pub(super) fn keep_list(
+        &self,
+        tick: Tick,
+        prefix: Vec<u8>,
+        list: BTreeMap<Vec<u8>, StoredValue>,
+    ) {
         if list.len() <= MAX_LISTED {
             self.cache.insert(Kept::Prefix(tick, prefix), Content::List(Arc::new(list)));
         }

@@ -112,7 +112,8 @@ impl Postgres {
         for _ in 0..MAX_TRIES {
             let sql = "select stamp from room where room = $1";
             let read = Statement::new(sql, vec![Param::Uuid(uuid)]);
-            let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
+            let rows =
+                self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
             let stored = rows.first().map(|it| column::<i64>(it, 0)).transpose()?;
             let fence = match (stored, change.guard) {
                 (Some(stamp), _) if stamp == ours => {
@@ -160,7 +161,8 @@ impl Postgres {
                     let known = self.known(room)?;
                     let pending = rooms.entry(known.uuid).or_default();
                     if keys::is_room(&key) {
-                        let row = |it: StoredValue| layout::value_to_row(&key, known.uuid, &it).into();
+                        let row =
+                            |it: StoredValue| layout::value_to_row(&key, known.uuid, &it).into();
                         pending.value = Some(value.map(row));
                     } else {
                         pending.records.push((key, value));
@@ -300,7 +302,8 @@ impl Plan {
 
     /// A room was deleted or made again meanwhile.
     fn gone(&self) -> StoreError {
-        let number = self.rooms.iter().find_map(|it| it.known.as_ref()).map_or(RoomNum(0), |it| it.number);
+        let number =
+            self.rooms.iter().find_map(|it| it.known.as_ref()).map_or(RoomNum(0), |it| it.number);
         StoreError::missing("room", &keys::room(number))
     }
 }
@@ -317,8 +320,7 @@ impl RoomChange {
             Guard::Stamp(stamp) => ("stamp", stamp),
             Guard::Made(made) => ("made", made),
         };
-        let mut params =
-            vec![Param::Uuid(self.uuid), Param::Int8(expected), Param::Int8(*stamp)];
+        let mut params = vec![Param::Uuid(self.uuid), Param::Int8(expected), Param::Int8(*stamp)];
         let mut sets = format!("stamp = case when {column} = $2 then $3::bigint end");
         let mut set = |name: &str, param: Param| {
             params.push(param);
@@ -404,7 +406,8 @@ fn upsert_of_store(rows: &[&(Vec<u8>, Option<StoredValue>)]) -> Statement {
 
 /// Inserts the row of a room that has none.
 fn insert_room(uuid: RoomUuid, row: &Row) -> Statement {
-    let sql = format!("insert into room (room, {ROOM_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7)");
+    let sql =
+        format!("insert into room (room, {ROOM_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7)");
     let params = vec![
         Param::Uuid(uuid),
         Param::Int8(row.stamp),

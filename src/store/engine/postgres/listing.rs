@@ -217,7 +217,9 @@ impl Postgres {
                 "select key, value from store_word where key >= $1 and key < $3 order by key limit $2",
                 vec![Param::Bytes(Some(end))],
             ),
-            None => ("select key, value from store_word where key >= $1 order by key limit $2", vec![]),
+            None => {
+                ("select key, value from store_word where key >= $1 order by key limit $2", vec![])
+            }
         };
         params.splice(0..0, [Param::Bytes(Some(from)), limit_of(limit)]);
         let flight = self.database.flight(vec![Statement::new(sql, params)])?;

@@ -19,6 +19,7 @@ mod commit;
 mod database;
 mod layout;
 mod listing;
+mod preparing;
 mod reads;
 mod rooms;
 mod words;
@@ -34,13 +35,14 @@ use std::{
 
 use self::{
     cache::Records,
-    database::{Database, Target},
+    database::Database,
     layout::RoomUuid,
     rooms::{Known, Rooms, Row},
     words::Words,
 };
-use super::{Seen, Set, StoredValue};
-use crate::store::{EngineError, RoomNum, StoreError, codec::add_checksum, keys};
+use super::{Replication, Seen, Set, StoredValue};
+use crate::store::{EngineError, PostgresPlace, RoomNum, StoreError, codec::add_checksum, keys};
+pub use preparing::{Preparation, prepare};
 
 /// Tells the engines of a process apart: tests have several.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -83,15 +85,16 @@ impl Postgres {
     /// Opens the connections to a database. `cache_bytes` is the memory for records.
     ///
     /// # Errors
-    /// When the database cannot be reached within `patience`.
+    /// When the database cannot be reached within `patience`, is not prepared, or may lose what it has
+    /// acknowledged.
     pub(in crate::store) fn open(
-        url: &str,
+        place: &PostgresPlace,
         cache_bytes: u64,
         patience: Duration,
     ) -> Result<Self, StoreError> {
         let engine = Self {
             number: ENGINES.fetch_add(1, Ordering::Relaxed),
-            database: Database::open(Target::parse(url)?, patience)?,
+            database: Database::open_checked(place, patience)?,
             rooms: Rooms::new(),
             records: Records::new(cache_bytes),
             words: Words::default(),
@@ -102,9 +105,15 @@ impl Postgres {
         Ok(engine)
     }
 
+    /// The servers that copy the database.
+    pub(super) fn replication(&self) -> Result<Replication, StoreError> {
+        self.database.replication()
+    }
+
     /// Bytes that the database takes.
     pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
-        let read = database::Statement::new("select pg_database_size(current_database())", Vec::new());
+        let read =
+            database::Statement::new("select pg_database_size(current_database())", Vec::new());
         let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
         let bytes = rows.first().map(|it| reads::column::<i64>(it, 0)).transpose()?;
         Ok(bytes.map_or(0, |it| it.max(0).cast_unsigned()))
@@ -136,7 +145,9 @@ impl Postgres {
             _ => return Err(StoreError::Bug("a decision depends on the record of a room")),
         };
         let asked = match LAST.take() {
-            Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => last.asked,
+            Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => {
+                last.asked
+            }
             Some(_) | None => self.ask(uuid)?,
         };
         let (stamp, value) = match &asked {
@@ -181,7 +192,8 @@ impl Postgres {
     /// # Errors
     /// When that was forgotten, since very many rooms were asked for meanwhile.
     fn known(&self, number: RoomNum) -> Result<Arc<Known>, StoreError> {
-        let forgotten = || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
+        let forgotten =
+            || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
         Ok(self.rooms.of_number(number).ok_or_else(forgotten)?)
     }
 }

@@ -68,9 +68,10 @@ impl Postgres {
             found.push(value);
         }
         let read = self.fly(plan)?;
-        let values = found.into_iter().zip(keys).map(|(known, key)| {
-            known.unwrap_or_else(|| read.records.get(key).cloned())
-        });
+        let values = found
+            .into_iter()
+            .zip(keys)
+            .map(|(known, key)| known.unwrap_or_else(|| read.records.get(key).cloned()));
         Ok(values.collect())
     }
 
@@ -115,7 +116,11 @@ impl Postgres {
     }
 
     /// Takes note of what the first round trip has brought.
-    pub(super) fn arrived_first(&self, uuid: RoomUuid, flight: Flight) -> Result<Asked, StoreError> {
+    pub(super) fn arrived_first(
+        &self,
+        uuid: RoomUuid,
+        flight: Flight,
+    ) -> Result<Asked, StoreError> {
         let Flight { rows, epoch } = flight;
         let mut rows = rows.into_iter();
         let (deriving, rest) = (rows.next().unwrap_or_default(), rows.collect::<Vec<_>>());
@@ -265,7 +270,9 @@ impl Plan<'_> {
         for of_room in self.rooms.values() {
             let uuid = of_room.known.uuid;
             for (tag, keys) in &of_room.keys {
-                let rows = keys.iter().map(|it| layout::row_key(*tag, it.get(5..).unwrap_or_default()).key);
+                let rows = keys
+                    .iter()
+                    .map(|it| layout::row_key(*tag, it.get(5..).unwrap_or_default()).key);
                 statements.push(select_keys(Table::of_tag(*tag), uuid, rows.collect()));
             }
             for prefix in &of_room.prefixes {

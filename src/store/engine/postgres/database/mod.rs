@@ -4,6 +4,7 @@
 //! their own. Every wait has a bound: the deadline of the work under way ([`until`]), or the patience of
 //! the store.
 
+mod check;
 mod connection;
 mod failure;
 mod statement;
@@ -20,17 +21,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backscroll_postgres::Connector;
 use futures_util::future::{join3, maybe_done};
 use tokio::{runtime::Runtime, sync::Semaphore, time::timeout_at};
 use tokio_postgres::{Client, Row, types::ToSql};
 
+pub(super) use self::{
+    check::{SCHEMA_VERSION, note_version, version_in},
+    connection::Epoch,
+    failure::Failure,
+    statement::{Param, Statement, UuidBytes},
+};
 use self::{
     connection::{Connection, Connections},
-    failure::{Failure, Kind},
-};
-pub(super) use self::{
-    connection::{Epoch, Target},
-    statement::{Param, Statement, UuidBytes},
+    failure::Kind,
 };
 use crate::store::{EngineError, StoreError};
 
@@ -107,21 +111,18 @@ struct Shared {
 }
 
 impl Database {
-    /// Opens the connections that are needed to learn which database this is.
-    ///
-    /// # Errors
-    /// When no server answers within `patience`, or when it refuses the role.
-    pub(super) fn open(target: Target, patience: Duration) -> Result<Self, StoreError> {
+    /// A database to which there are no connections yet.
+    fn open(connector: Connector, patience: Duration) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("postgres")
             .enable_all()
             .build()
             .map_err(|error| EngineError::Failed(format!("no threads for PostgreSQL: {error}")))?;
-        let target = Arc::new(target);
+        let connector = Arc::new(connector);
         let shared = Shared {
-            reading: Connections::new(Arc::clone(&target)),
-            committing: Connections::new(target),
+            reading: Connections::new(Arc::clone(&connector)),
+            committing: Connections::new(connector),
             may_commit: Semaphore::new(COMMITTING),
             counts: Counts::default(),
         };
@@ -137,7 +138,8 @@ impl Database {
         let deadline = self.deadline();
         let shared = Arc::clone(&self.shared);
         let flight = self.wait(deadline, async move { shared.flight(&reads, deadline).await });
-        flight.unwrap_or_else(|| Err(Failure::too_late("it did not answer in time")))
+        flight
+            .unwrap_or_else(|| Err(Failure::too_late("it did not answer in time")))
             .map_err(Failure::into_error)
     }
 
