@@ -83,7 +83,7 @@ impl Postgres {
         read.add_rows(&known, tag, Table::of_tag(tag), &found)?;
         let records = read.records.clone();
         if after.is_none() && found.len() < limit {
-            read.lists.push((prefix.to_vec(), std::mem::take(&mut read.records)));
+            read.lists.insert(prefix.to_vec(), std::mem::take(&mut read.records));
             self.keep(&known, stamp, read);
         }
         Ok(records.into_iter().collect())

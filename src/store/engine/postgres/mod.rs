@@ -23,6 +23,7 @@ mod preparing;
 mod reads;
 mod rooms;
 mod words;
+mod writes;
 
 use std::{
     cell::RefCell,
@@ -34,15 +35,16 @@ use std::{
 };
 
 use self::{
-    cache::Records,
+    cache::RecordCache,
     database::Database,
     layout::RoomUuid,
-    rooms::{Known, Rooms, Row},
+    rooms::{KnownRoom, KnownRooms, RoomRow},
     words::Words,
 };
+pub use preparing::{Preparation, prepare};
+
 use super::{Replication, Seen, Set, StoredValue};
 use crate::store::{EngineError, PostgresPlace, RoomNum, StoreError, codec::add_checksum, keys};
-pub use preparing::{Preparation, prepare};
 
 /// Tells the engines of a process apart: tests have several.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -65,17 +67,17 @@ enum Asked {
     /// It has no row.
     Never,
     /// It was deleted, and may return.
-    Vacant(Row),
+    Vacant(RoomRow),
     /// It is held, or was deleted and may not return.
-    Known(Arc<Known>, Row),
+    Known(Arc<KnownRoom>, RoomRow),
 }
 
 /// The engine over PostgreSQL.
 pub(in crate::store) struct Postgres {
     number: u64,
     database: Database,
-    rooms: Rooms,
-    records: Records,
+    rooms: KnownRooms,
+    records: RecordCache,
     words: Words,
     conflicts: AtomicU64,
     unclear: AtomicU64,
@@ -95,8 +97,8 @@ impl Postgres {
         let engine = Self {
             number: ENGINES.fetch_add(1, Ordering::Relaxed),
             database: Database::open_checked(place, patience)?,
-            rooms: Rooms::new(),
-            records: Records::new(cache_bytes),
+            rooms: KnownRooms::new(),
+            records: RecordCache::new(cache_bytes),
             words: Words::default(),
             conflicts: AtomicU64::new(0),
             unclear: AtomicU64::new(0),
@@ -142,7 +144,10 @@ impl Postgres {
         let (uuid, is_number) = match keys::scope(&key) {
             keys::Scope::RoomNumbers(name) => (uuid_of(name), true),
             keys::Scope::Room { room, .. } => (self.known(room)?.uuid, false),
-            _ => return Err(StoreError::Bug("a decision depends on the record of a room")),
+            _ => {
+                let value = self.read(&key)?;
+                return Ok(Seen { key, value, stamp: None });
+            }
         };
         let asked = match LAST.take() {
             Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => {
@@ -191,7 +196,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When that was forgotten, since very many rooms were asked for meanwhile.
-    fn known(&self, number: RoomNum) -> Result<Arc<Known>, StoreError> {
+    fn known(&self, number: RoomNum) -> Result<Arc<KnownRoom>, StoreError> {
         let forgotten =
             || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
         Ok(self.rooms.of_number(number).ok_or_else(forgotten)?)
@@ -199,7 +204,7 @@ impl Postgres {
 }
 
 /// The record that maps a room id to a number.
-fn number_record(key: &[u8], known: &Known, row: &Row) -> StoredValue {
+fn number_record(key: &[u8], known: &KnownRoom, row: &RoomRow) -> StoredValue {
     let number = if row.is_gone { Vec::new() } else { known.number.0.to_be_bytes().to_vec() };
     add_checksum(key, number).into()
 }
