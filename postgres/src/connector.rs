@@ -1,7 +1,7 @@
 //! Opens connections to the server, of several, that takes writes.
 
 use std::{
-    error::Error as _,
+    error::Error,
     io,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
@@ -167,7 +167,7 @@ fn is_refusal(code: &SqlState) -> bool {
 fn is_of_tls(error: &tokio_postgres::Error) -> bool {
     let Some(cause) = error.source() else { return false };
     match cause.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().is_some_and(|it| it.is::<rustls::Error>()),
+        Some(io) => io.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>),
         None => !cause.is::<tokio_postgres::error::DbError>(),
     }
 }

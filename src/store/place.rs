@@ -1,6 +1,6 @@
 //! Where a store is.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use backscroll_postgres::{Address, AddressError};
 
@@ -41,7 +41,7 @@ impl Place {
 /// `docs/configuration.md` lists.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresPlace {
-    address: Address,
+    address: Arc<Address>,
 }
 
 impl PostgresPlace {
@@ -55,7 +55,8 @@ impl FromStr for PostgresPlace {
     type Err = PlaceError;
 
     fn from_str(url: &str) -> Result<Self, PlaceError> {
-        Ok(Self { address: url.parse().map_err(PlaceError::Postgres)? })
+        let address = url.parse().map_err(PlaceError::Postgres)?;
+        Ok(Self { address: Arc::new(address) })
     }
 }
 
