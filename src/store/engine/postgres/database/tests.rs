@@ -107,18 +107,19 @@ fn a_flight_and_a_transaction_take_one_round_trip() {
     let proxy = Cutter::start(server.address());
     let database = open(&place_at([proxy.address()])).unwrap();
     database.transact(vec![put(1, 1)]).unwrap();
-    let delay = Duration::from_millis(100);
+    // Long beside what this machine takes, however busy it is.
+    let delay = Duration::from_millis(400);
     proxy.delay(delay);
     let started = Instant::now();
     let flight = database.flight((0..20).map(|_| words()).collect()).unwrap();
     let (took, one) = (started.elapsed(), 2 * delay);
     assert_eq!(flight.rows.len(), 20);
-    assert!(took >= one && took < 2 * one, "{took:?}");
+    assert!(took >= one && 2 * took < 3 * one, "{took:?}");
     let started = Instant::now();
     let transacted = database.transact((0..20).map(|key| put(key, 7)).collect()).unwrap();
     let took = started.elapsed();
     assert_eq!(transacted, Transacted::Done);
-    assert!(took >= one && took < 2 * one, "{took:?}");
+    assert!(took >= one && 2 * took < 3 * one, "{took:?}");
 }
 
 #[test]
