@@ -37,7 +37,7 @@ use std::{
 use self::{
     cache::RecordCache,
     database::Database,
-    layout::RoomUuid,
+    layout::{RoomUuid, Table},
     rooms::{KnownRoom, KnownRooms, RoomRow},
     words::Words,
 };
@@ -123,6 +123,14 @@ impl Postgres {
         }
     }
 
+    /// Makes the server count the rows of all tables. It does nothing if the role does not own them; then
+    /// the server does so by itself, later.
+    pub(super) fn analyze(&self) -> Result<(), StoreError> {
+        let tables = Table::ALL.map(Table::name).join(", ");
+        let analyze = format!("analyze room, {tables}, store_word");
+        self.database.flight(vec![database::Statement::new(analyze, Vec::new())]).map(drop)
+    }
+
     /// Bytes that the database takes.
     pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
         let read =
@@ -141,6 +149,26 @@ impl Postgres {
     pub(super) fn number_for_new(&self, room_id: &str) -> Result<RoomNum, StoreError> {
         let epoch = self.database.flight(Vec::new())?.epoch;
         Ok(self.rooms.number_for_new(uuid_of(room_id.as_bytes()), epoch))
+    }
+
+    /// The number that the room of a number has now; `None` if the room was made again.
+    pub(super) fn number_now(&self, number: RoomNum) -> Result<Option<RoomNum>, StoreError> {
+        let before = self.known(number)?;
+        Ok(match self.ask(before.uuid)? {
+            Asked::Known(known, row) => {
+                let is_same = before.row().is_some_and(|it| it.made == row.made);
+                is_same.then_some(known.number)
+            }
+            Asked::Never | Asked::Vacant(_) => None,
+        })
+    }
+
+    /// The number of a room that was deleted and may not return; `None` if it was not.
+    pub(super) fn deleted_number(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
+        Ok(match self.ask(uuid_of(room_id.as_bytes()))? {
+            Asked::Known(known, row) => row.is_gone.then_some(known.number),
+            Asked::Never | Asked::Vacant(_) => None,
+        })
     }
 
     /// A number that stands for a room until it is deleted, the same in every process.
@@ -224,3 +252,6 @@ fn number_record(key: &[u8], known: &KnownRoom, row: &RoomRow) -> StoredValue {
 fn uuid_of(room_id: &[u8]) -> RoomUuid {
     keys::hashed(room_id)
 }
+
+#[cfg(test)]
+mod tests;
