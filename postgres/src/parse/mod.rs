@@ -36,7 +36,7 @@ pub enum AddressError {
     /// `sslmode` has another value.
     #[error(
         "sslmode must be verify-full, or disable for a network that you trust; with prefer or allow \
-         nobody checks who the server is"
+         the certificate of the server is not checked"
     )]
     SslMode,
     /// `target_session_attrs` has another value.

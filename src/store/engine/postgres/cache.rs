@@ -1,4 +1,4 @@
-//! RecordCache that were read, absent ones and short lists included. What is found here is as new as the
+//! Records that were read, absent ones and short lists included. What is found here is as new as the
 //! stamp of its room: see [`super::rooms`].
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -105,7 +105,7 @@ impl RecordCache {
         }
     }
 
-    /// RecordCache what a commit of this process has changed.
+    /// Keeps what a commit of this process has changed.
     pub(super) fn change(&self, tick: CacheTick, key: &[u8], value: Option<&StoredValue>) {
         for prefix in prefixes(key) {
             let Some(mut list) = self.list(tick, prefix) else { continue };
