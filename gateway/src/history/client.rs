@@ -1,4 +1,5 @@
-//! Asks one instance of the history service; if it is not available, another one, once.
+//! Asks one instance of the history service; if it is not available, another one, once. If it does not
+//! know the feeder, all others, one after another: of instances over one database only one knows it.
 
 use std::sync::Arc;
 
@@ -79,6 +80,9 @@ impl HistoryClient {
                     let second = self.pool.choose(Some(&first)).await?;
                     self.ask_instance(&second, question, deadline).await
                 }
+                Err(status) if is_feeder_away(&status) => {
+                    self.ask_others(first, status, question, deadline).await
+                }
                 answer => answer,
             }
         };
@@ -86,6 +90,29 @@ impl HistoryClient {
         match time::timeout_at(deadline, asking).await {
             Ok(answer) => answer.map(Arc::new),
             Err(_elapsed) => Err(Status::deadline_exceeded("no answer in time")),
+        }
+    }
+
+    /// Asks the instances that may know the feeder, until one does. `refusal` is the answer of `first`,
+    /// which does not know it.
+    async fn ask_others<A: Message + Default>(
+        &self,
+        first: Chosen,
+        mut refusal: Status,
+        question: &HistoryQuestion,
+        deadline: Instant,
+    ) -> Result<A, Status> {
+        let mut last = first;
+        loop {
+            last.set_without_feeder();
+            let next = self.pool.choose(Some(&last)).await?;
+            if next.is_without_feeder() {
+                return Err(refusal);
+            }
+            match self.ask_instance(&next, question, deadline).await {
+                Err(status) if is_feeder_away(&status) => (last, refusal) = (next, status),
+                answer => return answer,
+            }
         }
     }
 
@@ -134,4 +161,11 @@ fn is_behind(status: &Status) -> bool {
     details
         .error_info()
         .is_some_and(|info| info.domain == ERROR_DOMAIN && info.reason == "FEEDER_BEHIND")
+}
+
+/// Whether the instance does not know a feeder.
+fn is_feeder_away(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let feeder = details.error_info().and_then(|info| info.metadata.get("feeder"));
+    is_behind(status) && feeder.is_some_and(|it| it == "AWAY")
 }

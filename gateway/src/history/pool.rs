@@ -2,7 +2,8 @@
 //! up again regularly, so that a headless Kubernetes Service is followed as it grows and shrinks.
 //!
 //! A question goes to the instance with the fewest questions under way among those that report
-//! SERVING. If none reports that, it goes to any: an outdated report is no reason not to ask.
+//! SERVING. If none reports that, it goes to any: an outdated report is no reason not to ask. An
+//! instance that does not know the feeder is asked after the others, until the next health check.
 
 use std::{
     io,
@@ -68,6 +69,8 @@ struct Instance {
     url: Uri,
     connection: InstanceConnection,
     is_serving: AtomicBool,
+    /// Whether it has answered, since the last health check, that it does not know a feeder.
+    is_without_feeder: AtomicBool,
     /// Number of questions under way.
     under_way: AtomicUsize,
     connected_at: Instant,
@@ -122,8 +125,9 @@ impl Pool {
         let best = all.iter().enumerate().min_by_key(|(index, instance)| {
             let is_excepted = except.is_some_and(|except| Arc::ptr_eq(instance, &except.0));
             let is_serving = instance.is_serving.load(Ordering::Relaxed);
+            let is_without_feeder = instance.is_without_feeder.load(Ordering::Relaxed);
             let under_way = instance.under_way.load(Ordering::Relaxed);
-            (is_excepted, !is_serving, under_way, distance(*index))
+            (is_excepted, !is_serving, is_without_feeder, under_way, distance(*index))
         });
         let none = || Status::unavailable("no address of a history service is known");
         let (_, best) = best.ok_or_else(none)?;
@@ -151,6 +155,8 @@ impl Pool {
         let all = self.all();
         let checks = all.iter().map(|instance| async {
             let is_serving = instance.check(&self.memory).await;
+            // The feeder may have gone to another instance.
+            instance.is_without_feeder.store(false, Ordering::Relaxed);
             if instance.is_serving.swap(is_serving, Ordering::Relaxed) != is_serving {
                 let address = instance.address;
                 tracing::info!(%address, is_serving, "the health of a history service changed");
@@ -210,6 +216,7 @@ impl Pool {
             url: url.clone(),
             connection: InstanceConnection::new(url.clone(), connector),
             is_serving: AtomicBool::new(is_serving),
+            is_without_feeder: AtomicBool::new(false),
             under_way: AtomicUsize::new(0),
             connected_at: Instant::now(),
         })
@@ -237,6 +244,16 @@ impl Chosen {
     /// Leaves the instance out of the choice until it reports SERVING again.
     pub(super) fn set_unavailable(&self) {
         self.0.is_serving.store(false, Ordering::Relaxed);
+    }
+
+    /// Puts the instance behind those that may know the feeder, until the next health check.
+    pub(super) fn set_without_feeder(&self) {
+        self.0.is_without_feeder.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the instance has answered, since the last health check, that it does not know a feeder.
+    pub(super) fn is_without_feeder(&self) -> bool {
+        self.0.is_without_feeder.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::support::{
     Stage,
     client::Ask,
-    history::{FakeHistory, refusal},
+    history::{FakeHistory, refusal, refusal_with},
 };
 
 fn url(history: &FakeHistory) -> Uri {
@@ -92,6 +92,22 @@ async fn another_is_asked_when_one_is_away() {
     other.asked();
     assert_eq!(ask(&stage, 0).await, 503);
     assert!(stage.history.asked().len() + other.asked().len() <= 2);
+}
+
+#[tokio::test]
+async fn another_is_asked_when_one_does_not_know_the_feeder() {
+    let (stage, other) = with_another(&[]).await;
+    let away = || refusal_with(Code::Unavailable, "FEEDER_BEHIND", &[("feeder", "AWAY")]);
+    other.respond(move || Err(away()));
+    for nth in 0..10 {
+        assert_eq!(ask(&stage, nth).await, 200);
+    }
+    assert_eq!(stage.history.asked().len(), 10);
+    // When none knows the feeder, each is asked once.
+    stage.history.respond(move || Err(away()));
+    other.asked();
+    assert_eq!(ask(&stage, 0).await, 503);
+    assert!((1..=2).contains(&(stage.history.asked().len() + other.asked().len())));
 }
 
 #[tokio::test]
