@@ -168,7 +168,8 @@ impl Postgres {
         if plan.is_empty() {
             return Ok(all);
         }
-        let mut rows = self.database.flight(plan.statements())?.rows.into_iter();
+        let Flight { rows, epoch } = self.database.flight(plan.statements())?;
+        let mut rows = rows.into_iter();
         let mut next = || rows.next().unwrap_or_default();
         for of_room in plan.rooms.into_values() {
             let OfRoom { known, keys, prefixes, .. } = of_room;
@@ -185,7 +186,7 @@ impl Postgres {
                 Some(row) => (column::<i64>(row, 0)?, column::<i64>(row, 1)?),
                 None => return Err(StoreError::missing("room", &keys::room(known.number))),
             };
-            if known.row().is_some_and(|it| it.life != life) {
+            if !known.is_of(epoch) || known.row().is_some_and(|it| it.life != life) {
                 return Err(StoreError::missing("room", &keys::room(known.number)));
             }
             all.records.extend(read.records.clone());

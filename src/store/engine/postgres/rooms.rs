@@ -59,6 +59,12 @@ pub(super) struct Now {
 }
 
 impl KnownRoom {
+    /// Whether a round trip that came from the database `epoch` may be used for the room under this
+    /// number. If a standby was promoted, what was read before may not exist there.
+    pub(super) fn is_of(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch
+    }
+
     /// What is known of the room by now; `None` while the decision that makes it is not committed. Held
     /// while records that were read are kept in memory.
     pub(super) fn now(&self) -> MutexGuard<'_, Option<Now>> {
