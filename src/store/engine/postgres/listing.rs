@@ -77,7 +77,7 @@ impl Postgres {
         let missing = || StoreError::missing("room", &keys::room(room));
         let row = room_rows.first().ok_or_else(missing)?;
         let (stamp, life) = (column::<i64>(row, 0)?, column::<i64>(row, 1)?);
-        if !known.is_of(epoch) || known.row().is_some_and(|it| it.life != life) {
+        if !known.is_of(epoch) || known.has_other_life(life) {
             return Err(missing());
         }
         let mut read = Read::default();

@@ -76,6 +76,11 @@ impl KnownRoom {
         self.now().as_ref().map(|it| it.tick)
     }
 
+    /// Whether the newest known row of the room has another life than `life`.
+    pub(super) fn has_other_life(&self, life: i64) -> bool {
+        self.now().as_ref().is_some_and(|it| it.row.life != life)
+    }
+
     /// The newest known row of the room; `None` for a room that is not made yet.
     pub(super) fn row(&self) -> Option<RoomRow> {
         self.now().as_ref().map(|it| it.row.clone())
