@@ -29,7 +29,7 @@ pub struct Edit<'s> {
     pub(super) changes: Changes,
     pub(super) pages: BTreeMap<u32, Page>,
     pub(super) has_unsettled: bool,
-    seen: Seen,
+    pub(super) seen: Seen,
     removes: Removes,
     pub(super) bodies: Bodies,
     /// Whether the store has noted that the room is being derived again; `None` if that was not asked.

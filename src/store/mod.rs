@@ -87,10 +87,12 @@ mod place;
 mod reading;
 mod record;
 mod removals;
+mod room_identity;
 mod room_locks;
 mod rooms;
 mod rooms_not_served;
 mod server_keys;
+mod sets;
 mod size;
 mod space;
 mod view;
@@ -127,6 +129,7 @@ pub use record::{
 };
 use removals::Removals;
 pub use removals::{Moment, Removed};
+pub use room_identity::{RoomIdentity, RoomStamp};
 use room_locks::RoomLocks;
 pub use rooms_not_served::{NotServedReason, RoomNotServed};
 use space::Space;
@@ -143,6 +146,9 @@ pub struct Store {
     /// Held while a cursor is stored.
     putting_cursor: Mutex<()>,
     bans: RwLock<ban_redactions::Bans>,
+    followed_sets: sets::FollowedSets,
+    /// How far a shared store was searched for redacted events by this process.
+    redacted_search: Mutex<RedactedSearch>,
     redacted_content: RedactedContent,
     caches: caches::Caches,
     space: Space,

@@ -127,13 +127,27 @@ impl Store {
     fn confirmed(&self, key: &[u8]) -> Result<Option<Orphan>, StoreError> {
         let room_id = self.room_id_for(key)?;
         let _guard = room_id.as_ref().map(|it| self.room_locks.lock(it));
-        let wrong = match self.value(key)? {
-            Some(value) => self.wrong_with(key, &value, &mut RoomsRead::default())?,
-            None => None,
-        };
-        // A record of a deleted room may have been removed since the first read.
-        let wrong = wrong.filter(|_| matches!(self.value(key), Ok(Some(_))));
-        Ok(wrong.map(|reason| Orphan { room_id, reason, key: key.to_vec() }))
+        let mut stamp = None;
+        loop {
+            if let Some(room_id) = &room_id {
+                self.may_have_changed(room_id, &mut stamp)?;
+            }
+            let wrong = match self.value(key)? {
+                Some(value) => self.wrong_with(key, &value, &mut RoomsRead::default())?,
+                None => None,
+            };
+            // A record of a deleted room may have been removed since the first read.
+            let wrong = wrong.filter(|_| matches!(self.value(key), Ok(Some(_))));
+            let Some(reason) = wrong else { return Ok(None) };
+            // The lock does not keep other processes from changing the room.
+            let is_changed = match &room_id {
+                Some(room_id) => self.may_have_changed(room_id, &mut stamp)?,
+                None => false,
+            };
+            if !is_changed {
+                return Ok(Some(Orphan { room_id, reason, key: key.to_vec() }));
+            }
+        }
     }
 
     /// Removes a record, if the same is still wrong with it.

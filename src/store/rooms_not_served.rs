@@ -120,6 +120,7 @@ impl Store {
         room_ids: &[String],
         reason: Option<NotServedReason>,
     ) -> Result<(), StoreError> {
+        self.learn_sets()?;
         let mut rooms = sync::write(&self.rooms_not_served);
         let mut changes = Changes::new();
         for room_id in room_ids.iter().filter(|it| rooms.get(*it).copied() != reason) {

@@ -25,6 +25,8 @@ mod log_copy;
 mod mark;
 mod opening;
 mod panics;
+#[cfg(test)]
+mod shared_map;
 mod sled;
 #[cfg(test)]
 mod test_engine;
@@ -59,7 +61,6 @@ pub(super) struct Seen {
     pub(super) value: Option<StoredValue>,
     /// In a store that several processes share: the stamp that the room had. Each commit gives the
     /// room another stamp, so one that was made meanwhile is noticed even if it left the same value.
-    #[expect(dead_code, reason = "no engine is shared yet")]
     pub(super) stamp: Option<i64>,
 }
 
@@ -91,6 +92,17 @@ pub(super) enum Commit {
     Conflict,
 }
 
+/// A set of records of the whole store that each process keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Set {
+    /// Users who asked for erasure.
+    ErasedUsers,
+    /// Rooms that are not served to other servers.
+    RoomsNotServed,
+    /// Bans that redact.
+    Bans,
+}
+
 /// The engine of a store.
 #[expect(clippy::large_enum_variant, reason = "there is one per store")]
 pub(super) enum Engine {
@@ -110,7 +122,7 @@ impl Engine {
             Self::Local(it) => it.read(key),
             Self::Fjall(it) => it.read(key),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.read(key)),
+            Self::Test(it) => it.read(key),
         }
     }
 
@@ -122,7 +134,7 @@ impl Engine {
     ) -> Result<Vec<Option<StoredValue>>, StoreError> {
         #[cfg(test)]
         if let Self::Test(it) = self {
-            return Ok(it.read_many(keys));
+            return it.read_many(keys);
         }
         keys.iter().map(|key| self.read(key)).collect()
     }
@@ -130,8 +142,51 @@ impl Engine {
     /// Reads the record that a decision depends on. It is never taken from what an earlier call has
     /// read.
     pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
+        #[cfg(test)]
+        if let Self::Test(it) = self {
+            return it.see(key);
+        }
         let value = self.read(&key)?;
         Ok(Seen { key, value, stamp: None })
+    }
+
+    /// Whether several processes may have the store open.
+    pub(super) fn is_shared(&self) -> bool {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => false,
+            #[cfg(test)]
+            Self::Test(it) => it.is_shared(),
+        }
+    }
+
+    /// How often this process has learnt that a set was changed, by this or by another process. It
+    /// learns that whenever it reads the number of a room. Always 0 in a store that is not shared.
+    pub(super) fn changes_of(&self, _set: Set) -> u64 {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => 0,
+            #[cfg(test)]
+            Self::Test(it) => it.changes_of(_set),
+        }
+    }
+
+    /// Learns which sets were changed, where no number of a room is read.
+    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "no engine is shared yet"))]
+    pub(super) fn learn(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => {}
+            #[cfg(test)]
+            Self::Test(it) => it.learn(),
+        }
+        Ok(())
+    }
+
+    /// Makes the running piece of work read the numbers of rooms again, though it has read them before.
+    pub(super) fn read_anew(&self) {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => {}
+            #[cfg(test)]
+            Self::Test(_) => {}
+        }
     }
 
     /// Whether [`read_ahead`](Self::read_ahead) does anything. Callers ask before they build keys.
@@ -173,7 +228,7 @@ impl Engine {
         match self {
             Self::Local(_) | Self::Fjall(_) => number.0.into(),
             #[cfg(test)]
-            Self::Test(_) => number.0.into(),
+            Self::Test(it) => it.room_mark(number.0),
         }
     }
 
@@ -189,7 +244,7 @@ impl Engine {
             Self::Local(it) => it.scan(prefix, after, limit),
             Self::Fjall(it) => it.scan(prefix, after, limit),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.scan(prefix, after, limit)),
+            Self::Test(it) => it.scan(prefix, after, limit),
         }
     }
 
@@ -199,7 +254,7 @@ impl Engine {
             Self::Local(it) => it.last_key(prefix),
             Self::Fjall(it) => it.last_key(prefix),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.last_key(prefix)),
+            Self::Test(it) => it.last_key(prefix),
         }
     }
 
@@ -215,7 +270,7 @@ impl Engine {
             Self::Local(it) => it.commit(seen, changes),
             Self::Fjall(it) => it.commit(seen, changes),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.commit(seen, changes)),
+            Self::Test(it) => it.commit(seen, changes, _effect),
         }
     }
 

@@ -137,6 +137,11 @@ pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
 }
 
+/// Whether this is a key of [`room_by_name`].
+pub(crate) fn is_room_by_name(key: &[u8]) -> bool {
+    key.first() == Some(&Tag::ROOM_BY_NAME.0)
+}
+
 /// The prefix of all rooms, by their ids.
 pub(crate) fn rooms_by_name() -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).0
