@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 
 use backscroll_testkit::{Draft, Event, Room};
 
-use super::content::{ALICE, BOB};
+use super::content::{ALICE, BOB, DAY_MS, NOW_MS};
 use crate::{
     context::Context,
     deadline::Deadline,
     ingest::{
         NewEvent, NotesLeft, Outcome, PurgeError, PurgedHistory, RemovedEvents, Replace, Verdict,
-        append_unflushed, purge_history, remove_events, set_ban_redaction, set_rooms_served,
+        append_unflushed, purge_history, remove_content, remove_events, set_ban_redaction, set_rooms_served,
         settle_waiting, work_off,
     },
     pdu::RoomVersion,
@@ -39,12 +39,13 @@ impl Pair {
         let (room, create) = Room::new(RoomVersion::V10, ALICE);
         let join = room.member(ALICE, ALICE, "join").after([&create]);
         let join = join.authorised_by([create.event_id.clone()]).finish();
-        let pair = Self { one, other, room, create, join };
+        let mut pair = Self { one, other, room, create, join };
         pair.append(&pair.one, &pair.create, Verdict::Accepted);
         pair.append(&pair.other, &pair.join, Verdict::Accepted);
         let carol = "@carol:two.example";
         let carol = pair.room.member(carol, carol, "join").after([&pair.join]);
-        pair.finished(&pair.one, carol);
+        // All other events follow this one.
+        pair.join = pair.finished(&pair.one, carol);
         pair
     }
 
@@ -79,6 +80,13 @@ impl Pair {
 
     fn redact(&self, cx: &Context, target: &Event) {
         self.finished(cx, self.room.redaction(ALICE, &target.event_id).after([target]));
+    }
+
+    /// Redacts an event, and replaces its body on disk by its redacted form.
+    fn strip(&self, cx: &Context, target: &Event) {
+        self.redact(cx, target);
+        remove_content(cx, NOW_MS).unwrap();
+        remove_content(cx, NOW_MS + 8 * DAY_MS).unwrap();
     }
 
     fn asked(&self, cx: &Context, events: &[&Event]) -> Result<ServedPage, QueryError> {
@@ -167,7 +175,7 @@ fn an_erasure_a_ban_and_a_room_not_served_are_heeded_by_the_other_process() {
 }
 
 #[test]
-fn a_redaction_is_heeded_by_the_other_process_and_gives_the_room_another_number() {
+fn a_redaction_is_heeded_by_the_other_process_and_a_replaced_body_gives_the_room_another_number() {
     let pair = Pair::new();
     let events = pair.line(&pair.one, &pair.join, 3);
     let number = || pair.other.store.room_num(&pair.room.room_id).unwrap().unwrap();
@@ -176,7 +184,10 @@ fn a_redaction_is_heeded_by_the_other_process_and_gives_the_room_another_number(
     assert_eq!(number(), before);
     pair.redact(&pair.one, &events[1]);
     assert_ne!(pair.form(&pair.other, &events[1]), Form::Full);
+    assert_eq!(number(), before);
+    pair.strip(&pair.one, &events[2]);
     assert_ne!(number(), before);
+    assert_eq!(number(), number());
     assert!(matches!(pair.other.store.room(before), Err(StoreError::Missing { .. })));
     pair.assert_sound();
 }
@@ -191,7 +202,7 @@ fn a_purge_goes_on_though_the_other_process_changes_the_room() {
         may_return: false,
     };
     let mut watch = |_| {
-        pair.redact(&pair.other, &events[60]);
+        pair.strip(&pair.other, &events[60]);
         ControlFlow::Continue(())
     };
     let progress = purge_history(&pair.one.store, purged, &mut watch).unwrap();
@@ -218,7 +229,7 @@ fn a_removal_of_events_goes_on_though_the_other_process_changes_the_room() {
         keep_as_outliers: false,
     };
     let mut watch = |_| {
-        pair.redact(&pair.other, &events[8]);
+        pair.strip(&pair.other, &events[8]);
         ControlFlow::Continue(())
     };
     let progress = remove_events(&pair.one.store, removed, &mut watch).unwrap();
@@ -270,7 +281,7 @@ fn a_store_is_verified_though_the_other_process_changes_it_meanwhile() {
     let mut disturbances = 0;
     let disturb = || {
         if let Some(target) = targets.next() {
-            pair.redact(&pair.other, target);
+            pair.strip(&pair.other, target);
             last = pair.line(&pair.other, &last, 1).pop().unwrap();
             disturbances += 1;
         }
