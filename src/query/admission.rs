@@ -133,7 +133,6 @@ pub(super) fn deciding_states(
     let extremities = store.extremities(room.number, MAX_EXTREMITIES)?;
     // The record is read again, after the extremities: it covers those that got followers since. The
     // number is looked up again because that is never answered from the memory of an engine.
-    store.read_anew();
     if store.room_num(&room.record.room_id)? != Some(room.number) {
         return Ok(None);
     }

@@ -55,7 +55,6 @@ fn retry_if_removed<Q: Question>(
             }
             (Removed::Records | Removed::Nothing, answer) => return answer,
         }
-        cx.store.read_anew();
     }
     Err(QueryError::RoomChanges(room_id.to_owned()))
 }

@@ -184,6 +184,8 @@ impl Store {
 
     /// Reads all bans that redact into memory.
     pub(super) fn load_ban_redactions(&self) -> Result<(), StoreError> {
+        // A change by this process waits, so that what it adds is not replaced.
+        let mut held = sync::write(&self.bans);
         let mut bans = Bans::new();
         for (key, value) in self.scan(&keys::all_ban_redactions(), None, usize::MAX)? {
             let damaged = || StoreError::corrupt("ban that redacts", &key);
@@ -193,7 +195,7 @@ impl Store {
             let (room_id, user_id) = (room_id.to_owned(), user_id.to_owned());
             insert(&mut bans, &BannedUser { room_id, user_id }, Some(ban));
         }
-        *sync::write(&self.bans) = bans;
+        *held = bans;
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub struct Edit<'s> {
     pub(super) changes: Changes,
     pub(super) pages: BTreeMap<u32, Page>,
     pub(super) has_unsettled: bool,
-    pub(super) seen: Seen,
+    seen: Seen,
     removes: Removes,
     pub(super) bodies: Bodies,
     /// Whether the store has noted that the room is being derived again; `None` if that was not asked.
@@ -52,7 +52,7 @@ enum Removes {
 pub(super) struct Start {
     pub(super) number: RoomNum,
     pub(super) room: Room,
-    pub(super) seen: Seen,
+    seen: Seen,
 }
 
 impl<'s> Edit<'s> {
@@ -83,6 +83,11 @@ impl<'s> Edit<'s> {
     #[must_use]
     pub fn room_num(&self) -> RoomNum {
         self.number
+    }
+
+    /// The record that the edit began with.
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// The store of the room.

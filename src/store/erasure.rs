@@ -42,10 +42,12 @@ impl Store {
 
     /// Reads all erased users into memory.
     pub(super) fn load_erased_users(&self) -> Result<(), StoreError> {
+        // A change by this process waits, so that what it adds is not replaced.
+        let mut held = sync::write(&self.erased_users);
         let users = self.scan(&keys::erased_users(), None, usize::MAX)?;
         let users = users.iter().filter_map(|(key, _)| keys::text(key)).map(str::to_owned);
         let users: BTreeSet<String> = users.collect();
-        *sync::write(&self.erased_users) = users;
+        *held = users;
         Ok(())
     }
 }

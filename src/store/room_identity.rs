@@ -42,7 +42,6 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub fn num_of(&self, room: &RoomIdentity) -> Result<Option<RoomNum>, StoreError> {
-        self.read_anew();
         let number = self.room_num(&room.room_id)?;
         Ok(number.filter(|it| self.room_mark(*it) == room.mark))
     }
@@ -80,7 +79,6 @@ impl Store {
         if !self.is_shared() {
             return Ok(RoomStamp(None));
         }
-        self.read_anew();
         Ok(RoomStamp(self.engine.see(keys::room_by_name(room_id))?.stamp))
     }
 
@@ -112,6 +110,6 @@ impl Edit<'_> {
     /// The stamp of the room when the edit began.
     #[must_use]
     pub fn stamp(&self) -> RoomStamp {
-        RoomStamp(self.seen.stamp)
+        RoomStamp(self.seen().stamp)
     }
 }

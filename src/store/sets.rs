@@ -30,18 +30,13 @@ impl Store {
         self.engine.is_shared()
     }
 
-    /// Makes the running piece of work read the numbers of rooms again, though it has read them before.
-    pub fn read_anew(&self) {
-        self.engine.read_anew();
-    }
-
     /// Learns which sets were changed, by whichever process, and reads those anew. Only needed where no
     /// number of a room is read.
     ///
     /// # Errors
     /// When the store fails: then nothing may be answered from memory.
     pub fn learn_sets(&self) -> Result<(), StoreError> {
-        self.engine.learn()?;
+        self.engine.learn_sets()?;
         self.follow_sets()
     }
 
@@ -56,12 +51,12 @@ impl Store {
             (Set::RoomsNotServed, rooms_not_served),
             (Set::Bans, bans),
         ] {
-            if followed.0.load(Ordering::Acquire) == self.engine.changes_of(set) {
+            if followed.0.load(Ordering::Acquire) == self.engine.foreign_changes(set) {
                 continue;
             }
             // Others that have learnt of the change wait for it, too.
             let _reading = lock(reading);
-            let changes = self.engine.changes_of(set);
+            let changes = self.engine.foreign_changes(set);
             if followed.0.load(Ordering::Acquire) == changes {
                 continue;
             }

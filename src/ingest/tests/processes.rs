@@ -11,8 +11,8 @@ use crate::{
     deadline::Deadline,
     ingest::{
         NewEvent, NotesLeft, Outcome, PurgeError, PurgedHistory, RemovedEvents, Replace, Verdict,
-        append_unflushed, purge_history, remove_content, remove_events, set_ban_redaction, set_rooms_served,
-        settle_waiting, work_off,
+        append_unflushed, purge_history, remove_content, remove_events, set_ban_redaction,
+        set_rooms_served, settle_waiting, work_off,
     },
     pdu::RoomVersion,
     query::{

@@ -6,12 +6,13 @@
 //! ──────────────────────────────────────────────────────────────
 //! Engine: read many · scan · last key · commit · flush · vitals
 //! ──────────────────────────────────────────────────────────────
-//! Local: a sled tree in a directory     Fjall: likewise     TestEngine: a map, for tests
+//! Local: a sled tree in a directory     Fjall: likewise     Postgres: a database that processes share
+//! TestEngine: a map, for tests
 //! ```
 //!
 //! An engine is one variant of [`Engine`], not a trait object: reads are the most frequent calls
 //! of the program, and there are few engines. Only [`sled`] and [`value`] name the sled
-//! crate, only [`fjall`] names the fjall crate.
+//! crate, only [`fjall`] names the fjall crate, only [`postgres`] names tokio-postgres.
 //! `docs/decisions/0001-sled.md` says how a second engine is added.
 
 mod durable;
@@ -25,6 +26,7 @@ mod log_copy;
 mod mark;
 mod opening;
 mod panics;
+mod postgres;
 #[cfg(test)]
 mod shared_map;
 mod sled;
@@ -41,10 +43,11 @@ pub(super) use self::{
     fjall::Fjall,
     local::Local,
     opening::{State, open},
+    postgres::Postgres,
 };
 #[cfg(test)]
 pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
-use super::{RoomNum, StoreError};
+use super::{RoomNum, StoreError, keys};
 
 /// Keys and their values, in the order of the keys.
 pub(super) type Records = Vec<(Vec<u8>, StoredValue)>;
@@ -73,6 +76,31 @@ pub(super) enum Effect {
     Replaces,
 }
 
+/// A set of the whole store that every process keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Set {
+    /// Users who asked for erasure.
+    ErasedUsers,
+    /// Rooms that are not served to other servers.
+    RoomsNotServed,
+    /// Bans that redact.
+    Bans,
+}
+
+impl Set {
+    pub(super) const ALL: [Self; 3] = [Self::ErasedUsers, Self::RoomsNotServed, Self::Bans];
+
+    /// The first byte of the keys of its records.
+    pub(super) fn tag(self) -> u8 {
+        let prefix = match self {
+            Self::ErasedUsers => keys::erased_users(),
+            Self::RoomsNotServed => keys::rooms_not_served(),
+            Self::Bans => keys::all_ban_redactions(),
+        };
+        prefix.first().copied().expect("a prefix begins with a tag")
+    }
+}
+
 /// What is read ahead: records that a use case is about to read.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
@@ -92,24 +120,14 @@ pub(super) enum Commit {
     Conflict,
 }
 
-/// A set of records of the whole store that each process keeps in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Set {
-    /// Users who asked for erasure.
-    ErasedUsers,
-    /// Rooms that are not served to other servers.
-    RoomsNotServed,
-    /// Bans that redact.
-    Bans,
-}
-
 /// The engine of a store.
-#[expect(clippy::large_enum_variant, reason = "there is one per store")]
 pub(super) enum Engine {
     /// In a directory of this machine, kept by sled.
     Local(Local),
     /// In a directory of this machine, kept by fjall.
     Fjall(Fjall),
+    /// In a database that several processes may share.
+    Postgres(Postgres),
     /// In memory, for tests.
     #[cfg(test)]
     Test(TestEngine),
@@ -121,6 +139,7 @@ impl Engine {
         match self {
             Self::Local(it) => it.read(key),
             Self::Fjall(it) => it.read(key),
+            Self::Postgres(it) => it.read(key),
             #[cfg(test)]
             Self::Test(it) => it.read(key),
         }
@@ -132,16 +151,20 @@ impl Engine {
         &self,
         keys: &[Vec<u8>],
     ) -> Result<Vec<Option<StoredValue>>, StoreError> {
-        #[cfg(test)]
-        if let Self::Test(it) = self {
-            return it.read_many(keys);
+        match self {
+            Self::Local(_) | Self::Fjall(_) => keys.iter().map(|key| self.read(key)).collect(),
+            Self::Postgres(it) => it.read_many(keys),
+            #[cfg(test)]
+            Self::Test(it) => it.read_many(keys),
         }
-        keys.iter().map(|key| self.read(key)).collect()
     }
 
     /// Reads the record that a decision depends on. It is never taken from what an earlier call has
     /// read.
     pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
+        if let Self::Postgres(it) = self {
+            return it.see(key);
+        }
         #[cfg(test)]
         if let Self::Test(it) = self {
             return it.see(key);
@@ -150,73 +173,36 @@ impl Engine {
         Ok(Seen { key, value, stamp: None })
     }
 
-    /// Whether several processes may have the store open.
-    pub(super) fn is_shared(&self) -> bool {
-        match self {
-            Self::Local(_) | Self::Fjall(_) => false,
-            #[cfg(test)]
-            Self::Test(it) => it.is_shared(),
-        }
-    }
-
-    /// How often this process has learnt that a set was changed, by this or by another process. It
-    /// learns that whenever it reads the number of a room. Always 0 in a store that is not shared.
-    pub(super) fn changes_of(&self, _set: Set) -> u64 {
-        match self {
-            Self::Local(_) | Self::Fjall(_) => 0,
-            #[cfg(test)]
-            Self::Test(it) => it.changes_of(_set),
-        }
-    }
-
-    /// Learns which sets were changed, where no number of a room is read.
-    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "no engine is shared yet"))]
-    pub(super) fn learn(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Local(_) | Self::Fjall(_) => {}
-            #[cfg(test)]
-            Self::Test(it) => it.learn(),
-        }
-        Ok(())
-    }
-
-    /// Makes the running piece of work read the numbers of rooms again, though it has read them before.
-    pub(super) fn read_anew(&self) {
-        match self {
-            Self::Local(_) | Self::Fjall(_) => {}
-            #[cfg(test)]
-            Self::Test(_) => {}
-        }
-    }
-
     /// Whether [`read_ahead`](Self::read_ahead) does anything. Callers ask before they build keys.
     pub(super) fn reads_ahead(&self) -> bool {
         match self {
             Self::Local(_) | Self::Fjall(_) => false,
+            Self::Postgres(_) => true,
             #[cfg(test)]
             Self::Test(it) => it.reads_ahead(),
         }
     }
 
     /// Whether reading a record, or finding that there is none, takes no round trip.
-    pub(super) fn is_in_memory(&self, _key: &[u8]) -> bool {
+    pub(super) fn is_in_memory(&self, key: &[u8]) -> bool {
         match self {
             Self::Local(_) | Self::Fjall(_) => true,
+            Self::Postgres(it) => it.is_in_memory(key),
             #[cfg(test)]
-            Self::Test(it) => it.is_in_memory(_key),
+            Self::Test(it) => it.is_in_memory(key),
         }
     }
 
     /// Reads records in one round trip, so that later calls find them in memory; those that are there
     /// already are not read again. What is not read ahead is read when it is asked for. Does nothing
     /// in an engine whose records are on this machine.
-    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "no engine is shared yet"))]
-    pub(super) fn read_ahead(&self, _ahead: &Ahead) -> Result<(), StoreError> {
+    pub(super) fn read_ahead(&self, ahead: &Ahead) -> Result<(), StoreError> {
         match self {
             Self::Local(_) | Self::Fjall(_) => Ok(()),
+            Self::Postgres(it) => it.read_ahead(ahead),
             #[cfg(test)]
             Self::Test(it) => {
-                it.read_ahead(_ahead);
+                it.read_ahead(ahead);
                 Ok(())
             }
         }
@@ -227,8 +213,53 @@ impl Engine {
     pub(super) fn room_mark(&self, number: RoomNum) -> u64 {
         match self {
             Self::Local(_) | Self::Fjall(_) => number.0.into(),
+            Self::Postgres(it) => it.room_mark(number),
             #[cfg(test)]
             Self::Test(it) => it.room_mark(number.0),
+        }
+    }
+
+    /// A number for a room that is about to be made, if the engine numbers rooms itself.
+    pub(super) fn number_for_new(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(None),
+            Self::Postgres(it) => it.number_for_new(room_id).map(Some),
+            #[cfg(test)]
+            Self::Test(_) => Ok(None),
+        }
+    }
+
+    /// Whether other processes may change the store while this one has it open.
+    pub(super) fn is_shared(&self) -> bool {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => false,
+            Self::Postgres(_) => true,
+            #[cfg(test)]
+            Self::Test(it) => it.is_shared(),
+        }
+    }
+
+    /// Finds out which sets of the whole store other processes have changed. Reading the number of a
+    /// room does that too.
+    pub(super) fn learn_sets(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(()),
+            Self::Postgres(it) => it.read_words(),
+            #[cfg(test)]
+            Self::Test(it) => {
+                it.learn_sets();
+                Ok(())
+            }
+        }
+    }
+
+    /// How often another process was found to have changed a set of the whole store.
+    pub(super) fn foreign_changes(&self, set: Set) -> u64 {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => 0,
+            Self::Postgres(it) => it.foreign_changes(set),
+            #[cfg(test)]
+            Self::Test(it) => it.foreign_changes(set),
         }
     }
 
@@ -243,16 +274,19 @@ impl Engine {
         match self {
             Self::Local(it) => it.scan(prefix, after, limit),
             Self::Fjall(it) => it.scan(prefix, after, limit),
+            Self::Postgres(it) => it.scan(prefix, after, limit),
             #[cfg(test)]
             Self::Test(it) => it.scan(prefix, after, limit),
         }
     }
 
-    /// The greatest key that begins with `prefix`; `None` if there is none.
+    /// The greatest key that begins with `prefix`; `None` if there is none, or if the engine has no
+    /// order of all keys.
     pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self {
             Self::Local(it) => it.last_key(prefix),
             Self::Fjall(it) => it.last_key(prefix),
+            Self::Postgres(_) => Ok(None),
             #[cfg(test)]
             Self::Test(it) => it.last_key(prefix),
         }
@@ -264,13 +298,14 @@ impl Engine {
         &self,
         seen: Option<&Seen>,
         changes: Changes,
-        _effect: Effect,
+        effect: Effect,
     ) -> Result<Commit, StoreError> {
         match self {
             Self::Local(it) => it.commit(seen, changes),
             Self::Fjall(it) => it.commit(seen, changes),
+            Self::Postgres(it) => it.commit(seen, changes, effect),
             #[cfg(test)]
-            Self::Test(it) => it.commit(seen, changes, _effect),
+            Self::Test(it) => it.commit(seen, changes, effect),
         }
     }
 
@@ -287,6 +322,8 @@ impl Engine {
         match self {
             Self::Local(it) => it.flush(),
             Self::Fjall(it) => it.flush(),
+            // A commit is on disk when it returns.
+            Self::Postgres(_) => Ok(()),
             #[cfg(test)]
             Self::Test(_) => Ok(()),
         }
@@ -297,6 +334,7 @@ impl Engine {
         match self {
             Self::Local(it) => it.bytes_on_disk(),
             Self::Fjall(it) => it.bytes_on_disk(),
+            Self::Postgres(it) => it.bytes_on_disk(),
             #[cfg(test)]
             Self::Test(_) => Ok(0),
         }
@@ -307,6 +345,8 @@ impl Engine {
         match self {
             Self::Local(it) => it.free_bytes(),
             Self::Fjall(it) => it.free_bytes(),
+            // The volume is of the server. When it is full, the server says so.
+            Self::Postgres(_) => Ok(u64::MAX),
             #[cfg(test)]
             Self::Test(_) => Ok(u64::MAX),
         }
@@ -317,6 +357,8 @@ impl Engine {
         match self {
             Self::Local(it) => it.has_failed(),
             Self::Fjall(it) => it.has_failed(),
+            // A commit that failed is not applied, and the next one may succeed.
+            Self::Postgres(_) => false,
             #[cfg(test)]
             Self::Test(_) => false,
         }
@@ -330,6 +372,7 @@ impl Engine {
                 it.give_up();
                 failure
             }
+            Self::Postgres(_) => failure,
             #[cfg(test)]
             Self::Test(_) => failure,
         }
@@ -340,6 +383,7 @@ impl Engine {
         match self {
             Self::Local(it) => it.durability(),
             Self::Fjall(_) => Durability::Fjall,
+            Self::Postgres(_) => Durability::Server,
             #[cfg(test)]
             Self::Test(_) => Durability::OwnSync,
         }

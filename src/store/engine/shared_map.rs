@@ -59,12 +59,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn set_of(key: &[u8]) -> Option<Set> {
-    match key.first()? {
-        0x0b => Some(Set::ErasedUsers),
-        0x19 => Some(Set::RoomsNotServed),
-        0x1b => Some(Set::Bans),
-        _ => None,
-    }
+    let tag = *key.first()?;
+    Set::ALL.into_iter().find(|it| it.tag() == tag)
 }
 
 fn number_in(key: &[u8]) -> Option<u32> {
@@ -126,11 +122,11 @@ impl SharedMap {
         (0..count).map(|_| engine()).collect()
     }
 
-    pub(super) fn changes_of(&self, set: Set) -> u64 {
+    pub(super) fn foreign_changes(&self, set: Set) -> u64 {
         locked(&self.own).changes.get(&set).copied().unwrap_or_default()
     }
 
-    pub(super) fn learn(&self) {
+    pub(super) fn learn_sets(&self) {
         let shared = locked(&self.shared);
         locked(&self.own).learn(&shared);
     }

@@ -57,13 +57,13 @@ impl TestEngine {
         self.shared.is_some()
     }
 
-    pub(super) fn changes_of(&self, set: Set) -> u64 {
-        self.shared.as_ref().map_or(0, |it| it.changes_of(set))
+    pub(super) fn foreign_changes(&self, set: Set) -> u64 {
+        self.shared.as_ref().map_or(0, |it| it.foreign_changes(set))
     }
 
-    pub(super) fn learn(&self) {
+    pub(super) fn learn_sets(&self) {
         if let Some(shared) = &self.shared {
-            shared.learn();
+            shared.learn_sets();
         }
     }
 

@@ -40,13 +40,15 @@ pub enum Durability {
     /// fjall syncs its journal before each acknowledgement. After a power cut the store may not open;
     /// then a backup has to be restored.
     Fjall,
+    /// The database server syncs each commit before it answers.
+    Server,
 }
 
 impl Durability {
     /// Whether the store opens after a power cut, with everything that was acknowledged.
     #[must_use]
     pub const fn survives_power_cuts(self) -> bool {
-        matches!(self, Self::FileSystem | Self::Sled)
+        matches!(self, Self::FileSystem | Self::Sled | Self::Server)
     }
 
     /// A description for operators.
@@ -57,6 +59,7 @@ impl Durability {
             Self::OwnSync => "each acknowledgement, by a sync of this program",
             Self::Sled => "each write, by a sync of sled",
             Self::Fjall => "each acknowledgement, by a sync of fjall's journal",
+            Self::Server => "each commit, by the database server",
         }
     }
 }
@@ -226,10 +229,10 @@ impl Durable {
 /// whether it had them already.
 fn set(path: &Path, durability: &mut Durability) -> Result<bool, StoreError> {
     let set = flags::set(path).map_err(at(path))?;
-    if set == flags::Set::NotKept && *durability == Durability::FileSystem {
+    if set == flags::FlagsSet::NotKept && *durability == Durability::FileSystem {
         *durability = Durability::OwnSync;
     }
-    Ok(set == flags::Set::Before)
+    Ok(set == flags::FlagsSet::Before)
 }
 
 /// Syncs a file or a folder to disk.
@@ -261,10 +264,14 @@ mod tests {
             return;
         }
         for path in ["graph", "graph/blobs", "graph/db", "graph/conf", "graph/blobs/17", "MARK"] {
-            assert_eq!(flags::set(&dir.path().join(path)).unwrap(), flags::Set::Before, "{path}");
+            assert_eq!(
+                flags::set(&dir.path().join(path)).unwrap(),
+                flags::FlagsSet::Before,
+                "{path}"
+            );
         }
         fs::write(dir.path().join("graph/new"), "new").unwrap();
-        assert_eq!(flags::set(&dir.path().join("graph/new")).unwrap(), flags::Set::Before);
+        assert_eq!(flags::set(&dir.path().join("graph/new")).unwrap(), flags::FlagsSet::Before);
     }
 
     #[test]
