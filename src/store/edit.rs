@@ -52,7 +52,7 @@ enum Removes {
 pub(super) struct Start {
     pub(super) number: RoomNum,
     pub(super) room: Room,
-    seen: Seen,
+    pub(super) seen: Seen,
 }
 
 impl<'s> Edit<'s> {
