@@ -20,7 +20,7 @@ use super::{
 use crate::{
     context::Context,
     store::{
-        ContentDue, Decision, Edit, EventNum, RedactedContent, RedactedSearch, RoomNum, Store,
+        ContentDue, Decision, Edit, EventNum, HeldLease, Leased, RedactedContent, RedactedSearch, RoomNum, Store,
         StoreError,
     },
 };
@@ -48,6 +48,8 @@ pub enum Pass {
 pub struct ContentRemoval {
     /// The last event that the running pass looked at; `None` at the start of a pass.
     after: Option<ContentDue>,
+    /// Held during a pass in a store that several processes share: one of them removes content.
+    lease: Option<HeldLease>,
 }
 
 /// What one decision did with the events that it looked at.
@@ -64,6 +66,28 @@ impl ContentRemoval {
     /// # Errors
     /// When the store fails. The next turn tries again.
     pub fn turn(&mut self, cx: &Context, now_ms: u64) -> Result<Pass, StoreError> {
+        if cx.store.is_shared() && !self.is_alone(&cx.store)? {
+            self.after = None;
+            return Ok(Pass::Ended);
+        }
+        let pass = self.turn_alone(cx, now_ms)?;
+        if let Some(lease) = self.lease.take_if(|_| pass == Pass::Ended) {
+            cx.store.release(&lease);
+        }
+        Ok(pass)
+    }
+
+    /// Whether no other process removes content.
+    fn is_alone(&mut self, store: &Store) -> Result<bool, StoreError> {
+        match &mut self.lease {
+            Some(lease) if store.prolong(lease)? => {}
+            Some(_) => self.lease = None,
+            None => self.lease = store.try_lease(Leased::ContentRemoval)?,
+        }
+        Ok(self.lease.is_some())
+    }
+
+    fn turn_alone(&mut self, cx: &Context, now_ms: u64) -> Result<Pass, StoreError> {
         let store = &cx.store;
         if store.check_space().is_err() {
             return Ok(Pass::Ended);

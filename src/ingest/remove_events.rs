@@ -70,11 +70,11 @@ pub fn remove_events(
     if event_ids.len() > MAX_REMOVED {
         return Err(RemoveError::TooMany(event_ids.len()));
     }
-    let _alone = store.purge_alone();
+    let alone = &store.purge_alone(room_id)?;
     let unknown = || RemoveError::RoomUnknown(room_id.to_owned());
     let room = store.room_identity(room_id)?.ok_or_else(unknown)?;
     let mut removal = EventRemoval {
-        purge: Purge { store, room: &room },
+        purge: Purge { store, room: &room, alone },
         progress: RemoveProgress::default(),
         watch,
     };
@@ -101,7 +101,7 @@ impl EventRemoval<'_, '_> {
         event_ids: &[String],
         keep_as_outliers: bool,
     ) -> Result<Option<()>, StoreError> {
-        let Purge { store, room } = self.purge;
+        let Purge { store, room, .. } = self.purge;
         let make = |number| RemovalPlan::make(store, number, event_ids);
         let Some(plan) = store.read_whole(room, make)? else { return Ok(None) };
         let cutting = Cutting { may_return: true, keep_as_outliers };

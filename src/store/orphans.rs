@@ -153,12 +153,21 @@ impl Store {
     /// Removes a record, if the same is still wrong with it.
     pub fn remove_orphan(&self, orphan: &Orphan) -> Result<(), StoreError> {
         let _guard = orphan.room_id.as_ref().map(|it| self.room_locks.lock(it));
-        let Some(value) = self.value(&orphan.key)? else { return Ok(()) };
-        let wrong = self.wrong_with(&orphan.key, &value, &mut RoomsRead::default())?;
-        if wrong == Some(orphan.reason) {
-            self.engine.put([(orphan.key.clone(), None)].into())?;
-        }
-        Ok(())
+        let name = orphan.room_id.as_deref().unwrap_or_default();
+        retried(name, || {
+            // Another process may change the room meanwhile.
+            let by_name = orphan.room_id.as_deref().map(keys::room_by_name);
+            let seen = by_name.filter(|_| self.is_shared()).map(|it| self.engine.see(it));
+            let seen = seen.transpose()?.filter(|it| it.value.is_some());
+            let Some(value) = self.value(&orphan.key)? else { return Ok(Some(())) };
+            let wrong = self.wrong_with(&orphan.key, &value, &mut RoomsRead::default())?;
+            if wrong != Some(orphan.reason) {
+                return Ok(Some(()));
+            }
+            let changes = [(orphan.key.clone(), None)].into();
+            let commit = self.engine.commit(seen.as_ref(), changes, Effect::Replaces)?;
+            Ok((commit == Commit::Done).then_some(()))
+        })
     }
 
     /// The room whose lock guards a record; `None` if no room's does.

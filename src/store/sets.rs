@@ -1,9 +1,12 @@
 //! The sets of records that are kept in memory, in a store that several processes share: a set that
 //! was changed is read anew before anything more is answered.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{Store, StoreError, engine::Set};
@@ -15,6 +18,7 @@ pub(super) struct FollowedSets {
     erased_users: FollowedSet,
     rooms_not_served: FollowedSet,
     bans: FollowedSet,
+    repair: FollowedSet,
     /// Held while a set is read.
     reading: Mutex<()>,
 }
@@ -30,6 +34,12 @@ impl Store {
         self.engine.is_shared()
     }
 
+    /// How long the database of a shared store may be away before this process counts as not serving.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Learns which sets were changed, by whichever process, and reads those anew. Only needed where no
     /// number of a room is read.
     ///
@@ -41,15 +51,19 @@ impl Store {
     }
 
     /// Reads those sets anew that are known to have changed.
+    ///
+    /// # Errors
+    /// [`StoreError::BeingRepaired`] while another process repairs the store.
     pub(super) fn follow_sets(&self) -> Result<(), StoreError> {
         if !self.engine.is_shared() {
             return Ok(());
         }
-        let FollowedSets { erased_users, rooms_not_served, bans, reading } = &self.followed_sets;
+        let FollowedSets { erased_users, rooms_not_served, bans, repair, reading } = &self.followed_sets;
         for (set, followed) in [
             (Set::ErasedUsers, erased_users),
             (Set::RoomsNotServed, rooms_not_served),
             (Set::Bans, bans),
+            (Set::Repair, repair),
         ] {
             if followed.0.load(Ordering::Acquire) == self.engine.foreign_changes(set) {
                 continue;
@@ -64,9 +78,10 @@ impl Store {
                 Set::ErasedUsers => self.load_erased_users()?,
                 Set::RoomsNotServed => self.load_rooms_not_served()?,
                 Set::Bans => self.load_ban_redactions()?,
+                Set::Repair => self.load_repair()?,
             }
             followed.0.store(changes, Ordering::Release);
         }
-        Ok(())
+        self.check_repair()
     }
 }

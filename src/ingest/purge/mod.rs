@@ -30,7 +30,9 @@ use super::{
 };
 use crate::{
     num,
-    store::{Decision, Edit, EventNum, RoomIdentity, RoomNum, Store, StoreError, View},
+    store::{
+        Decision, Edit, EventNum, PurgeAlone, RoomIdentity, RoomNum, Store, StoreError, View,
+    },
 };
 
 /// Events of a slice: bounds the memory of a decision, and the time for which writers of the room
@@ -86,10 +88,10 @@ pub fn purge_history(
     PurgedHistory { room_id, event_id, may_return }: PurgedHistory<'_>,
     watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
 ) -> Result<PurgeProgress, PurgeError> {
-    let _alone = store.purge_alone();
+    let alone = &store.purge_alone(room_id)?;
     let room = store.room_identity(room_id)?;
     let room = room.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
-    let purge = Purge { store, room: &room };
+    let purge = Purge { store, room: &room, alone };
     let cutting = Cutting { may_return, keep_as_outliers: false };
     match purge.run(event_id, cutting, watch) {
         // Other purges wait for this one, but a deletion does not.
@@ -103,9 +105,9 @@ pub fn purge_history(
 
 /// Removes the state records of a room that no state in use needs.
 pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
-    let _alone = store.purge_alone();
+    let alone = &store.purge_alone(room_id)?;
     let Some(room) = store.room_identity(room_id)? else { return Ok(()) };
-    Purge { store, room: &room }.sweep()?;
+    Purge { store, room: &room, alone }.sweep()?;
     Ok(())
 }
 
@@ -114,6 +116,7 @@ pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
 pub(super) struct Purge<'s> {
     pub(super) store: &'s Store,
     pub(super) room: &'s RoomIdentity,
+    pub(super) alone: &'s PurgeAlone<'s>,
 }
 
 impl Purge<'_> {
@@ -162,6 +165,7 @@ impl Purge<'_> {
     ) -> Result<Option<T>, StoreError> {
         loop {
             self.derive_again()?;
+            self.alone.prolong(self.room.room_id())?;
             let decided = self.store.decide(self.room.room_id(), None, |edit| {
                 // The room may have been deleted and created again.
                 if !edit.is_of(self.room) {

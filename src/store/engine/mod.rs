@@ -39,6 +39,7 @@ mod watchdog;
 use std::collections::BTreeMap;
 
 pub use self::{durable::Durability, panics::caught, value::StoredValue};
+pub use self::postgres::until;
 pub(super) use self::{
     fjall::Fjall,
     local::Local,
@@ -85,10 +86,13 @@ pub(super) enum Set {
     RoomsNotServed,
     /// Bans that redact.
     Bans,
+    /// The lease of a repair.
+    Repair,
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 3] = [Self::ErasedUsers, Self::RoomsNotServed, Self::Bans];
+    pub(super) const ALL: [Self; 4] =
+        [Self::ErasedUsers, Self::RoomsNotServed, Self::Bans, Self::Repair];
 
     /// The first byte of the keys of its records.
     pub(super) fn tag(self) -> u8 {
@@ -96,6 +100,7 @@ impl Set {
             Self::ErasedUsers => keys::erased_users(),
             Self::RoomsNotServed => keys::rooms_not_served(),
             Self::Bans => keys::all_ban_redactions(),
+            Self::Repair => keys::repair(),
         };
         prefix.first().copied().expect("a prefix begins with a tag")
     }

@@ -15,7 +15,7 @@ use crate::store::{
 };
 
 /// Tags of records that do not belong to a room.
-const OF_THE_STORE: [u8; 9] = [0x00, 0x01, 0x0b, 0x0e, 0x11, 0x18, 0x19, 0x1b, 0x1c];
+const OF_THE_STORE: [u8; 10] = [0x00, 0x01, 0x0b, 0x0e, 0x11, 0x18, 0x19, 0x1b, 0x1c, 0x1d];
 const ROOM_BY_NAME: u8 = 0x01;
 /// Numbers that a process gives to rooms that it finds; rooms that it makes have smaller ones.
 const FIRST_FOUND: u32 = 1_000;

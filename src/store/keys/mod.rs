@@ -54,6 +54,8 @@ impl Tag {
     const ROOM_NOT_SERVED: Self = Self(0x19);
     const CONTENT: Self = Self(0x1a);
     const BAN_REDACTION: Self = Self(0x1b);
+    const LEASE: Self = Self(0x1c);
+    const REPAIR: Self = Self(0x1d);
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
@@ -139,6 +141,26 @@ pub(crate) fn mark_2() -> Vec<u8> {
 /// The number of a room, by its id.
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
+}
+
+/// A lease, by its name.
+pub(crate) fn lease(name: &str) -> Vec<u8> {
+    Key::new(Tag::LEASE).bytes(name.as_bytes()).0
+}
+
+/// The sizes of the whole store, as some process has measured them. No lease has this name.
+pub(crate) fn measurement() -> Vec<u8> {
+    lease("sizes")
+}
+
+/// The lease of a repair.
+pub(crate) fn repair() -> Vec<u8> {
+    Key::new(Tag::REPAIR).0
+}
+
+/// Whether a record is a lease, or else only of use to the processes that share the store.
+pub(crate) fn is_lease(key: &[u8]) -> bool {
+    key.first().is_some_and(|it| [Tag::LEASE.0, Tag::REPAIR.0].contains(it))
 }
 
 /// Whether this is a key of [`room_by_name`].

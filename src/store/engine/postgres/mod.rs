@@ -22,6 +22,8 @@ mod listing;
 mod reads;
 mod rooms;
 mod words;
+
+pub use database::until;
 mod writes;
 
 use std::{
