@@ -68,7 +68,8 @@ impl Deadline {
     #[must_use]
     pub fn for_waiting(&self) -> Option<Instant> {
         let now = (self.now)();
-        self.at.map(|at| at - (at.saturating_duration_since(now) / ANSWER_SHARE).min(MOST_FOR_ANSWER))
+        self.at
+            .map(|at| at - (at.saturating_duration_since(now) / ANSWER_SHARE).min(MOST_FOR_ANSWER))
     }
 
     /// The same deadline, but at most a short time from now. It reads the clock once in eight checks.

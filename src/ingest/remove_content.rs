@@ -20,8 +20,8 @@ use super::{
 use crate::{
     context::Context,
     store::{
-        ContentDue, Decision, Edit, EventNum, HeldLease, Leased, RedactedContent, RedactedSearch, RoomNum, Store,
-        StoreError,
+        ContentDue, Decision, Edit, EventNum, HeldLease, Leased, RedactedContent, RedactedSearch,
+        RoomNum, Store, StoreError,
     },
 };
 
@@ -79,12 +79,17 @@ impl ContentRemoval {
 
     /// Whether no other process removes content.
     fn is_alone(&mut self, store: &Store) -> Result<bool, StoreError> {
-        match &mut self.lease {
-            Some(lease) if store.prolong(lease)? => {}
-            Some(_) => self.lease = None,
-            None => self.lease = store.try_lease(Leased::ContentRemoval)?,
+        let is_held = match &mut self.lease {
+            Some(lease) => store.prolong(lease)?,
+            None => {
+                self.lease = store.try_lease(Leased::ContentRemoval)?;
+                self.lease.is_some()
+            }
+        };
+        if !is_held {
+            self.lease = None;
         }
-        Ok(self.lease.is_some())
+        Ok(is_held)
     }
 
     fn turn_alone(&mut self, cx: &Context, now_ms: u64) -> Result<Pass, StoreError> {

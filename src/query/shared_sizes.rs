@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_they_were_written() {
-        let sizes = Sizes { rooms: 1, oldest_content_ms: Some(7), free_bytes: 13, ..Sizes::default() };
+        let sizes =
+            Sizes { rooms: 1, oldest_content_ms: Some(7), free_bytes: 13, ..Sizes::default() };
         assert_eq!(decode(&encode(sizes)), Some(sizes));
         assert_eq!(decode(&encode(Sizes::default())), Some(Sizes::default()));
         assert_eq!(decode(&[1, 2]), None);

@@ -168,7 +168,9 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         return refuse(Reason::StoreCorrupt, "a record of the store is damaged");
     }
     match failure {
-        StoreError::DiskFull { .. } | StoreError::DatabaseFull(_) => refuse(Reason::DiskFull, &failure.to_string()),
+        StoreError::DiskFull { .. } | StoreError::DatabaseFull(_) => {
+            refuse(Reason::DiskFull, &failure.to_string())
+        }
         StoreError::RoomVersionUnknown { .. } => {
             refuse(Reason::RoomVersionUnknown, &failure.to_string())
         }
@@ -231,11 +233,7 @@ mod tests {
             (conflict(), Code::Aborted, "ROOM_CHANGES"),
             (unknown(), Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN"),
             (StoreError::Bug("of the test"), Code::Internal, "INTERNAL"),
-            (
-                EngineError::Away("of the test".to_owned()).into(),
-                Code::Unavailable,
-                "STORE_AWAY",
-            ),
+            (EngineError::Away("of the test".to_owned()).into(), Code::Unavailable, "STORE_AWAY"),
             (StoreError::BeingRepaired, Code::Unavailable, "STORE_AWAY"),
             (
                 StoreError::DatabaseFull("of the test".to_owned()),

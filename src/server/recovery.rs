@@ -22,7 +22,7 @@ const TRY_EVERY: Duration = Duration::from_secs(2);
 /// the store open: then that was done when it was opened.
 pub(super) async fn recover_again(cx: Arc<Context>) -> ! {
     if !cx.store.is_shared() {
-        return pending().await;
+        pending::<()>().await;
     }
     loop {
         let working = Arc::clone(&cx);

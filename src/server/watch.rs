@@ -7,7 +7,10 @@ use tokio::time::{self, Instant};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
-use super::health::{Health, report};
+use super::{
+    health::{Health, report},
+    recovery::recover_again,
+};
 use crate::{
     context::Context,
     ingest::{self, ContentRemoval, Pass},
@@ -125,9 +128,19 @@ fn show_feeder(cx: &Context) {
     }
 }
 
+/// Does everything that is to be done beside answering, for as long as the service runs.
+pub(super) async fn work(cx: Arc<Context>) -> ! {
+    tokio::select! {
+        ended = measure(Arc::clone(&cx)) => ended,
+        ended = work_off(Arc::clone(&cx)) => ended,
+        ended = remove_content(Arc::clone(&cx)) => ended,
+        ended = recover_again(Arc::clone(&cx)) => ended,
+    }
+}
+
 /// Measures the whole store from time to time; the longer that takes, the less often. Of processes that
 /// share a store, one measures it for all.
-pub(super) async fn measure(cx: Arc<Context>) -> ! {
+async fn measure(cx: Arc<Context>) -> ! {
     let mut shared = SharedSizes::default();
     loop {
         let started = Instant::now();
@@ -191,7 +204,7 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
 }
 
 /// Computes the states that appends have left, one batch after another.
-pub(super) async fn work_off(cx: Arc<Context>) -> ! {
+async fn work_off(cx: Arc<Context>) -> ! {
     loop {
         cx.backlog.wait().await;
         cx.metrics.backlog(cx.backlog.len());
@@ -210,7 +223,7 @@ pub(super) async fn work_off(cx: Arc<Context>) -> ! {
 }
 
 /// Removes the content of redacted events when its time has come.
-pub(super) async fn remove_content(cx: Arc<Context>) -> ! {
+async fn remove_content(cx: Arc<Context>) -> ! {
     let mut removal = ContentRemoval::default();
     loop {
         let started = Instant::now();

@@ -27,6 +27,7 @@ impl Store {
 
     /// Marks a user as erased, or takes the mark back. On disk when this returns.
     pub fn set_erased(&self, user_id: &str, erased: bool) -> Result<(), StoreError> {
+        self.learn_sets()?;
         let mut users = sync::write(&self.erased_users);
         let key = keys::erased_user(user_id);
         let value = erased.then(|| add_checksum(&key, Vec::new()).into());

@@ -121,8 +121,7 @@ impl LeaseRecord {
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Decoder(bytes);
-        let record =
-            Self { owner: from.number()?, count: from.number()?, time_ms: from.number()? };
+        let record = Self { owner: from.number()?, count: from.number()?, time_ms: from.number()? };
         from.end()?;
         Ok(record)
     }

@@ -12,6 +12,8 @@ use std::{
 use super::{
     EventNum, Extremity, NotServedReason, PrevEvent, RoomNum, Store, StoreError, Topology, View,
     codec::strip_checksum,
+    decide::retried,
+    engine::{Commit, Effect},
     keys::{self, Part, Parts},
     record::{self, Room},
     view::number_or_gone,

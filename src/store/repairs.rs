@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{HeldLease, Leased, Store, StoreError, StoredValue, View as _, keys};
+use super::{HeldLease, Leased, Store, StoreError, View as _, keys};
 use crate::sync::{lock, read, write};
 
 /// How long a repair may be silent before the other processes go on.
@@ -18,15 +18,10 @@ const REPAIR_TIME: Duration = Duration::from_secs(60);
 /// The repair of another process, as this process knows it.
 #[derive(Default)]
 pub(super) struct Repairs {
-    /// The record of a lease that is held, and since when it is so.
-    running: RwLock<Option<RunningRepair>>,
+    /// When this process read that the lease is held, the last time that its record had changed.
+    running: RwLock<Option<Instant>>,
     /// Whether this process repairs the store.
     is_own: AtomicBool,
-}
-
-struct RunningRepair {
-    value: StoredValue,
-    since: Instant,
 }
 
 /// While it exists, no other process answers or changes anything.
@@ -45,7 +40,8 @@ impl Store {
         if !self.is_shared() {
             return Ok(RepairAlone { store: self, lease: Mutex::new(None) });
         }
-        let lease = self.try_lease_for(Leased::Repair, REPAIR_TIME)?.ok_or(StoreError::BeingRepaired)?;
+        let lease =
+            self.try_lease_for(Leased::Repair, REPAIR_TIME)?.ok_or(StoreError::BeingRepaired)?;
         self.repairs.is_own.store(true, Ordering::Release);
         Ok(RepairAlone { store: self, lease: Mutex::new(Some(lease)) })
     }
@@ -53,16 +49,15 @@ impl Store {
     /// Reads whether the store is being repaired.
     pub(super) fn load_repair(&self) -> Result<(), StoreError> {
         let key = keys::repair();
-        let value = self.value(&key)?.filter(|it| Self::is_lease_held(&key, it));
-        let since = Instant::now();
-        *write(&self.repairs.running) = value.map(|value| RunningRepair { value, since });
+        let is_held = self.value(&key)?.is_some_and(|it| Self::is_lease_held(&key, &it));
+        *write(&self.repairs.running) = is_held.then(Instant::now);
         Ok(())
     }
 
     /// Checks that no other process repairs the store.
     pub(super) fn check_repair(&self) -> Result<(), StoreError> {
         let running = read(&self.repairs.running);
-        let is_running = running.as_ref().is_some_and(|it| it.since.elapsed() < REPAIR_TIME);
+        let is_running = running.is_some_and(|since| since.elapsed() < REPAIR_TIME);
         if is_running && !self.repairs.is_own.load(Ordering::Acquire) {
             return Err(StoreError::BeingRepaired);
         }

@@ -58,7 +58,8 @@ impl Store {
         if !self.engine.is_shared() {
             return Ok(());
         }
-        let FollowedSets { erased_users, rooms_not_served, bans, repair, reading } = &self.followed_sets;
+        let FollowedSets { erased_users, rooms_not_served, bans, repair, reading } =
+            &self.followed_sets;
         for (set, followed) in [
             (Set::ErasedUsers, erased_users),
             (Set::RoomsNotServed, rooms_not_served),

@@ -30,9 +30,7 @@ use super::{
 };
 use crate::{
     num,
-    store::{
-        Decision, Edit, EventNum, PurgeAlone, RoomIdentity, RoomNum, Store, StoreError, View,
-    },
+    store::{Decision, Edit, EventNum, PurgeAlone, RoomIdentity, RoomNum, Store, StoreError, View},
 };
 
 /// Events of a slice: bounds the memory of a decision, and the time for which writers of the room

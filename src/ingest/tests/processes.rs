@@ -273,6 +273,27 @@ fn what_one_process_has_to_derive_again_either_of_them_derives() {
 }
 
 #[test]
+fn while_one_process_repairs_the_store_the_other_answers_and_changes_nothing() {
+    let pair = Pair::new();
+    let events = pair.line(&pair.one, &pair.join, 3);
+    let being_repaired = |failure| matches!(failure, StoreError::BeingRepaired);
+    let alone = pair.one.store.repair_alone().unwrap();
+    let asked = pair.asked(&pair.other, &[&events[1]]);
+    assert!(matches!(asked, Err(QueryError::Store(StoreError::BeingRepaired))), "{asked:?}");
+    assert!(being_repaired(pair.other.store.set_erased(BOB, true).err().unwrap()));
+    assert!(being_repaired(pair.other.store.delete_room(&pair.room.room_id).err().unwrap()));
+    assert!(being_repaired(pair.other.store.repair_alone().err().unwrap()));
+    alone.check().unwrap();
+    pair.line(&pair.one, &events[2], 1);
+    drop(alone);
+    assert!(pair.asked(&pair.other, &[&events[1]]).is_ok());
+    pair.other.store.set_erased(BOB, true).unwrap();
+    let repaired = verify::repair(&pair.other.store, 0, &mut |_| {}).unwrap();
+    assert!(repaired.left.is_empty() && repaired.mended.is_empty());
+    pair.assert_sound();
+}
+
+#[test]
 fn a_store_is_verified_though_the_other_process_changes_it_meanwhile() {
     let pair = Pair::new();
     let events = pair.line(&pair.one, &pair.join, 40);

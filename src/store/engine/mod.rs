@@ -38,8 +38,8 @@ mod watchdog;
 
 use std::collections::BTreeMap;
 
-pub use self::{durable::Durability, panics::caught, value::StoredValue};
 pub use self::postgres::until;
+pub use self::{durable::Durability, panics::caught, value::StoredValue};
 pub(super) use self::{
     fjall::Fjall,
     local::Local,
