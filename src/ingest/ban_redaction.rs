@@ -87,10 +87,9 @@ fn turn(
     let searched = store.decide(&user.room_id, None, |edit| {
         let room_mark = store.room_mark(edit.room_num());
         let next = match search {
-            // The room may have been deleted and made again since.
+            // It is another room if it was deleted and made again since, or copied from another store.
             Some(search) if search.room_mark == room_mark => search.next.0,
-            Some(_) => return Ok(Decision::Discard(None)),
-            None => 0,
+            Some(_) | None => 0,
         };
         let last = edit.room.next_event.0;
         let end = last.min(next.saturating_add(EVENTS_PER_TURN));

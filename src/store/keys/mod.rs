@@ -4,6 +4,7 @@
 
 mod content;
 mod deriving;
+mod leases;
 mod parts;
 mod scope;
 
@@ -12,6 +13,7 @@ pub(crate) use content::{
     content_due, is_content_due, of_content, redacted_search, remains,
 };
 pub(crate) use deriving::{all_deriving, derive_again, deriving, is_deriving};
+pub(crate) use leases::{is_lease, lease, measurement, repair};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, needed_event, part, parts};
 pub(crate) use scope::{
@@ -141,26 +143,6 @@ pub(crate) fn mark_2() -> Vec<u8> {
 /// The number of a room, by its id.
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
-}
-
-/// A lease, by its name.
-pub(crate) fn lease(name: &str) -> Vec<u8> {
-    Key::new(Tag::LEASE).bytes(name.as_bytes()).0
-}
-
-/// The sizes of the whole store, as some process has measured them. No lease has this name.
-pub(crate) fn measurement() -> Vec<u8> {
-    lease("sizes")
-}
-
-/// The lease of a repair.
-pub(crate) fn repair() -> Vec<u8> {
-    Key::new(Tag::REPAIR).0
-}
-
-/// Whether a record is a lease, or else only of use to the processes that share the store.
-pub(crate) fn is_lease(key: &[u8]) -> bool {
-    key.first().is_some_and(|it| [Tag::LEASE.0, Tag::REPAIR.0].contains(it))
 }
 
 /// Whether this is a key of [`room_by_name`].
