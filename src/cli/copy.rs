@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
-use super::{Mib, StoreArgs, out, progress_target, verify};
+use super::{Mib, StoreArgs, out, progress_target, store::PlaceParser, verify};
 use crate::store::{Options, Place, Store, caught};
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,13 @@ pub(super) struct CopyArgs {
 
     /// The store to copy into: `sled:DIR`, `fjall:DIR` or `postgres://…`. A directory must not exist, a
     /// database must be prepared and empty; or it is an interrupted copy.
-    #[arg(long, env = "BACKSCROLL_COPY_TO", value_name = "STORE")]
+    #[arg(
+        long,
+        env = "BACKSCROLL_COPY_TO",
+        hide_env_values = true,
+        value_name = "STORE",
+        value_parser = PlaceParser
+    )]
     to: Place,
 
     /// Memory for the caches of each store, in MiB.

@@ -189,8 +189,7 @@ pub async fn run(
     info!(%address, "serving");
     let failed = tokio::select! {
         ended = &mut server => return Ok(ended?),
-        () = watch::watch(Arc::clone(&cx), health.clone()) => true,
-        _ = watch::work(Arc::clone(&cx)) => true,
+        () = watch::in_background(&cx, &health) => true,
         () = shutdown => false,
     };
     report(&health, if failed { Health::Failed } else { Health::Stopping }).await;

@@ -1,7 +1,7 @@
 //! Background work while serving: checks the disk and the store, measures the store, and computes
 //! states that appends have left.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::{self, Instant};
 use tonic_health::server::HealthReporter;
@@ -30,9 +30,21 @@ const MEASURE_SHARE: u32 = 100;
 /// The least time between two passes over the events whose content is to be removed.
 const REMOVE_EVERY: Duration = Duration::from_secs(1);
 
+/// Does all work in the background. Returns when a write to the store has failed.
+pub(super) async fn in_background(cx: &Arc<Context>, health: &HealthReporter) {
+    tokio::select! {
+        () = watch(Arc::clone(cx), health.clone()) => {}
+        _ = measure(Arc::clone(cx)) => {}
+        _ = watch_standbys(Arc::clone(cx)) => {}
+        _ = work_off(Arc::clone(cx)) => {}
+        _ = remove_content(Arc::clone(cx)) => {}
+        _ = recover_again(Arc::clone(cx)) => {}
+    }
+}
+
 /// Reports that the ingest service does not serve while the volume is full. Returns when a write to
 /// the store has failed.
-pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
+async fn watch(cx: Arc<Context>, health: HealthReporter) {
     let mut had_space = true;
     let mut reach = Reach::default();
     loop {
@@ -128,16 +140,6 @@ fn show_feeder(cx: &Context) {
     }
 }
 
-/// Does everything that is to be done beside answering, for as long as the service runs.
-pub(super) async fn work(cx: Arc<Context>) -> ! {
-    tokio::select! {
-        ended = measure(Arc::clone(&cx)) => ended,
-        ended = work_off(Arc::clone(&cx)) => ended,
-        ended = remove_content(Arc::clone(&cx)) => ended,
-        ended = recover_again(Arc::clone(&cx)) => ended,
-    }
-}
-
 /// Measures the whole store from time to time; the longer that takes, the less often. Of processes that
 /// share a store, one measures it for all.
 async fn measure(cx: Arc<Context>) -> ! {
@@ -166,6 +168,37 @@ async fn measure(cx: Arc<Context>) -> ! {
             Err(failure) => warn!(%failure, "the store could not be measured"),
         }
         time::sleep(MEASURE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
+    }
+}
+
+/// Shows whether the servers that copy the database of the store have all that was acknowledged, and
+/// warns when they need not have it.
+async fn watch_standbys(cx: Arc<Context>) -> ! {
+    let mut may_lag = false;
+    loop {
+        let asked = Arc::clone(&cx);
+        match tokio::task::spawn_blocking(move || asked.store.replication()).await {
+            Ok(Ok(Some(replication))) => {
+                let may_lag_now = replication.may_lose();
+                if may_lag_now && !may_lag {
+                    warn!(
+                        standbys = replication.standbys,
+                        "no commit waits for a standby of the database: if one takes over, events that \
+                         were acknowledged are lost; set synchronous_standby_names"
+                    );
+                }
+                may_lag = may_lag_now;
+                let gauges = cx.metrics.store();
+                gauges.standbys.set(i64::try_from(replication.standbys).unwrap_or(i64::MAX));
+                gauges.standbys_may_lag.set(may_lag.into());
+            }
+            // The records are on this machine.
+            Ok(Ok(None)) => pending().await,
+            // The database is away; the callers are told.
+            Ok(Err(_)) => {}
+            Err(failure) => warn!(%failure, "the standbys of the database could not be looked at"),
+        }
+        time::sleep(MEASURE_EVERY).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use backscroll_testkit::postgres::{Postgres as Server, Setup};
 use proptest::prelude::*;
 
-use super::database::SCHEMA;
+use super::{Preparation, prepare};
 use crate::store::{
     Decision, EventNode, EventNum, Flags, Options, Place, RoomNum, Store, StoreError, View as _,
     codec::strip_checksum,
@@ -30,10 +30,11 @@ fn server() -> Option<&'static Server> {
 fn empty(server: &Server) -> Options {
     static SCHEMAS: AtomicU32 = AtomicU32::new(0);
     let schema = format!("s{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
-    server
-        .sql("postgres", &format!("create schema {schema}; set search_path = {schema}; {SCHEMA}"));
     let url = server.tcp_url("owner", "postgres");
     let place: Place = format!("{url}?options=-csearch_path%3D{schema}").parse().unwrap();
+    let Place::Postgres(database) = &place else { unreachable!("that is the URL") };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(prepare(database, &Preparation::default())).unwrap();
     Options::of(place, 16 << 20)
 }
 
