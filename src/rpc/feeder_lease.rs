@@ -8,7 +8,7 @@
 //! left of the time of the lease for that.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,6 @@ use crate::{
     context::{Context, feeder::LEASE_TIME},
     proto::v1::ErrorReason,
     store::{HeldLease, Leased, StoreError, until},
-    sync::lock,
 };
 
 /// The time between two looks whether the lease is to be prolonged.
@@ -85,6 +84,10 @@ impl SharedLease {
             }
         }
     }
+}
+
+fn lock(held: &Mutex<HeldLease>) -> MutexGuard<'_, HeldLease> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When the last write with a lease may begin.
