@@ -14,10 +14,10 @@ use super::{
 use crate::{
     context::Context,
     ingest::{self, ContentRemoval, Pass},
-    metrics::StoreGauges,
+    metrics::{DatabaseCounters, StoreGauges},
     query::{self, SharedSizes, Sizes},
     rpc::now_ms,
-    store::{NotServedReason, until},
+    store::{EngineCounts, NotServedReason, until},
 };
 
 /// The time between two checks of the store.
@@ -72,6 +72,9 @@ async fn watch(cx: Arc<Context>, health: HealthReporter) {
         }
         had_space = has_space;
         show_feeder(&cx);
+        if let Some(counts) = cx.store.engine_counts() {
+            show_database(counts, cx.metrics.database());
+        }
         if cx.store.has_failed() {
             error!("a write to the store failed; stopping, since only opening it again helps");
             return;
@@ -123,6 +126,19 @@ impl Reach {
     fn note(&mut self, is_lost: bool, now: Instant, patience: Duration) {
         self.lost_at = is_lost.then(|| self.lost_at.unwrap_or(now));
         self.is_away = self.lost_at.is_some_and(|it| now.duration_since(it) >= patience);
+    }
+}
+
+/// Shows what the engine of the store has counted as metrics.
+fn show_database(counts: EngineCounts, counters: &DatabaseCounters) {
+    let EngineCounts { round_trips, lost_connections, conflicts, unclear_commits } = counts;
+    for (counter, count) in [
+        (&counters.round_trips, round_trips),
+        (&counters.lost_connections, lost_connections),
+        (&counters.conflicts, conflicts),
+        (&counters.unclear_commits, unclear_commits),
+    ] {
+        counter.inc_by(count.saturating_sub(counter.get()));
     }
 }
 
