@@ -97,6 +97,8 @@ pub struct StoreGauges {
     pub disk_full: Gauge,
     /// 1 if each write to the store is durable when it returns.
     pub writes_durable: Gauge,
+    /// 1 while the database of the store does not answer.
+    pub database_away: Gauge,
     /// The servers that copy the database of the store.
     pub standbys: Gauge,
     /// 1 while servers copy the database of the store and no commit waits for them.
@@ -401,6 +403,8 @@ impl StoreGauges {
         let help = "1 where the file system makes each write of the store durable before it \
                     returns, 0 where only each acknowledgement is";
         to.register("backscroll_writes_durable", help, it.writes_durable);
+        let help = "1 while the PostgreSQL database of the store does not answer";
+        to.register("backscroll_database_away", help, it.database_away);
         let help = "Servers that copy the PostgreSQL database of the store";
         to.register("backscroll_standbys", help, it.standbys);
         let help = "1 while servers copy the PostgreSQL database and no commit waits for them: if \

@@ -111,6 +111,7 @@ impl Reach {
         if failure.is_none() && self.lost_at.is_some() {
             info!("the database of the store answers again");
         }
+        cx.metrics.store().database_away.set(failure.is_some().into());
         let was_away = self.is_away;
         self.note(failure.is_some(), Instant::now(), cx.store.patience());
         if self.is_away != was_away {
