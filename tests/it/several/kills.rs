@@ -166,7 +166,6 @@ impl Stage {
             Death::Service => {
                 let killed = random.index(SERVICES);
                 self.services.remove(killed).kill();
-                *addresses.lock().unwrap() = self.addresses();
                 self.services.extend(start(&self.place, 1));
                 *addresses.lock().unwrap() = self.addresses();
             }
