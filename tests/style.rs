@@ -20,12 +20,12 @@ use syn::{
 
 /// The folders whose code is linked into each program.
 const PROGRAMS: &[(&str, &[&str])] = &[
-    ("backscroll", &["src", "matrix/src", "tls/src", "telemetry/src"]),
+    ("backscroll", &["src", "matrix/src", "postgres/src", "tls/src", "telemetry/src"]),
     (
         "backscroll-gateway",
         &["gateway/src", "grpc-client/src", "matrix/src", "tls/src", "telemetry/src"],
     ),
-    ("backscroll-synapse", &["synapse/src", "tls/src", "telemetry/src"]),
+    ("backscroll-synapse", &["synapse/src", "postgres/src", "tls/src", "telemetry/src"]),
 ];
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_FILE_LINES: usize = 450;

@@ -80,7 +80,7 @@ fn every_command() {
 }
 
 /// The folders of the workspace that contain code.
-const CODE: [&str; 12] = [
+const CODE: [&str; 13] = [
     "benches",
     "docker",
     "examples",
@@ -88,6 +88,7 @@ const CODE: [&str; 12] = [
     "gateway",
     "grpc-client",
     "matrix",
+    "postgres",
     "proto",
     "src",
     "synapse",

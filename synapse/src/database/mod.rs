@@ -13,27 +13,19 @@ pub(crate) mod schema;
 pub(crate) mod server_keys;
 pub(crate) mod small_tables;
 pub(crate) mod state;
-mod tls;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use backscroll_postgres::{Tls, notice_lost_servers, read_secret};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Config, IsolationLevel, Transaction, config::SslMode};
-
-use self::tls::Tls;
 
 /// A transaction ends after this time, whatever happens: a longer one would keep vacuum from removing
 /// old rows.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection over which sent data stays unanswered for this time is lost.
-const LOST_AFTER: Duration = Duration::from_secs(30);
 /// Longest time for a statement, unless a connection is for pages, whose size can be chosen.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What PostgreSQL is told when a connection begins. If the follower is stopped in the middle of a
@@ -110,9 +102,7 @@ impl DatabaseFlags {
                 config.ssl_mode(SslMode::Disable);
             }
             config.application_name("backscroll-synapse").connect_timeout(CONNECT_TIMEOUT);
-            // A server that has vanished is noticed within a minute.
-            config.keepalives_idle(Duration::from_secs(20)).tcp_user_timeout(LOST_AFTER);
-            config.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+            notice_lost_servers(&mut config);
             let password_file = database_password_file.clone();
             anyhow::Ok(Database { config, password_file, tls: tls.clone() })
         };
@@ -165,12 +155,6 @@ impl Session {
         let builder = self.client.build_transaction();
         builder.isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await
     }
-}
-
-/// Reads a password or another secret from a file; white space at its end is ignored.
-fn read_secret(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(text.trim_end().to_owned())
 }
 
 impl fmt::Debug for Database {

@@ -14,13 +14,16 @@ use tokio_rustls::{TlsConnector, client};
 
 /// Opens TLS connections to PostgreSQL, and checks the certificate of the server.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub struct Tls {
     config: Arc<ClientConfig>,
 }
 
 impl Tls {
     /// Trusts the authority in a PEM file; without one, the public authorities.
-    pub(super) fn new(ca: Option<&Path>) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has no certificate.
+    pub fn new(ca: Option<&Path>) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         match ca {
             Some(path) => {
@@ -42,14 +45,14 @@ impl Tls {
 }
 
 /// Opens one TLS connection.
-pub(super) struct TlsToHost {
+pub struct TlsToHost {
     connector: TlsConnector,
     /// The host that the certificate must be for. A socket in a folder has none, and needs no TLS.
     host: String,
 }
 
 /// An encrypted connection to PostgreSQL.
-pub(super) struct EncryptedStream<S>(client::TlsStream<S>);
+pub struct EncryptedStream<S>(client::TlsStream<S>);
 
 impl<S> MakeTlsConnect<S> for Tls
 where

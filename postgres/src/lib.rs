@@ -1,0 +1,37 @@
+//! How our programs connect to PostgreSQL: the URL of a database, TLS by rustls, passwords from files,
+//! and how a lost server is noticed.
+
+mod address;
+mod connector;
+mod parse;
+mod tls;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use tokio_postgres::Config;
+
+pub use self::{
+    address::{Address, Host, Protection},
+    connector::{ConnectError, Connector},
+    parse::AddressError,
+    tls::Tls,
+};
+
+/// A connection over which sent data stays unanswered for this time is lost.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// Makes a connection notice within a minute that its server has vanished.
+pub fn notice_lost_servers(config: &mut Config) {
+    config.keepalives_idle(Duration::from_secs(20)).tcp_user_timeout(LOST_AFTER);
+    config.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+}
+
+/// Reads a password or another secret from a file; white space at its end is ignored.
+///
+/// # Errors
+/// When the file cannot be read, or is not UTF-8.
+pub fn read_secret(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.trim_end().to_owned())
+}
