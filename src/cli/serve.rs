@@ -137,6 +137,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         reserved_bytes: reserved_mib.bytes,
         require_durable: args.require_durable,
         flush_timeout: Duration::from_secs(args.flush_timeout_seconds),
+        store_patience: Options::STORE_PATIENCE,
         redacted_content: args.redacted_content_days.0,
         ..Options::of(store.place()?, cache_mib.bytes)
     };

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    Edit, FoundNum, Room, RoomNum, Store, StoreError, View,
+    Edit, Room, RoomNum, Store, StoreError,
     codec::{Malformed, strip_checksum},
     edit::Start,
-    engine::{Commit, Seen},
+    engine::Commit,
     keys,
+    view::number_or_gone,
 };
 
 /// How often a decision is made before [`StoreError::Conflict`] is returned.
@@ -33,10 +34,11 @@ impl Store {
     /// # When `decide` is called again
     /// If the room was changed by someone else between the first read and the commit, all changes
     /// are dropped and `decide` is called again, with a fresh [`Edit`] that shows the room as it is
-    /// then. So `decide` must have no effect outside the edit and its return value: what it counts
+    /// then. In a store that several processes share, the same happens if `decide` fails and the room
+    /// was changed meanwhile: it may have seen two moments. So `decide` must have no effect outside the edit and its return value: what it counts
     /// or collects must begin anew at each call. It is not called again after
-    /// [`Decision::Discard`], nor after an error. Today one process at a time has the store open,
-    /// and its writers hold the room's lock, so no commit conflicts.
+    /// [`Decision::Discard`]. A store in a directory is open in one process, whose writers hold the
+    /// room's lock, so there no commit conflicts.
     ///
     /// # Errors
     /// The error of `decide`, unchanged; nothing was committed. [`StoreError::Conflict`] after the
@@ -55,7 +57,13 @@ impl Store {
                 return Ok(Some(None));
             };
             let mut edit = Edit::new(self, start, None);
-            match decide(&mut edit)? {
+            let decision = match decide(&mut edit) {
+                Ok(decision) => decision,
+                // What was read may be of two moments.
+                Err(_) if self.is_changed(&edit)? => return Ok(None),
+                Err(failure) => return Err(failure),
+            };
+            match decision {
                 Decision::Discard(value) => Ok(Some(Some(value))),
                 Decision::Commit(value) => match edit.apply()? {
                     Commit::Done => Ok(Some(Some(value))),
@@ -95,8 +103,14 @@ impl Store {
         make: Option<&str>,
         new_number: &mut Option<RoomNum>,
     ) -> Result<Option<Start>, StoreError> {
-        match (self.find_room_num(room_id)?, make) {
-            (FoundNum::Held(number), _) => {
+        let by_name = self.engine.see(keys::room_by_name(room_id))?;
+        let number = by_name.value.as_ref().map(|it| {
+            let number = strip_checksum(&by_name.key, it).and_then(number_or_gone);
+            number.map_err(|Malformed| StoreError::corrupt("room number", &by_name.key))
+        });
+        match (number.transpose()?, make) {
+            (Some(Some(number)), _) => {
+                let number = RoomNum(number);
                 let seen = self.engine.see(keys::room(number))?;
                 let missing = || StoreError::missing("room", &seen.key);
                 let value = seen.value.as_ref().ok_or_else(missing)?;
@@ -104,14 +118,31 @@ impl Store {
                 let room = room.map_err(|Malformed| StoreError::corrupt("room", &seen.key))?;
                 Ok(Some(Start { number, room, seen }))
             }
-            (FoundNum::None, Some(version)) => {
-                let next = || RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
-                let number = *new_number.get_or_insert_with(next);
-                let seen = Seen { key: keys::room_by_name(room_id), value: None, stamp: None };
-                Ok(Some(Start { number, room: Room::new(room_id, version), seen }))
+            (None, Some(version)) => {
+                let number = match *new_number {
+                    Some(number) => number,
+                    None => self.next_number(room_id)?,
+                };
+                *new_number = Some(number);
+                Ok(Some(Start { number, room: Room::new(room_id, version), seen: by_name }))
             }
-            (FoundNum::None, None) | (FoundNum::Deleted, _) => Ok(None),
+            (None, None) | (Some(None), _) => Ok(None),
         }
+    }
+
+    /// The number of a room that is about to be made.
+    fn next_number(&self, room_id: &str) -> Result<RoomNum, StoreError> {
+        let next = || RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
+        Ok(self.engine.number_for_new(room_id)?.unwrap_or_else(next))
+    }
+
+    /// Whether another process has changed the room since an edit of it began.
+    fn is_changed(&self, edit: &Edit<'_>) -> Result<bool, StoreError> {
+        if !self.engine.is_shared() {
+            return Ok(false);
+        }
+        let seen = edit.seen();
+        Ok(self.engine.see(seen.key.clone())?.stamp != seen.stamp)
     }
 }
 

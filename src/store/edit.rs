@@ -85,6 +85,11 @@ impl<'s> Edit<'s> {
         self.number
     }
 
+    /// The record that the edit began with.
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
     /// The store of the room.
     #[must_use]
     pub fn store(&self) -> &'s Store {

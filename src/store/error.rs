@@ -91,6 +91,15 @@ pub enum StoreError {
         /// Bytes that must be free before events are accepted again.
         needed: u64,
     },
+    /// The database has no space left. Nothing was written; everything that is stored can be read.
+    #[error("the database has no space left ({0}): no events are taken until it has")]
+    DatabaseFull(String),
+    /// The tables are missing, or the role may not use them.
+    #[error(
+        "the database is not prepared for this build, or not for this role ({0}); run `backscroll \
+         prepare --store URL` with a role that may make tables"
+    )]
+    NotPrepared(String),
     /// The directory holds a store of another engine.
     #[error(
         "{data_dir} holds a store of {engine}: give --store {engine}:{data_dir}, or another directory; \
@@ -141,9 +150,13 @@ pub enum EngineError {
     /// The engine's files are damaged. Repair the store, or restore a backup.
     #[error("{0}")]
     Damaged(String),
-    /// A read or a write failed. After a failed write only opening the store again helps.
+    /// A read or a write failed. After a failed write of a store on this machine only opening it again
+    /// helps.
     #[error("{0}")]
     Failed(String),
+    /// The database cannot be reached. Nothing was written; the caller may try again.
+    #[error("the database cannot be reached: {0}")]
+    Away(String),
     /// The engine panicked. Only opening the store again helps.
     #[error("the engine met what it did not expect ({0})")]
     Panicked(String),
@@ -153,7 +166,7 @@ impl EngineError {
     /// The message of the engine.
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Damaged(text) | Self::Failed(text) | Self::Panicked(text) => text,
+            Self::Damaged(text) | Self::Failed(text) | Self::Away(text) | Self::Panicked(text) => text,
         }
     }
 }

@@ -42,6 +42,12 @@ impl Store {
             Place::Sled(data_dir) => engine::open(data_dir, options, |local, state| {
                 Self::read_opened(Engine::Local(local), options, state)
             }),
+            Place::Postgres(place) => {
+                let patience = options.store_patience;
+                let engine =
+                    engine::Postgres::open(place.url(), options.engine_cache_bytes(), patience)?;
+                Self::read_opened(Engine::Postgres(engine), options, State::Closed)
+            }
             Place::Fjall(data_dir) => {
                 let engine = Engine::Fjall(engine::Fjall::open(data_dir, options)?);
                 Self::read_opened(engine, options, State::Closed)

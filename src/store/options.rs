@@ -21,6 +21,8 @@ pub struct Options {
     pub require_durable: bool,
     /// How long a write to the store may take before the process is ended.
     pub flush_timeout: Duration,
+    /// How long a read or a commit waits for a database that does not answer.
+    pub store_patience: Duration,
     /// How long the content of redacted events is kept.
     pub redacted_content: RedactedContent,
 }
@@ -46,6 +48,9 @@ impl Options {
     /// slow disk.
     pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
+    /// The default of [`store_patience`](Self::store_patience): longer than a failover takes.
+    pub const STORE_PATIENCE: Duration = Duration::from_secs(30);
+
     /// The part of `cache_bytes` that is for the engine, in bytes.
     pub(super) fn engine_cache_bytes(&self) -> u64 {
         self.cache_bytes - self.cache_bytes / 8 - self.cache_bytes / 4
@@ -70,6 +75,7 @@ impl Options {
     #[must_use]
     pub fn of(place: Place, cache_bytes: u64) -> Self {
         let flush_timeout = Self::FLUSH_TIMEOUT;
+        let store_patience = Self::STORE_PATIENCE;
         let redacted_content = RedactedContent::default();
         let (reserved_bytes, require_durable) = (0, false);
         Self {
@@ -78,6 +84,7 @@ impl Options {
             reserved_bytes,
             require_durable,
             flush_timeout,
+            store_patience,
             redacted_content,
         }
     }

@@ -9,6 +9,9 @@ pub enum Place {
     Sled(PathBuf),
     /// In a directory of this machine, kept by fjall; made if it does not exist.
     Fjall(PathBuf),
+    /// In a PostgreSQL database, which several processes may share; `backscroll prepare` makes the
+    /// tables.
+    Postgres(PostgresPlace),
 }
 
 impl Place {
@@ -18,6 +21,7 @@ impl Place {
         match self {
             Self::Sled(_) => Self::Sled(dir),
             Self::Fjall(_) => Self::Fjall(dir),
+            Self::Postgres(place) => Self::Postgres(place.clone()),
         }
     }
 
@@ -26,14 +30,49 @@ impl Place {
     pub fn exists(&self) -> bool {
         match self {
             Self::Sled(dir) | Self::Fjall(dir) => dir.is_dir(),
+            Self::Postgres(_) => true,
         }
+    }
+}
+
+/// A PostgreSQL database.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresPlace {
+    url: String,
+}
+
+impl PostgresPlace {
+    /// The URL, which may hold a password.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl FromStr for PostgresPlace {
+    type Err = PlaceError;
+
+    fn from_str(url: &str) -> Result<Self, PlaceError> {
+        Ok(Self { url: url.to_owned() })
+    }
+}
+
+/// Without secrets.
+impl fmt::Display for PostgresPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the PostgreSQL database")
     }
 }
 
 /// A text does not say where a store is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no store; give sled:DIR or fjall:DIR")]
-pub struct PlaceError(String);
+pub enum PlaceError {
+    /// It begins as no store does.
+    #[error("{0:?} is no store; give sled:DIR, fjall:DIR or postgres://USER@HOST/DATABASE")]
+    Unknown(String),
+    /// It is no URL of a PostgreSQL database. The URL is not quoted: it may hold a password.
+    #[error("this is no URL of a PostgreSQL database such as postgres://USER@HOST/DATABASE: {0}")]
+    Postgres(String),
+}
 
 impl FromStr for Place {
     type Err = PlaceError;
@@ -42,7 +81,8 @@ impl FromStr for Place {
         match text.split_once(':') {
             Some(("sled", dir)) if !dir.is_empty() => Ok(Self::Sled(dir.into())),
             Some(("fjall", dir)) if !dir.is_empty() => Ok(Self::Fjall(dir.into())),
-            _ => Err(PlaceError(text.to_owned())),
+            Some(("postgres" | "postgresql", _)) => text.parse().map(Self::Postgres),
+            _ => Err(PlaceError::Unknown(text.to_owned())),
         }
     }
 }
@@ -53,6 +93,7 @@ impl fmt::Display for Place {
         match self {
             Self::Sled(dir) => write!(f, "sled:{}", dir.display()),
             Self::Fjall(dir) => write!(f, "fjall:{}", dir.display()),
+            Self::Postgres(place) => fmt::Display::fmt(place, f),
         }
     }
 }

@@ -6,12 +6,13 @@
 //! ──────────────────────────────────────────────────────────────
 //! Engine: read many · scan · last key · commit · flush · vitals
 //! ──────────────────────────────────────────────────────────────
-//! Local: a sled tree in a directory     Fjall: likewise     TestEngine: a map, for tests
+//! Local: a sled tree in a directory     Fjall: likewise     Postgres: a database that processes share
+//! TestEngine: a map, for tests
 //! ```
 //!
 //! An engine is one variant of [`Engine`], not a trait object: reads are the most frequent calls
 //! of the program, and there are few engines. Only [`sled`] and [`value`] name the sled
-//! crate, only [`fjall`] names the fjall crate.
+//! crate, only [`fjall`] names the fjall crate, only [`postgres`] names tokio-postgres.
 //! `docs/decisions/0001-sled.md` says how a second engine is added.
 
 mod durable;
@@ -25,6 +26,7 @@ mod log_copy;
 mod mark;
 mod opening;
 mod panics;
+mod postgres;
 mod sled;
 #[cfg(test)]
 mod test_engine;
@@ -39,10 +41,11 @@ pub(super) use self::{
     fjall::Fjall,
     local::Local,
     opening::{State, open},
+    postgres::Postgres,
 };
 #[cfg(test)]
 pub(super) use self::{group_commit::GroupCommit, test_engine::TestEngine};
-use super::{RoomNum, StoreError};
+use super::{RoomNum, StoreError, keys};
 
 /// Keys and their values, in the order of the keys.
 pub(super) type Records = Vec<(Vec<u8>, StoredValue)>;
@@ -59,7 +62,6 @@ pub(super) struct Seen {
     pub(super) value: Option<StoredValue>,
     /// In a store that several processes share: the stamp that the room had. Each commit gives the
     /// room another stamp, so one that was made meanwhile is noticed even if it left the same value.
-    #[expect(dead_code, reason = "no engine is shared yet")]
     pub(super) stamp: Option<i64>,
 }
 
@@ -70,6 +72,31 @@ pub(super) enum Effect {
     Adds,
     /// Bodies, ids or states that were stored are replaced or removed.
     Replaces,
+}
+
+/// A set of the whole store that every process keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    /// Users who asked for erasure.
+    ErasedUsers,
+    /// Rooms that are not served to other servers.
+    RoomsNotServed,
+    /// Bans that redact.
+    Bans,
+}
+
+impl Set {
+    pub(super) const ALL: [Self; 3] = [Self::ErasedUsers, Self::RoomsNotServed, Self::Bans];
+
+    /// The first byte of the keys of its records.
+    pub(super) fn tag(self) -> u8 {
+        let prefix = match self {
+            Self::ErasedUsers => keys::erased_users(),
+            Self::RoomsNotServed => keys::rooms_not_served(),
+            Self::Bans => keys::all_ban_redactions(),
+        };
+        prefix.first().copied().expect("a prefix begins with a tag")
+    }
 }
 
 /// What is read ahead: records that a use case is about to read.
@@ -98,6 +125,8 @@ pub(super) enum Engine {
     Local(Local),
     /// In a directory of this machine, kept by fjall.
     Fjall(Fjall),
+    /// In a database that several processes may share.
+    Postgres(Postgres),
     /// In memory, for tests.
     #[cfg(test)]
     Test(TestEngine),
@@ -109,6 +138,7 @@ impl Engine {
         match self {
             Self::Local(it) => it.read(key),
             Self::Fjall(it) => it.read(key),
+            Self::Postgres(it) => it.read(key),
             #[cfg(test)]
             Self::Test(it) => Ok(it.read(key)),
         }
@@ -120,16 +150,20 @@ impl Engine {
         &self,
         keys: &[Vec<u8>],
     ) -> Result<Vec<Option<StoredValue>>, StoreError> {
-        #[cfg(test)]
-        if let Self::Test(it) = self {
-            return Ok(it.read_many(keys));
+        match self {
+            Self::Local(_) | Self::Fjall(_) => keys.iter().map(|key| self.read(key)).collect(),
+            Self::Postgres(it) => it.read_many(keys),
+            #[cfg(test)]
+            Self::Test(it) => Ok(it.read_many(keys)),
         }
-        keys.iter().map(|key| self.read(key)).collect()
     }
 
     /// Reads the record that a decision depends on. It is never taken from what an earlier call has
     /// read.
     pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
+        if let Self::Postgres(it) = self {
+            return it.see(key);
+        }
         let value = self.read(&key)?;
         Ok(Seen { key, value, stamp: None })
     }
@@ -138,30 +172,32 @@ impl Engine {
     pub(super) fn reads_ahead(&self) -> bool {
         match self {
             Self::Local(_) | Self::Fjall(_) => false,
+            Self::Postgres(_) => true,
             #[cfg(test)]
             Self::Test(it) => it.reads_ahead(),
         }
     }
 
     /// Whether reading a record, or finding that there is none, takes no round trip.
-    pub(super) fn is_in_memory(&self, _key: &[u8]) -> bool {
+    pub(super) fn is_in_memory(&self, key: &[u8]) -> bool {
         match self {
             Self::Local(_) | Self::Fjall(_) => true,
+            Self::Postgres(it) => it.is_in_memory(key),
             #[cfg(test)]
-            Self::Test(it) => it.is_in_memory(_key),
+            Self::Test(it) => it.is_in_memory(key),
         }
     }
 
     /// Reads records in one round trip, so that later calls find them in memory; those that are there
     /// already are not read again. What is not read ahead is read when it is asked for. Does nothing
     /// in an engine whose records are on this machine.
-    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "no engine is shared yet"))]
-    pub(super) fn read_ahead(&self, _ahead: &Ahead) -> Result<(), StoreError> {
+    pub(super) fn read_ahead(&self, ahead: &Ahead) -> Result<(), StoreError> {
         match self {
             Self::Local(_) | Self::Fjall(_) => Ok(()),
+            Self::Postgres(it) => it.read_ahead(ahead),
             #[cfg(test)]
             Self::Test(it) => {
-                it.read_ahead(_ahead);
+                it.read_ahead(ahead);
                 Ok(())
             }
         }
@@ -172,8 +208,39 @@ impl Engine {
     pub(super) fn room_mark(&self, number: RoomNum) -> u64 {
         match self {
             Self::Local(_) | Self::Fjall(_) => number.0.into(),
+            Self::Postgres(it) => it.room_mark(number),
             #[cfg(test)]
             Self::Test(_) => number.0.into(),
+        }
+    }
+
+    /// A number for a room that is about to be made, if the engine numbers rooms itself.
+    pub(super) fn number_for_new(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(None),
+            Self::Postgres(it) => it.number_for_new(room_id).map(Some),
+            #[cfg(test)]
+            Self::Test(_) => Ok(None),
+        }
+    }
+
+    /// Whether other processes may change the store while this one has it open.
+    pub(super) fn is_shared(&self) -> bool {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => false,
+            Self::Postgres(_) => true,
+            #[cfg(test)]
+            Self::Test(_) => false,
+        }
+    }
+
+    /// How often another process was found to have changed a set of the whole store.
+    pub(super) fn foreign_changes(&self, set: Set) -> u64 {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => 0,
+            Self::Postgres(it) => it.foreign_changes(set),
+            #[cfg(test)]
+            Self::Test(_) => 0,
         }
     }
 
@@ -188,16 +255,19 @@ impl Engine {
         match self {
             Self::Local(it) => it.scan(prefix, after, limit),
             Self::Fjall(it) => it.scan(prefix, after, limit),
+            Self::Postgres(it) => it.scan(prefix, after, limit),
             #[cfg(test)]
             Self::Test(it) => Ok(it.scan(prefix, after, limit)),
         }
     }
 
-    /// The greatest key that begins with `prefix`; `None` if there is none.
+    /// The greatest key that begins with `prefix`; `None` if there is none, or if the engine has no
+    /// order of all keys.
     pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self {
             Self::Local(it) => it.last_key(prefix),
             Self::Fjall(it) => it.last_key(prefix),
+            Self::Postgres(_) => Ok(None),
             #[cfg(test)]
             Self::Test(it) => Ok(it.last_key(prefix)),
         }
@@ -209,11 +279,12 @@ impl Engine {
         &self,
         seen: Option<&Seen>,
         changes: Changes,
-        _effect: Effect,
+        effect: Effect,
     ) -> Result<Commit, StoreError> {
         match self {
             Self::Local(it) => it.commit(seen, changes),
             Self::Fjall(it) => it.commit(seen, changes),
+            Self::Postgres(it) => it.commit(seen, changes, effect),
             #[cfg(test)]
             Self::Test(it) => Ok(it.commit(seen, changes)),
         }
@@ -232,6 +303,8 @@ impl Engine {
         match self {
             Self::Local(it) => it.flush(),
             Self::Fjall(it) => it.flush(),
+            // A commit is on disk when it returns.
+            Self::Postgres(_) => Ok(()),
             #[cfg(test)]
             Self::Test(_) => Ok(()),
         }
@@ -242,6 +315,7 @@ impl Engine {
         match self {
             Self::Local(it) => it.bytes_on_disk(),
             Self::Fjall(it) => it.bytes_on_disk(),
+            Self::Postgres(it) => it.bytes_on_disk(),
             #[cfg(test)]
             Self::Test(_) => Ok(0),
         }
@@ -252,6 +326,8 @@ impl Engine {
         match self {
             Self::Local(it) => it.free_bytes(),
             Self::Fjall(it) => it.free_bytes(),
+            // The volume is of the server. When it is full, the server says so.
+            Self::Postgres(_) => Ok(u64::MAX),
             #[cfg(test)]
             Self::Test(_) => Ok(u64::MAX),
         }
@@ -262,6 +338,8 @@ impl Engine {
         match self {
             Self::Local(it) => it.has_failed(),
             Self::Fjall(it) => it.has_failed(),
+            // A commit that failed is not applied, and the next one may succeed.
+            Self::Postgres(_) => false,
             #[cfg(test)]
             Self::Test(_) => false,
         }
@@ -275,6 +353,7 @@ impl Engine {
                 it.give_up();
                 failure
             }
+            Self::Postgres(_) => failure,
             #[cfg(test)]
             Self::Test(_) => failure,
         }
@@ -285,6 +364,7 @@ impl Engine {
         match self {
             Self::Local(it) => it.durability(),
             Self::Fjall(_) => Durability::Fjall,
+            Self::Postgres(_) => Durability::Server,
             #[cfg(test)]
             Self::Test(_) => Durability::OwnSync,
         }

@@ -5,6 +5,7 @@
 mod content;
 mod deriving;
 mod parts;
+mod scope;
 
 pub(crate) use content::{
     all_ban_redactions, all_content, ban_redaction, ban_search, ban_searches, banned_user,
@@ -13,6 +14,7 @@ pub(crate) use content::{
 pub(crate) use deriving::{all_deriving, derive_again, deriving, is_deriving};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, needed_event, part, parts};
+pub(crate) use scope::{Scope, body_tag, deriving_tag, is_room, is_room_tag, scope, state_tag, tags};
 use sha2::{Digest as _, Sha256};
 
 use super::{Arrival, EventNum, RoomNum, StateNum};
@@ -103,8 +105,8 @@ impl Key {
 
 /// An id in a key: the first half of its SHA-256. Finding two ids with the same half takes 2^64
 /// hashes, and the second id would be refused as a conflict with the first.
-fn hashed(id: &str) -> [u8; 16] {
-    let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
+pub(crate) fn hashed(id: impl AsRef<[u8]>) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(id).into();
     let mut half = [0; 16];
     half.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
     half

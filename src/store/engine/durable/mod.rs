@@ -40,13 +40,15 @@ pub enum Durability {
     /// fjall syncs its journal before each acknowledgement. After a power cut the store may not open;
     /// then a backup has to be restored.
     Fjall,
+    /// The database server syncs each commit before it answers.
+    Server,
 }
 
 impl Durability {
     /// Whether the store opens after a power cut, with everything that was acknowledged.
     #[must_use]
     pub const fn survives_power_cuts(self) -> bool {
-        matches!(self, Self::FileSystem | Self::Sled)
+        matches!(self, Self::FileSystem | Self::Sled | Self::Server)
     }
 
     /// A description for operators.
@@ -57,6 +59,7 @@ impl Durability {
             Self::OwnSync => "each acknowledgement, by a sync of this program",
             Self::Sled => "each write, by a sync of sled",
             Self::Fjall => "each acknowledgement, by a sync of fjall's journal",
+            Self::Server => "each commit, by the database server",
         }
     }
 }

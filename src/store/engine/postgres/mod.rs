@@ -1,0 +1,198 @@
+//! The engine over PostgreSQL: any number of processes share one database.
+//!
+//! ```text
+//! keys with the number of a room      what the store above asks for
+//! ─────────────────────────────────────────────────────────────────────────
+//! rooms     number of this process ↔ id of the room in the database; stamp, life
+//! cache     records that were read, as new as the stamp of their room
+//! words     whether another process has changed a set of the whole store
+//! layout    keys and values ↔ tables, rows, checksums
+//! database  connections, round trips, transactions
+//! ```
+//!
+//! The number of a room is read first in every question and decision: it is always asked of the database,
+//! and brings the row of the room and the words. If the row has the stamp that is known, everything in
+//! memory is right, and nothing else need be read. See `docs/postgres.md`.
+
+mod cache;
+mod commit;
+mod database;
+mod layout;
+mod listing;
+mod reads;
+mod rooms;
+mod words;
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use self::{
+    cache::Records,
+    database::{Database, Target},
+    layout::RoomUuid,
+    rooms::{Known, Rooms, Row},
+    words::Words,
+};
+use super::{Seen, Set, StoredValue};
+use crate::store::{EngineError, RoomNum, StoreError, codec::add_checksum, keys};
+
+/// Tells the engines of a process apart: tests have several.
+static ENGINES: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The row that this thread has read last.
+    static LAST: RefCell<Option<LastRow>> = const { RefCell::new(None) };
+}
+
+/// The row of a room that a thread has read last: a decision begins with it.
+struct LastRow {
+    engine: u64,
+    uuid: RoomUuid,
+    asked: Asked,
+}
+
+/// What a round trip has said of a room.
+#[derive(Clone)]
+enum Asked {
+    /// It has no row.
+    Never,
+    /// It was deleted, and may return.
+    Vacant(Row),
+    /// It is held, or was deleted and may not return.
+    Known(Arc<Known>, Row),
+}
+
+/// The engine over PostgreSQL.
+pub(in crate::store) struct Postgres {
+    number: u64,
+    database: Database,
+    rooms: Rooms,
+    records: Records,
+    words: Words,
+    conflicts: AtomicU64,
+    unclear: AtomicU64,
+}
+
+impl Postgres {
+    /// Opens the connections to a database. `cache_bytes` is the memory for records.
+    ///
+    /// # Errors
+    /// When the database cannot be reached within `patience`.
+    pub(in crate::store) fn open(
+        url: &str,
+        cache_bytes: u64,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
+        let engine = Self {
+            number: ENGINES.fetch_add(1, Ordering::Relaxed),
+            database: Database::open(Target::parse(url)?, patience)?,
+            rooms: Rooms::new(),
+            records: Records::new(cache_bytes),
+            words: Words::default(),
+            conflicts: AtomicU64::new(0),
+            unclear: AtomicU64::new(0),
+        };
+        engine.read_words()?;
+        Ok(engine)
+    }
+
+    /// Bytes that the database takes.
+    pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
+        let read = database::Statement::new("select pg_database_size(current_database())", Vec::new());
+        let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
+        let bytes = rows.first().map(|it| reads::column::<i64>(it, 0)).transpose()?;
+        Ok(bytes.map_or(0, |it| it.max(0).cast_unsigned()))
+    }
+
+    /// How often another process has changed a set of the whole store, as far as is known.
+    pub(super) fn foreign_changes(&self, set: Set) -> u64 {
+        self.words.changes(set)
+    }
+
+    /// A number of a room that is about to be made by this process.
+    pub(super) fn number_for_new(&self, room_id: &str) -> Result<RoomNum, StoreError> {
+        let epoch = self.database.flight(Vec::new())?.epoch;
+        Ok(self.rooms.number_for_new(uuid_of(room_id.as_bytes()), epoch))
+    }
+
+    /// A number that stands for a room until it is deleted, the same in every process.
+    pub(super) fn room_mark(&self, number: RoomNum) -> u64 {
+        let row = self.rooms.of_number(number).and_then(|it| it.row());
+        row.map_or(0, |it| it.made.cast_unsigned())
+    }
+
+    /// Reads the record that a decision depends on, with the stamp of its room. If this thread has just
+    /// read the number of the room, that round trip has brought the record.
+    pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
+        let (uuid, is_number) = match keys::scope(&key) {
+            keys::Scope::RoomNumbers(name) => (uuid_of(name), true),
+            keys::Scope::Room { room, .. } => (self.known(room)?.uuid, false),
+            _ => return Err(StoreError::Bug("a decision depends on the record of a room")),
+        };
+        let asked = match LAST.take() {
+            Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => last.asked,
+            Some(_) | None => self.ask(uuid)?,
+        };
+        let (stamp, value) = match &asked {
+            Asked::Never => (None, None),
+            Asked::Vacant(row) => (Some(row.stamp), None),
+            Asked::Known(known, row) if is_number => {
+                (Some(row.stamp), Some(number_record(&key, known, row)))
+            }
+            Asked::Known(known, row) => {
+                // Another life of the room has another number.
+                let keys::Scope::Room { room, .. } = keys::scope(&key) else { unreachable!() };
+                let value = row.value.as_ref().filter(|_| known.number == room);
+                (Some(row.stamp), value.map(|it| layout::value_of_row(&key, uuid, it)))
+            }
+        };
+        if is_number {
+            LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
+        }
+        Ok(Seen { key, value, stamp })
+    }
+
+    /// Asks the database for the row of a room, and takes note of it.
+    fn ask(&self, uuid: RoomUuid) -> Result<Asked, StoreError> {
+        let flight = self.database.flight(self.first_reads(uuid))?;
+        self.arrived_first(uuid, flight)
+    }
+
+    /// The number of a room, which is always asked of the database.
+    fn read_number(&self, key: &[u8], name: &[u8]) -> Result<Option<StoredValue>, StoreError> {
+        let uuid = uuid_of(name);
+        let asked = self.ask(uuid)?;
+        let value = match &asked {
+            Asked::Never | Asked::Vacant(_) => None,
+            Asked::Known(known, row) => Some(number_record(key, known, row)),
+        };
+        LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
+        Ok(value)
+    }
+
+    /// What a number stands for.
+    ///
+    /// # Errors
+    /// When that was forgotten, since very many rooms were asked for meanwhile.
+    fn known(&self, number: RoomNum) -> Result<Arc<Known>, StoreError> {
+        let forgotten = || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
+        Ok(self.rooms.of_number(number).ok_or_else(forgotten)?)
+    }
+}
+
+/// The record that maps a room id to a number.
+fn number_record(key: &[u8], known: &Known, row: &Row) -> StoredValue {
+    let number = if row.is_gone { Vec::new() } else { known.number.0.to_be_bytes().to_vec() };
+    add_checksum(key, number).into()
+}
+
+/// What identifies a room in the database.
+fn uuid_of(room_id: &[u8]) -> RoomUuid {
+    keys::hashed(room_id)
+}
