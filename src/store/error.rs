@@ -166,7 +166,9 @@ impl EngineError {
     /// The message of the engine.
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Damaged(text) | Self::Failed(text) | Self::Away(text) | Self::Panicked(text) => text,
+            Self::Damaged(text) | Self::Failed(text) | Self::Away(text) | Self::Panicked(text) => {
+                text
+            }
         }
     }
 }

@@ -44,7 +44,7 @@ impl Store {
     pub(crate) fn conflicts(&self) -> u64 {
         match &self.engine {
             Engine::Test(engine) => engine.conflicts(),
-            Engine::Local(_) | Engine::Fjall(_) => 0,
+            Engine::Local(_) | Engine::Fjall(_) | Engine::Postgres(_) => 0,
         }
     }
 
@@ -53,7 +53,7 @@ impl Store {
     pub(crate) fn take_flights(&self, forget: bool) -> u64 {
         match &self.engine {
             Engine::Test(engine) => engine.take_flights(forget),
-            Engine::Local(_) | Engine::Fjall(_) => 0,
+            Engine::Local(_) | Engine::Fjall(_) | Engine::Postgres(_) => 0,
         }
     }
 

@@ -119,7 +119,6 @@ pub(super) enum Commit {
 }
 
 /// The engine of a store.
-#[expect(clippy::large_enum_variant, reason = "there is one per store")]
 pub(super) enum Engine {
     /// In a directory of this machine, kept by sled.
     Local(Local),
@@ -235,6 +234,7 @@ impl Engine {
     }
 
     /// How often another process was found to have changed a set of the whole store.
+    #[expect(dead_code, reason = "the sets are loaded once")]
     pub(super) fn foreign_changes(&self, set: Set) -> u64 {
         match self {
             Self::Local(_) | Self::Fjall(_) => 0,

@@ -14,7 +14,9 @@ pub(crate) use content::{
 pub(crate) use deriving::{all_deriving, derive_again, deriving, is_deriving};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, needed_event, part, parts};
-pub(crate) use scope::{Scope, body_tag, deriving_tag, is_room, is_room_tag, scope, state_tag, tags};
+pub(crate) use scope::{
+    Scope, body_tag, deriving_tag, is_room, is_room_tag, scope, state_tag, tags,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{Arrival, EventNum, RoomNum, StateNum};

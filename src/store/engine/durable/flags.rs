@@ -7,7 +7,7 @@ use super::Durability;
 
 /// The outcome of setting the flags on a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Set {
+pub(super) enum FlagsSet {
     /// It had the flags before.
     Before,
     /// It has the flags now.
@@ -22,7 +22,7 @@ mod linux {
 
     use rustix::fs::{IFlags, fstatfs, ioctl_getflags, ioctl_setflags};
 
-    use super::{Durability, Set};
+    use super::{Durability, FlagsSet};
 
     /// The magic numbers of file systems that are known to obey the flags: ext4, XFS, Btrfs, F2FS.
     /// Others may keep the flags and ignore them.
@@ -34,28 +34,28 @@ mod linux {
     }
 
     /// Sets the flags on a file or folder and reads them back.
-    pub(in super::super) fn set(path: &Path) -> io::Result<Set> {
+    pub(in super::super) fn set(path: &Path) -> io::Result<FlagsSet> {
         let file = File::open(path)?;
         let kind = fstatfs(&file)?.f_type;
         if !OBEYING.iter().any(|it| i128::from(kind) & 0xffff_ffff == i128::from(*it)) {
-            return Ok(Set::NotKept);
+            return Ok(FlagsSet::NotKept);
         }
-        let Ok(before) = ioctl_getflags(&file) else { return Ok(Set::NotKept) };
+        let Ok(before) = ioctl_getflags(&file) else { return Ok(FlagsSet::NotKept) };
         let sync = before | IFlags::SYNC;
         let wanted = if file.metadata()?.is_dir() { sync | IFlags::DIRSYNC } else { sync };
         if before == wanted {
-            return Ok(Set::Before);
+            return Ok(FlagsSet::Before);
         }
         // XFS has no flag for names; there, each write of a file makes the names that were changed
         // before it durable as well.
         if ioctl_setflags(&file, wanted).is_err() && ioctl_setflags(&file, sync).is_err() {
-            return Ok(Set::NotKept);
+            return Ok(FlagsSet::NotKept);
         }
         let is_kept = ioctl_getflags(&file).is_ok_and(|it| it.contains(IFlags::SYNC));
         Ok(match is_kept {
-            true if before.contains(IFlags::SYNC) => Set::Before,
-            true => Set::Now,
-            false => Set::NotKept,
+            true if before.contains(IFlags::SYNC) => FlagsSet::Before,
+            true => FlagsSet::Now,
+            false => FlagsSet::NotKept,
         })
     }
 }
@@ -71,6 +71,6 @@ pub(super) fn wanted() -> Durability {
 
 /// Does nothing: other systems than Linux have no such flags.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn set(_: &Path) -> io::Result<Set> {
-    Ok(Set::NotKept)
+pub(super) fn set(_: &Path) -> io::Result<FlagsSet> {
+    Ok(FlagsSet::NotKept)
 }

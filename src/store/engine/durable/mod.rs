@@ -229,10 +229,10 @@ impl Durable {
 /// whether it had them already.
 fn set(path: &Path, durability: &mut Durability) -> Result<bool, StoreError> {
     let set = flags::set(path).map_err(at(path))?;
-    if set == flags::Set::NotKept && *durability == Durability::FileSystem {
+    if set == flags::FlagsSet::NotKept && *durability == Durability::FileSystem {
         *durability = Durability::OwnSync;
     }
-    Ok(set == flags::Set::Before)
+    Ok(set == flags::FlagsSet::Before)
 }
 
 /// Syncs a file or a folder to disk.
@@ -264,10 +264,14 @@ mod tests {
             return;
         }
         for path in ["graph", "graph/blobs", "graph/db", "graph/conf", "graph/blobs/17", "MARK"] {
-            assert_eq!(flags::set(&dir.path().join(path)).unwrap(), flags::Set::Before, "{path}");
+            assert_eq!(
+                flags::set(&dir.path().join(path)).unwrap(),
+                flags::FlagsSet::Before,
+                "{path}"
+            );
         }
         fs::write(dir.path().join("graph/new"), "new").unwrap();
-        assert_eq!(flags::set(&dir.path().join("graph/new")).unwrap(), flags::Set::Before);
+        assert_eq!(flags::set(&dir.path().join("graph/new")).unwrap(), flags::FlagsSet::Before);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Records that were read, absent ones and short lists included. What is found here is as new as the
+//! RecordCache that were read, absent ones and short lists included. What is found here is as new as the
 //! stamp of its room: see [`super::rooms`].
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -23,16 +23,16 @@ pub(super) type List = Arc<BTreeMap<Vec<u8>, StoredValue>>;
 
 /// The records of one room between two changes by others. Never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Tick(pub(super) u64);
+pub(super) struct CacheTick(pub(super) u64);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Kept {
-    Record(Tick, Vec<u8>),
-    Prefix(Tick, Vec<u8>),
+enum CachedKey {
+    Record(CacheTick, Vec<u8>),
+    Prefix(CacheTick, Vec<u8>),
 }
 
 #[derive(Clone)]
-enum Content {
+enum CachedContent {
     /// `None`: there is no such record.
     Record(Option<StoredValue>),
     /// All records with the prefix.
@@ -40,34 +40,38 @@ enum Content {
 }
 
 #[derive(Clone)]
-struct Bytes;
+struct CachedBytes;
 
-impl Weighter<Kept, Content> for Bytes {
-    fn weight(&self, kept: &Kept, content: &Content) -> u64 {
-        let (Kept::Record(_, key) | Kept::Prefix(_, key)) = kept;
+impl Weighter<CachedKey, CachedContent> for CachedBytes {
+    fn weight(&self, kept: &CachedKey, content: &CachedContent) -> u64 {
+        let (CachedKey::Record(_, key) | CachedKey::Prefix(_, key)) = kept;
         let bytes = match content {
-            Content::Record(value) => value.as_ref().map_or(0, |it| it.len()),
-            Content::List(list) => list.iter().map(|(key, value)| key.len() + value.len() + 96).sum(),
+            CachedContent::Record(value) => value.as_ref().map_or(0, |it| it.len()),
+            CachedContent::List(list) => {
+                list.iter().map(|(key, value)| key.len() + value.len() + 96).sum()
+            }
         };
         OVERHEAD_BYTES + num::u64(key.len() + bytes)
     }
 }
 
 /// The records in memory.
-pub(super) struct Records {
-    cache: Cache<Kept, Content, Bytes>,
+pub(super) struct RecordCache {
+    cache: Cache<CachedKey, CachedContent, CachedBytes>,
 }
 
-impl Records {
+impl RecordCache {
     /// A cache of at most `bytes` of memory.
     pub(super) fn new(bytes: u64) -> Self {
         let items = usize::try_from(bytes / USUAL_BYTES).unwrap_or(usize::MAX);
-        Self { cache: Cache::with_weighter(items, bytes, Bytes) }
+        Self { cache: Cache::with_weighter(items, bytes, CachedBytes) }
     }
 
     /// What is known of a record: `Some(None)` if it is known that there is none.
-    pub(super) fn get(&self, tick: Tick, key: &[u8]) -> Option<Option<StoredValue>> {
-        if let Some(Content::Record(value)) = self.cache.get(&Kept::Record(tick, key.to_vec())) {
+    pub(super) fn get(&self, tick: CacheTick, key: &[u8]) -> Option<Option<StoredValue>> {
+        if let Some(CachedContent::Record(value)) =
+            self.cache.get(&CachedKey::Record(tick, key.to_vec()))
+        {
             return Some(value);
         }
         let list = prefixes(key).find_map(|it| self.list(tick, it))?;
@@ -75,29 +79,34 @@ impl Records {
     }
 
     /// All records with a prefix, if they are known.
-    pub(super) fn list(&self, tick: Tick, prefix: &[u8]) -> Option<List> {
-        match self.cache.get(&Kept::Prefix(tick, prefix.to_vec()))? {
-            Content::List(list) => Some(list),
-            Content::Record(_) => None,
+    pub(super) fn list(&self, tick: CacheTick, prefix: &[u8]) -> Option<List> {
+        match self.cache.get(&CachedKey::Prefix(tick, prefix.to_vec()))? {
+            CachedContent::List(list) => Some(list),
+            CachedContent::Record(_) => None,
         }
     }
 
     /// Keeps a record that was read.
-    pub(super) fn keep(&self, tick: Tick, key: Vec<u8>, value: Option<StoredValue>) {
+    pub(super) fn keep(&self, tick: CacheTick, key: Vec<u8>, value: Option<StoredValue>) {
         if value.as_ref().is_none_or(|it| it.len() <= MAX_VALUE_BYTES) {
-            self.cache.insert(Kept::Record(tick, key), Content::Record(value));
+            self.cache.insert(CachedKey::Record(tick, key), CachedContent::Record(value));
         }
     }
 
     /// Keeps all records with a prefix, unless there are many.
-    pub(super) fn keep_list(&self, tick: Tick, prefix: Vec<u8>, list: BTreeMap<Vec<u8>, StoredValue>) {
+    pub(super) fn keep_list(
+        &self,
+        tick: CacheTick,
+        prefix: Vec<u8>,
+        list: BTreeMap<Vec<u8>, StoredValue>,
+    ) {
         if list.len() <= MAX_LISTED {
-            self.cache.insert(Kept::Prefix(tick, prefix), Content::List(Arc::new(list)));
+            self.cache.insert(CachedKey::Prefix(tick, prefix), CachedContent::List(Arc::new(list)));
         }
     }
 
-    /// Records what a commit of this process has changed.
-    pub(super) fn change(&self, tick: Tick, key: &[u8], value: Option<&StoredValue>) {
+    /// RecordCache what a commit of this process has changed.
+    pub(super) fn change(&self, tick: CacheTick, key: &[u8], value: Option<&StoredValue>) {
         for prefix in prefixes(key) {
             let Some(mut list) = self.list(tick, prefix) else { continue };
             let changed = Arc::make_mut(&mut list);
@@ -105,17 +114,17 @@ impl Records {
                 Some(value) => drop(changed.insert(key.to_vec(), value.clone())),
                 None => drop(changed.remove(key)),
             }
-            let kept = Kept::Prefix(tick, prefix.to_vec());
+            let kept = CachedKey::Prefix(tick, prefix.to_vec());
             if list.len() <= MAX_LISTED {
-                self.cache.insert(kept, Content::List(list));
+                self.cache.insert(kept, CachedContent::List(list));
             } else {
                 self.cache.remove(&kept);
             }
         }
-        let kept = Kept::Record(tick, key.to_vec());
+        let kept = CachedKey::Record(tick, key.to_vec());
         match value {
             Some(value) if value.len() > MAX_VALUE_BYTES => drop(self.cache.remove(&kept)),
-            value => self.cache.insert(kept, Content::Record(value.cloned())),
+            value => self.cache.insert(kept, CachedContent::Record(value.cloned())),
         }
     }
 }
@@ -135,8 +144,8 @@ mod tests {
 
     #[test]
     fn records_lists_and_absences_are_known_until_the_tick_changes() {
-        let records = Records::new(1 << 20);
-        let tick = Tick(1);
+        let records = RecordCache::new(1 << 20);
+        let tick = CacheTick(1);
         let [first, second, absent] = [b"\x0d\0\0\0\x01a", b"\x0d\0\0\0\x01b", b"\x0d\0\0\0\x01c"];
         assert_eq!(records.get(tick, first), None);
         let list = [(first.to_vec(), value("one"))].into();
@@ -149,17 +158,17 @@ mod tests {
         assert_eq!(records.get(tick, second), Some(Some(value("two"))));
         let list = records.list(tick, &first[..5]).unwrap();
         assert_eq!(list.keys().collect::<Vec<_>>(), [second]);
-        assert_eq!(records.get(Tick(2), second), None);
+        assert_eq!(records.get(CacheTick(2), second), None);
     }
 
     #[test]
     fn a_list_that_grows_is_not_kept() {
-        let records = Records::new(8 << 20);
-        records.keep_list(Tick(1), b"\x06\0\0\0\x01".to_vec(), BTreeMap::new());
+        let records = RecordCache::new(8 << 20);
+        records.keep_list(CacheTick(1), b"\x06\0\0\0\x01".to_vec(), BTreeMap::new());
         for number in 0..=u32::try_from(MAX_LISTED).unwrap() {
             let key = [b"\x06\0\0\0\x01".as_slice(), &number.to_be_bytes()].concat();
-            records.change(Tick(1), &key, Some(&value("")));
+            records.change(CacheTick(1), &key, Some(&value("")));
         }
-        assert!(records.list(Tick(1), b"\x06\0\0\0\x01").is_none());
+        assert!(records.list(CacheTick(1), b"\x06\0\0\0\x01").is_none());
     }
 }

@@ -9,9 +9,12 @@ use super::{
     Postgres,
     database::{Param, Statement, Transacted},
     layout::{self, RoomUuid, Table},
-    reads::{ROOM_COLUMNS, column},
-    rooms::{Known, Row},
+    reads::column,
+    rooms::{KnownRoom, RoomRow},
     uuid_of,
+    writes::{
+        ROWS_PER_STATEMENT, Written, conditional, insert_room, set_stamp, upsert, upsert_of_store,
+    },
 };
 use crate::store::{
     RoomNum, StoreError,
@@ -20,8 +23,6 @@ use crate::store::{
     view::number_or_gone,
 };
 
-/// The most rows that one statement writes.
-const ROWS_PER_STATEMENT: usize = 500;
 /// How often the end of an unclear commit is looked for, and how often a commit without a condition is
 /// sent.
 const MAX_TRIES: u32 = 16;
@@ -30,10 +31,10 @@ const MAX_TRIES: u32 = 16;
 struct RoomChange {
     uuid: RoomUuid,
     /// `None` for a room that has no number here: it is buried or forgotten.
-    known: Option<Arc<Known>>,
+    known: Option<Arc<KnownRoom>>,
     guard: Guard,
     /// The row as it is after the commit.
-    row: Row,
+    row: RoomRow,
     effect: Effect,
     /// Whether the room is made by this commit.
     is_made: bool,
@@ -53,11 +54,13 @@ enum Guard {
 }
 
 /// All that a commit does.
-struct Plan {
+struct CommitPlan {
     rooms: Vec<RoomChange>,
     of_store: Vec<(Vec<u8>, Option<StoredValue>)>,
     /// The sets that change, each with its new word.
     words: Vec<(Set, Vec<u8>)>,
+    /// The record of the whole store that the commit depends on, and its value.
+    condition: Option<(Vec<u8>, Option<StoredValue>)>,
 }
 
 impl Postgres {
@@ -106,13 +109,20 @@ impl Postgres {
     }
 
     /// Finds out whether a conditional commit was applied; if it was not, makes sure that it never is.
-    fn settle(&self, plan: Plan) -> Result<Commit, StoreError> {
+    fn settle(&self, plan: CommitPlan) -> Result<Commit, StoreError> {
+        if let Some((key, _)) = &plan.condition {
+            let stored = self.read(key)?;
+            let ours = plan.of_store.iter().find(|(it, _)| it == key);
+            let is_applied = ours.is_some_and(|(_, it)| it.is_some() && *it == stored);
+            return Ok(if is_applied { Commit::Done } else { Commit::Conflict });
+        }
         let Some(change) = plan.rooms.first() else { return Ok(Commit::Conflict) };
         let (uuid, ours) = (change.uuid, change.row.stamp);
         for _ in 0..MAX_TRIES {
             let sql = "select stamp from room where room = $1";
             let read = Statement::new(sql, vec![Param::Uuid(uuid)]);
-            let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
+            let rows =
+                self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
             let stored = rows.first().map(|it| column::<i64>(it, 0)).transpose()?;
             let fence = match (stored, change.guard) {
                 (Some(stamp), _) if stamp == ours => {
@@ -120,7 +130,9 @@ impl Postgres {
                     return Ok(Commit::Done);
                 }
                 // The commit may still be on its way.
-                (Some(stamp), Guard::Stamp(before)) if stamp == before => set_stamp(uuid, before),
+                (Some(stamp), Guard::Stamp(before)) if stamp == before => {
+                    set_stamp(uuid, before, random())
+                }
                 (None, Guard::NoRow) => insert_room(uuid, &vacant(&change.row)),
                 _ => return Ok(Commit::Conflict),
             };
@@ -137,7 +149,7 @@ impl Postgres {
         seen: Option<&Seen>,
         changes: Changes,
         effect: Effect,
-    ) -> Result<Plan, StoreError> {
+    ) -> Result<CommitPlan, StoreError> {
         let mut rooms: BTreeMap<RoomUuid, Pending> = BTreeMap::new();
         let mut of_store = Vec::new();
         for (key, value) in changes {
@@ -160,7 +172,8 @@ impl Postgres {
                     let known = self.known(room)?;
                     let pending = rooms.entry(known.uuid).or_default();
                     if keys::is_room(&key) {
-                        let row = |it: StoredValue| layout::value_to_row(&key, known.uuid, &it).into();
+                        let row =
+                            |it: StoredValue| layout::value_to_row(&key, known.uuid, &it).into();
                         pending.value = Some(value.map(row));
                     } else {
                         pending.records.push((key, value));
@@ -175,13 +188,15 @@ impl Postgres {
             of_store.iter().any(|(key, _): &(Vec<u8>, _)| key.first() == Some(&set.tag()))
         });
         let words = sets.map(|it| (it, Vec::new())).collect();
-        let mut plan = Plan { rooms, of_store, words };
+        let of_whole_store = |it: &&Seen| keys::scope(&it.key) == Scope::Store;
+        let condition = seen.filter(of_whole_store).map(|it| (it.key.clone(), it.value.clone()));
+        let mut plan = CommitPlan { rooms, of_store, words, condition };
         plan.draw_words();
         Ok(plan)
     }
 
     /// Takes note of a commit that was applied.
-    fn applied(&self, plan: Plan) {
+    fn applied(&self, plan: CommitPlan) {
         for change in plan.rooms {
             let RoomChange { uuid, known, guard, row, records, .. } = change;
             let is_vacant = row.value.is_none() && !row.is_gone;
@@ -213,7 +228,7 @@ impl Postgres {
 /// What changes of one room were found.
 #[derive(Default)]
 struct Pending {
-    known: Option<Arc<Known>>,
+    known: Option<Arc<KnownRoom>>,
     name: Option<String>,
     /// The change of what the id of the room maps to: `Some(None)` forgets the room, `Some(Some(None))`
     /// lets it never return.
@@ -239,7 +254,7 @@ impl Pending {
             (None, None) => return Err(StoreError::Bug("a room is changed before it is made")),
         };
         let is_made = before.is_none();
-        let old = before.unwrap_or_else(|| Row {
+        let old = before.unwrap_or_else(|| RoomRow {
             stamp: 0,
             life: random(),
             made: random(),
@@ -254,12 +269,12 @@ impl Pending {
         let is_gone = number.map_or(old.is_gone, |it| it == Some(None));
         let value = value.unwrap_or(old.value);
         let (made, name) = (old.made, old.name);
-        let row = Row { stamp: random(), life, made, name, is_gone, value };
+        let row = RoomRow { stamp: random(), life, made, name, is_gone, value };
         Ok(RoomChange { uuid, known, guard, row, effect, is_made, records })
     }
 }
 
-impl Plan {
+impl CommitPlan {
     /// The statements of the transaction.
     fn statements(&self, engine: &Postgres) -> Vec<Statement> {
         let mut statements = Vec::new();
@@ -272,15 +287,22 @@ impl Plan {
         for (set, word) in &self.words {
             statements.push(engine.words.change(*set, word));
         }
-        let (written, removed): (Vec<_>, Vec<_>) =
-            self.of_store.iter().partition(|(_, value)| value.is_some());
-        for rows in written.chunks(ROWS_PER_STATEMENT) {
-            statements.push(upsert_of_store(rows));
+        let (mut written, mut removed) = (Vec::new(), Vec::new());
+        for (key, value) in &self.of_store {
+            match (&self.condition, value) {
+                (Some((on, before)), Some(value)) if on == key => {
+                    statements.extend(conditional(key, before.as_ref(), value));
+                }
+                (_, Some(value)) => {
+                    written.push(Written { key: key.clone(), value: value.to_vec() });
+                }
+                (_, None) => removed.push(key.clone()),
+            }
         }
+        statements.extend(written.chunks(ROWS_PER_STATEMENT).map(upsert_of_store));
         if !removed.is_empty() {
-            let keys = removed.into_iter().map(|(key, _)| key.clone()).collect();
             let sql = "delete from store_word where key = any($1)";
-            statements.push(Statement::new(sql, vec![Param::ManyBytes(keys)]));
+            statements.push(Statement::new(sql, vec![Param::ManyBytes(removed)]));
         }
         statements
     }
@@ -300,7 +322,8 @@ impl Plan {
 
     /// A room was deleted or made again meanwhile.
     fn gone(&self) -> StoreError {
-        let number = self.rooms.iter().find_map(|it| it.known.as_ref()).map_or(RoomNum(0), |it| it.number);
+        let number =
+            self.rooms.iter().find_map(|it| it.known.as_ref()).map_or(RoomNum(0), |it| it.number);
         StoreError::missing("room", &keys::room(number))
     }
 }
@@ -308,7 +331,7 @@ impl Plan {
 impl RoomChange {
     /// The change of the room's row, which fails if the guard does.
     fn add_row(&self, statements: &mut Vec<Statement>) {
-        let Row { stamp, life, made, is_gone, value, .. } = &self.row;
+        let RoomRow { stamp, life, made, is_gone, value, .. } = &self.row;
         let (column, expected) = match self.guard {
             Guard::NoRow => {
                 statements.push(insert_room(self.uuid, &self.row));
@@ -317,8 +340,7 @@ impl RoomChange {
             Guard::Stamp(stamp) => ("stamp", stamp),
             Guard::Made(made) => ("made", made),
         };
-        let mut params =
-            vec![Param::Uuid(self.uuid), Param::Int8(expected), Param::Int8(*stamp)];
+        let mut params = vec![Param::Uuid(self.uuid), Param::Int8(expected), Param::Int8(*stamp)];
         let mut sets = format!("stamp = case when {column} = $2 then $3::bigint end");
         let mut set = |name: &str, param: Param| {
             params.push(param);
@@ -341,7 +363,7 @@ impl RoomChange {
 
     /// The changes of the room's other records.
     fn add_records(&self, statements: &mut Vec<Statement>) {
-        let mut written: BTreeMap<Table, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+        let mut written: BTreeMap<Table, Vec<Written>> = BTreeMap::new();
         let mut removed: BTreeMap<Table, Vec<Vec<u8>>> = BTreeMap::new();
         for (key, value) in &self.records {
             let tag = key.first().copied().unwrap_or_default();
@@ -349,7 +371,7 @@ impl RoomChange {
             match value {
                 Some(value) => {
                     let value = layout::value_to_row(key, self.uuid, value);
-                    written.entry(row.table).or_default().push((row.key, value));
+                    written.entry(row.table).or_default().push(Written { key: row.key, value });
                 }
                 None => removed.entry(row.table).or_default().push(row.key),
             }
@@ -367,65 +389,9 @@ impl RoomChange {
     }
 }
 
-/// Writes records of a room.
-fn upsert(table: Table, uuid: RoomUuid, rows: &[(Vec<u8>, Vec<u8>)]) -> Statement {
-    let mut params = vec![Param::Uuid(uuid)];
-    let mut values = Vec::with_capacity(rows.len());
-    for (key, value) in rows {
-        values.push(format!("($1, ${}, ${})", params.len() + 1, params.len() + 2));
-        params.push(Param::Bytes(Some(key.clone())));
-        params.push(Param::Bytes(Some(value.clone())));
-    }
-    let sql = format!(
-        "insert into {} (room, key, value) values {} \
-         on conflict (room, key) do update set value = excluded.value",
-        table.name(),
-        values.join(", ")
-    );
-    Statement::new(sql, params)
-}
-
-/// Writes records of the whole store.
-fn upsert_of_store(rows: &[&(Vec<u8>, Option<StoredValue>)]) -> Statement {
-    let mut params = Vec::new();
-    let mut values = Vec::with_capacity(rows.len());
-    for (key, value) in rows {
-        values.push(format!("(${}, ${})", params.len() + 1, params.len() + 2));
-        params.push(Param::Bytes(Some(key.clone())));
-        params.push(Param::Bytes(value.as_ref().map(|it| it.to_vec())));
-    }
-    let sql = format!(
-        "insert into store_word (key, value) values {} \
-         on conflict (key) do update set value = excluded.value",
-        values.join(", ")
-    );
-    Statement::new(sql, params)
-}
-
-/// Inserts the row of a room that has none.
-fn insert_room(uuid: RoomUuid, row: &Row) -> Statement {
-    let sql = format!("insert into room (room, {ROOM_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7)");
-    let params = vec![
-        Param::Uuid(uuid),
-        Param::Int8(row.stamp),
-        Param::Int8(row.life),
-        Param::Int8(row.made),
-        Param::Text(row.name.clone()),
-        Param::Bool(row.is_gone),
-        Param::Bytes(row.value.as_ref().map(|it| it.to_vec())),
-    ];
-    Statement::new(sql, params)
-}
-
-/// Gives a room another stamp, so that a commit that depends on the old one can never be applied.
-fn set_stamp(uuid: RoomUuid, before: i64) -> Statement {
-    let sql = "update room set stamp = case when stamp = $2 then $3::bigint end where room = $1";
-    Statement::new(sql, vec![Param::Uuid(uuid), Param::Int8(before), Param::Int8(random())])
-}
-
 /// The row of a room that is not held and may be made.
-fn vacant(row: &Row) -> Row {
-    Row {
+fn vacant(row: &RoomRow) -> RoomRow {
+    RoomRow {
         stamp: random(),
         life: random(),
         made: random(),

@@ -138,7 +138,10 @@ mod tests {
         let is_of_rooms = |tag: &u8| matches!(keys::scope(&[*tag]), keys::Scope::AllRooms { .. });
         for tag in keys::tags().filter(is_of_rooms) {
             let row = row_key(tag, b"rest");
-            assert_eq!(key_of_row(tag, room, &row), [&[tag, 0, 0, 0, 7], b"rest".as_slice()].concat());
+            assert_eq!(
+                key_of_row(tag, room, &row),
+                [&[tag, 0, 0, 0, 7], b"rest".as_slice()].concat()
+            );
         }
         assert_eq!(row_key(5, &[0, 0, 0, 1]).table, Table::Body);
         assert_eq!(row_key(0x12, &[0, 0, 0, 1]).table, Table::Block);

@@ -83,7 +83,7 @@ impl Postgres {
         read.add_rows(&known, tag, Table::of_tag(tag), &found)?;
         let records = read.records.clone();
         if after.is_none() && found.len() < limit {
-            read.lists.push((prefix.to_vec(), std::mem::take(&mut read.records)));
+            read.lists.insert(prefix.to_vec(), std::mem::take(&mut read.records));
             self.keep(&known, stamp, read);
         }
         Ok(records.into_iter().collect())
@@ -217,7 +217,9 @@ impl Postgres {
                 "select key, value from store_word where key >= $1 and key < $3 order by key limit $2",
                 vec![Param::Bytes(Some(end))],
             ),
-            None => ("select key, value from store_word where key >= $1 order by key limit $2", vec![]),
+            None => {
+                ("select key, value from store_word where key >= $1 order by key limit $2", vec![])
+            }
         };
         params.splice(0..0, [Param::Bytes(Some(from)), limit_of(limit)]);
         let flight = self.database.flight(vec![Statement::new(sql, params)])?;

@@ -22,6 +22,7 @@ mod listing;
 mod reads;
 mod rooms;
 mod words;
+mod writes;
 
 use std::{
     cell::RefCell,
@@ -33,10 +34,10 @@ use std::{
 };
 
 use self::{
-    cache::Records,
+    cache::RecordCache,
     database::{Database, Target},
     layout::RoomUuid,
-    rooms::{Known, Rooms, Row},
+    rooms::{KnownRoom, KnownRooms, RoomRow},
     words::Words,
 };
 use super::{Seen, Set, StoredValue};
@@ -63,17 +64,17 @@ enum Asked {
     /// It has no row.
     Never,
     /// It was deleted, and may return.
-    Vacant(Row),
+    Vacant(RoomRow),
     /// It is held, or was deleted and may not return.
-    Known(Arc<Known>, Row),
+    Known(Arc<KnownRoom>, RoomRow),
 }
 
 /// The engine over PostgreSQL.
 pub(in crate::store) struct Postgres {
     number: u64,
     database: Database,
-    rooms: Rooms,
-    records: Records,
+    rooms: KnownRooms,
+    records: RecordCache,
     words: Words,
     conflicts: AtomicU64,
     unclear: AtomicU64,
@@ -92,8 +93,8 @@ impl Postgres {
         let engine = Self {
             number: ENGINES.fetch_add(1, Ordering::Relaxed),
             database: Database::open(Target::parse(url)?, patience)?,
-            rooms: Rooms::new(),
-            records: Records::new(cache_bytes),
+            rooms: KnownRooms::new(),
+            records: RecordCache::new(cache_bytes),
             words: Words::default(),
             conflicts: AtomicU64::new(0),
             unclear: AtomicU64::new(0),
@@ -104,7 +105,8 @@ impl Postgres {
 
     /// Bytes that the database takes.
     pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
-        let read = database::Statement::new("select pg_database_size(current_database())", Vec::new());
+        let read =
+            database::Statement::new("select pg_database_size(current_database())", Vec::new());
         let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
         let bytes = rows.first().map(|it| reads::column::<i64>(it, 0)).transpose()?;
         Ok(bytes.map_or(0, |it| it.max(0).cast_unsigned()))
@@ -133,10 +135,15 @@ impl Postgres {
         let (uuid, is_number) = match keys::scope(&key) {
             keys::Scope::RoomNumbers(name) => (uuid_of(name), true),
             keys::Scope::Room { room, .. } => (self.known(room)?.uuid, false),
-            _ => return Err(StoreError::Bug("a decision depends on the record of a room")),
+            _ => {
+                let value = self.read(&key)?;
+                return Ok(Seen { key, value, stamp: None });
+            }
         };
         let asked = match LAST.take() {
-            Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => last.asked,
+            Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => {
+                last.asked
+            }
             Some(_) | None => self.ask(uuid)?,
         };
         let (stamp, value) = match &asked {
@@ -180,14 +187,15 @@ impl Postgres {
     ///
     /// # Errors
     /// When that was forgotten, since very many rooms were asked for meanwhile.
-    fn known(&self, number: RoomNum) -> Result<Arc<Known>, StoreError> {
-        let forgotten = || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
+    fn known(&self, number: RoomNum) -> Result<Arc<KnownRoom>, StoreError> {
+        let forgotten =
+            || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
         Ok(self.rooms.of_number(number).ok_or_else(forgotten)?)
     }
 }
 
 /// The record that maps a room id to a number.
-fn number_record(key: &[u8], known: &Known, row: &Row) -> StoredValue {
+fn number_record(key: &[u8], known: &KnownRoom, row: &RoomRow) -> StoredValue {
     let number = if row.is_gone { Vec::new() } else { known.number.0.to_be_bytes().to_vec() };
     add_checksum(key, number).into()
 }

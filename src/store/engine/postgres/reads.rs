@@ -1,6 +1,9 @@
 //! Reads of single records, and reading ahead: what is not in memory, in one round trip.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio_postgres::Row as DatabaseRow;
 
@@ -10,7 +13,7 @@ use super::{
     database::{Flight, Param, Statement},
     layout::{self, RoomUuid, RowKey, Table},
     listing::{self, Range},
-    rooms::{Known, Row},
+    rooms::{KnownRoom, RoomRow},
     words::{WordRow, Words},
 };
 use crate::store::{
@@ -18,7 +21,7 @@ use crate::store::{
     keys::{self, Scope},
 };
 
-/// The columns of a [`Row`].
+/// The columns of a [`RoomRow`].
 pub(super) const ROOM_COLUMNS: &str = "stamp, life, made, name, gone, value";
 
 impl Postgres {
@@ -47,7 +50,7 @@ impl Postgres {
         keys: &[Vec<u8>],
     ) -> Result<Vec<Option<StoredValue>>, StoreError> {
         let mut found: Vec<Option<Option<StoredValue>>> = Vec::with_capacity(keys.len());
-        let mut plan = Plan::default();
+        let mut plan = ReadPlan::default();
         for key in keys {
             let value = match keys::scope(key) {
                 Scope::Room { room, .. } => {
@@ -68,9 +71,10 @@ impl Postgres {
             found.push(value);
         }
         let read = self.fly(plan)?;
-        let values = found.into_iter().zip(keys).map(|(known, key)| {
-            known.unwrap_or_else(|| read.records.get(key).cloned())
-        });
+        let values = found
+            .into_iter()
+            .zip(keys)
+            .map(|(known, key)| known.unwrap_or_else(|| read.records.get(key).cloned()));
         Ok(values.collect())
     }
 
@@ -82,7 +86,7 @@ impl Postgres {
 
     /// Reads records and whole prefixes that are not in memory, in one round trip.
     pub(in super::super) fn read_ahead(&self, ahead: &Ahead) -> Result<(), StoreError> {
-        let mut plan = Plan::default();
+        let mut plan = ReadPlan::default();
         for key in &ahead.keys {
             let Scope::Room { room, .. } = keys::scope(key) else { continue };
             let known = self.known(room)?;
@@ -115,7 +119,11 @@ impl Postgres {
     }
 
     /// Takes note of what the first round trip has brought.
-    pub(super) fn arrived_first(&self, uuid: RoomUuid, flight: Flight) -> Result<Asked, StoreError> {
+    pub(super) fn arrived_first(
+        &self,
+        uuid: RoomUuid,
+        flight: Flight,
+    ) -> Result<Asked, StoreError> {
         let Flight { rows, epoch } = flight;
         let mut rows = rows.into_iter();
         let (deriving, rest) = (rows.next().unwrap_or_default(), rows.collect::<Vec<_>>());
@@ -155,7 +163,7 @@ impl Postgres {
     /// # Errors
     /// [`StoreError::Missing`] if a room has another life than its number stands for: an answer must not
     /// be made of two lives.
-    fn fly(&self, plan: Plan<'_>) -> Result<Read, StoreError> {
+    fn fly(&self, plan: ReadPlan) -> Result<Read, StoreError> {
         let mut all = Read::default();
         if plan.is_empty() {
             return Ok(all);
@@ -193,7 +201,7 @@ impl Postgres {
 
     /// Keeps what was read of a room before its row was found to have `stamp`, if that is the newest known
     /// stamp. Then nothing has changed between.
-    pub(super) fn keep(&self, known: &Known, stamp: i64, read: Read) {
+    pub(super) fn keep(&self, known: &KnownRoom, stamp: i64, read: Read) {
         let now = known.now();
         let Some(now) = now.as_ref().filter(|it| it.row.stamp == stamp) else { return };
         let Read { mut records, absent, lists } = read;
@@ -212,7 +220,7 @@ impl Postgres {
 
 /// What is known of a record without asking; `None` if nothing is. Nothing is stored of a room that is
 /// not made yet.
-fn in_memory(engine: &Postgres, known: &Known, key: &[u8]) -> Option<Option<StoredValue>> {
+fn in_memory(engine: &Postgres, known: &KnownRoom, key: &[u8]) -> Option<Option<StoredValue>> {
     let now = known.now().clone();
     let Some(now) = now else { return Some(None) };
     if keys::is_room(key) {
@@ -223,39 +231,38 @@ fn in_memory(engine: &Postgres, known: &Known, key: &[u8]) -> Option<Option<Stor
 
 /// What a round trip is to read.
 #[derive(Default)]
-pub(super) struct Plan<'k> {
+pub(super) struct ReadPlan {
     rooms: BTreeMap<RoomNum, OfRoom>,
     of_store: BTreeSet<Vec<u8>>,
-    _keys: std::marker::PhantomData<&'k ()>,
 }
 
 /// What is to be read of one room.
 struct OfRoom {
-    known: std::sync::Arc<Known>,
+    known: Arc<KnownRoom>,
     /// Keys above the engine, by their first byte.
     keys: BTreeMap<u8, BTreeSet<Vec<u8>>>,
     prefixes: BTreeSet<Vec<u8>>,
 }
 
-impl Plan<'_> {
+impl ReadPlan {
     fn is_empty(&self) -> bool {
         self.rooms.is_empty() && self.of_store.is_empty()
     }
 
-    fn of_room(&mut self, known: &std::sync::Arc<Known>) -> &mut OfRoom {
+    fn of_room(&mut self, known: &Arc<KnownRoom>) -> &mut OfRoom {
         self.rooms.entry(known.number).or_insert_with(|| OfRoom {
-            known: std::sync::Arc::clone(known),
+            known: Arc::clone(known),
             keys: BTreeMap::new(),
             prefixes: BTreeSet::new(),
         })
     }
 
-    fn add_key(&mut self, known: &std::sync::Arc<Known>, key: &[u8]) {
+    fn add_key(&mut self, known: &Arc<KnownRoom>, key: &[u8]) {
         let tag = key.first().copied().unwrap_or_default();
         self.of_room(known).keys.entry(tag).or_default().insert(key.to_vec());
     }
 
-    fn add_prefix(&mut self, known: &std::sync::Arc<Known>, prefix: &[u8]) {
+    fn add_prefix(&mut self, known: &Arc<KnownRoom>, prefix: &[u8]) {
         self.of_room(known).prefixes.insert(prefix.to_vec());
     }
 
@@ -265,7 +272,9 @@ impl Plan<'_> {
         for of_room in self.rooms.values() {
             let uuid = of_room.known.uuid;
             for (tag, keys) in &of_room.keys {
-                let rows = keys.iter().map(|it| layout::row_key(*tag, it.get(5..).unwrap_or_default()).key);
+                let rows = keys
+                    .iter()
+                    .map(|it| layout::row_key(*tag, it.get(5..).unwrap_or_default()).key);
                 statements.push(select_keys(Table::of_tag(*tag), uuid, rows.collect()));
             }
             for prefix in &of_room.prefixes {
@@ -285,21 +294,24 @@ impl Plan<'_> {
     }
 }
 
+/// Values by their keys.
+type ByKey = BTreeMap<Vec<u8>, StoredValue>;
+
 /// What was read of a room.
 #[derive(Default)]
 pub(super) struct Read {
-    pub(super) records: BTreeMap<Vec<u8>, StoredValue>,
+    pub(super) records: ByKey,
     /// Keys that were asked for: those that have no record are absent.
     pub(super) absent: BTreeSet<Vec<u8>>,
     /// Whole prefixes.
-    pub(super) lists: Vec<(Vec<u8>, BTreeMap<Vec<u8>, StoredValue>)>,
+    pub(super) lists: BTreeMap<Vec<u8>, ByKey>,
 }
 
 impl Read {
     /// Adds rows of one kind of record: their keys and values.
     pub(super) fn add_rows(
         &mut self,
-        known: &Known,
+        known: &KnownRoom,
         tag: u8,
         table: Table,
         rows: &[DatabaseRow],
@@ -316,7 +328,7 @@ impl Read {
     /// Adds the records with a prefix. They are all, unless there are too many to be kept.
     fn add_list(
         &mut self,
-        known: &Known,
+        known: &KnownRoom,
         prefix: Vec<u8>,
         rows: &[DatabaseRow],
     ) -> Result<(), StoreError> {
@@ -324,7 +336,7 @@ impl Read {
         let mut list = Self::default();
         list.add_rows(known, tag, Table::of_tag(tag), rows)?;
         if rows.len() <= super::cache::MAX_LISTED {
-            self.lists.push((prefix, list.records));
+            self.lists.insert(prefix, list.records);
         } else {
             self.records.extend(list.records);
         }
@@ -353,8 +365,8 @@ fn newest_state(uuid: RoomUuid) -> Statement {
 }
 
 /// A row of the table `room`, with the columns [`ROOM_COLUMNS`] from the column `at` on.
-pub(super) fn room_row(row: &DatabaseRow, at: usize) -> Result<Row, StoreError> {
-    Ok(Row {
+pub(super) fn room_row(row: &DatabaseRow, at: usize) -> Result<RoomRow, StoreError> {
+    Ok(RoomRow {
         stamp: column(row, at)?,
         life: column(row, at + 1)?,
         made: column(row, at + 2)?,

@@ -6,7 +6,7 @@
 //! knowing of other processes: an old number is simply not asked for any more.
 //!
 //! The row of a room has a random `stamp`, another one after each commit. Records that were read are
-//! kept under a [`Tick`], which belongs to one stamp: a stamp that this process did not set itself means
+//! kept under a [`CacheTick`], which belongs to one stamp: a stamp that this process did not set itself means
 //! that anything may have changed, and gives the room another tick. A commit of this process knows what
 //! it changes, and keeps the tick.
 
@@ -17,7 +17,7 @@ use std::sync::{
 
 use quick_cache::sync::Cache;
 
-use super::{super::StoredValue, cache::Tick, database::Epoch, layout::RoomUuid};
+use super::{super::StoredValue, cache::CacheTick, database::Epoch, layout::RoomUuid};
 use crate::store::RoomNum;
 
 /// The most rooms that are known at a time. One takes about a kilobyte of memory.
@@ -27,7 +27,7 @@ const MAX_NUMBERS: usize = 1_000_000;
 
 /// The row of a room, as a round trip brought it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct RoomRow {
     /// Another random number after each commit.
     pub(super) stamp: i64,
     /// Another random number after each commit that replaces or removes something.
@@ -43,7 +43,7 @@ pub(super) struct Row {
 }
 
 /// What a number stands for.
-pub(super) struct Known {
+pub(super) struct KnownRoom {
     pub(super) number: RoomNum,
     pub(super) uuid: RoomUuid,
     epoch: Epoch,
@@ -53,12 +53,12 @@ pub(super) struct Known {
 /// What is known of a room by now.
 #[derive(Clone, Debug)]
 pub(super) struct Now {
-    pub(super) row: Row,
+    pub(super) row: RoomRow,
     /// Where its records are kept in memory.
-    pub(super) tick: Tick,
+    pub(super) tick: CacheTick,
 }
 
-impl Known {
+impl KnownRoom {
     /// What is known of the room by now; `None` while the decision that makes it is not committed. Held
     /// while records that were read are kept in memory.
     pub(super) fn now(&self) -> MutexGuard<'_, Option<Now>> {
@@ -66,27 +66,27 @@ impl Known {
     }
 
     /// Where the room's records are kept in memory; `None` for a room that is not made yet.
-    pub(super) fn tick(&self) -> Option<Tick> {
+    pub(super) fn tick(&self) -> Option<CacheTick> {
         self.now().as_ref().map(|it| it.tick)
     }
 
     /// The newest known row of the room; `None` for a room that is not made yet.
-    pub(super) fn row(&self) -> Option<Row> {
+    pub(super) fn row(&self) -> Option<RoomRow> {
         self.now().as_ref().map(|it| it.row.clone())
     }
 }
 
 /// The rooms that this process knows.
-pub(super) struct Rooms {
-    by_uuid: Cache<RoomUuid, Arc<Known>>,
-    by_number: Cache<RoomNum, Arc<Known>>,
+pub(super) struct KnownRooms {
+    by_uuid: Cache<RoomUuid, Arc<KnownRoom>>,
+    by_number: Cache<RoomNum, Arc<KnownRoom>>,
     next_number: AtomicU32,
     next_tick: AtomicU64,
     /// The database that the numbers of rooms are about. Held while a room gets a number.
     epoch: Mutex<Option<Epoch>>,
 }
 
-impl Rooms {
+impl KnownRooms {
     pub(super) fn new() -> Self {
         Self {
             by_uuid: Cache::new(MAX_ROOMS),
@@ -98,17 +98,17 @@ impl Rooms {
     }
 
     /// What a number stands for; `None` if that was forgotten, or if it was never given.
-    pub(super) fn of_number(&self, number: RoomNum) -> Option<Arc<Known>> {
+    pub(super) fn of_number(&self, number: RoomNum) -> Option<Arc<KnownRoom>> {
         self.by_number.get(&number)
     }
 
     /// What stands for a room now; `None` if it is not known.
-    pub(super) fn of_uuid(&self, uuid: RoomUuid) -> Option<Arc<Known>> {
+    pub(super) fn of_uuid(&self, uuid: RoomUuid) -> Option<Arc<KnownRoom>> {
         self.by_uuid.get(&uuid)
     }
 
     /// Takes note of the row of a room. Returns what stands for the room from now on.
-    pub(super) fn learn(&self, uuid: RoomUuid, row: Row, epoch: Epoch) -> Arc<Known> {
+    pub(super) fn learn(&self, uuid: RoomUuid, row: RoomRow, epoch: Epoch) -> Arc<KnownRoom> {
         let _numbering = self.in_epoch(epoch);
         if let Some(known) = self.by_uuid.get(&uuid)
             && known.epoch == epoch
@@ -138,10 +138,10 @@ impl Rooms {
     /// the room since.
     pub(super) fn committed(
         &self,
-        known: &Arc<Known>,
+        known: &Arc<KnownRoom>,
         before: Option<i64>,
-        row: Row,
-        change: impl FnOnce(Tick),
+        row: RoomRow,
+        change: impl FnOnce(CacheTick),
     ) {
         let numbering = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = known.now();
@@ -165,11 +165,11 @@ impl Rooms {
 
     /// Takes note of a commit of this process that did not depend on what the room was: others may have
     /// changed it before. Only what the commit itself says is known.
-    pub(super) fn changed_unseen(&self, known: &Known, row: Row) {
+    pub(super) fn changed_unseen(&self, known: &KnownRoom, row: RoomRow) {
         let tick = self.tick();
         if let Some(now) = known.now().as_mut() {
             // A stamp that no row has, so that the next row is taken for another one.
-            *now = Now { row: Row { stamp: !row.stamp, ..row }, tick };
+            *now = Now { row: RoomRow { stamp: !row.stamp, ..row }, tick };
         }
     }
 
@@ -179,7 +179,7 @@ impl Rooms {
     }
 
     /// Whether a row is of the same life of the room. Then it is the newest from now on.
-    fn is_learnt(&self, known: &Known, row: &Row) -> bool {
+    fn is_learnt(&self, known: &KnownRoom, row: &RoomRow) -> bool {
         let mut now = known.now();
         let Some(now) = now.as_mut() else { return false };
         let is_same = now.row.life == row.life && now.row.made == row.made;
@@ -189,16 +189,16 @@ impl Rooms {
         is_same
     }
 
-    fn add(&self, uuid: RoomUuid, epoch: Epoch, now: Option<Now>) -> Arc<Known> {
+    fn add(&self, uuid: RoomUuid, epoch: Epoch, now: Option<Now>) -> Arc<KnownRoom> {
         let number = RoomNum(self.next_number.fetch_add(1, Ordering::Relaxed));
-        let known = Arc::new(Known { number, uuid, epoch, now: Mutex::new(now) });
+        let known = Arc::new(KnownRoom { number, uuid, epoch, now: Mutex::new(now) });
         self.by_number.insert(number, Arc::clone(&known));
         known
     }
 
     /// A new place for records in memory.
-    fn tick(&self) -> Tick {
-        Tick(self.next_tick.fetch_add(1, Ordering::Relaxed))
+    fn tick(&self) -> CacheTick {
+        CacheTick(self.next_tick.fetch_add(1, Ordering::Relaxed))
     }
 
     /// If the database is another than before, no room keeps its number: commits that this process has

@@ -21,14 +21,14 @@ struct Word {
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownWords {
     words: [Word; Set::ALL.len()],
     epoch: Option<Epoch>,
 }
 
 /// The words, as this process knows them.
 #[derive(Default)]
-pub(super) struct Words(Mutex<Known>);
+pub(super) struct Words(Mutex<KnownWords>);
 
 /// A row of a word.
 pub(super) struct WordRow {
@@ -97,7 +97,7 @@ impl Words {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownWords> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use crate::store::{EngineError, StoreError};
 
 /// What can be done about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FailureKind {
     /// The server cannot be reached, is starting or stopping, or is a standby: another connection may
     /// help. Nothing is applied, unless it was the answer to a commit that was lost.
     Away,
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 /// A failure of a statement or a connection.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) kind: Kind,
+    pub(super) kind: FailureKind,
     pub(super) text: String,
     /// Whether the server said so.
     pub(super) is_from_server: bool,
@@ -31,7 +31,7 @@ pub(super) struct Failure {
 impl Failure {
     /// The server cannot be reached.
     pub(super) fn away(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Away, text: text.into(), is_from_server: false, code: None }
+        Self { kind: FailureKind::Away, text: text.into(), is_from_server: false, code: None }
     }
 
     /// The wait for the server has ended.
@@ -41,15 +41,17 @@ impl Failure {
 
     /// Something that no other connection mends.
     pub(super) fn other(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Other, text: text.into(), is_from_server: false, code: None }
+        Self { kind: FailureKind::Other, text: text.into(), is_from_server: false, code: None }
     }
 
     /// The failure as an error of the store.
     pub(super) fn into_error(self) -> StoreError {
         let Self { kind, text, code, .. } = self;
         let engine = match (kind, code) {
-            (Kind::Away | Kind::Serialisation, _) => EngineError::Away(text),
-            (_, Some(code)) if code == SqlState::DISK_FULL => return StoreError::DatabaseFull(text),
+            (FailureKind::Away | FailureKind::Serialisation, _) => EngineError::Away(text),
+            (_, Some(code)) if code == SqlState::DISK_FULL => {
+                return StoreError::DatabaseFull(text);
+            }
             (_, Some(code)) if is_damage(&code) => EngineError::Damaged(text),
             (_, Some(code)) if is_unprepared(&code) => return StoreError::NotPrepared(text),
             _ => EngineError::Failed(text),
@@ -74,7 +76,7 @@ fn is_unprepared(code: &SqlState) -> bool {
     .contains(code)
 }
 
-fn kind_of(code: &SqlState) -> Kind {
+fn kind_of(code: &SqlState) -> FailureKind {
     let away = [
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,
@@ -85,16 +87,17 @@ fn kind_of(code: &SqlState) -> Kind {
         SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
     ];
-    let guards = [SqlState::NOT_NULL_VIOLATION, SqlState::UNIQUE_VIOLATION];
+    let guards =
+        [SqlState::NOT_NULL_VIOLATION, SqlState::UNIQUE_VIOLATION, SqlState::DIVISION_BY_ZERO];
     let serialisations = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
     if guards.contains(code) {
-        Kind::Guard
+        FailureKind::Guard
     } else if serialisations.contains(code) {
-        Kind::Serialisation
+        FailureKind::Serialisation
     } else if away.contains(code) || code.code().starts_with("08") {
-        Kind::Away
+        FailureKind::Away
     } else {
-        Kind::Other
+        FailureKind::Other
     }
 }
 

@@ -26,7 +26,7 @@ use tokio_postgres::{Client, Row, types::ToSql};
 
 use self::{
     connection::{Connection, Connections},
-    failure::{Failure, Kind},
+    failure::{Failure, FailureKind},
 };
 pub(super) use self::{
     connection::{Epoch, Target},
@@ -35,6 +35,7 @@ pub(super) use self::{
 use crate::store::{EngineError, StoreError};
 
 /// What makes the tables.
+#[expect(dead_code, reason = "tests make the tables themselves")]
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 
 /// How often a transaction that the server gave up in favour of another is sent.
@@ -53,6 +54,7 @@ thread_local! {
 }
 
 /// Runs `work`; no wait for the database that it begins lasts beyond `deadline`.
+#[expect(dead_code, reason = "no work has a deadline in the store yet")]
 pub(in crate::store) fn until<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
     struct Reset(Option<Instant>);
     impl Drop for Reset {
@@ -84,26 +86,26 @@ pub(super) enum Transacted {
     Unclear(String),
 }
 
-/// Counts since the process began.
+/// ConnectionCounts since the process began.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ConnectionCounts {
     pub(super) round_trips: AtomicU64,
     pub(super) lost_connections: AtomicU64,
 }
 
 /// The connections to one database.
 pub(super) struct Database {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConnections>,
     patience: Duration,
     /// Dropped in the background, since a runtime must not be dropped where one runs.
     runtime: Option<Runtime>,
 }
 
-struct Shared {
+struct SharedConnections {
     reading: Connections,
     committing: Connections,
     may_commit: Semaphore,
-    counts: Counts,
+    counts: ConnectionCounts,
 }
 
 impl Database {
@@ -119,11 +121,11 @@ impl Database {
             .build()
             .map_err(|error| EngineError::Failed(format!("no threads for PostgreSQL: {error}")))?;
         let target = Arc::new(target);
-        let shared = Shared {
+        let shared = SharedConnections {
             reading: Connections::new(Arc::clone(&target)),
             committing: Connections::new(target),
             may_commit: Semaphore::new(COMMITTING),
-            counts: Counts::default(),
+            counts: ConnectionCounts::default(),
         };
         Ok(Self { shared: Arc::new(shared), patience, runtime: Some(runtime) })
     }
@@ -137,7 +139,8 @@ impl Database {
         let deadline = self.deadline();
         let shared = Arc::clone(&self.shared);
         let flight = self.wait(deadline, async move { shared.flight(&reads, deadline).await });
-        flight.unwrap_or_else(|| Err(Failure::too_late("it did not answer in time")))
+        flight
+            .unwrap_or_else(|| Err(Failure::too_late("it did not answer in time")))
             .map_err(Failure::into_error)
     }
 
@@ -155,8 +158,9 @@ impl Database {
         }
     }
 
-    /// Counts since the process began.
-    pub(super) fn counts(&self) -> &Counts {
+    /// ConnectionCounts since the process began.
+    #[expect(dead_code, reason = "no metric shows them yet")]
+    pub(super) fn counts(&self) -> &ConnectionCounts {
         &self.shared.counts
     }
 
@@ -188,7 +192,7 @@ impl Drop for Database {
     }
 }
 
-impl Shared {
+impl SharedConnections {
     async fn flight(&self, reads: &[Statement], deadline: Instant) -> Result<Flight, Failure> {
         let mut pause = Pause::default();
         loop {
@@ -196,7 +200,7 @@ impl Shared {
                 Ok(connection) => match self.fly(&connection, reads, deadline).await {
                     Ok(flight) => return Ok(flight),
                     Err(failure) => {
-                        if failure.kind == Kind::Away {
+                        if failure.kind == FailureKind::Away {
                             self.counts.lost_connections.fetch_add(1, Ordering::Relaxed);
                             self.reading.drop(&connection).await;
                         }
@@ -205,7 +209,7 @@ impl Shared {
                 },
                 Err(failure) => failure,
             };
-            if failure.kind != Kind::Away || !pause.wait(deadline).await {
+            if failure.kind != FailureKind::Away || !pause.wait(deadline).await {
                 return Err(failure);
             }
         }
@@ -237,11 +241,8 @@ impl Shared {
         deadline: Instant,
     ) -> Result<Transacted, Failure> {
         let permit = timeout_at(deadline.into(), self.may_commit.acquire()).await;
-        let _permit = match permit {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) | Err(_) => {
-                return Err(Failure::away("all connections for commits are busy"));
-            }
+        let Ok(Ok(_permit)) = permit else {
+            return Err(Failure::away("all connections for commits are busy"));
         };
         let mut pause = Pause::default();
         let mut serialisations = 0;
@@ -260,7 +261,7 @@ impl Shared {
                         return Ok(transacted);
                     }
                     Err(failure) => {
-                        if failure.kind != Kind::Away {
+                        if failure.kind != FailureKind::Away {
                             self.committing.give_back(connection).await;
                         }
                         failure
@@ -268,11 +269,11 @@ impl Shared {
                 },
                 Err(failure) => failure,
             };
-            serialisations += u32::from(failure.kind == Kind::Serialisation);
+            serialisations += u32::from(failure.kind == FailureKind::Serialisation);
             let is_transient = match failure.kind {
-                Kind::Away => true,
-                Kind::Serialisation => serialisations < MAX_SERIALISATIONS,
-                Kind::Guard | Kind::Other => false,
+                FailureKind::Away => true,
+                FailureKind::Serialisation => serialisations < MAX_SERIALISATIONS,
+                FailureKind::Guard | FailureKind::Other => false,
             };
             if !is_transient || !pause.wait(deadline).await {
                 return Err(failure);
@@ -304,13 +305,13 @@ impl Shared {
         match failed.map(Failure::from) {
             // The server has refused a statement, and with it the whole transaction.
             Some(failure) if failure.is_from_server => match failure.kind {
-                Kind::Guard => Ok(Transacted::GuardFailed),
+                FailureKind::Guard => Ok(Transacted::GuardFailed),
                 _ => Err(failure),
             },
             Some(failure) => Ok(Transacted::Unclear(failure.text)),
             None => match committed.map_err(Failure::from) {
                 Ok(()) => Ok(Transacted::Done),
-                Err(failure) if failure.is_from_server && failure.kind != Kind::Away => {
+                Err(failure) if failure.is_from_server && failure.kind != FailureKind::Away => {
                     Err(failure)
                 }
                 Err(failure) => Ok(Transacted::Unclear(failure.text)),
@@ -321,8 +322,11 @@ impl Shared {
 
 /// Sends one statement when it is polled first.
 async fn query(client: &Client, it: &Statement) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let params: Vec<_> =
-        it.params.iter().map(|param| (param as &(dyn ToSql + Sync), param.of_type())).collect();
+    let params = it.params.iter().map(|param| {
+        let value: &(dyn ToSql + Sync) = param;
+        (value, param.of_type())
+    });
+    let params: Vec<_> = params.collect();
     client.query_typed(&it.sql, &params).await
 }
 
