@@ -93,6 +93,7 @@ mod rooms_not_served;
 mod server_keys;
 mod size;
 mod space;
+mod test_place;
 mod view;
 
 use std::{
