@@ -83,6 +83,10 @@ pub struct StoreGauges {
     pub disk_full: Gauge,
     /// 1 if each write to the store is durable when it returns.
     pub writes_durable: Gauge,
+    /// The servers that copy the database of the store.
+    pub standbys: Gauge,
+    /// 1 while servers copy the database of the store and no commit waits for them.
+    pub standbys_may_lag: Gauge,
 }
 
 /// A method of a service, by its full names.
@@ -361,5 +365,10 @@ impl StoreGauges {
         let help = "1 where the file system makes each write of the store durable before it \
                     returns, 0 where only each acknowledgement is";
         to.register("backscroll_writes_durable", help, it.writes_durable);
+        let help = "Servers that copy the PostgreSQL database of the store";
+        to.register("backscroll_standbys", help, it.standbys);
+        let help = "1 while servers copy the PostgreSQL database and no commit waits for them: if \
+                    one takes over, acknowledged events are lost";
+        to.register("backscroll_standbys_may_lag", help, it.standbys_may_lag);
     }
 }

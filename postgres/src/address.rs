@@ -13,6 +13,9 @@ use crate::{AddressError, notice_lost_servers, parse};
 /// How long a connection to one host may take, if the URL does not say.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection over which sent data is not received for this time is lost.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+
 /// Where a database is, and how to connect to it. It is parsed from a URL such as
 /// `postgres://backscroll@db1.example.org,db2.example.org/backscroll?password_file=/run/secrets/db`.
 #[derive(Clone, PartialEq, Eq)]
@@ -94,7 +97,7 @@ impl Address {
         config.ssl_mode(if is_encrypted { SslMode::Require } else { SslMode::Disable });
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.connect_timeout(self.connect_timeout);
-        notice_lost_servers(&mut config);
+        notice_lost_servers(&mut config, LOST_AFTER);
         config
     }
 }

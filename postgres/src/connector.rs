@@ -1,12 +1,14 @@
 //! Opens connections to the server, of several, that takes writes.
 
 use std::{
+    error::Error,
+    io,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, error::SqlState};
 
 use crate::{Address, Host, Tls, read_secret};
 
@@ -134,6 +136,40 @@ impl ConnectError {
     pub fn is_from_server(&self) -> bool {
         matches!(self, Self::Refused { source, .. } if source.as_db_error().is_some())
     }
+
+    /// Whether no later attempt helps before somebody changes the role, the password, a certificate, or
+    /// what the server accepts.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => match source.as_db_error() {
+                Some(said) => is_refusal(said.code()),
+                None => is_of_tls(source),
+            },
+            Self::TooLate { .. } => false,
+            Self::Password(_) | Self::Authority(_) => true,
+        }
+    }
+}
+
+/// Whether the server refuses the role, or has no such database.
+fn is_refusal(code: &SqlState) -> bool {
+    [
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+    ]
+    .contains(code)
+}
+
+/// Whether the certificate of the server was refused, the server has no TLS, or a password is missing.
+fn is_of_tls(error: &tokio_postgres::Error) -> bool {
+    let Some(cause) = error.source() else { return false };
+    match cause.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>),
+        None => !cause.is::<tokio_postgres::error::DbError>(),
+    }
 }
 
 /// What a server said, or why it could not be reached.
@@ -141,7 +177,7 @@ fn said(error: &tokio_postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
         return said.message().to_owned();
     }
-    match std::error::Error::source(error) {
+    match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }

@@ -18,12 +18,10 @@ pub use self::{
     tls::Tls,
 };
 
-/// A connection over which sent data stays unanswered for this time is lost.
-const LOST_AFTER: Duration = Duration::from_secs(30);
-
-/// Makes a connection notice within a minute that its server has vanished.
-pub fn notice_lost_servers(config: &mut Config) {
-    config.keepalives_idle(Duration::from_secs(20)).tcp_user_timeout(LOST_AFTER);
+/// Makes a connection notice that its server has vanished: within `lost_after` while something is sent,
+/// within a minute otherwise.
+pub fn notice_lost_servers(config: &mut Config, lost_after: Duration) {
+    config.keepalives_idle(Duration::from_secs(20)).tcp_user_timeout(lost_after);
     config.keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
 }
 

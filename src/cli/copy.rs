@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
-use super::{Mib, StoreArgs, out, progress_target, verify};
+use super::{Mib, StoreArgs, out, progress_target, store::PlaceParser, verify};
 use crate::store::{Options, Place, Store, caught};
 
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,13 @@ pub(super) struct CopyArgs {
     from: StoreArgs,
 
     /// The store to copy into: `sled:DIR` or `fjall:DIR`. It must not exist, or be an interrupted copy.
-    #[arg(long, env = "BACKSCROLL_COPY_TO", value_name = "STORE")]
+    #[arg(
+        long,
+        env = "BACKSCROLL_COPY_TO",
+        hide_env_values = true,
+        value_name = "STORE",
+        value_parser = PlaceParser
+    )]
     to: Place,
 
     /// Memory for the caches of each store, in MiB.

@@ -11,6 +11,7 @@ mod graph;
 mod health;
 mod import;
 mod out;
+mod prepare;
 mod purge;
 mod restore;
 mod serve;
@@ -87,6 +88,8 @@ const GLOBAL_OPTIONS: &str = "Global options";
 enum Command {
     /// Serve the store in a directory over gRPC.
     Serve(serve::ServeArgs),
+    /// Make the tables of a store in a PostgreSQL database.
+    Prepare(prepare::PrepareArgs),
     /// Append rooms from files in the room format.
     Import(import::ImportArgs),
     /// Write a room to standard output, in the room format.
@@ -225,6 +228,7 @@ impl Command {
     async fn run(self) -> anyhow::Result<bool> {
         match self {
             Self::Serve(args) => serve::run(args).await.map(|()| true),
+            Self::Prepare(args) => prepare::run(args).await.map(|()| true),
             Self::Import(args) => import::run(args).await,
             Self::Export(args) => export::run(args).await.map(|()| true),
             Self::State(args) => state::run(args).await.map(|()| true),

@@ -71,6 +71,17 @@ pub(super) struct ServeArgs {
     )]
     flush_timeout_seconds: u64,
 
+    /// How long a read or a commit waits for a PostgreSQL database that does not answer, in seconds, if
+    /// the caller waits that long. After that callers get UNAVAILABLE.
+    #[arg(
+        long,
+        env = "BACKSCROLL_STORE_PATIENCE",
+        default_value_t = Options::STORE_PATIENCE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..),
+        value_name = "SECONDS"
+    )]
+    store_patience: u64,
+
     /// How long to report NOT_SERVING while still serving, before stopping, in seconds. Load
     /// balancers need this time to notice.
     #[arg(
@@ -137,7 +148,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         reserved_bytes: reserved_mib.bytes,
         require_durable: args.require_durable,
         flush_timeout: Duration::from_secs(args.flush_timeout_seconds),
-        store_patience: Options::STORE_PATIENCE,
+        store_patience: Duration::from_secs(args.store_patience),
         redacted_content: args.redacted_content_days.0,
         ..Options::of(store.place()?, cache_mib.bytes)
     };

@@ -185,6 +185,7 @@ pub async fn run(
         ended = &mut server => return Ok(ended?),
         () = watch::watch(Arc::clone(&cx), health.clone()) => true,
         _ = watch::measure(Arc::clone(&cx)) => true,
+        _ = watch::watch_standbys(Arc::clone(&cx)) => true,
         _ = watch::work_off(Arc::clone(&cx)) => true,
         _ = watch::remove_content(Arc::clone(&cx)) => true,
         () = shutdown => false,

@@ -1,7 +1,7 @@
 //! Background work while serving: checks the disk and the store, measures the store, and computes
 //! states that appends have left.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::{self, Instant};
 use tonic_health::server::HealthReporter;
@@ -86,6 +86,37 @@ pub(super) async fn measure(cx: Arc<Context>) -> ! {
             Err(failure) => warn!(%failure, "the store could not be measured"),
         }
         time::sleep(MEASURE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
+    }
+}
+
+/// Shows whether the servers that copy the database of the store have all that was acknowledged, and
+/// warns when they need not have it.
+pub(super) async fn watch_standbys(cx: Arc<Context>) -> ! {
+    let mut may_lag = false;
+    loop {
+        let asked = Arc::clone(&cx);
+        match tokio::task::spawn_blocking(move || asked.store.replication()).await {
+            Ok(Ok(Some(replication))) => {
+                let may_lag_now = replication.may_lose();
+                if may_lag_now && !may_lag {
+                    warn!(
+                        standbys = replication.standbys,
+                        "no commit waits for a standby of the database: if one takes over, events that \
+                         were acknowledged are lost; set synchronous_standby_names"
+                    );
+                }
+                may_lag = may_lag_now;
+                let gauges = cx.metrics.store();
+                gauges.standbys.set(i64::try_from(replication.standbys).unwrap_or(i64::MAX));
+                gauges.standbys_may_lag.set(may_lag.into());
+            }
+            // The records are on this machine.
+            Ok(Ok(None)) => pending().await,
+            // The database is away; the callers are told.
+            Ok(Err(_)) => {}
+            Err(failure) => warn!(%failure, "the standbys of the database could not be looked at"),
+        }
+        time::sleep(MEASURE_EVERY).await;
     }
 }
 

@@ -100,6 +100,17 @@ pub enum StoreError {
          prepare --store URL` with a role that may make tables"
     )]
     NotPrepared(String),
+    /// The database server may lose what it has acknowledged.
+    #[error(
+        "the database has {setting} = {value}, so a crash may cost events that it has acknowledged; set \
+         it to on, for the server or for the role"
+    )]
+    UnsafeSetting {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The value that it has.
+        value: String,
+    },
     /// The directory holds a store of another engine.
     #[error(
         "{data_dir} holds a store of {engine}: give --store {engine}:{data_dir}, or another directory; \

@@ -112,7 +112,7 @@ pub use deletion::{DeletedRoom, RoomIds};
 pub use deriving::{DeriveAgain, Deriving, NotedAgain};
 pub use edit::Edit;
 use engine::Engine;
-pub use engine::{Durability, StoredValue, caught};
+pub use engine::{Durability, Preparation, Replication, StoredValue, caught, prepare};
 pub use error::{EngineError, StoreError};
 pub use held_ids::{HeldId, HeldIds, RoomFlags};
 pub use judged::{Judged, PowerEvent};
@@ -122,7 +122,7 @@ pub use notes::{Follower, Judgement, Power, Unsettled};
 pub use numbers::{EventNum, RoomNum, StateNum};
 pub use options::{Options, RedactedContent};
 pub use orphans::{Cursor, Orphan, OrphanReason};
-pub use place::{Place, PlaceError};
+pub use place::{Place, PlaceError, PostgresPlace};
 pub use record::{
     Arrival, EventNode, Extremity, FetchedKeys, Flags, GivenEvent, PrevEvent, Room, StateFacts,
 };

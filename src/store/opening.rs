@@ -44,8 +44,7 @@ impl Store {
             }),
             Place::Postgres(place) => {
                 let patience = options.store_patience;
-                let engine =
-                    engine::Postgres::open(place.url(), options.engine_cache_bytes(), patience)?;
+                let engine = engine::Postgres::open(place, options.engine_cache_bytes(), patience)?;
                 Self::read_opened(Engine::Postgres(engine), options, State::Closed)
             }
             Place::Fjall(data_dir) => {

@@ -1,6 +1,8 @@
 //! Where a store is.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+
+use backscroll_postgres::{Address, AddressError};
 
 /// Where a store is.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,16 +37,17 @@ impl Place {
     }
 }
 
-/// A PostgreSQL database.
+/// A PostgreSQL database: `postgres://USER@HOST/DATABASE`, with the parameters that
+/// `docs/configuration.md` lists.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresPlace {
-    url: String,
+    address: Arc<Address>,
 }
 
 impl PostgresPlace {
-    /// The URL, which may hold a password.
-    pub(super) fn url(&self) -> &str {
-        &self.url
+    /// How to connect to the database.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 }
 
@@ -52,14 +55,21 @@ impl FromStr for PostgresPlace {
     type Err = PlaceError;
 
     fn from_str(url: &str) -> Result<Self, PlaceError> {
-        Ok(Self { url: url.to_owned() })
+        let address = url.parse().map_err(PlaceError::Postgres)?;
+        Ok(Self { address: Arc::new(address) })
     }
 }
 
-/// Without secrets.
+/// As a URL without the password.
 impl fmt::Display for PostgresPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the PostgreSQL database")
+        fmt::Display::fmt(&self.address, f)
+    }
+}
+
+impl fmt::Debug for PostgresPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -69,9 +79,9 @@ pub enum PlaceError {
     /// It begins as no store does.
     #[error("{0:?} is no store; give sled:DIR, fjall:DIR or postgres://USER@HOST/DATABASE")]
     Unknown(String),
-    /// It is no URL of a PostgreSQL database. The URL is not quoted: it may hold a password.
-    #[error("this is no URL of a PostgreSQL database such as postgres://USER@HOST/DATABASE: {0}")]
-    Postgres(String),
+    /// It is not the URL of a PostgreSQL database. The URL is not quoted: it may hold a password.
+    #[error("the URL of the PostgreSQL database is wrong: {0}")]
+    Postgres(AddressError),
 }
 
 impl FromStr for Place {

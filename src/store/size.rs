@@ -1,6 +1,6 @@
 //! How large the store is, and how many notes of unfinished work it holds.
 
-use super::{Store, StoreError, View, keys};
+use super::{Replication, Store, StoreError, View, keys};
 
 /// Records read at a time while they are counted.
 const COUNTED_AT_ONCE: usize = 1_000;
@@ -14,6 +14,11 @@ impl Store {
     /// Bytes that are free on the volume of the store.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         self.engine.free_bytes()
+    }
+
+    /// The servers that copy the database of the store; `None` if it is on this machine.
+    pub fn replication(&self) -> Result<Option<Replication>, StoreError> {
+        self.engine.replication()
     }
 
     /// References to events that are not placed, in all rooms; counted up to `at_most`.

@@ -27,6 +27,7 @@ mod mark;
 mod opening;
 mod panics;
 mod postgres;
+mod replication;
 mod sled;
 #[cfg(test)]
 mod test_engine;
@@ -36,7 +37,13 @@ mod watchdog;
 
 use std::collections::BTreeMap;
 
-pub use self::{durable::Durability, panics::caught, value::StoredValue};
+pub use self::{
+    durable::Durability,
+    panics::caught,
+    postgres::{Preparation, prepare},
+    replication::Replication,
+    value::StoredValue,
+};
 pub(super) use self::{
     fjall::Fjall,
     local::Local,
@@ -356,6 +363,16 @@ impl Engine {
             Self::Postgres(_) => failure,
             #[cfg(test)]
             Self::Test(_) => failure,
+        }
+    }
+
+    /// The servers that copy the database; `None` if the records are on this machine.
+    pub(super) fn replication(&self) -> Result<Option<Replication>, StoreError> {
+        match self {
+            Self::Postgres(it) => it.replication().map(Some),
+            Self::Local(_) | Self::Fjall(_) => Ok(None),
+            #[cfg(test)]
+            Self::Test(_) => Ok(None),
         }
     }
 

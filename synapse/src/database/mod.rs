@@ -26,6 +26,8 @@ use tokio_postgres::{Client, Config, IsolationLevel, Transaction, config::SslMod
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection over which sent data is not received for this time is lost.
+const LOST_AFTER: Duration = Duration::from_secs(30);
 /// Longest time for a statement, unless a connection is for pages, whose size can be chosen.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What PostgreSQL is told when a connection begins. If the follower is stopped in the middle of a
@@ -102,7 +104,7 @@ impl DatabaseFlags {
                 config.ssl_mode(SslMode::Disable);
             }
             config.application_name("backscroll-synapse").connect_timeout(CONNECT_TIMEOUT);
-            notice_lost_servers(&mut config);
+            notice_lost_servers(&mut config, LOST_AFTER);
             let password_file = database_password_file.clone();
             anyhow::Ok(Database { config, password_file, tls: tls.clone() })
         };

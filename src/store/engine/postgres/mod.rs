@@ -19,6 +19,7 @@ mod commit;
 mod database;
 mod layout;
 mod listing;
+mod preparing;
 mod reads;
 mod rooms;
 mod words;
@@ -35,13 +36,15 @@ use std::{
 
 use self::{
     cache::RecordCache,
-    database::{Database, Target},
+    database::Database,
     layout::RoomUuid,
     rooms::{KnownRoom, KnownRooms, RoomRow},
     words::Words,
 };
-use super::{Seen, Set, StoredValue};
-use crate::store::{EngineError, RoomNum, StoreError, codec::add_checksum, keys};
+pub use preparing::{Preparation, prepare};
+
+use super::{Replication, Seen, Set, StoredValue};
+use crate::store::{EngineError, PostgresPlace, RoomNum, StoreError, codec::add_checksum, keys};
 
 /// Tells the engines of a process apart: tests have several.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -84,15 +87,16 @@ impl Postgres {
     /// Opens the connections to a database. `cache_bytes` is the memory for records.
     ///
     /// # Errors
-    /// When the database cannot be reached within `patience`.
+    /// When the database cannot be reached within `patience`, is not prepared, or may lose what it has
+    /// acknowledged.
     pub(in crate::store) fn open(
-        url: &str,
+        place: &PostgresPlace,
         cache_bytes: u64,
         patience: Duration,
     ) -> Result<Self, StoreError> {
         let engine = Self {
             number: ENGINES.fetch_add(1, Ordering::Relaxed),
-            database: Database::open(Target::parse(url)?, patience)?,
+            database: Database::open_checked(place, patience)?,
             rooms: KnownRooms::new(),
             records: RecordCache::new(cache_bytes),
             words: Words::default(),
@@ -101,6 +105,11 @@ impl Postgres {
         };
         engine.read_words()?;
         Ok(engine)
+    }
+
+    /// The servers that copy the database.
+    pub(super) fn replication(&self) -> Result<Replication, StoreError> {
+        self.database.replication()
     }
 
     /// Bytes that the database takes.

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backscroll_postgres::Connector;
 use tokio::{sync::Mutex, time::timeout_at};
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::{Failure, Statement, now, query};
-use crate::store::{EngineError, StoreError};
 
 /// The most connections that serve reads.
 const READING: usize = 8;
@@ -29,25 +29,6 @@ const IDENTITY: &str = "select (select system_identifier from pg_control_system(
 pub(in super::super) struct Epoch {
     system: i64,
     timeline: u32,
-}
-
-/// How to connect.
-#[derive(Clone)]
-pub(in super::super) struct Target {
-    config: Config,
-}
-
-impl Target {
-    /// A target from a URL.
-    ///
-    /// # Errors
-    /// When it is no URL of a PostgreSQL database.
-    pub(in super::super) fn parse(url: &str) -> Result<Self, StoreError> {
-        let failed = |error| EngineError::Failed(format!("the URL of the database: {error}"));
-        let mut config: Config = url.parse().map_err(failed)?;
-        config.application_name("backscroll");
-        Ok(Self { config })
-    }
 }
 
 /// A connection that works, as far as is known.
@@ -73,10 +54,8 @@ impl Drop for Busy<'_> {
 }
 
 impl Connection {
-    async fn open(target: &Target) -> Result<Self, Failure> {
-        let (client, connection) = target.config.connect(NoTls).await.map_err(Failure::from)?;
-        // It ends when the client is dropped. Its error is that of the statement under way.
-        drop(tokio::spawn(connection));
+    async fn open(connector: &Connector) -> Result<Self, Failure> {
+        let client = connector.connect().await.map_err(Failure::from)?;
         let rows = query(&client, &identity()).await.map_err(Failure::from)?;
         let identity = RwLock::new(Identity { epoch: epoch_in(&rows)?, since: now() });
         Ok(Self { client, identity, users: AtomicUsize::new(0) })
@@ -129,16 +108,16 @@ fn epoch_in(rows: &[Row]) -> Result<Epoch, Failure> {
 
 /// Connections to one server.
 pub(super) struct Connections {
-    target: Arc<Target>,
+    connector: Arc<Connector>,
     shared: [Mutex<Option<Arc<Connection>>>; READING],
     idle: Mutex<Vec<Connection>>,
     next: AtomicUsize,
 }
 
 impl Connections {
-    pub(super) fn new(target: Arc<Target>) -> Self {
+    pub(super) fn new(connector: Arc<Connector>) -> Self {
         let shared = std::array::from_fn(|_| Mutex::new(None));
-        Self { target, shared, idle: Mutex::default(), next: AtomicUsize::new(0) }
+        Self { connector, shared, idle: Mutex::default(), next: AtomicUsize::new(0) }
     }
 
     /// A connection that others may use too: an idle one, a new one, or the one with the fewest users.
@@ -184,7 +163,7 @@ impl Connections {
         if let Some(it) = held.as_ref().filter(|it| !it.client.is_closed()) {
             return Ok(Arc::clone(it));
         }
-        let opened = timeout_at(deadline.into(), Connection::open(&self.target)).await;
+        let opened = timeout_at(deadline.into(), Connection::open(&self.connector)).await;
         let opened = Arc::new(opened.map_err(too_late)??);
         *held = Some(Arc::clone(&opened));
         Ok(opened)
@@ -207,7 +186,7 @@ impl Connections {
                 return Ok(idle);
             }
         }
-        let opened = timeout_at(deadline.into(), Connection::open(&self.target)).await;
+        let opened = timeout_at(deadline.into(), Connection::open(&self.connector)).await;
         opened.map_err(|_| Failure::away("it cannot be reached in time"))?
     }
 

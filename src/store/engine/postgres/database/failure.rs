@@ -1,5 +1,6 @@
 //! Failures of statements and connections, by what can be done about them.
 
+use backscroll_postgres::ConnectError;
 use tokio_postgres::error::SqlState;
 
 use crate::store::{EngineError, StoreError};
@@ -20,18 +21,26 @@ pub(super) enum FailureKind {
 
 /// A failure of a statement or a connection.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(in super::super) struct Failure {
     pub(super) kind: FailureKind,
     pub(super) text: String,
     /// Whether the server said so.
     pub(super) is_from_server: bool,
     code: Option<SqlState>,
+    /// Whether no later attempt helps before somebody changes a setting.
+    pub(super) is_final: bool,
 }
 
 impl Failure {
     /// The server cannot be reached.
     pub(super) fn away(text: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Away, text: text.into(), is_from_server: false, code: None }
+        Self {
+            kind: FailureKind::Away,
+            text: text.into(),
+            is_from_server: false,
+            code: None,
+            is_final: false,
+        }
     }
 
     /// The wait for the server has ended.
@@ -41,11 +50,17 @@ impl Failure {
 
     /// Something that no other connection mends.
     pub(super) fn other(text: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Other, text: text.into(), is_from_server: false, code: None }
+        Self {
+            kind: FailureKind::Other,
+            text: text.into(),
+            is_from_server: false,
+            code: None,
+            is_final: false,
+        }
     }
 
     /// The failure as an error of the store.
-    pub(super) fn into_error(self) -> StoreError {
+    pub(in super::super) fn into_error(self) -> StoreError {
         let Self { kind, text, code, .. } = self;
         let engine = match (kind, code) {
             (FailureKind::Away | FailureKind::Serialisation, _) => EngineError::Away(text),
@@ -101,6 +116,13 @@ fn kind_of(code: &SqlState) -> FailureKind {
     }
 }
 
+/// A wrong password or certificate is like a server that is away: an operator may be changing it.
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self { is_final: error.is_final(), ..Self::away(error.to_string()) }
+    }
+}
+
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
@@ -110,6 +132,7 @@ impl From<tokio_postgres::Error> for Failure {
                 text: format!("{} ({})", said.message(), said.code().code()),
                 is_from_server: true,
                 code: Some(said.code().clone()),
+                is_final: false,
             },
             None => {
                 let cause = std::error::Error::source(&error).map(|it| format!(": {it}"));

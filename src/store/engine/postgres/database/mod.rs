@@ -4,6 +4,7 @@
 //! their own. Every wait has a bound: the deadline of the work under way ([`until`]), or the patience of
 //! the store.
 
+mod check;
 mod connection;
 mod failure;
 mod statement;
@@ -20,22 +21,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backscroll_postgres::Connector;
 use futures_util::future::{join3, maybe_done};
 use tokio::{runtime::Runtime, sync::Semaphore, time::timeout_at};
 use tokio_postgres::{Client, Row, types::ToSql};
 
+pub(super) use self::{
+    check::{SCHEMA_VERSION, note_version, version_in},
+    connection::Epoch,
+    failure::Failure,
+    statement::{Param, Statement, UuidBytes},
+};
 use self::{
     connection::{Connection, Connections},
-    failure::{Failure, FailureKind},
-};
-pub(super) use self::{
-    connection::{Epoch, Target},
-    statement::{Param, Statement, UuidBytes},
+    failure::FailureKind,
 };
 use crate::store::{EngineError, StoreError};
 
 /// What makes the tables.
-#[expect(dead_code, reason = "tests make the tables themselves")]
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 
 /// How often a transaction that the server gave up in favour of another is sent.
@@ -109,21 +112,18 @@ struct SharedConnections {
 }
 
 impl Database {
-    /// Opens the connections that are needed to learn which database this is.
-    ///
-    /// # Errors
-    /// When no server answers within `patience`, or when it refuses the role.
-    pub(super) fn open(target: Target, patience: Duration) -> Result<Self, StoreError> {
+    /// A database to which there are no connections yet.
+    fn open(connector: Connector, patience: Duration) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("postgres")
             .enable_all()
             .build()
             .map_err(|error| EngineError::Failed(format!("no threads for PostgreSQL: {error}")))?;
-        let target = Arc::new(target);
+        let connector = Arc::new(connector);
         let shared = SharedConnections {
-            reading: Connections::new(Arc::clone(&target)),
-            committing: Connections::new(target),
+            reading: Connections::new(Arc::clone(&connector)),
+            committing: Connections::new(connector),
             may_commit: Semaphore::new(COMMITTING),
             counts: ConnectionCounts::default(),
         };
@@ -311,9 +311,8 @@ impl SharedConnections {
             Some(failure) => Ok(Transacted::Unclear(failure.text)),
             None => match committed.map_err(Failure::from) {
                 Ok(()) => Ok(Transacted::Done),
-                Err(failure) if failure.is_from_server && failure.kind != FailureKind::Away => {
-                    Err(failure)
-                }
+                Err(failure) if failure.kind == FailureKind::Serialisation => Err(failure),
+                // Citus answers with an error if the server of the room fails in the middle of it.
                 Err(failure) => Ok(Transacted::Unclear(failure.text)),
             },
         }
