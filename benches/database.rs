@@ -12,7 +12,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -111,7 +110,8 @@ fn print(contenders: &[Contender], mut figures: BTreeMap<(usize, usize), Vec<f64
         rates.sort_by(f64::total_cmp);
         rates.get(rates.len() / 2).copied().unwrap_or_default()
     };
-    let names = ["durable appends, one event each", "backfills of 100, cold", "backfills of 100, warm"];
+    let names =
+        ["durable appends, one event each", "backfills of 100, cold", "backfills of 100, warm"];
     for (figure, name) in names.into_iter().enumerate() {
         println!("{name}");
         let rates: Vec<f64> = (0..contenders.len()).map(|it| median(figure, it)).collect();

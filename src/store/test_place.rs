@@ -25,18 +25,19 @@ static PREPARED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// # Panics
 /// When the variables name no engine, or no database that can be reached.
 pub(super) fn of(dir: &Path) -> Place {
-    let engine = env::var("BACKSCROLL_TEST_ENGINE").unwrap_or_default();
-    assert!(["", "sled", "fjall", "postgres"].contains(&engine.as_str()), "{engine} is no engine");
-    match engine.as_str() {
-        "fjall" => Place::Fjall(dir.to_owned()),
-        "postgres" => Place::Postgres(schema_of(dir)),
+    let engine = env::var_os("BACKSCROLL_TEST_ENGINE").unwrap_or_default();
+    assert!(["", "sled", "fjall", "postgres"].iter().any(|it| engine == *it), "no engine");
+    match engine.to_str() {
+        Some("fjall") => Place::Fjall(dir.to_owned()),
+        Some("postgres") => Place::Postgres(schema_of(dir)),
         _ => Place::Sled(dir.to_owned()),
     }
 }
 
 /// The schema of a directory. It is made when it is asked for first.
 fn schema_of(dir: &Path) -> PostgresPlace {
-    let url = env::var("BACKSCROLL_TEST_POSTGRES").expect("BACKSCROLL_TEST_POSTGRES is a URL");
+    let url = env::var_os("BACKSCROLL_TEST_POSTGRES").and_then(|it| it.into_string().ok());
+    let url = url.expect("BACKSCROLL_TEST_POSTGRES is a URL");
     let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
     let name: String = hash.iter().take(12).map(|it| format!("{it:02x}")).collect();
     let url = format!("{url}?options=-csearch_path%3Dt{name}");

@@ -244,7 +244,7 @@ fn the_edit_that_fills_a_page_packs_it_into_a_block() {
     for in_a_batch in [1, 5, 32, 64, 100] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path()).unwrap();
-        let room = append(&store, 0..70, in_a_batch);
+        append(&store, 0..70, in_a_batch);
         let store = if in_a_batch == 5 {
             // Cached while they were alone, too.
             append(&store, 70..75, 1);

@@ -6,10 +6,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use backscroll_testkit::postgres as testkit;
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::*;
-use crate::store::{Options, codec::add_checksum, keys};
+use crate::store::{Options, PostgresPlace, codec::add_checksum, keys};
 
 /// The rooms of a case.
 const ROOMS: usize = 3;
@@ -331,4 +332,15 @@ fn the_fjall_engine_keeps_rooms() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options::plain(dir.path().to_owned(), 16 << 20);
     check(&Engine::Fjall(Fjall::open(dir.path(), &options).unwrap()));
+}
+
+#[test]
+fn the_postgres_engine_keeps_rooms() {
+    let Some(server) = testkit::Postgres::start_with(&testkit::Setup::durable()) else { return };
+    server.sql("postgres", "create database store");
+    let place: PostgresPlace = server.tcp_url("owner", "store").parse().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(prepare(&place, &Preparation::default())).unwrap();
+    let engine = Postgres::open(&place, 1 << 20, Options::STORE_PATIENCE).unwrap();
+    check(&Engine::Postgres(engine));
 }

@@ -389,4 +389,6 @@ impl Engine {
 }
 
 #[cfg(test)]
+mod keyspace_tests;
+#[cfg(test)]
 mod tests;
