@@ -133,8 +133,9 @@ impl Contender {
             events.push(room.message(ALICE, &text).after(events.last()).finish());
         }
         let mut contender = Self { name, place, services: 1, room: Arc::default(), writers: 0 };
-        let service = contender.start();
-        let mut ingest = IngestServiceClient::connect(service[0].url()).await?;
+        let started = contender.start();
+        let mut urls = started.iter().map(Program::url);
+        let mut ingest = IngestServiceClient::connect(urls.next().unwrap_or_default()).await?;
         let requests: Vec<_> = events.iter().map(|it| request(&room, it)).collect();
         let mut answers = ingest.append_events(tokio_stream::iter(requests)).await?.into_inner();
         while let Some(answer) = answers.message().await? {
@@ -171,8 +172,8 @@ impl Contender {
     async fn read(&self, services: &[Program], turn: Duration) -> anyhow::Result<f64> {
         let mut readers = JoinSet::new();
         let begun = Instant::now();
-        for reader in 0..CALLERS {
-            let url = services[reader % services.len()].url();
+        for (reader, service) in services.iter().cycle().take(CALLERS).enumerate() {
+            let url = service.url();
             let starts = Arc::clone(&self.room);
             readers.spawn(async move {
                 let mut history = HistoryServiceClient::connect(url).await?;
@@ -202,9 +203,9 @@ impl Contender {
     async fn append(&mut self, services: &[Program], turn: Duration) -> anyhow::Result<f64> {
         let mut writers = JoinSet::new();
         let begun = Instant::now();
-        for writer in 0..CALLERS {
+        for service in services.iter().cycle().take(CALLERS) {
             self.writers += 1;
-            let url = services[writer % services.len()].url();
+            let url = service.url();
             let (room, create) = Room::named("10", ALICE, &format!("writer{}", self.writers));
             writers.spawn(async move {
                 let mut ingest = IngestServiceClient::connect(url).await?;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use backscroll::proto::v1::append_events_response::Outcome;
-use backscroll_testkit::{Random, random::Rounds, within_async};
+use backscroll_testkit::{Random, cutter::Cutter, random::Rounds, within_async};
 use tokio::task::JoinSet;
 
 use super::{PATIENCE, assert_verified, servers::Servers, start};
@@ -208,7 +208,7 @@ async fn round(stage: &mut Stage, death: Death, seed: u64, table: &mut Table) {
         streams.spawn(load(addresses, done, Random::new(random.below(u64::MAX)), name));
     }
     tokio::time::sleep(Duration::from_millis(100 + random.below(400))).await;
-    let cuts = |stage: &Stage| stage.servers.cutters.iter().map(|it| it.cuts()).sum::<u64>();
+    let cuts = |stage: &Stage| stage.servers.cutters.iter().map(Cutter::cuts).sum::<u64>();
     let before = cuts(stage);
     stage.let_die(death, &mut random, &addresses).await;
     tokio::time::sleep(Duration::from_millis(200)).await;

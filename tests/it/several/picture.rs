@@ -10,15 +10,25 @@ use crate::support::{clients::Clients, failures::requester};
 /// The servers that ask. The third is not in the rooms.
 const ASKING: [&str; 3] = ["two.example", "three.example", "no.example"];
 
+/// The type, state key and id of each event of a state.
+type State = BTreeSet<(String, String, String)>;
+
 /// What must not depend on who wrote the room and in which order.
 #[derive(Debug, PartialEq)]
 pub(super) struct Picture {
     events: BTreeMap<String, pb::RoomEvent>,
     /// The state after each event; `None` if it is not known.
-    states: BTreeMap<String, Option<BTreeSet<(String, String, String)>>>,
+    states: BTreeMap<String, Option<State>>,
     /// For each server that asks: the events that it gets, or why it gets none.
-    served: BTreeMap<String, Result<(Vec<String>, Vec<u8>), String>>,
+    served: BTreeMap<String, Result<Served, String>>,
     room: pb::GetRoomResponse,
+}
+
+/// What a server gets.
+#[derive(Debug, PartialEq)]
+struct Served {
+    ids: Vec<String>,
+    pdus: Vec<u8>,
 }
 
 impl Picture {
@@ -46,7 +56,7 @@ impl Picture {
             };
             let answer = clients.history.backfill(request).await.map(|it| {
                 let it = it.into_inner();
-                (it.event_ids, it.pdus.to_vec())
+                Served { ids: it.event_ids, pdus: it.pdus.to_vec() }
             });
             served.insert(origin.to_owned(), answer.map_err(|it| it.message().to_owned()));
         }
@@ -55,11 +65,7 @@ impl Picture {
 }
 
 /// The state after an event; `None` if it is not known.
-async fn state(
-    clients: &mut Clients,
-    room_id: &str,
-    event_id: &str,
-) -> Option<BTreeSet<(String, String, String)>> {
+async fn state(clients: &mut Clients, room_id: &str, event_id: &str) -> Option<State> {
     let request = pb::GetStateRequest {
         room_id: room_id.to_owned(),
         event_id: event_id.to_owned(),
