@@ -183,11 +183,7 @@ pub async fn run(
     info!(%address, "serving");
     let failed = tokio::select! {
         ended = &mut server => return Ok(ended?),
-        () = watch::watch(Arc::clone(&cx), health.clone()) => true,
-        _ = watch::measure(Arc::clone(&cx)) => true,
-        _ = watch::watch_standbys(Arc::clone(&cx)) => true,
-        _ = watch::work_off(Arc::clone(&cx)) => true,
-        _ = watch::remove_content(Arc::clone(&cx)) => true,
+        () = watch::in_background(&cx, &health) => true,
         () = shutdown => false,
     };
     report(&health, if failed { Health::Failed } else { Health::Stopping }).await;

@@ -27,9 +27,20 @@ const MEASURE_SHARE: u32 = 100;
 /// The least time between two passes over the events whose content is to be removed.
 const REMOVE_EVERY: Duration = Duration::from_secs(1);
 
+/// Does all work in the background. Returns when a write to the store has failed.
+pub(super) async fn in_background(cx: &Arc<Context>, health: &HealthReporter) {
+    tokio::select! {
+        () = watch(Arc::clone(cx), health.clone()) => {}
+        _ = measure(Arc::clone(cx)) => {}
+        _ = watch_standbys(Arc::clone(cx)) => {}
+        _ = work_off(Arc::clone(cx)) => {}
+        _ = remove_content(Arc::clone(cx)) => {}
+    }
+}
+
 /// Reports that the ingest service does not serve while the volume is full. Returns when a write to
 /// the store has failed.
-pub(super) async fn watch(cx: Arc<Context>, health: HealthReporter) {
+async fn watch(cx: Arc<Context>, health: HealthReporter) {
     let mut had_space = true;
     loop {
         let asked = Arc::clone(&cx);
@@ -76,7 +87,7 @@ fn show_feeder(cx: &Context) {
 }
 
 /// Measures the whole store from time to time; the longer that takes, the less often.
-pub(super) async fn measure(cx: Arc<Context>) -> ! {
+async fn measure(cx: Arc<Context>) -> ! {
     loop {
         let started = Instant::now();
         let asked = Arc::clone(&cx);
@@ -91,7 +102,7 @@ pub(super) async fn measure(cx: Arc<Context>) -> ! {
 
 /// Shows whether the servers that copy the database of the store have all that was acknowledged, and
 /// warns when they need not have it.
-pub(super) async fn watch_standbys(cx: Arc<Context>) -> ! {
+async fn watch_standbys(cx: Arc<Context>) -> ! {
     let mut may_lag = false;
     loop {
         let asked = Arc::clone(&cx);
@@ -155,7 +166,7 @@ fn show(sizes: Sizes, gauges: &StoreGauges) {
 }
 
 /// Computes the states that appends have left, one batch after another.
-pub(super) async fn work_off(cx: Arc<Context>) -> ! {
+async fn work_off(cx: Arc<Context>) -> ! {
     loop {
         cx.backlog.wait().await;
         cx.metrics.backlog(cx.backlog.len());
@@ -174,7 +185,7 @@ pub(super) async fn work_off(cx: Arc<Context>) -> ! {
 }
 
 /// Removes the content of redacted events when its time has come.
-pub(super) async fn remove_content(cx: Arc<Context>) -> ! {
+async fn remove_content(cx: Arc<Context>) -> ! {
     let mut removal = ContentRemoval::default();
     loop {
         let started = Instant::now();

@@ -39,6 +39,10 @@ impl Store {
     /// Lets a deleted room return, as a room without history. Returns whether it was deleted.
     pub fn forget_deleted_room(&self, room_id: &str) -> Result<bool, StoreError> {
         let _guard = self.room_locks.lock(room_id);
+        // In a shared store, a room that is made again has its records where the deleted one had them.
+        if let Some(deleted) = self.engine.deleted_in_place(room_id)? {
+            while self.remove_deleted(DeletedRoom(deleted))? > 0 {}
+        }
         let forgotten = retried(room_id, || {
             let seen = self.engine.see(keys::room_by_name(room_id))?;
             if !self.is_deleted(room_id)? {
@@ -105,9 +109,20 @@ impl Store {
         Ok(rooms.map(DeletedRoom).collect())
     }
 
-    /// Removes some records of a deleted room. Returns how many; 0 when all are removed.
+    /// Removes some records of a deleted room. Returns how many; 0 when all are removed, or when the
+    /// room was made again.
     pub fn remove_deleted(&self, room: DeletedRoom) -> Result<usize, StoreError> {
-        let DeletedRoom(number) = room;
+        retried("a deleted room", || {
+            let Some(number) = self.engine.number_now(room.0)? else { return Ok(Some(0)) };
+            match self.remove_some(number) {
+                // Another process removes records of the room, too.
+                Err(StoreError::Missing { .. }) if self.engine.is_shared() => Ok(None),
+                removed => removed.map(Some),
+            }
+        })
+    }
+
+    fn remove_some(&self, number: RoomNum) -> Result<usize, StoreError> {
         for prefix in keys::all_of_room(number) {
             let records = self.scan(&prefix, None, REMOVED_AT_ONCE)?;
             if records.is_empty() {

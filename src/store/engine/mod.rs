@@ -230,6 +230,28 @@ impl Engine {
         }
     }
 
+    /// The number that the room of a number has now; `None` if the room was made again. Numbers of rooms
+    /// change only in a store that processes share.
+    pub(super) fn number_now(&self, number: RoomNum) -> Result<Option<RoomNum>, StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(Some(number)),
+            Self::Postgres(it) => it.number_now(number),
+            #[cfg(test)]
+            Self::Test(_) => Ok(Some(number)),
+        }
+    }
+
+    /// The number of a deleted room, if the room that is made again under its id would have its records
+    /// at the same place.
+    pub(super) fn deleted_in_place(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(None),
+            Self::Postgres(it) => it.deleted_number(room_id),
+            #[cfg(test)]
+            Self::Test(_) => Ok(None),
+        }
+    }
+
     /// Whether other processes may change the store while this one has it open.
     pub(super) fn is_shared(&self) -> bool {
         match self {

@@ -132,6 +132,26 @@ impl Postgres {
         Ok(self.rooms.number_for_new(uuid_of(room_id.as_bytes()), epoch))
     }
 
+    /// The number that the room of a number has now; `None` if the room was made again.
+    pub(super) fn number_now(&self, number: RoomNum) -> Result<Option<RoomNum>, StoreError> {
+        let before = self.known(number)?;
+        Ok(match self.ask(before.uuid)? {
+            Asked::Known(known, row) => {
+                let is_same = before.row().is_some_and(|it| it.made == row.made);
+                is_same.then_some(known.number)
+            }
+            Asked::Never | Asked::Vacant(_) => None,
+        })
+    }
+
+    /// The number of a room that was deleted and may not return; `None` if it was not.
+    pub(super) fn deleted_number(&self, room_id: &str) -> Result<Option<RoomNum>, StoreError> {
+        Ok(match self.ask(uuid_of(room_id.as_bytes()))? {
+            Asked::Known(known, row) => row.is_gone.then_some(known.number),
+            Asked::Never | Asked::Vacant(_) => None,
+        })
+    }
+
     /// A number that stands for a room until it is deleted, the same in every process.
     pub(super) fn room_mark(&self, number: RoomNum) -> u64 {
         let row = self.rooms.of_number(number).and_then(|it| it.row());
@@ -213,3 +233,6 @@ fn number_record(key: &[u8], known: &KnownRoom, row: &RoomRow) -> StoredValue {
 fn uuid_of(room_id: &[u8]) -> RoomUuid {
     keys::hashed(room_id)
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ thread_local! {
 }
 
 /// Runs `work`; no wait for the database that it begins lasts beyond `deadline`.
-#[expect(dead_code, reason = "no work has a deadline in the store yet")]
+#[cfg_attr(not(test), expect(dead_code, reason = "no work has a deadline in the store yet"))]
 pub(in crate::store) fn until<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
     struct Reset(Option<Instant>);
     impl Drop for Reset {
@@ -369,3 +369,6 @@ impl Pause {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests;
