@@ -10,6 +10,7 @@ use crate::store::{Options, Place, Store, caught};
 #[command(after_help = "\
 Leads from one engine to another, such as
   backscroll copy --data-dir ./data --to fjall:./data-fjall
+  backscroll copy --data-dir ./data --to postgres://backscroll@db.example.org/backscroll
 The service must not be running on either store. If the command is interrupted, run it again: it goes on.
 Until it has ended, no other command opens the copy. At the end the copy is verified; then start the
 service on it, and keep the original until you trust the copy.")]
@@ -17,7 +18,8 @@ pub(super) struct CopyArgs {
     #[command(flatten)]
     from: StoreArgs,
 
-    /// The store to copy into: `sled:DIR` or `fjall:DIR`. It must not exist, or be an interrupted copy.
+    /// The store to copy into: `sled:DIR`, `fjall:DIR` or `postgres://…`. A directory must not exist, a
+    /// database must be prepared and empty; or it is an interrupted copy.
     #[arg(
         long,
         env = "BACKSCROLL_COPY_TO",
@@ -60,7 +62,7 @@ pub(super) fn copy_store(from: &Place, to: &Place, cache_mib: Mib) -> anyhow::Re
     let source = Store::open(&options(from)).with_context(|| cannot_open(from))?;
     let copy = Store::open_copy(&options(to)).with_context(|| cannot_open(to))?;
     let progress = ProgressBar::with_draw_target(None, progress_target());
-    let copied = caught(|| source.copy_into(&copy, &mut |count| progress.inc(count)));
+    let copied = caught(|| source.copy_into(&copy, &|count| progress.inc(count)));
     progress.finish_and_clear();
     copied??;
     let records = HumanCount(progress.position());

@@ -10,14 +10,14 @@ use std::collections::VecDeque;
 
 use super::{
     Options, Store, StoreError, StoredValue, View,
-    codec::add_checksum,
+    codec::{add_checksum, sealed_again},
     engine::{Changes, Records},
     keys,
 };
 use crate::num;
 
 /// Records in one batch.
-const RECORDS_PER_BATCH: usize = 64;
+const RECORDS_PER_BATCH: usize = 256;
 /// Batches between two flushes.
 const BATCHES_PER_FLUSH: usize = 64;
 
@@ -55,33 +55,17 @@ impl Store {
     ///
     /// # Errors
     /// When a record cannot be read or written.
-    pub fn copy_into(&self, to: &Self, copied: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
+    pub fn copy_into(&self, to: &Self, copied: &(dyn Fn(u64) + Sync)) -> Result<(), StoreError> {
         let note = keys::being_copied();
         let value = add_checksum(&note, Vec::new());
         to.engine.put([(note.clone(), Some(value.into()))].into())?;
         to.flush()?;
-        let mut pairs = Pairs { from: RecordWalk::over(self), to: RecordWalk::over(to) };
-        for batch in 1_usize.. {
-            let mut changes = Changes::new();
-            let mut looked_at = 0;
-            while looked_at < RECORDS_PER_BATCH
-                && let Some(pair) = pairs.next()?
-            {
-                looked_at += 1;
-                if pair.from != pair.to {
-                    changes.insert(pair.key, pair.from);
-                }
-            }
-            if looked_at == 0 {
-                break;
-            }
-            if !changes.is_empty() {
-                to.engine.put(changes)?;
-            }
-            if batch % BATCHES_PER_FLUSH == 0 {
-                to.flush()?;
-            }
-            copied(num::u64(looked_at));
+        if self.engine.is_shared() || to.engine.is_shared() {
+            self.copy_by_room(to, copied)?;
+            to.engine.after_many_writes()?;
+        } else {
+            let of = |store| RecordWalk::over(store, Vec::new());
+            copy_records(Pairs { from: of(self), to: of(to) }, copied)?;
         }
         // Everything must be on disk before the note is gone.
         to.flush()?;
@@ -90,49 +74,93 @@ impl Store {
     }
 }
 
-/// The records of two stores, side by side, in the order of their keys.
-struct Pairs<'s> {
-    from: RecordWalk<'s>,
-    to: RecordWalk<'s>,
+/// Makes the records of the second walk the same as those of the first.
+pub(super) fn copy_records(
+    mut pairs: Pairs<'_>,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<(), StoreError> {
+    let to = pairs.to.store;
+    for batch in 1_usize.. {
+        let mut changes = Changes::new();
+        let mut looked_at = 0;
+        while looked_at < RECORDS_PER_BATCH
+            && let Some(pair) = pairs.next()?
+        {
+            looked_at += 1;
+            if pair.from != pair.to {
+                changes.insert(pair.key, pair.from);
+            }
+        }
+        if looked_at == 0 {
+            break;
+        }
+        if !changes.is_empty() {
+            to.engine.put(changes)?;
+        }
+        if batch % BATCHES_PER_FLUSH == 0 {
+            to.flush()?;
+        }
+        copied(num::u64(looked_at));
+    }
+    Ok(())
 }
 
-/// The values of a key in two stores; at least one of them has it.
+/// The records of two stores, side by side, in the order of their keys.
+pub(super) struct Pairs<'s> {
+    pub(super) from: RecordWalk<'s>,
+    pub(super) to: RecordWalk<'s>,
+}
+
+/// The values of a record in two stores; at least one of them has it.
 struct Pair {
+    /// The key in the second store.
     key: Vec<u8>,
+    /// The value in the first store, with the checksum for `key`.
     from: Option<StoredValue>,
     to: Option<StoredValue>,
 }
 
 impl Pairs<'_> {
     fn next(&mut self) -> Result<Option<Pair>, StoreError> {
-        let keys = [self.from.peek()?, self.to.peek()?];
-        let Some(key) = keys.into_iter().flatten().min().map(<[u8]>::to_vec) else {
+        let rests = [self.from.peek()?, self.to.peek()?];
+        let Some(rest) = rests.into_iter().flatten().min().map(<[u8]>::to_vec) else {
             return Ok(None);
         };
-        let from = self.from.take(&key)?;
-        let to = self.to.take(&key)?;
+        let [key_before, key] = [&self.from, &self.to].map(|it| [&*it.prefix, &rest].concat());
+        let mut from = self.from.take(&rest)?;
+        if key_before != key {
+            from = from.map(|it| sealed_again(&key_before, &key, &it).into());
+        }
+        let to = self.to.take(&rest)?;
         Ok(Some(Pair { key, from, to }))
     }
 }
 
-/// All records of a store that are copied, in the order of their keys.
-struct RecordWalk<'s> {
+/// The records of a store that are copied and whose keys begin with a prefix, in the order of their
+/// keys.
+pub(super) struct RecordWalk<'s> {
     store: &'s Store,
+    prefix: Vec<u8>,
     read: VecDeque<Record>,
     after: Option<Vec<u8>>,
     is_at_end: bool,
 }
 
 impl<'s> RecordWalk<'s> {
-    fn over(store: &'s Store) -> Self {
-        Self { store, read: VecDeque::new(), after: None, is_at_end: false }
+    pub(super) fn over(store: &'s Store, prefix: Vec<u8>) -> Self {
+        Self { store, prefix, read: VecDeque::new(), after: None, is_at_end: false }
     }
 
-    /// The key of the next record; `None` after the last one.
+    /// A walk over no records, in the place of those with a prefix.
+    pub(super) fn over_none(store: &'s Store, prefix: Vec<u8>) -> Self {
+        Self { is_at_end: true, ..Self::over(store, prefix) }
+    }
+
+    /// What follows the prefix in the key of the next record; `None` after the last one.
     fn peek(&mut self) -> Result<Option<&[u8]>, StoreError> {
         while self.read.is_empty() && !self.is_at_end {
             let records: Records =
-                self.store.scan(&[], self.after.as_deref(), RECORDS_PER_BATCH)?;
+                self.store.scan(&self.prefix, self.after.as_deref(), RECORDS_PER_BATCH)?;
             match records.last() {
                 Some((last, _)) => self.after = Some(last.clone()),
                 None => self.is_at_end = true,
@@ -141,12 +169,13 @@ impl<'s> RecordWalk<'s> {
             let own = [keys::mark(), keys::being_copied()];
             self.read.extend(records.into_iter().filter(|(key, _)| !own.contains(key)));
         }
-        Ok(self.read.front().map(|(key, _)| key.as_slice()))
+        Ok(self.read.front().and_then(|(key, _)| key.get(self.prefix.len()..)))
     }
 
-    /// The value of the next record, if it has this key. Then the record after it is the next.
-    fn take(&mut self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
-        if self.peek()? != Some(key) {
+    /// The value of the next record, if this follows the prefix in its key. Then the record after it is
+    /// the next.
+    fn take(&mut self, rest: &[u8]) -> Result<Option<StoredValue>, StoreError> {
+        if self.peek()? != Some(rest) {
             return Ok(None);
         }
         Ok(self.read.pop_front().map(|(_, value)| value))
@@ -155,6 +184,8 @@ impl<'s> RecordWalk<'s> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -185,14 +216,14 @@ mod tests {
 
     /// An error that interrupts a copy: the copy is dropped as it is.
     fn copy_some(from: &Store, to: &Store, batches: usize) {
-        let mut calls = 0;
+        let calls = AtomicUsize::new(0);
         let interrupted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            from.copy_into(to, &mut |_| {
-                calls += 1;
+            from.copy_into(to, &|_| {
+                let calls = calls.fetch_add(1, Ordering::Relaxed) + 1;
                 assert!(calls < batches, "interrupted on purpose");
             })
         }));
-        assert!(interrupted.is_err() || calls < batches);
+        assert!(interrupted.is_err() || calls.into_inner() < batches);
     }
 
     proptest! {
@@ -221,12 +252,12 @@ mod tests {
                 drop(source);
                 source = filled(&from, &more);
                 let copy = Store::open_copy(&there).unwrap();
-                source.copy_into(&copy, &mut |_| {}).unwrap();
+                source.copy_into(&copy, &|_| {}).unwrap();
             }
             let copy = Store::open(&there).unwrap();
             prop_assert_eq!(copied_records(&copy), copied_records(&source));
             let again = Store::open_copy(&back).unwrap();
-            copy.copy_into(&again, &mut |_| {}).unwrap();
+            copy.copy_into(&again, &|_| {}).unwrap();
             prop_assert_eq!(copied_records(&again), copied_records(&source));
         }
     }

@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// The number of a room that is about to be made.
-    fn next_number(&self, room_id: &str) -> Result<RoomNum, StoreError> {
+    pub(super) fn next_number(&self, room_id: &str) -> Result<RoomNum, StoreError> {
         let next = || RoomNum(self.next_room.fetch_add(1, Ordering::Relaxed));
         Ok(self.engine.number_for_new(room_id)?.unwrap_or_else(next))
     }

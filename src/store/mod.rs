@@ -64,6 +64,7 @@ mod codec;
 mod compression;
 mod content_due;
 mod copying;
+mod copying_rooms;
 mod cursors;
 mod decide;
 mod deletion;

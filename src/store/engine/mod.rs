@@ -339,6 +339,17 @@ impl Engine {
         }
     }
 
+    /// To be called after many records were written at once: a database then counts its rows, so that it
+    /// reads them by their keys.
+    pub(super) fn after_many_writes(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(()),
+            Self::Postgres(it) => it.analyze(),
+            #[cfg(test)]
+            Self::Test(_) => Ok(()),
+        }
+    }
+
     /// Bytes that the records take on disk.
     pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
         match self {

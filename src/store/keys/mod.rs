@@ -15,7 +15,7 @@ pub(crate) use deriving::{all_deriving, derive_again, deriving, is_deriving};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, needed_event, part, parts};
 pub(crate) use scope::{
-    Scope, body_tag, deriving_tag, is_room, is_room_tag, scope, state_tag, tags,
+    Scope, body_tag, deriving_tag, is_room, is_room_tag, of_store, scope, state_tag, tags,
 };
 use sha2::{Digest as _, Sha256};
 

@@ -44,6 +44,11 @@ pub(crate) fn scope(prefix: &[u8]) -> Scope<'_> {
     }
 }
 
+/// The prefixes of all records of the whole store, one for each kind.
+pub(crate) fn of_store() -> impl Iterator<Item = Vec<u8>> {
+    tags().map(|it| vec![it]).filter(|it| scope(it) == Scope::Store)
+}
+
 /// Every first byte of keys, in ascending order.
 pub(crate) fn tags() -> impl Iterator<Item = u8> {
     Tag::FORMAT.0..=LAST

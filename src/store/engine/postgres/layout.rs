@@ -11,11 +11,7 @@
 //! value covers the key, so it is made anew on the way in and on the way out.
 
 use super::super::StoredValue;
-use crate::store::{
-    RoomNum,
-    codec::{add_checksum, strip_checksum},
-    keys,
-};
+use crate::store::{RoomNum, codec::sealed_again, keys};
 
 /// Identifies a room in the database.
 pub(super) type RoomUuid = [u8; 16];
@@ -40,6 +36,10 @@ pub(super) enum Table {
 }
 
 impl Table {
+    /// All tables.
+    pub(super) const ALL: [Self; 7] =
+        [Self::EventId, Self::Page, Self::Body, Self::Block, Self::State, Self::Given, Self::Note];
+
     /// The table of the records whose keys begin with `tag` and a room.
     pub(super) fn of_tag(tag: u8) -> Self {
         match keys::part(&[tag]) {
@@ -106,19 +106,6 @@ pub(super) fn value_of_row(key: &[u8], room: RoomUuid, value: &[u8]) -> StoredVa
     sealed_again(&key_in_database(key, room), key, value).into()
 }
 
-/// Replaces the checksum for one key by the checksum for another; a wrong one stays wrong.
-pub(super) fn sealed_again(from: &[u8], to: &[u8], value: &[u8]) -> Vec<u8> {
-    if let Ok(content) = strip_checksum(from, value) {
-        return add_checksum(to, content.to_vec());
-    }
-    let content = value.get(..value.len().saturating_sub(4)).unwrap_or_default();
-    let mut sealed = add_checksum(to, content.to_vec());
-    if let Some(last) = sealed.last_mut() {
-        *last = !*last;
-    }
-    sealed
-}
-
 /// The key of a record of a room with the room's id in the database in the place of its number.
 fn key_in_database(key: &[u8], room: RoomUuid) -> Vec<u8> {
     let (tag, rest) = (key.get(..1).unwrap_or_default(), key.get(5..).unwrap_or_default());
@@ -130,7 +117,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::{EventNum, codec::Malformed};
+    use crate::store::{
+        EventNum,
+        codec::{Malformed, add_checksum, strip_checksum},
+    };
 
     #[test]
     fn every_kind_of_record_has_one_table_and_comes_back_with_its_key() {

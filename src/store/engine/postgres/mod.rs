@@ -37,7 +37,7 @@ use std::{
 use self::{
     cache::RecordCache,
     database::Database,
-    layout::RoomUuid,
+    layout::{RoomUuid, Table},
     rooms::{KnownRoom, KnownRooms, RoomRow},
     words::Words,
 };
@@ -110,6 +110,14 @@ impl Postgres {
     /// The servers that copy the database.
     pub(super) fn replication(&self) -> Result<Replication, StoreError> {
         self.database.replication()
+    }
+
+    /// Makes the server count the rows of all tables. It does nothing if the role does not own them; then
+    /// the server does so by itself, later.
+    pub(super) fn analyze(&self) -> Result<(), StoreError> {
+        let tables = Table::ALL.map(Table::name).join(", ");
+        let analyze = format!("analyze room, {tables}, store_word");
+        self.database.flight(vec![database::Statement::new(analyze, Vec::new())]).map(drop)
     }
 
     /// Bytes that the database takes.

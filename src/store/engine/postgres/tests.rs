@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -15,6 +16,8 @@ use proptest::prelude::*;
 use super::{Preparation, prepare};
 use crate::store::{
     Decision, EventNode, EventNum, Flags, Options, Place, RoomNum, Store, StoreError, View as _,
+    codec::strip_checksum,
+    keys::{self, Scope},
 };
 
 /// The server of this process's tests; `None` where PostgreSQL is not installed.
@@ -293,4 +296,66 @@ fn a_room_that_another_store_has_replaced_has_another_number() {
     // Whoever still has the old number gets nothing that is mixed.
     assert!(matches!(second.body(before, EventNum(1)), Err(StoreError::Missing { .. })));
     assert_eq!(second.body(after, EventNum(0)).unwrap().pdu, b"another".as_slice());
+}
+
+/// All records of rooms, each with the id of its room in the place of its number, without checksums.
+fn by_room_id(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut names = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for (key, value) in store.records() {
+        let content = strip_checksum(&key, &value).unwrap();
+        if let Scope::RoomNumbers(name) = keys::scope(&key) {
+            if let Ok(number) = <[u8; 4]>::try_from(content) {
+                names.insert(RoomNum(u32::from_be_bytes(number)), name.to_vec());
+            }
+            found.insert(key.clone(), vec![u8::from(content.is_empty())]);
+        }
+    }
+    for (key, value) in store.records() {
+        let Scope::Room { tag, room, rest } = keys::scope(&key) else { continue };
+        // Records of deleted rooms are not copied.
+        let Some(name) = names.get(&room) else { continue };
+        let content = strip_checksum(&key, &value).unwrap().to_vec();
+        found.insert([&[tag], name.as_slice(), &[0], rest].concat(), content);
+    }
+    found
+}
+
+#[test]
+fn a_store_is_copied_to_a_database_and_back_also_after_an_interruption() {
+    let Some(server) = server() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let local = |name: &str| Options::of(Place::Sled(dir.path().join(name)), 16 << 20);
+    let source = Store::open(&local("from")).unwrap();
+    for room in 0..12 {
+        for event in 0..20 * room {
+            add_one(&source, &format!("!{room}:b"), &format!("$event-{event}")).unwrap();
+        }
+        source.bury_room(&format!("!buried-{room}:b")).unwrap();
+    }
+    source.set_erased("@gone:b", true).unwrap();
+    source.delete_room("!3:b").unwrap().unwrap();
+    let there = empty(server);
+    let copy = Store::open_copy(&there).unwrap();
+    let batches = AtomicU32::new(0);
+    let interrupted = catch_unwind(AssertUnwindSafe(|| {
+        source.copy_into(&copy, &|_| assert!(batches.fetch_add(1, Ordering::Relaxed) < 20))
+    }));
+    assert!(interrupted.is_err());
+    drop(copy);
+    assert!(matches!(Store::open(&there).err(), Some(StoreError::BeingCopied(_))));
+    // Meanwhile the original has changed.
+    source.delete_room("!5:b").unwrap().unwrap();
+    source.forget_deleted_room("!5:b").unwrap();
+    source.forget_deleted_room("!buried-1:b").unwrap();
+    add_one(&source, "!buried-1:b", "$new").unwrap();
+    add_one(&source, "!2:b", "$new").unwrap();
+    let copy = Store::open_copy(&there).unwrap();
+    source.copy_into(&copy, &|_| {}).unwrap();
+    assert_eq!(by_room_id(&copy), by_room_id(&source));
+    let copy = Store::open(&there).unwrap();
+    assert!(copy.is_erased("@gone:b"));
+    let back = Store::open_copy(&local("back")).unwrap();
+    copy.copy_into(&back, &|_| {}).unwrap();
+    assert_eq!(by_room_id(&back), by_room_id(&source));
 }

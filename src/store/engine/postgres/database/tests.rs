@@ -28,7 +28,7 @@ fn make_tables(
     place: &PostgresPlace,
     preparation: &Preparation,
 ) -> Result<Vec<String>, StoreError> {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = Runtime::new().unwrap();
     runtime.block_on(prepare(place, preparation))
 }
 
