@@ -422,6 +422,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod keyspace_tests;
-#[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::{
 use backscroll_testkit::postgres as testkit;
 use proptest::{prelude::*, test_runner::TestRunner};
 
-use super::*;
+use super::super::*;
 use crate::store::{Options, PostgresPlace, codec::add_checksum, keys};
 
 /// The rooms of a case.
