@@ -33,8 +33,7 @@ impl Installed {
     pub(super) fn find() -> Option<Self> {
         let found = programs();
         if found.is_none() {
-            let is_required = env::var_os("BACKSCROLL_POSTGRES").is_some_and(|it| it == "required");
-            assert!(!is_required, "PostgreSQL (initdb) is not installed, and it is required");
+            assert!(!is_required(), "PostgreSQL (initdb) is not installed, and it is required");
             eprintln!("skipped: PostgreSQL (initdb) is not installed");
         }
         Some(Self { bin: found?, user: other_user() })
@@ -49,6 +48,11 @@ impl Installed {
         }
         command
     }
+}
+
+/// Whether tests fail where PostgreSQL or PgBouncer is not installed.
+pub(super) fn is_required() -> bool {
+    env::var_os("BACKSCROLL_POSTGRES").is_some_and(|it| it == "required")
 }
 
 /// The folder for the folders of servers: in memory if there is room, because a server that waits for

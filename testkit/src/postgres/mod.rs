@@ -4,6 +4,7 @@
 //! A server ends, and its folder is removed, when it is dropped, and also when the process that
 //! started it dies.
 
+mod bouncer;
 mod guard;
 mod installed;
 
@@ -22,6 +23,7 @@ use std::{
 
 use tokio_postgres::{Client, NoTls};
 
+pub use self::bouncer::Bouncer;
 use self::{guard::Guard, installed::Installed};
 use crate::within::within;
 

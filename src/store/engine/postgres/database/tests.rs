@@ -354,3 +354,38 @@ fn a_server_whose_certificate_is_not_trusted_is_refused() {
     assert!(refused.contains("certificate"), "{refused}");
     assert!(started.elapsed() < PATIENCE, "they are told at once");
 }
+
+/// PgBouncer gives each transaction another connection to the server, and statements outside of one too.
+#[test]
+fn transactions_stay_whole_behind_a_pooler() {
+    let Some(server) = prepared() else { return };
+    let Some(pooler) = server.bouncer(3) else { return };
+    let place = place_at([pooler.address()]);
+    let processes: [_; 2] = std::array::from_fn(|_| open(&place).unwrap());
+    let done = AtomicU64::new(0);
+    assert_eq!(processes[0].transact(vec![put(1, 0), put(2, 0)]).unwrap(), Transacted::Done);
+    std::thread::scope(|scope| {
+        for database in processes.iter().chain(&processes).chain(&processes) {
+            scope.spawn(|| {
+                for _ in 0..40 {
+                    let [[1, first], [2, second]] = read(database)[..] else { panic!("two words") };
+                    // One statement sees all of a transaction or nothing.
+                    assert_eq!(first, second);
+                    let up = first.wrapping_add(1);
+                    let both = vec![guarded(1, first, up), put(2, up)];
+                    match database.transact(both).unwrap() {
+                        Transacted::Done => drop(done.fetch_add(1, Ordering::Relaxed)),
+                        Transacted::GuardFailed => {}
+                        Transacted::Unclear(text) => panic!("{text}"),
+                    }
+                }
+            });
+        }
+    });
+    let counted = u8::try_from(done.into_inner() % 256).unwrap();
+    assert_eq!(read(&processes[1]), [[1, counted], [2, counted]]);
+    let backends =
+        "select count(*) from pg_stat_activity where application_name like 'backscroll%'";
+    let backends: u32 = server.sql("postgres", backends).trim().parse().unwrap();
+    assert!((1..=3).contains(&backends), "{backends} connections");
+}
