@@ -1,12 +1,15 @@
-# Functions for docker/prove and docker/rolling, which source this file: a temporary folder, free
-# ports, starting and stopping programs, error messages.
+# Functions for docker/prove, docker/rolling and tests/citus/run, which source this file: a temporary
+# folder, free ports, starting and stopping programs, PostgreSQL servers, error messages.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 rooms="$root/tests/rooms"
 work="$(mktemp -d)"
 declare -A pids=()
+servers=()
 
 cleanup() {
+  # SIGQUIT ends a PostgreSQL server with all its processes. SIGKILL would leave some of them.
+  for server in "${servers[@]}"; do stop_postgres "$server" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do { kill -9 "$pid" && wait "$pid"; } 2>/dev/null || true; done
   rm -rf "$work"
 }
@@ -49,6 +52,58 @@ until_ready() {
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$deadline" ] || die "$what is not ready"
     sleep 0.05
+  done
+}
+
+# Sets $postgres_bin to the folder with the programs of the newest PostgreSQL that is installed, or to
+# $POSTGRES_BIN. Fails if there is none.
+find_postgres() {
+  postgres_bin="${POSTGRES_BIN:-$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -1)}"
+  [ -x "$postgres_bin/initdb" ]
+}
+
+# Runs one of its programs. A server refuses to run as root.
+run_postgres() {
+  local program="$postgres_bin/$1" user=()
+  shift
+  [ "$(id -u)" != 0 ] || user=(setpriv --reuid=postgres --regid=postgres --clear-groups)
+  (cd / && exec env -u PGOPTIONS HOME=/ "${user[@]}" "$program" "$@")
+}
+
+# start_postgres NAME PORT SETTING...: starts a server in the temporary folder. The role `owner` may do
+# everything. Programs of this machine connect without a password.
+start_postgres() {
+  local name="$1" port="$2" data="$work/$1"
+  shift 2
+  mkdir "$data"
+  chmod 711 "$work"
+  [ "$(id -u)" != 0 ] || chown postgres "$data"
+  run_postgres initdb -U owner -A trust -E UTF8 --locale=C --no-sync -D "$data" >"$work/$name.log"
+  local settings=()
+  for setting in listen_addresses=127.0.0.1 unix_socket_directories= "port=$port" \
+    dynamic_shared_memory_type=mmap max_connections=200 "$@"; do
+    settings+=(-c "$setting")
+  done
+  run_postgres postgres -D "$data" "${settings[@]}" >>"$work/$name.log" 2>&1 &
+  servers+=("$name")
+  until_ready "$name" run_postgres pg_isready -q -h 127.0.0.1 -p "$port"
+}
+
+# stop_postgres NAME: ends a server in the middle of everything, and waits for its end.
+stop_postgres() {
+  local pid
+  pid="$(head -1 "$work/$1/postmaster.pid")"
+  kill -QUIT "$pid"
+  while kill -0 "$pid"; do sleep 0.05; done
+}
+
+# sql PORT DATABASE STATEMENT...: runs statements as the owner.
+sql() {
+  local port="$1" database="$2"
+  shift 2
+  for statement in "$@"; do
+    run_postgres psql -X -q -A -t -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$port" -U owner -d "$database" \
+      -c "$statement"
   done
 }
 

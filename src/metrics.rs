@@ -41,6 +41,20 @@ pub struct Metrics {
     feeder: FeederGauges,
     rooms_not_served: Family<ReasonLabel, Gauge>,
     store: StoreGauges,
+    database: DatabaseCounters,
+}
+
+/// Counters of the database that keeps the store; they stay 0 if the store is on this machine.
+#[derive(Clone, Debug, Default)]
+pub struct DatabaseCounters {
+    /// The number of round trips.
+    pub round_trips: Counter,
+    /// The number of connections that were lost while the database was asked.
+    pub lost_connections: Counter,
+    /// The number of commits that another process came before.
+    pub conflicts: Counter,
+    /// The number of commits whose answer was lost.
+    pub unclear_commits: Counter,
 }
 
 /// Gauges of the feeder; set from time to time.
@@ -177,11 +191,13 @@ impl Metrics {
             feeder: FeederGauges::default(),
             rooms_not_served: Family::default(),
             store: StoreGauges::default(),
+            database: DatabaseCounters::default(),
         };
         let mut registry = Registry::default();
         all.register(&mut registry);
         all.register_feeder(&mut registry);
         all.store.register(&mut registry);
+        all.database.register(&mut registry);
         register_process(&mut registry, "backscroll_build", env!("CARGO_PKG_VERSION"));
         all.registry = Arc::new(registry);
         all
@@ -234,6 +250,12 @@ impl Metrics {
         to.register("backscroll_feeder_lag_seconds", help, it.feeder.lag_seconds);
         let help = "Rooms that are not served to other servers, by reason";
         to.register("backscroll_rooms_not_served", help, it.rooms_not_served);
+    }
+
+    /// The counters of the database that keeps the store.
+    #[must_use]
+    pub fn database(&self) -> &DatabaseCounters {
+        &self.database
     }
 
     /// The gauges of the feeder.
@@ -334,6 +356,20 @@ impl Metrics {
     /// Sets the number of rooms that have states left to compute.
     pub fn backlog(&self, rooms: usize) {
         self.backlog.set(i64::try_from(rooms).expect("a length fits an i64"));
+    }
+}
+
+impl DatabaseCounters {
+    fn register(&self, to: &mut Registry) {
+        let it = self.clone();
+        let help = "Round trips to the PostgreSQL database of the store";
+        to.register("backscroll_database_round_trips", help, it.round_trips);
+        let help = "Connections to the PostgreSQL database that were lost while it was asked";
+        to.register("backscroll_database_lost_connections", help, it.lost_connections);
+        let help = "Commits that were made again, because another process had changed the room";
+        to.register("backscroll_database_conflicts", help, it.conflicts);
+        let help = "Commits whose answer was lost; whether they were applied was found out";
+        to.register("backscroll_database_unclear_commits", help, it.unclear_commits);
     }
 }
 

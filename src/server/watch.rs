@@ -11,10 +11,10 @@ use super::health::{Health, report};
 use crate::{
     context::Context,
     ingest::{self, ContentRemoval, Pass},
-    metrics::StoreGauges,
+    metrics::{DatabaseCounters, StoreGauges},
     query::{self, Sizes},
     rpc::now_ms,
-    store::NotServedReason,
+    store::{EngineCounts, NotServedReason},
 };
 
 /// The time between two checks of the store.
@@ -64,11 +64,27 @@ async fn watch(cx: Arc<Context>, health: HealthReporter) {
         }
         had_space = has_space;
         show_feeder(&cx);
+        if let Some(counts) = cx.store.engine_counts() {
+            show_database(counts, cx.metrics.database());
+        }
         if cx.store.has_failed() {
             error!("a write to the store failed; stopping, since only opening it again helps");
             return;
         }
         time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Shows what the engine of the store has counted as metrics.
+fn show_database(counts: EngineCounts, counters: &DatabaseCounters) {
+    let EngineCounts { round_trips, lost_connections, conflicts, unclear_commits } = counts;
+    for (counter, count) in [
+        (&counters.round_trips, round_trips),
+        (&counters.lost_connections, lost_connections),
+        (&counters.conflicts, conflicts),
+        (&counters.unclear_commits, unclear_commits),
+    ] {
+        counter.inc_by(count.saturating_sub(counter.get()));
     }
 }
 

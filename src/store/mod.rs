@@ -112,7 +112,9 @@ pub use deletion::{DeletedRoom, RoomIds};
 pub use deriving::{DeriveAgain, Deriving, NotedAgain};
 pub use edit::Edit;
 use engine::Engine;
-pub use engine::{Durability, Preparation, Replication, StoredValue, caught, prepare};
+pub use engine::{
+    Durability, EngineCounts, Preparation, Replication, StoredValue, caught, prepare,
+};
 pub use error::{EngineError, StoreError};
 pub use held_ids::{HeldId, HeldIds, RoomFlags};
 pub use judged::{Judged, PowerEvent};

@@ -1,6 +1,6 @@
 //! How large the store is, and how many notes of unfinished work it holds.
 
-use super::{Replication, Store, StoreError, View, keys};
+use super::{EngineCounts, Replication, Store, StoreError, View, keys};
 
 /// Records read at a time while they are counted.
 const COUNTED_AT_ONCE: usize = 1_000;
@@ -19,6 +19,11 @@ impl Store {
     /// The servers that copy the database of the store; `None` if it is on this machine.
     pub fn replication(&self) -> Result<Option<Replication>, StoreError> {
         self.engine.replication()
+    }
+
+    /// What the engine has counted since the store was opened; `None` if it is on this machine.
+    pub fn engine_counts(&self) -> Option<EngineCounts> {
+        self.engine.counts()
     }
 
     /// References to events that are not placed, in all rooms; counted up to `at_most`.

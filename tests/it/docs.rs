@@ -98,7 +98,8 @@ const CODE: [&str; 13] = [
 /// The folders of programs in other languages, whose words documentation may use too.
 const OTHER_CODE: [&str; 3] = ["tests", "tls", ".ci"];
 /// Names of other software, which this repository does not define.
-const FOREIGN: [&str; 10] = [
+const FOREIGN: [&str; 11] = [
+    "ignore_startup_parameters",
     "GHSA",
     "RUSTSEC",
     "None",
@@ -192,7 +193,10 @@ fn words() -> BTreeSet<String> {
         let extensions = ["rs", "proto", "c", "py", "sh", "yaml", "toml", "env", "json"];
         paths.extend(files(&root().join(folder), &extensions));
     }
-    paths.extend(["docker/prove", "fuzz/run", "tests/synapse/run"].map(|it| root().join(it)));
+    paths.extend(
+        ["docker/prove", "fuzz/run", "tests/citus/run", "tests/synapse/run"]
+            .map(|it| root().join(it)),
+    );
     for path in paths {
         // This file names words that do not exist.
         if path.ends_with("tests/it/docs.rs") {

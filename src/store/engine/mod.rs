@@ -15,6 +15,7 @@
 //! crate, only [`fjall`] names the fjall crate, only [`postgres`] names tokio-postgres.
 //! `docs/decisions/0001-sled.md` says how a second engine is added.
 
+mod counts;
 mod durable;
 mod fjall;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod watchdog;
 use std::collections::BTreeMap;
 
 pub use self::{
+    counts::EngineCounts,
     durable::Durability,
     panics::caught,
     postgres::{Preparation, prepare},

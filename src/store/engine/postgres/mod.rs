@@ -43,7 +43,7 @@ use self::{
 };
 pub use preparing::{Preparation, prepare};
 
-use super::{Replication, Seen, Set, StoredValue};
+use super::{EngineCounts, Replication, Seen, Set, StoredValue};
 use crate::store::{EngineError, PostgresPlace, RoomNum, StoreError, codec::add_checksum, keys};
 
 /// Tells the engines of a process apart: tests have several.
@@ -110,6 +110,17 @@ impl Postgres {
     /// The servers that copy the database.
     pub(super) fn replication(&self) -> Result<Replication, StoreError> {
         self.database.replication()
+    }
+
+    /// What was counted since the database was opened.
+    pub(super) fn counts(&self) -> EngineCounts {
+        let of_connections = self.database.counts();
+        EngineCounts {
+            round_trips: of_connections.round_trips.load(Ordering::Relaxed),
+            lost_connections: of_connections.lost_connections.load(Ordering::Relaxed),
+            conflicts: self.conflicts.load(Ordering::Relaxed),
+            unclear_commits: self.unclear.load(Ordering::Relaxed),
+        }
     }
 
     /// Makes the server count the rows of all tables. It does nothing if the role does not own them; then

@@ -89,7 +89,7 @@ pub(super) enum Transacted {
     Unclear(String),
 }
 
-/// ConnectionCounts since the process began.
+/// Counts of the connections to one database.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionCounts {
     pub(super) round_trips: AtomicU64,
@@ -158,8 +158,7 @@ impl Database {
         }
     }
 
-    /// ConnectionCounts since the process began.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no metric shows them yet"))]
+    /// What was counted since the database was opened.
     pub(super) fn counts(&self) -> &ConnectionCounts {
         &self.shared.counts
     }
