@@ -15,6 +15,11 @@ use std::{
 /// and most events are in memory.
 const CHECKS_PER_LOOK: u32 = 8;
 
+/// This part of the time until a deadline is left to tell the caller that a database is away,
+const ANSWER_SHARE: u32 = 10;
+/// but not more than this.
+const MOST_FOR_ANSWER: Duration = Duration::from_millis(200);
+
 /// When to stop working on an answer.
 #[derive(Debug)]
 pub struct Deadline {
@@ -56,6 +61,15 @@ impl Deadline {
     #[must_use]
     pub fn at(&self) -> Option<Instant> {
         self.at
+    }
+
+    /// The point in time until which a database that is away may be waited for: so long before the
+    /// deadline that the caller still hears of it. `None` if the deadline has none.
+    #[must_use]
+    pub fn for_waiting(&self) -> Option<Instant> {
+        let now = (self.now)();
+        self.at
+            .map(|at| at - (at.saturating_duration_since(now) / ANSWER_SHARE).min(MOST_FOR_ANSWER))
     }
 
     /// The same deadline, but at most a short time from now. It reads the clock once in eight checks.
@@ -128,6 +142,20 @@ mod tests {
             assert_eq!(LOOKS.get(), 1 + looks);
         }
         assert_eq!(long.within(Duration::ZERO).check(), Err(DeadlinePassed));
+    }
+
+    #[test]
+    fn a_part_of_the_time_is_left_to_tell_that_a_database_is_away() {
+        let in_time = |time| Deadline::new(Some(Instant::now() + time), Instant::now);
+        let left = |time| {
+            let deadline = in_time(time);
+            deadline.at().unwrap() - deadline.for_waiting().unwrap()
+        };
+        assert_eq!(left(Duration::from_secs(60)), MOST_FOR_ANSWER);
+        let part = left(Duration::from_secs(1));
+        assert!(part > Duration::from_millis(50) && part <= Duration::from_millis(100), "{part:?}");
+        assert_eq!(left(Duration::ZERO), Duration::ZERO);
+        assert_eq!(Deadline::none().for_waiting(), None);
     }
 
     #[test]

@@ -85,18 +85,20 @@ fn turn(
     search: Option<BanSearch>,
 ) -> Result<Option<BanSearch>, StoreError> {
     let searched = store.decide(&user.room_id, None, |edit| {
-        let room = edit.room_num();
+        let room_mark = store.room_mark(edit.room_num());
         let next = match search {
-            // The room may have been deleted and made again since.
-            Some(search) if search.room == room => search.next.0,
-            Some(_) => return Ok(Decision::Discard(None)),
-            None => 0,
+            // It is another room if it was deleted and made again since, or copied from another store.
+            Some(search) if search.room_mark == room_mark => search.next.0,
+            Some(_) | None => 0,
         };
         let last = edit.room.next_event.0;
         let end = last.min(next.saturating_add(EVENTS_PER_TURN));
         let is_changed = note_all(edit, next..end, user, ban)?;
-        let left = (end < last).then_some(BanSearch { room, next: EventNum(end) });
-        Ok::<_, StoreError>(if is_changed {
+        let left = (end < last).then_some(BanSearch { room_mark, next: EventNum(end) });
+        // In a shared store, another process may be about to append an event of this user that it has
+        // not judged by this ban. The commit makes it decide again.
+        let is_last = left.is_none() && store.is_shared();
+        Ok::<_, StoreError>(if is_changed || is_last {
             Decision::Commit(left)
         } else {
             Decision::Discard(left)

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     context::Context,
     store::{
-        ContentDue, Decision, Edit, EventNum, RedactedContent, RedactedSearch, RoomNum, Store,
-        StoreError,
+        ContentDue, Decision, Edit, EventNum, HeldLease, Leased, RedactedContent, RedactedSearch,
+        RoomNum, Store, StoreError,
     },
 };
 
@@ -31,6 +31,8 @@ const NOTES_PER_TURN: usize = 256;
 const EVENTS_PER_DECISION: usize = 32;
 /// The most events that are looked at in one turn of the search for redacted events.
 const SEARCHED_PER_TURN: u32 = 2_048;
+/// Greater than the number of every event: all events of a room were looked at.
+const LAST_EVENT: EventNum = EventNum(u32::MAX);
 
 /// Whether a pass over all notes has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Pass {
 pub struct ContentRemoval {
     /// The last event that the running pass looked at; `None` at the start of a pass.
     after: Option<ContentDue>,
+    /// Held during a pass in a store that several processes share: one of them removes content.
+    lease: Option<HeldLease>,
 }
 
 /// What one decision did with the events that it looked at.
@@ -62,6 +66,33 @@ impl ContentRemoval {
     /// # Errors
     /// When the store fails. The next turn tries again.
     pub fn turn(&mut self, cx: &Context, now_ms: u64) -> Result<Pass, StoreError> {
+        if cx.store.is_shared() && !self.is_alone(&cx.store)? {
+            self.after = None;
+            return Ok(Pass::Ended);
+        }
+        let pass = self.turn_alone(cx, now_ms)?;
+        if let Some(lease) = self.lease.take_if(|_| pass == Pass::Ended) {
+            cx.store.release(&lease);
+        }
+        Ok(pass)
+    }
+
+    /// Whether no other process removes content.
+    fn is_alone(&mut self, store: &Store) -> Result<bool, StoreError> {
+        let is_held = match &mut self.lease {
+            Some(lease) => store.prolong(lease)?,
+            None => {
+                self.lease = store.try_lease(Leased::ContentRemoval)?;
+                self.lease.is_some()
+            }
+        };
+        if !is_held {
+            self.lease = None;
+        }
+        Ok(is_held)
+    }
+
+    fn turn_alone(&mut self, cx: &Context, now_ms: u64) -> Result<Pass, StoreError> {
         let store = &cx.store;
         if store.check_space().is_err() {
             return Ok(Pass::Ended);
@@ -110,10 +141,15 @@ pub fn remove_content(cx: &Context, now_ms: u64) -> Result<(), StoreError> {
 fn look_at(store: &Store, notes: &[ContentDue], now_ms: u64) -> Result<Looked, StoreError> {
     let Some(first) = notes.first() else { return Ok(Looked::default()) };
     // The room may have been deleted since; its notes are removed with it.
-    let Some(room) = store.find_room(first.room)? else { return Ok(Looked::default()) };
-    let looked = store.decide(&room.room_id, None, |edit| {
+    let room = match store.find_room(first.room) {
+        // Another process has changed it. The next pass finds the notes again.
+        Err(StoreError::Missing { .. }) | Ok(None) => return Ok(Looked::default()),
+        room => room?.map(|it| it.room_id).unwrap_or_default(),
+    };
+    let mark = store.room_mark(first.room);
+    let looked = store.decide(&room, None, |edit| {
         let mut looked = Looked::default();
-        if edit.room_num() == first.room {
+        if store.room_mark(edit.room_num()) == mark {
             for note in notes {
                 let one = look_at_one(edit, *note, now_ms)?;
                 looked.is_changed |= one.is_changed;
@@ -172,22 +208,20 @@ pub fn remove_content_of(edit: &mut Edit<'_>, event: EventNum) -> Result<bool, S
 /// Searches for events that were redacted before the store had format 5, and notes that their content
 /// is to be removed: some events in one turn. Returns whether there may be more. Nothing is flushed.
 fn search_redacted(store: &Store) -> Result<bool, StoreError> {
-    let (from, first) = match store.redacted_search()? {
+    let room_after = |room| Ok::<_, StoreError>(store.room_nums(room, 1)?.first().copied());
+    let (room, next) = match store.redacted_search()? {
         RedactedSearch::Done => return Ok(false),
-        RedactedSearch::Begin => (RoomNum(0), EventNum(0)),
-        RedactedSearch::At { room, next } => (room, next),
+        RedactedSearch::Begin => (room_after(None)?, EventNum(0)),
+        RedactedSearch::At { room, next: LAST_EVENT } => (room_after(Some(room))?, EventNum(0)),
+        RedactedSearch::At { room, next } => (Some(room), next),
     };
-    let after = from.0.checked_sub(1).map(RoomNum);
-    let Some(room) = store.room_nums(after, 1)?.first().copied() else {
-        store.put_redacted_search(RedactedSearch::Done)?;
-        return Ok(true);
-    };
-    // The room at which the search stopped may have been deleted since.
-    let next = if room == from { first } else { EventNum(0) };
-    let left = note_redacted(store, room, next.0)?;
-    let search = match left {
-        Some(next) => RedactedSearch::At { room, next },
-        None => RedactedSearch::At { room: RoomNum(room.0.saturating_add(1)), next: EventNum(0) },
+    let search = match room {
+        None => RedactedSearch::Done,
+        Some(room) => match note_redacted(store, room, next.0) {
+            // The number of the room has changed: see `RoomIdentity`.
+            Err(StoreError::Missing { .. }) if store.is_shared() => RedactedSearch::Begin,
+            next => RedactedSearch::At { room, next: next?.unwrap_or(LAST_EVENT) },
+        },
     };
     store.put_redacted_search(search)?;
     Ok(true)
@@ -198,12 +232,14 @@ fn search_redacted(store: &Store) -> Result<bool, StoreError> {
 fn note_redacted(store: &Store, room: RoomNum, next: u32) -> Result<Option<EventNum>, StoreError> {
     let record = match store.find_room(room) {
         Ok(Some(record)) => record,
+        Err(failure @ StoreError::Missing { .. }) => return Err(failure),
         // A damaged room is reported when the store is verified.
         Err(failure) if !failure.is_of_record() => return Err(failure),
         Ok(None) | Err(_) => return Ok(None),
     };
+    let mark = store.room_mark(room);
     let noted = store.decide(&record.room_id, None, |edit| {
-        if edit.room_num() != room {
+        if store.room_mark(edit.room_num()) != mark {
             return Ok(Decision::Discard(None));
         }
         let last = edit.room.next_event.0;

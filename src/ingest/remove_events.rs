@@ -70,17 +70,17 @@ pub fn remove_events(
     if event_ids.len() > MAX_REMOVED {
         return Err(RemoveError::TooMany(event_ids.len()));
     }
-    let _alone = store.purge_alone();
+    let alone = &store.purge_alone(room_id)?;
     let unknown = || RemoveError::RoomUnknown(room_id.to_owned());
-    let number = store.room_num(room_id)?.ok_or_else(unknown)?;
+    let room = store.room_identity(room_id)?.ok_or_else(unknown)?;
     let mut removal = EventRemoval {
-        purge: Purge { store, room_id, number },
+        purge: Purge { store, room: &room, alone },
         progress: RemoveProgress::default(),
         watch,
     };
     match removal.run(event_ids, keep_as_outliers) {
         // Purges wait for this removal, but a deletion does not.
-        Err(_) if store.room_num(room_id)? != Some(number) => Err(unknown()),
+        Err(_) if store.num_of(&room)?.is_none() => Err(unknown()),
         Err(failure) => Err(failure.at_rest().into()),
         Ok(Some(())) => Ok(removal.progress),
         Ok(None) => Err(unknown()),
@@ -101,12 +101,9 @@ impl EventRemoval<'_, '_> {
         event_ids: &[String],
         keep_as_outliers: bool,
     ) -> Result<Option<()>, StoreError> {
-        let Purge { store, number, .. } = self.purge;
-        let mut named = BTreeSet::new();
-        for event_id in event_ids {
-            named.extend(store.event_num(number, event_id)?);
-        }
-        let plan = RemovalPlan::make(store, number, &named)?;
+        let Purge { store, room, .. } = self.purge;
+        let make = |number| RemovalPlan::make(store, number, event_ids);
+        let Some(plan) = store.read_whole(room, make)? else { return Ok(None) };
         let cutting = Cutting { may_return: true, keep_as_outliers };
         for (index, events) in plan.placed.chunks(SLICE).enumerate() {
             let slice = self.purge.decide(|edit| {
@@ -164,7 +161,11 @@ struct RemovalPlan {
 
 impl RemovalPlan {
     /// Plans the removal, in one pass over the room's nodes.
-    fn make(store: &Store, room: RoomNum, named: &BTreeSet<EventNum>) -> Result<Self, StoreError> {
+    fn make(store: &Store, room: RoomNum, event_ids: &[String]) -> Result<Self, StoreError> {
+        let mut named = BTreeSet::new();
+        for event_id in event_ids {
+            named.extend(store.event_num(room, event_id)?);
+        }
         let RoomGraph { outline, gapped, next_event } = RoomGraph::read(store, room)?;
         let order = outline.oldest_first();
         let is_named = |it: &u32| named.contains(&EventNum(*it));

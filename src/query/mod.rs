@@ -29,6 +29,7 @@ mod retry_if_removed;
 mod room_digest;
 mod rooms;
 mod servable;
+mod shared_sizes;
 mod state_needed;
 mod stats;
 mod tombstones;
@@ -51,6 +52,7 @@ pub use question::{Asker, Cost, Question, WalkQuestion};
 pub use retry_if_removed::answer;
 pub use room_digest::{GetRoomDigest, PartDigest};
 pub use rooms::{GetRoom, ListRooms, RoomList, RoomSummary};
+pub use shared_sizes::SharedSizes;
 pub use stats::{Sizes, Stats, UnknownRoom, WideRoom, stats};
 pub use tombstones::{
     ListDeletedRooms, ListErasedMembers, ListErasedUsers, ListRoomsNotServed, RoomsNotServedList,

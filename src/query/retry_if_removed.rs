@@ -24,7 +24,10 @@ pub fn answer<Q: Question>(
 ) -> Result<Q::Answer, QueryError> {
     match question.room_id() {
         Some(room_id) => retry_if_removed(cx, room_id, question, deadline),
-        None => question.try_answer(cx, deadline),
+        None => {
+            cx.store.learn_sets()?;
+            question.try_answer(cx, deadline)
+        }
     }
 }
 
@@ -34,6 +37,7 @@ fn retry_if_removed<Q: Question>(
     question: &Q,
     deadline: &Deadline,
 ) -> Result<Q::Answer, QueryError> {
+    let mut stamp = None;
     for _ in 0..MAX_TRIES {
         let moment = cx.store.moment(room_id);
         let answer = question.try_answer(cx, deadline);
@@ -43,6 +47,9 @@ fn retry_if_removed<Q: Question>(
             // Some of what was read may be of the deleted room, and some of the one created since.
             (Removed::Room, _) => {}
             (Removed::Records, _) if is_missing => {}
+            // Another process may have removed it, or put it elsewhere.
+            (Removed::Nothing, _)
+                if is_missing && cx.store.may_have_changed(room_id, &mut stamp)? => {}
             (Removed::Nothing, Err(QueryError::Store(failure))) => {
                 return Err(failure.at_rest().into());
             }
@@ -111,6 +118,26 @@ mod tests {
         let question = Counted { tries: Cell::new(0), question };
         let answer = answer(cx, &question, &Deadline::none());
         (answer, question.tries.get())
+    }
+
+    #[test]
+    fn what_another_process_moves_or_removes_is_asked_for_again_and_what_is_lost_is_damage() {
+        let mut stores = Store::sharing(2).into_iter().map(Context::new);
+        let (cx, other) = (stores.next().unwrap(), stores.next().unwrap());
+        make(&cx);
+        let (answer, tries) = asked(&cx, |nth| {
+            if nth < 3 {
+                // The number of the room stays the same.
+                other.store.edit(ROOM, None)?.unwrap().commit()?;
+                return Err(missing());
+            }
+            Ok(nth)
+        });
+        assert!(matches!(answer, Ok(3)), "{answer:?}");
+        assert_eq!(tries, 3);
+        let (answer, tries) = asked(&cx, |_| Err(missing()));
+        assert!(matches!(answer, Err(QueryError::Store(StoreError::Corrupt { .. }))), "{answer:?}");
+        assert_eq!(tries, 2);
     }
 
     #[test]

@@ -32,10 +32,12 @@ use tonic::Status;
 use tracing::{Span, error};
 
 use super::status;
-use crate::{deadline::Deadline, metrics::Metrics, query::QueryError};
+use crate::{deadline::Deadline, metrics::Metrics, query::QueryError, store::until};
 
 /// Requests that run at the same time, for each core: some of them wait for the disk.
 const PERMITS_PER_CORE: usize = 4;
+/// Requests that run at the same time if the store is behind a network, at least: they wait for it.
+const REMOTE_PERMITS: usize = 32;
 /// Requests that may wait for a permit.
 const MAX_WAITING: usize = 1_024;
 /// Upper bound on the work done on an async thread; a usual answer takes a fraction of it. The
@@ -56,10 +58,16 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor with bounds that fit the machine and the current runtime.
+    /// An executor with bounds that fit the machine and the current runtime. If the store is behind a
+    /// network, no request is worked on on an async thread, which would wait with it, and more requests
+    /// run at the same time.
     #[must_use]
-    pub fn new(metrics: Metrics) -> Self {
+    pub fn new(metrics: Metrics, is_store_remote: bool) -> Self {
         let cores = available_parallelism().map_or(1, NonZero::get);
+        if is_store_remote {
+            let permits = (PERMITS_PER_CORE * cores).max(REMOTE_PERMITS);
+            return Self::bounded(metrics, permits, MAX_WAITING, 0);
+        }
         let threads = Handle::try_current().map_or(1, |it| it.metrics().num_workers());
         Self::bounded(metrics, PERMITS_PER_CORE * cores, MAX_WAITING, threads.saturating_sub(1))
     }
@@ -123,7 +131,10 @@ impl Executor {
         let done = self.blocking(move || {
             let _permit = permit;
             deadline.check()?;
-            job(&deadline).map_err(Into::into)
+            match deadline.for_waiting() {
+                Some(at) => until(at, || job(&deadline)).map_err(Into::into),
+                None => job(&deadline).map_err(Into::into),
+            }
         });
         done.await?.map_err(status::of_query)
     }
@@ -296,6 +307,14 @@ mod tests {
         assert_ne!(slow.await.unwrap(), this);
         // The async thread is free again.
         assert_eq!(executor.inline.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_request_waits_for_a_network_here() {
+        let executor = Executor::new(Metrics::new(), true);
+        let this = thread::current().id();
+        let ran_on = executor.run_soon(Deadline::none(), |_| done(thread::current().id())).await;
+        assert_ne!(ran_on.unwrap(), this);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The handler of `FeederService`.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, pin::pin, sync::Arc};
 
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::{
     executor::Executor,
+    feeder_lease::SharedLease,
     lease::CallLease,
     progress::{Messages, Sender},
     status,
@@ -56,12 +57,13 @@ impl FeederService for FeederHandler {
         &self,
         request: Request<Streaming<pb::FeedRequest>>,
     ) -> Result<Response<Self::FeedStream>, Status> {
-        let feeder = Arc::clone(&self.cx.feeder);
+        let (cx, executor) = (Arc::clone(&self.cx), self.executor.clone());
         let stopping = self.stopping.clone();
         let messages = self.executor.serve(MAX_UNREAD, move |to_feeder| async move {
             let requests = request.into_inner();
             let silent_at = Instant::now() + LEASE_TIME;
-            let mut feed = Feed { feeder: &feeder, requests, to_feeder, silent_at };
+            let feeder = &cx.feeder;
+            let mut feed = Feed { cx: &cx, executor, feeder, requests, to_feeder, silent_at };
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => Err(status::stopping()),
@@ -138,6 +140,8 @@ fn check_name(feeder_name: &str) -> Result<(), Status> {
 
 /// A `Feed` stream.
 struct Feed<'f> {
+    cx: &'f Arc<Context>,
+    executor: Executor,
     feeder: &'f Arc<Feeder>,
     requests: Streaming<pb::FeedRequest>,
     to_feeder: Sender<pb::FeedResponse>,
@@ -168,6 +172,8 @@ impl Feed<'_> {
         let mut seen = self.feeder.ticks_wanted();
         let feeder = Arc::clone(self.feeder);
         let lease = lease(&feeder, &feeder_name).await?;
+        let shared = SharedLease::take(self.cx, &self.executor, &lease.lease_id).await?;
+        let mut keeping = pin!(shared.keep(&lease.lease_id));
         info!(feeder = feeder_name, "a feeder has begun");
         let notice = Notice::LeaseGranted(pb::LeaseGranted { lease_id: lease.lease_id.clone() });
         let mut ended = self.send(notice).await;
@@ -178,6 +184,7 @@ impl Feed<'_> {
                     Ok(None) => Ok(ControlFlow::Break(())),
                     Err(status) => Err(status),
                 },
+                status = &mut keeping => Err(status),
                 () = feeder.until_tick_wanted(&mut seen) => {
                     self.send(Notice::TickWanted(pb::TickWanted {})).await
                 }

@@ -9,6 +9,7 @@ mod append;
 mod bounds;
 mod executor;
 mod feeder;
+mod feeder_lease;
 mod history;
 mod ingest;
 mod keys;

@@ -109,7 +109,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_panics_ends_with_internal_and_is_counted() {
         let metrics = Metrics::new();
-        let executor = Executor::new(metrics.clone());
+        let executor = Executor::new(metrics.clone(), false);
         let messages = executor.stream(|progress| {
             assert!(progress.send(1).is_continue());
             panic!("this is part of the test");
@@ -127,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_message_is_the_result_of_the_job() {
         let metrics = Metrics::new();
-        let executor = Executor::new(metrics.clone());
+        let executor = Executor::new(metrics.clone(), false);
         assert_eq!(received(executor.stream(|_| Ok(Some(7)))).await, [Ok(7)]);
         assert_eq!(received(executor.stream(|_| Ok(None))).await, []);
         let failed = executor.stream(|_| Err(Status::data_loss("")));

@@ -7,7 +7,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::wire;
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 /// The domain of all reasons.
 const DOMAIN: &str = "backscroll.history.v1";
 
-/// When a caller may try again, for the two reasons that say so.
+/// When a caller may try again, for the reasons that say so.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The status code of each reason.
@@ -35,7 +35,9 @@ fn code(reason: Reason) -> Code {
         | Reason::NotAllowed
         | Reason::RoomNotHeld
         | Reason::RoomNotServed => Code::PermissionDenied,
-        Reason::Opening | Reason::Stopping | Reason::FeederBehind => Code::Unavailable,
+        Reason::Opening | Reason::Stopping | Reason::FeederBehind | Reason::StoreAway => {
+            Code::Unavailable
+        }
         Reason::Busy | Reason::DiskFull => Code::ResourceExhausted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::RoomChanges | Reason::LeaseLost => Code::Aborted,
@@ -154,12 +156,21 @@ pub(super) fn of_store(failure: &StoreError) -> Status {
         debug!(%failure, "a decision met conflicts at every try");
         return retry(Reason::RoomChanges, &failure.to_string());
     }
+    if failure.is_away() {
+        warn!(%failure, "a call failed");
+        return retry(Reason::StoreAway, "the database of the store cannot be reached; try again");
+    }
+    if let StoreError::BeingRepaired = failure {
+        return retry(Reason::StoreAway, &failure.to_string());
+    }
     error!(%failure, "the store failed");
     if failure.is_damage() {
         return refuse(Reason::StoreCorrupt, "a record of the store is damaged");
     }
     match failure {
-        StoreError::DiskFull { .. } => refuse(Reason::DiskFull, &failure.to_string()),
+        StoreError::DiskFull { .. } | StoreError::DatabaseFull(_) => {
+            refuse(Reason::DiskFull, &failure.to_string())
+        }
         StoreError::RoomVersionUnknown { .. } => {
             refuse(Reason::RoomVersionUnknown, &failure.to_string())
         }
@@ -200,6 +211,7 @@ mod tests {
     use std::{collections::BTreeSet, fs, path::Path};
 
     use super::*;
+    use crate::store::EngineError;
 
     fn code_and_reason(status: &Status) -> (Code, String) {
         (status.code(), status.get_details_error_info().map(|it| it.reason).unwrap_or_default())
@@ -221,6 +233,13 @@ mod tests {
             (conflict(), Code::Aborted, "ROOM_CHANGES"),
             (unknown(), Code::FailedPrecondition, "ROOM_VERSION_UNKNOWN"),
             (StoreError::Bug("of the test"), Code::Internal, "INTERNAL"),
+            (EngineError::Away("of the test".to_owned()).into(), Code::Unavailable, "STORE_AWAY"),
+            (StoreError::BeingRepaired, Code::Unavailable, "STORE_AWAY"),
+            (
+                StoreError::DatabaseFull("of the test".to_owned()),
+                Code::ResourceExhausted,
+                "DISK_FULL",
+            ),
             (
                 StoreError::File { path: "db".into(), source: file() },
                 Code::Internal,

@@ -2,9 +2,9 @@
 //!
 //! | name | SERVING | what to do otherwise |
 //! |---|---|---|
-//! | `liveness` | while the process works; not after a write to the store has failed | restart it |
+//! | `liveness` | while the process works; not after a write to a store on this machine has failed | restart it |
 //! | `startup` | after the store was opened | wait: opening a large store takes time |
-//! | *(empty)*, and those below | while requests are answered | send them elsewhere |
+//! | *(empty)*, and those below | while requests are answered: not while the database is away for long | send them elsewhere |
 //! | `…HistoryService`, `…KeyService`, `…AdminService` | the same | |
 //! | `…IngestService` | while events are accepted: not while the volume is full | hold events back |
 
@@ -28,6 +28,8 @@ pub(super) enum Health {
     Serving,
     /// The volume is full: requests are answered, events are not accepted.
     DiskFull,
+    /// The database of the store has been away for long: nothing is answered.
+    StoreAway,
     /// The service was asked to stop.
     Stopping,
     /// A write failed. Only opening the store again helps.
@@ -92,6 +94,7 @@ mod tests {
             (Opening, "+---"),
             (Serving, "++++"),
             (DiskFull, "+++-"),
+            (StoreAway, "++--"),
             (Stopping, "++--"),
             (Failed, "-+--"),
         ] {

@@ -12,6 +12,7 @@
 mod gate;
 mod health;
 mod incoming;
+mod recovery;
 mod watch;
 
 use std::{
@@ -80,7 +81,12 @@ pub fn open_counted(options: &Options, metrics: Metrics) -> anyhow::Result<Arc<C
             "a power cut may leave a store that does not open, and then a backup has to be restored"
         );
     }
-    let left = ingest::recover(&store).context("cannot finish work that a crash interrupted")?;
+    // Processes that share a store take turns at that: see `recovery`.
+    let left = if store.is_shared() {
+        Vec::new()
+    } else {
+        ingest::recover(&store).context("cannot finish work that a crash interrupted")?
+    };
     let cx = Context::counted(store, metrics);
     left.iter().for_each(|room_id| cx.backlog.add(room_id));
     Ok(Arc::new(cx))
@@ -223,7 +229,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 
 /// The services that need the store.
 fn handlers(cx: &Arc<Context>, stopping: &CancellationToken) -> Routes {
-    let executor = Executor::new(cx.metrics.clone());
+    let executor = Executor::new(cx.metrics.clone(), cx.store.is_shared());
     let history = HistoryHandler::new(Arc::clone(cx), executor.clone());
     let ingest = IngestHandler::new(Arc::clone(cx), executor.clone(), stopping.clone());
     let keys = KeyHandler::new(Arc::clone(cx), executor.clone());

@@ -7,14 +7,17 @@ use tokio::time::{self, Instant};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
-use super::health::{Health, report};
+use super::{
+    health::{Health, report},
+    recovery::recover_again,
+};
 use crate::{
     context::Context,
     ingest::{self, ContentRemoval, Pass},
     metrics::{DatabaseCounters, StoreGauges},
-    query::{self, Sizes},
+    query::{self, SharedSizes, Sizes},
     rpc::now_ms,
-    store::{EngineCounts, NotServedReason},
+    store::{EngineCounts, NotServedReason, until},
 };
 
 /// The time between two checks of the store.
@@ -35,6 +38,7 @@ pub(super) async fn in_background(cx: &Arc<Context>, health: &HealthReporter) {
         _ = watch_standbys(Arc::clone(cx)) => {}
         _ = work_off(Arc::clone(cx)) => {}
         _ = remove_content(Arc::clone(cx)) => {}
+        _ = recover_again(Arc::clone(cx)) => {}
     }
 }
 
@@ -42,7 +46,11 @@ pub(super) async fn in_background(cx: &Arc<Context>, health: &HealthReporter) {
 /// the store has failed.
 async fn watch(cx: Arc<Context>, health: HealthReporter) {
     let mut had_space = true;
+    let mut reach = Reach::default();
     loop {
+        if cx.store.is_shared() {
+            reach.look(&cx, &health, had_space).await;
+        }
         let asked = Arc::clone(&cx);
         let space = tokio::task::spawn_blocking(move || asked.store.check_space()).await;
         let has_space = match space {
@@ -58,7 +66,7 @@ async fn watch(cx: Arc<Context>, health: HealthReporter) {
         if has_space && !had_space {
             info!("there is space again: events are accepted");
         }
-        if has_space != had_space {
+        if has_space != had_space && !reach.is_away {
             report(&health, if has_space { Health::Serving } else { Health::DiskFull }).await;
             cx.metrics.store().disk_full.set((!has_space).into());
         }
@@ -72,6 +80,52 @@ async fn watch(cx: Arc<Context>, health: HealthReporter) {
             return;
         }
         time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Whether the database of a shared store can be reached.
+#[derive(Debug, Default)]
+struct Reach {
+    /// When it could first not be reached; `None` while it can.
+    lost_at: Option<Instant>,
+    /// Whether that is so long ago that probes are told.
+    is_away: bool,
+}
+
+impl Reach {
+    /// Asks the database, and tells probes if that has failed for longer than the store's patience.
+    async fn look(&mut self, cx: &Arc<Context>, health: &HealthReporter, has_space: bool) {
+        let asked = Arc::clone(cx);
+        let bound = std::time::Instant::now() + WATCH_EVERY;
+        let ask = move || until(bound, || asked.store.learn_sets());
+        let asked = tokio::task::spawn_blocking(ask).await;
+        let failure = match asked {
+            Ok(Err(failure)) if failure.is_away() => Some(failure),
+            // The database has answered.
+            Ok(Ok(()) | Err(_)) => None,
+            Err(_panicked) => return,
+        };
+        if let (Some(failure), None) = (&failure, self.lost_at) {
+            warn!(%failure, "the database of the store does not answer");
+        }
+        if failure.is_none() && self.lost_at.is_some() {
+            info!("the database of the store answers again");
+        }
+        let was_away = self.is_away;
+        self.note(failure.is_some(), Instant::now(), cx.store.patience());
+        if self.is_away != was_away {
+            let state = match (self.is_away, has_space) {
+                (true, _) => Health::StoreAway,
+                (false, true) => Health::Serving,
+                (false, false) => Health::DiskFull,
+            };
+            report(health, state).await;
+        }
+    }
+
+    fn note(&mut self, is_lost: bool, now: Instant, patience: Duration) {
+        self.lost_at = is_lost.then(|| self.lost_at.unwrap_or(now));
+        self.is_away = self.lost_at.is_some_and(|it| now.duration_since(it) >= patience);
     }
 }
 
@@ -102,14 +156,31 @@ fn show_feeder(cx: &Context) {
     }
 }
 
-/// Measures the whole store from time to time; the longer that takes, the less often.
+/// Measures the whole store from time to time; the longer that takes, the less often. Of processes that
+/// share a store, one measures it for all.
 async fn measure(cx: Arc<Context>) -> ! {
+    let mut shared = SharedSizes::default();
     loop {
         let started = Instant::now();
         let asked = Arc::clone(&cx);
-        match tokio::task::spawn_blocking(move || query::stats(&asked)).await {
-            Ok(Ok(stats)) => show(stats.sizes, cx.metrics.store()),
-            Ok(Err(failure)) => warn!(%failure, "the store could not be measured"),
+        let mut looking = std::mem::take(&mut shared);
+        let measuring = tokio::task::spawn_blocking(move || {
+            if asked.store.is_shared() {
+                let sizes = looking.look(&asked, std::time::Instant::now());
+                (looking, sizes)
+            } else {
+                (looking, query::stats(&asked).map(|it| Some(it.sizes)))
+            }
+        });
+        match measuring.await {
+            Ok((looked, sizes)) => {
+                shared = looked;
+                match sizes {
+                    Ok(Some(sizes)) => show(sizes, cx.metrics.store()),
+                    Ok(None) => {}
+                    Err(failure) => warn!(%failure, "the store could not be measured"),
+                }
+            }
             Err(failure) => warn!(%failure, "the store could not be measured"),
         }
         time::sleep(MEASURE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
@@ -236,5 +307,31 @@ async fn remove_content(cx: Arc<Context>) -> ! {
             }
         }
         time::sleep(REMOVE_EVERY.max(started.elapsed() * MEASURE_SHARE)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_away_when_it_was_lost_for_longer_than_the_patience() {
+        let start = Instant::now();
+        let patience = Duration::from_secs(30);
+        let mut reach = Reach::default();
+        for (second, is_lost, is_away) in [
+            (0, false, false),
+            (1, true, false),
+            (30, true, false),
+            (31, true, true),
+            (40, true, true),
+            (41, false, false),
+            (42, true, false),
+            (71, true, false),
+            (72, true, true),
+        ] {
+            reach.note(is_lost, start + Duration::from_secs(second), patience);
+            assert_eq!(reach.is_away, is_away, "after {second} s");
+        }
     }
 }

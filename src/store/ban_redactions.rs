@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use super::{
-    Edit, EventNum, RoomNum, Store, StoreError, View,
+    Edit, EventNum, Store, StoreError, View,
     codec::{Decoder, Encoder, Malformed, add_checksum, strip_checksum},
     keys,
 };
@@ -77,8 +77,8 @@ impl BanRedaction {
 /// How far the held events of a banned user were searched, so that their content is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BanSearch {
-    /// The number of the room that is searched.
-    pub room: RoomNum,
+    /// The room that is searched: see [`Store::room_mark`].
+    pub room_mark: u64,
     /// The next event to look at.
     pub next: EventNum,
 }
@@ -125,6 +125,7 @@ impl Store {
         user: &BannedUser,
         ban: Option<&BanRedaction>,
     ) -> Result<(), StoreError> {
+        self.learn_sets()?;
         let mut bans = sync::write(&self.bans);
         let held = bans.get(&user.room_id).and_then(|it| it.get(&user.user_id));
         if held != ban {
@@ -145,6 +146,7 @@ impl Store {
     /// # Errors
     /// When a record is damaged.
     pub fn next_ban_search(&self) -> Result<Option<(BannedUser, Option<BanSearch>)>, StoreError> {
+        self.learn_sets()?;
         let records = self.scan(&keys::ban_searches(), None, 1)?;
         let Some((key, value)) = records.first() else { return Ok(None) };
         let damaged = || StoreError::corrupt("search of a banned user's events", key);
@@ -182,6 +184,8 @@ impl Store {
 
     /// Reads all bans that redact into memory.
     pub(super) fn load_ban_redactions(&self) -> Result<(), StoreError> {
+        // A change by this process waits, so that what it adds is not replaced.
+        let mut held = sync::write(&self.bans);
         let mut bans = Bans::new();
         for (key, value) in self.scan(&keys::all_ban_redactions(), None, usize::MAX)? {
             let damaged = || StoreError::corrupt("ban that redacts", &key);
@@ -191,7 +195,7 @@ impl Store {
             let (room_id, user_id) = (room_id.to_owned(), user_id.to_owned());
             insert(&mut bans, &BannedUser { room_id, user_id }, Some(ban));
         }
-        *sync::write(&self.bans) = bans;
+        *held = bans;
         Ok(())
     }
 }
@@ -229,8 +233,8 @@ fn insert(bans: &mut Bans, user: &BannedUser, ban: Option<BanRedaction>) {
 
 fn encode_search(search: Option<BanSearch>) -> Vec<u8> {
     let mut out = Encoder::default();
-    if let Some(BanSearch { room, next }) = search {
-        out.number(room.0.into());
+    if let Some(BanSearch { room_mark, next }) = search {
+        out.number(room_mark);
         out.number(next.0.into());
     }
     out.finish()
@@ -241,7 +245,7 @@ fn decode_search(bytes: &[u8]) -> Result<Option<BanSearch>, Malformed> {
         return Ok(None);
     }
     let mut from = Decoder(bytes);
-    let search = BanSearch { room: RoomNum(from.small()?), next: EventNum(from.small()?) };
+    let search = BanSearch { room_mark: from.number()?, next: EventNum(from.small()?) };
     from.end()?;
     Ok(Some(search))
 }
@@ -284,7 +288,7 @@ mod tests {
         let user = user("!a:b", "@x:b");
         store.set_ban_redaction(&user, Some(&ban(None))).unwrap();
         assert_eq!(store.next_ban_search().unwrap(), Some((user.clone(), None)));
-        let search = BanSearch { room: RoomNum(3), next: EventNum(64) };
+        let search = BanSearch { room_mark: 3, next: EventNum(64) };
         store.put_ban_search(&user, Some(search)).unwrap();
         store.set_ban_redaction(&user, Some(&ban(None))).unwrap();
         assert_eq!(store.next_ban_search().unwrap(), Some((user.clone(), Some(search))));

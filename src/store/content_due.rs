@@ -9,7 +9,7 @@ use super::{
     engine::StoredValue,
     keys,
 };
-use crate::num;
+use crate::{num, sync::lock};
 
 /// An event whose content is to be removed if it is still redacted when the time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,13 @@ impl Store {
     /// When the record is damaged.
     pub fn redacted_search(&self) -> Result<RedactedSearch, StoreError> {
         let search = self.read("search", &keys::redacted_search(), RedactedSearch::decode)?;
-        Ok(search.unwrap_or_default())
+        match search.unwrap_or_default() {
+            // Numbers of rooms mean nothing to other processes, nor to this one after a restart.
+            RedactedSearch::Begin | RedactedSearch::At { .. } if self.is_shared() => {
+                Ok(*lock(&self.redacted_search))
+            }
+            search => Ok(search),
+        }
     }
 
     /// Records how far the store was searched for events that were redacted before format 5. Without
@@ -136,6 +142,10 @@ impl Store {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_redacted_search(&self, search: RedactedSearch) -> Result<(), StoreError> {
+        if self.is_shared() && search != RedactedSearch::Done {
+            *lock(&self.redacted_search) = search;
+            return Ok(());
+        }
         let key = keys::redacted_search();
         let value = add_checksum(&key, search.encode());
         self.engine.put([(key, Some(value.into()))].into())

@@ -165,9 +165,10 @@ impl<'s> RecordWalk<'s> {
                 Some((last, _)) => self.after = Some(last.clone()),
                 None => self.is_at_end = true,
             }
-            // Each store counts its own flushes.
+            // Each store counts its own flushes, and processes have its leases.
             let own = [keys::mark(), keys::being_copied()];
-            self.read.extend(records.into_iter().filter(|(key, _)| !own.contains(key)));
+            let is_copied = |key: &Vec<u8>| !own.contains(key) && !keys::is_lease(key);
+            self.read.extend(records.into_iter().filter(|(key, _)| is_copied(key)));
         }
         Ok(self.read.front().and_then(|(key, _)| key.get(self.prefix.len()..)))
     }

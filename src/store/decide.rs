@@ -56,6 +56,7 @@ impl Store {
             let Some(start) = self.start(room_id, make, &mut new_number)? else {
                 return Ok(Some(None));
             };
+            self.follow_sets()?;
             let mut edit = Edit::new(self, start, None);
             let decision = match decide(&mut edit) {
                 Ok(decision) => decision,
@@ -81,7 +82,9 @@ impl Store {
     /// When the record of the room is damaged.
     pub fn hold(&self, room_id: &str) -> Result<Option<Edit<'_>>, StoreError> {
         let guard = self.room_locks.lock(room_id);
-        Ok(self.start(room_id, None, &mut None)?.map(|start| Edit::new(self, start, Some(guard))))
+        let start = self.start(room_id, None, &mut None)?;
+        self.follow_sets()?;
+        Ok(start.map(|start| Edit::new(self, start, Some(guard))))
     }
 
     /// Begins an edit that a test commits itself.

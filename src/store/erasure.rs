@@ -27,6 +27,7 @@ impl Store {
 
     /// Marks a user as erased, or takes the mark back. On disk when this returns.
     pub fn set_erased(&self, user_id: &str, erased: bool) -> Result<(), StoreError> {
+        self.learn_sets()?;
         let mut users = sync::write(&self.erased_users);
         let key = keys::erased_user(user_id);
         let value = erased.then(|| add_checksum(&key, Vec::new()).into());
@@ -42,10 +43,12 @@ impl Store {
 
     /// Reads all erased users into memory.
     pub(super) fn load_erased_users(&self) -> Result<(), StoreError> {
+        // A change by this process waits, so that what it adds is not replaced.
+        let mut held = sync::write(&self.erased_users);
         let users = self.scan(&keys::erased_users(), None, usize::MAX)?;
         let users = users.iter().filter_map(|(key, _)| keys::text(key)).map(str::to_owned);
         let users: BTreeSet<String> = users.collect();
-        *sync::write(&self.erased_users) = users;
+        *held = users;
         Ok(())
     }
 }

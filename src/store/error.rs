@@ -94,6 +94,9 @@ pub enum StoreError {
     /// The database has no space left. Nothing was written; everything that is stored can be read.
     #[error("the database has no space left ({0}): no events are taken until it has")]
     DatabaseFull(String),
+    /// Another process repairs the store.
+    #[error("the store is being repaired; try again when that has ended")]
+    BeingRepaired,
     /// The tables are missing, or the role may not use them.
     #[error(
         "the database is not prepared for this build, or not for this role ({0}); run `backscroll \
@@ -209,6 +212,12 @@ impl StoreError {
             Self::Missing { what, key } => Self::Corrupt { what, key },
             other => other,
         }
+    }
+
+    /// Whether the database cannot be reached. Nothing was written.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Away(_)))
     }
 
     /// Whether the files of the store are damaged, so that a repair or a backup is needed.

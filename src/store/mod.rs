@@ -43,6 +43,9 @@
 //! 1a room event 1                  Remains       what stays of it for deriving, if anything
 //! 1b 0 room id user id             BanRedaction  a ban that redacts; the length of the room id first
 //! 1b 1 room id user id             how far the events of that user were searched; gone when all were
+//! 1c name                          LeaseRecord   a lease, in a store that several processes share
+//! 1c "sizes"                       Measurement   the sizes of such a store
+//! 1d                               LeaseRecord   the lease of a repair, during which nothing is served
 //! ```
 //!
 //! Every value ends with a checksum of its key and value.
@@ -78,6 +81,8 @@ mod format;
 mod held_ids;
 mod judged;
 mod keys;
+mod leases;
+mod measurement;
 mod nodes;
 mod notes;
 mod numbers;
@@ -88,10 +93,13 @@ mod place;
 mod reading;
 mod record;
 mod removals;
+mod repairs;
+mod room_identity;
 mod room_locks;
 mod rooms;
 mod rooms_not_served;
 mod server_keys;
+mod sets;
 mod size;
 mod space;
 mod view;
@@ -99,6 +107,7 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, RwLock, atomic::AtomicU32},
+    time::Duration,
 };
 
 pub use ahead::{ExpectedEvent, ExpectedQuestion};
@@ -113,12 +122,14 @@ pub use deriving::{DeriveAgain, Deriving, NotedAgain};
 pub use edit::Edit;
 use engine::Engine;
 pub use engine::{
-    Durability, EngineCounts, Preparation, Replication, StoredValue, caught, prepare,
+    Durability, EngineCounts, Preparation, Replication, StoredValue, caught, prepare, until,
 };
 pub use error::{EngineError, StoreError};
 pub use held_ids::{HeldId, HeldIds, RoomFlags};
 pub use judged::{Judged, PowerEvent};
 pub use keys::{PAGE_EVENTS, Part};
+pub use leases::{HeldLease, Leased};
+pub use measurement::Measurement;
 pub use nodes::{StateNodes, Topology};
 pub use notes::{Follower, Judgement, Power, Unsettled};
 pub use numbers::{EventNum, RoomNum, StateNum};
@@ -129,7 +140,9 @@ pub use record::{
     Arrival, EventNode, Extremity, FetchedKeys, Flags, GivenEvent, PrevEvent, Room, StateFacts,
 };
 use removals::Removals;
-pub use removals::{Moment, Removed};
+pub use removals::{Moment, PurgeAlone, Removed};
+pub use repairs::RepairAlone;
+pub use room_identity::{RoomIdentity, RoomStamp};
 use room_locks::RoomLocks;
 pub use rooms_not_served::{NotServedReason, RoomNotServed};
 use space::Space;
@@ -146,6 +159,12 @@ pub struct Store {
     /// Held while a cursor is stored.
     putting_cursor: Mutex<()>,
     bans: RwLock<ban_redactions::Bans>,
+    followed_sets: sets::FollowedSets,
+    leases: leases::Leases,
+    repairs: repairs::Repairs,
+    patience: Duration,
+    /// How far a shared store was searched for redacted events by this process.
+    redacted_search: Mutex<RedactedSearch>,
     redacted_content: RedactedContent,
     caches: caches::Caches,
     space: Space,

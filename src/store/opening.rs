@@ -12,9 +12,12 @@ use super::{
     caches::Caches,
     engine::{self, Engine, State, caught},
     keys,
+    leases::Leases,
     record::page_of,
     removals::{REMOVAL_COUNTS, Removals},
+    repairs::Repairs,
     room_locks::RoomLocks,
+    sets::FollowedSets,
     space::Space,
 };
 
@@ -87,6 +90,18 @@ impl Store {
         store
     }
 
+    /// Stores over one map in memory, empty: each is that of a process.
+    #[cfg(test)]
+    pub(crate) fn sharing(count: usize) -> Vec<Self> {
+        let open = |engine| {
+            let options = Options::small(std::path::Path::new(""));
+            let store = Self::over(Engine::Test(engine), &options);
+            store.check_format().expect("a map in memory takes every write");
+            store
+        };
+        engine::TestEngine::sharing(count).into_iter().map(open).collect()
+    }
+
     /// A store over an engine that is open. Nothing is read yet.
     fn over(engine: Engine, options: &Options) -> Self {
         Self {
@@ -97,6 +112,11 @@ impl Store {
             rooms_not_served: RwLock::default(),
             putting_cursor: Mutex::default(),
             bans: RwLock::default(),
+            followed_sets: FollowedSets::default(),
+            leases: Leases::default(),
+            repairs: Repairs::default(),
+            patience: options.store_patience,
+            redacted_search: Mutex::default(),
             redacted_content: options.redacted_content,
             caches: Caches::new(options.cache_bytes / 8, options.cache_bytes / 4),
             space: Space::new(options.reserved_bytes),

@@ -12,6 +12,8 @@ use std::{
 use super::{
     EventNum, Extremity, NotServedReason, PrevEvent, RoomNum, Store, StoreError, Topology, View,
     codec::strip_checksum,
+    decide::retried,
+    engine::{Commit, Effect},
     keys::{self, Part, Parts},
     record::{self, Room},
     view::number_or_gone,
@@ -127,24 +129,47 @@ impl Store {
     fn confirmed(&self, key: &[u8]) -> Result<Option<Orphan>, StoreError> {
         let room_id = self.room_id_for(key)?;
         let _guard = room_id.as_ref().map(|it| self.room_locks.lock(it));
-        let wrong = match self.value(key)? {
-            Some(value) => self.wrong_with(key, &value, &mut RoomsRead::default())?,
-            None => None,
-        };
-        // A record of a deleted room may have been removed since the first read.
-        let wrong = wrong.filter(|_| matches!(self.value(key), Ok(Some(_))));
-        Ok(wrong.map(|reason| Orphan { room_id, reason, key: key.to_vec() }))
+        let mut stamp = None;
+        loop {
+            if let Some(room_id) = &room_id {
+                self.may_have_changed(room_id, &mut stamp)?;
+            }
+            let wrong = match self.value(key)? {
+                Some(value) => self.wrong_with(key, &value, &mut RoomsRead::default())?,
+                None => None,
+            };
+            // A record of a deleted room may have been removed since the first read.
+            let wrong = wrong.filter(|_| matches!(self.value(key), Ok(Some(_))));
+            let Some(reason) = wrong else { return Ok(None) };
+            // The lock does not keep other processes from changing the room.
+            let is_changed = match &room_id {
+                Some(room_id) => self.may_have_changed(room_id, &mut stamp)?,
+                None => false,
+            };
+            if !is_changed {
+                return Ok(Some(Orphan { room_id, reason, key: key.to_vec() }));
+            }
+        }
     }
 
     /// Removes a record, if the same is still wrong with it.
     pub fn remove_orphan(&self, orphan: &Orphan) -> Result<(), StoreError> {
         let _guard = orphan.room_id.as_ref().map(|it| self.room_locks.lock(it));
-        let Some(value) = self.value(&orphan.key)? else { return Ok(()) };
-        let wrong = self.wrong_with(&orphan.key, &value, &mut RoomsRead::default())?;
-        if wrong == Some(orphan.reason) {
-            self.engine.put([(orphan.key.clone(), None)].into())?;
-        }
-        Ok(())
+        let name = orphan.room_id.as_deref().unwrap_or_default();
+        retried(name, || {
+            // Another process may change the room meanwhile.
+            let by_name = orphan.room_id.as_deref().map(keys::room_by_name);
+            let seen = by_name.filter(|_| self.is_shared()).map(|it| self.engine.see(it));
+            let seen = seen.transpose()?.filter(|it| it.value.is_some());
+            let Some(value) = self.value(&orphan.key)? else { return Ok(Some(())) };
+            let wrong = self.wrong_with(&orphan.key, &value, &mut RoomsRead::default())?;
+            if wrong != Some(orphan.reason) {
+                return Ok(Some(()));
+            }
+            let changes = [(orphan.key.clone(), None)].into();
+            let commit = self.engine.commit(seen.as_ref(), changes, Effect::Replaces)?;
+            Ok((commit == Commit::Done).then_some(()))
+        })
     }
 
     /// The room whose lock guards a record; `None` if no room's does.

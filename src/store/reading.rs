@@ -73,7 +73,12 @@ impl View for Store {
     fn value(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
         #[cfg(test)]
         self.touched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.engine.read(key)
+        let value = self.engine.read(key)?;
+        // This is the first thing that is read of a room.
+        if keys::is_room_by_name(key) {
+            self.follow_sets()?;
+        }
+        Ok(value)
     }
 
     fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<StoredValue>>, StoreError> {

@@ -1,12 +1,16 @@
 //! Counts removals, so that a reader can tell a removed record from a lost one. Reading takes no
 //! lock: a reader that does not find a record asks here whether records were removed meanwhile.
 
-use std::sync::{
-    MutexGuard,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
-use super::Store;
+use super::{HeldLease, Leased, Store, StoreError};
 use crate::sync::lock;
 
 /// The removals from the rooms that share a count.
@@ -61,14 +65,72 @@ pub enum Removed {
     Room,
 }
 
+/// The longest wait for a purge of the same room by another process: longer than the lease of a process
+/// that has ended.
+const LONGEST_WAIT: Duration = Duration::from_secs(90);
+/// The time between two looks whether such a purge has ended.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// While it exists, no other purge of the room begins.
+pub struct PurgeAlone<'s> {
+    store: &'s Store,
+    _running: MutexGuard<'s, ()>,
+    /// `None` in a store of one process.
+    lease: Mutex<Option<HeldLease>>,
+}
+
+impl PurgeAlone<'_> {
+    /// Makes the purge go on alone for a while. To be called before each of its decisions.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if another process has begun to purge the room, because this one was
+    /// silent for too long.
+    pub fn prolong(&self, room_id: &str) -> Result<(), StoreError> {
+        let is_alone = match &mut *lock(&self.lease) {
+            Some(lease) => self.store.prolong(lease)?,
+            None => true,
+        };
+        if is_alone { Ok(()) } else { Err(StoreError::Conflict { room_id: room_id.to_owned() }) }
+    }
+}
+
+impl Drop for PurgeAlone<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = &*lock(&self.lease) {
+            self.store.release(lease);
+        }
+    }
+}
+
 /// Counts of removals; rooms share them by a hash of their ids.
 pub(super) const REMOVAL_COUNTS: usize = 256;
 
 impl Store {
     /// Waits until no other purge is running, and keeps others from beginning while the guard is
-    /// held.
-    pub fn purge_alone(&self) -> MutexGuard<'_, ()> {
-        lock(&self.purging)
+    /// held. Of purges in other processes, it waits for those of the same room only.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if another process purges the room for a long time.
+    pub fn purge_alone(&self, room_id: &str) -> Result<PurgeAlone<'_>, StoreError> {
+        let running = lock(&self.purging);
+        if !self.is_shared() {
+            return Ok(PurgeAlone { store: self, _running: running, lease: Mutex::new(None) });
+        }
+        let begun = Instant::now();
+        loop {
+            if let Some(lease) = self.try_lease(Leased::Purge(room_id))? {
+                let lease = Mutex::new(Some(lease));
+                return Ok(PurgeAlone { store: self, _running: running, lease });
+            }
+            if begun.elapsed() >= LONGEST_WAIT {
+                return Err(StoreError::Conflict { room_id: room_id.to_owned() });
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "no event of this process ends the wait"
+            )]
+            thread::sleep(WAIT);
+        }
     }
 
     /// The counts of removals that a room shares with others.

@@ -120,6 +120,7 @@ impl Store {
         room_ids: &[String],
         reason: Option<NotServedReason>,
     ) -> Result<(), StoreError> {
+        self.learn_sets()?;
         let mut rooms = sync::write(&self.rooms_not_served);
         let mut changes = Changes::new();
         for room_id in room_ids.iter().filter(|it| rooms.get(*it).copied() != reason) {
@@ -143,13 +144,15 @@ impl Store {
     /// Reads all rooms that are not served into memory. A damaged record keeps its room from being
     /// served.
     pub(super) fn load_rooms_not_served(&self) -> Result<(), StoreError> {
+        // A change by this process waits, so that what it adds is not replaced.
+        let mut held = sync::write(&self.rooms_not_served);
         let mut rooms = BTreeMap::new();
         for (key, value) in self.scan(&keys::rooms_not_served(), None, usize::MAX)? {
             let Some(room_id) = keys::text(&key) else { continue };
             let reason = strip_checksum(&key, &value).and_then(NotServedReason::decode);
             rooms.insert(room_id.to_owned(), reason.unwrap_or(NotServedReason::Differs));
         }
-        *sync::write(&self.rooms_not_served) = rooms;
+        *held = rooms;
         Ok(())
     }
 }

@@ -48,7 +48,7 @@ impl VerifiedRoom<'_> {
         }
         // A state that is written never changes; only a purge could remove it.
         let store = self.store;
-        let _alone = store.purge_alone();
+        let _alone = store.purge_alone(&self.room_id)?;
         if let Ok(Some(current)) = store.room(self.number).map(|it| it.current_state) {
             let verified = self.member_counts(current);
             self.tolerate(verified)?;

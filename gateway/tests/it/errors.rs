@@ -26,6 +26,7 @@ async fn every_row() {
         (Code::NotFound, "ROOM_UNKNOWN", 404, "M_NOT_FOUND"),
         (Code::ResourceExhausted, "BUSY", 429, "M_LIMIT_EXCEEDED"),
         (Code::Unavailable, "STOPPING", 503, "M_UNKNOWN"),
+        (Code::Unavailable, "STORE_AWAY", 503, "M_UNKNOWN"),
         (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", 504, "M_UNKNOWN"),
         (Code::Cancelled, "", 504, "M_UNKNOWN"),
         (Code::Unknown, "", 500, "M_UNKNOWN"),

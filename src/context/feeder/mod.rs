@@ -2,8 +2,9 @@
 //! the feeder at a time; it has a lease. It works in ticks: each tick reads everything that the
 //! homeserver has made visible, and ends when all of that has been acknowledged.
 //!
-//! All of this is in memory: one process at a time has the store open, and a feeder that meets
-//! another process asks for a new lease.
+//! All of this is in memory: a feeder that meets another process asks for a new lease. Of processes that
+//! share a store, only that with the `Feed` stream knows the feeder; a lease in the store keeps the others
+//! from granting one.
 //!
 //! # What a lease promises
 //! A call with a lease changes the store only while it holds a [`WriteGuard`], which it gets only
@@ -77,6 +78,8 @@ struct Current {
     name: String,
     lease_id: String,
     reported_at: Instant,
+    /// Until when this process may take it for the feeder, if other processes share the store.
+    held_until: Option<Instant>,
     /// The tick that was begun last, while it has not ended.
     tick: Option<Tick>,
     /// The last tick of this feeder that has ended.
@@ -222,10 +225,19 @@ impl Feeder {
             name: feeder_name.to_owned(),
             lease_id: lease_id.to_owned(),
             reported_at: now,
+            held_until: None,
             tick: None,
             ended: None,
         });
         Grant::Granted
+    }
+
+    /// Lets a lease be valid until then at most, in a store that other processes share.
+    pub fn hold_until(&self, lease_id: &str, until: Instant) {
+        let mut state = self.state();
+        if let Some(current) = state.current.as_mut().filter(|it| it.lease_id == lease_id) {
+            current.held_until = Some(until);
+        }
     }
 
     /// Waits until no call of an earlier feeder writes any more.
@@ -350,6 +362,7 @@ impl FeederState {
 impl Current {
     fn is_alive(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.reported_at) < LEASE_TIME
+            && self.held_until.is_none_or(|it| now < it)
     }
 }
 

@@ -20,6 +20,19 @@ fn granted(now: Instant) -> Arc<Feeder> {
 }
 
 #[test]
+fn a_lease_that_is_not_held_in_the_store_any_more_is_lost() {
+    let start = Instant::now();
+    let feeder = granted(start);
+    feeder.hold_until("b", start);
+    feeder.hold_until("a", start + ms(8_000));
+    drop(feeder.begin_write("a", start + ms(7_999)).unwrap());
+    assert_eq!(feeder.begin_write("a", start + ms(8_000)).err(), Some(LeaseLost));
+    assert_eq!(feeder.check_lag(ms(500), start + ms(8_000)), Err(FeederBehind::Away));
+    feeder.hold_until("a", start + ms(9_000));
+    assert!(feeder.begin_write("a", start + ms(8_500)).is_ok());
+}
+
+#[test]
 fn there_is_one_feeder_until_it_is_silent_or_leaves() {
     let start = Instant::now();
     let feeder = granted(start);

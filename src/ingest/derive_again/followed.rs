@@ -25,7 +25,7 @@ impl DerivePlan {
         let later = self.later_edges(edit)?;
         for _ in 0..limit {
             let Some((_, event)) = noted.followed.pop_last() else { return Ok(()) };
-            let Some(again) = edit.derive_again(self.number, event)?.filter(|it| it.followed)
+            let Some(again) = edit.derive_again(edit.room_num(), event)?.filter(|it| it.followed)
             else {
                 continue;
             };

@@ -19,8 +19,8 @@ use super::{backlog::NotesLeft, redaction, rederive::derive_current_state, room_
 use crate::{
     graph::Followers,
     store::{
-        Decision, DeriveAgain, Deriving as _, Edit, EventNum, NotedAgain, PrevEvent, RoomNum,
-        Store, StoreError, View,
+        Decision, DeriveAgain, Deriving as _, Edit, EventNum, NotedAgain, PrevEvent, RoomIdentity,
+        RoomNum, Store, StoreError,
     },
 };
 
@@ -34,13 +34,15 @@ const SLICES_PER_TURN: usize = 64;
 
 /// Derives again some of what is noted in a room. Returns whether notes about events are left.
 pub(super) fn turn(store: &Store, room_id: &str) -> Result<NotesLeft, StoreError> {
-    let Some(number) = store.room_num(room_id)? else { return Ok(NotesLeft::None) };
-    if !store.has_derive_again(number)? {
+    let Some(room) = store.room_identity(room_id)? else { return Ok(NotesLeft::None) };
+    let has_notes = |number| store.has_derive_again(number);
+    if store.read_whole(&room, has_notes)? != Some(true) {
         return Ok(NotesLeft::None);
     }
-    let mut plan = DerivePlan::make(store, number)?;
+    let make = |number| DerivePlan::make(store, number);
+    let Some(mut plan) = store.read_whole(&room, make)? else { return Ok(NotesLeft::None) };
     for _ in 0..SLICES_PER_TURN {
-        if plan.slice(store, room_id)? == NotesLeft::None {
+        if plan.slice(store, &room)? == NotesLeft::None {
             return Ok(NotesLeft::None);
         }
     }
@@ -70,7 +72,6 @@ struct Noted {
 
 /// The graph of a room, and what is left to do in it.
 struct DerivePlan {
-    number: RoomNum,
     followers: Followers,
     /// As in [`RoomGraph`].
     gapped: Vec<EventNum>,
@@ -82,7 +83,7 @@ impl DerivePlan {
     fn make(store: &Store, number: RoomNum) -> Result<Self, StoreError> {
         let RoomGraph { outline, gapped, next_event } = RoomGraph::read(store, number)?;
         let followers = Followers::of(&outline);
-        let mut plan = Self { number, followers, gapped, next_event, noted: Noted::default() };
+        let mut plan = Self { followers, gapped, next_event, noted: Noted::default() };
         let mut noted = Noted::default();
         for NotedAgain { event, again } in store.noted_again(number)? {
             plan.add(&mut noted, event, again);
@@ -100,11 +101,11 @@ impl DerivePlan {
     }
 
     /// Derives some events again, in one decision. Returns whether the room may have more notes.
-    fn slice(&mut self, store: &Store, room_id: &str) -> Result<NotesLeft, StoreError> {
+    fn slice(&mut self, store: &Store, room: &RoomIdentity) -> Result<NotesLeft, StoreError> {
         let plan = &*self;
-        let sliced = store.decide(room_id, None, |edit| {
-            // The room may have been deleted and created again since it had this number.
-            if edit.room_num() != plan.number {
+        let sliced = store.decide(room.room_id(), None, |edit| {
+            // The room may have been deleted and created again since the plan was made.
+            if !edit.is_of(room) {
                 return Ok::<_, StoreError>(Decision::Discard(Noted::default()));
             }
             let mut noted = plan.noted.clone();
@@ -112,14 +113,21 @@ impl DerivePlan {
             Ok(Decision::Commit(noted))
         })?;
         self.noted = sliced.unwrap_or_default();
-        if self.noted.by_rank.is_empty() && !store.has_derive_again(self.number)? {
+        if !self.noted.by_rank.is_empty() {
+            return Ok(NotesLeft::Some);
+        }
+        // Other events may have been noted since the plan was made.
+        let make = |number| {
+            if store.has_derive_again(number)? {
+                Self::make(store, number).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let Some(plan) = store.read_whole(room, make)?.flatten() else {
             return Ok(NotesLeft::None);
-        }
-        if self.noted.by_rank.is_empty() {
-            // Other events were noted since the plan was made.
-            let graph = Self::make(store, self.number)?;
-            *self = graph;
-        }
+        };
+        *self = plan;
         Ok(NotesLeft::Some)
     }
 
@@ -129,7 +137,7 @@ impl DerivePlan {
         self.follow_again(edit, noted, SLICE)?;
         for _ in 0..SLICE {
             let Some((_, event)) = noted.by_rank.pop_first() else { break };
-            let Some(again) = edit.derive_again(self.number, event)? else { continue };
+            let Some(again) = edit.derive_again(edit.room_num(), event)? else { continue };
             self.derive_one(edit, noted, NotedAgain { event, again })?;
         }
         Ok(())
@@ -151,7 +159,7 @@ impl DerivePlan {
             }
         }
         // Deriving the state may have noted more.
-        let since = edit.derive_again(self.number, event)?.unwrap_or_default();
+        let since = edit.derive_again(edit.room_num(), event)?.unwrap_or_default();
         left.judge_after = left.and(since).judge_after;
         if let Some(from) = left.merges_from {
             left.merges_from = self.note_merges(edit, noted, from)?;

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     num,
-    store::{Decision, Edit, EventNum, RoomNum, Store, StoreError, View},
+    store::{Decision, Edit, EventNum, PurgeAlone, RoomIdentity, RoomNum, Store, StoreError, View},
 };
 
 /// Events of a slice: bounds the memory of a decision, and the time for which writers of the room
@@ -86,14 +86,14 @@ pub fn purge_history(
     PurgedHistory { room_id, event_id, may_return }: PurgedHistory<'_>,
     watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
 ) -> Result<PurgeProgress, PurgeError> {
-    let _alone = store.purge_alone();
-    let number = store.room_num(room_id)?;
-    let number = number.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
-    let purge = Purge { store, room_id, number };
+    let alone = &store.purge_alone(room_id)?;
+    let room = store.room_identity(room_id)?;
+    let room = room.ok_or_else(|| PurgeError::RoomUnknown(room_id.to_owned()))?;
+    let purge = Purge { store, room: &room, alone };
     let cutting = Cutting { may_return, keep_as_outliers: false };
     match purge.run(event_id, cutting, watch) {
         // Other purges wait for this one, but a deletion does not.
-        Err(_) if store.room_num(room_id)? != Some(number) => {
+        Err(_) if store.num_of(&room)?.is_none() => {
             Err(PurgeError::RoomUnknown(room_id.to_owned()))
         }
         Err(PurgeError::Store(failure)) => Err(failure.at_rest().into()),
@@ -103,9 +103,9 @@ pub fn purge_history(
 
 /// Removes the state records of a room that no state in use needs.
 pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
-    let _alone = store.purge_alone();
-    let Some(number) = store.room_num(room_id)? else { return Ok(()) };
-    Purge { store, room_id, number }.sweep()?;
+    let alone = &store.purge_alone(room_id)?;
+    let Some(room) = store.room_identity(room_id)? else { return Ok(()) };
+    Purge { store, room: &room, alone }.sweep()?;
     Ok(())
 }
 
@@ -113,8 +113,8 @@ pub fn sweep_states(store: &Store, room_id: &str) -> Result<(), StoreError> {
 #[derive(Clone, Copy)]
 pub(super) struct Purge<'s> {
     pub(super) store: &'s Store,
-    pub(super) room_id: &'s str,
-    pub(super) number: RoomNum,
+    pub(super) room: &'s RoomIdentity,
+    pub(super) alone: &'s PurgeAlone<'s>,
 }
 
 impl Purge<'_> {
@@ -124,9 +124,10 @@ impl Purge<'_> {
         cutting: Cutting,
         watch: &mut dyn FnMut(PurgeProgress) -> ControlFlow<()>,
     ) -> Result<PurgeProgress, PurgeError> {
-        let plan = Plan::make(self.store, self.number, event_id)?;
+        let deleted = || PurgeError::RoomUnknown(self.room.room_id().to_owned());
+        let make = |number| Plan::make(self.store, number, event_id);
+        let plan = self.store.read_whole(self.room, make)?.ok_or_else(deleted)?;
         let plan = plan.ok_or_else(|| PurgeError::EventUnknown(event_id.to_owned()))?;
-        let deleted = || PurgeError::RoomUnknown(self.room_id.to_owned());
         let mut progress =
             PurgeProgress { to_purge: num::u64(plan.events.len()), ..Default::default() };
         for (index, events) in plan.events.chunks(SLICE).enumerate() {
@@ -162,9 +163,10 @@ impl Purge<'_> {
     ) -> Result<Option<T>, StoreError> {
         loop {
             self.derive_again()?;
-            let decided = self.store.decide(self.room_id, None, |edit| {
-                // The room may have been deleted and created again since it had this number.
-                if edit.room_num() != self.number {
+            self.alone.prolong(self.room.room_id())?;
+            let decided = self.store.decide(self.room.room_id(), None, |edit| {
+                // The room may have been deleted and created again.
+                if !edit.is_of(self.room) {
                     return Ok::<_, StoreError>(Decision::Discard(SliceDecided::Deleted));
                 }
                 if derive_again::is_frozen(edit)? {
@@ -185,12 +187,12 @@ impl Purge<'_> {
 
     /// Does all work that is noted in the room, so that it is served again.
     pub(super) fn settle(&self) -> Result<(), StoreError> {
-        settle_waiting(self.store, self.room_id)
+        settle_waiting(self.store, self.room.room_id())
     }
 
     /// Derives again everything that is noted in the room.
     fn derive_again(&self) -> Result<(), StoreError> {
-        while derive_again::turn(self.store, self.room_id)? == NotesLeft::Some {}
+        while derive_again::turn(self.store, self.room.room_id())? == NotesLeft::Some {}
         Ok(())
     }
 }

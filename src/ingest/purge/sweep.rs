@@ -18,14 +18,14 @@ impl Purge<'_> {
     ///
     /// Returns `None` if the room was deleted.
     pub(in crate::ingest) fn sweep(&self) -> Result<Option<()>, StoreError> {
-        let record = self.store.room(self.number)?;
-        let used = used(self.store, self.number, record.next_event)?;
+        let used = |number| used(self.store, number);
+        let Some(used) = self.store.read_whole(self.room, used)? else { return Ok(None) };
         let mut after = None;
         loop {
             let last = self.decide(|edit| {
-                let states = edit.state_nums(self.number, after, RECORDS_PER_DECISION)?;
-                let old = states.iter().filter(|it| **it < record.next_state);
-                old.filter(|it| !used.contains(it)).for_each(|it| edit.remove_state(*it));
+                let states = edit.state_nums(edit.room_num(), after, RECORDS_PER_DECISION)?;
+                let old = states.iter().filter(|it| **it < used.next_state);
+                old.filter(|it| !used.records.contains(it)).for_each(|it| edit.remove_state(*it));
                 Ok(states.last().copied())
             })?;
             match last {
@@ -38,17 +38,19 @@ impl Purge<'_> {
 }
 
 /// The state records that hold a node of a state in use.
-fn used(
-    store: &Store,
-    room: RoomNum,
-    next_event: EventNum,
-) -> Result<BTreeSet<StateNum>, StoreError> {
+struct UsedRecords {
+    records: BTreeSet<StateNum>,
+    /// States with this number and greater ones were stored after the others were read.
+    next_state: StateNum,
+}
+
+fn used(store: &Store, room: RoomNum) -> Result<UsedRecords, StoreError> {
     let record = store.room(room)?;
     let mut roots: BTreeSet<StateNum> = record.resolved_from.into_iter().collect();
     roots.extend(record.current_state);
     roots.extend(record.last_known);
     let topology = store.topology(room);
-    for event in (0..next_event.0).map(EventNum) {
+    for event in (0..record.next_event.0).map(EventNum) {
         roots.extend(topology.node(event)?.and_then(|it| it.state_after));
     }
     let mut befores = BTreeSet::new();
@@ -65,5 +67,6 @@ fn used(
             next.extend(children.iter().map(|(_, child)| *child));
         }
     }
-    Ok(seen.into_iter().map(|it| StateNum(it.record)).collect())
+    let records = seen.into_iter().map(|it| StateNum(it.record)).collect();
+    Ok(UsedRecords { records, next_state: record.next_state })
 }

@@ -5,6 +5,7 @@
 mod any_order;
 mod bans;
 mod content;
+mod processes;
 mod removed_content;
 
 use std::{fs::File, io::BufReader, ops::ControlFlow, path::Path};

@@ -29,6 +29,8 @@ mod opening;
 mod panics;
 mod postgres;
 mod replication;
+#[cfg(test)]
+mod shared_map;
 mod sled;
 #[cfg(test)]
 mod test_engine;
@@ -42,7 +44,7 @@ pub use self::{
     counts::EngineCounts,
     durable::Durability,
     panics::caught,
-    postgres::{Preparation, prepare},
+    postgres::{Preparation, prepare, until},
     replication::Replication,
     value::StoredValue,
 };
@@ -84,7 +86,7 @@ pub(super) enum Effect {
 }
 
 /// A set of the whole store that every process keeps in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Set {
     /// Users who asked for erasure.
     ErasedUsers,
@@ -92,10 +94,13 @@ pub(super) enum Set {
     RoomsNotServed,
     /// Bans that redact.
     Bans,
+    /// The lease of a repair.
+    Repair,
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 3] = [Self::ErasedUsers, Self::RoomsNotServed, Self::Bans];
+    pub(super) const ALL: [Self; 4] =
+        [Self::ErasedUsers, Self::RoomsNotServed, Self::Bans, Self::Repair];
 
     /// The first byte of the keys of its records.
     pub(super) fn tag(self) -> u8 {
@@ -103,6 +108,7 @@ impl Set {
             Self::ErasedUsers => keys::erased_users(),
             Self::RoomsNotServed => keys::rooms_not_served(),
             Self::Bans => keys::all_ban_redactions(),
+            Self::Repair => keys::repair(),
         };
         prefix.first().copied().expect("a prefix begins with a tag")
     }
@@ -148,7 +154,7 @@ impl Engine {
             Self::Fjall(it) => it.read(key),
             Self::Postgres(it) => it.read(key),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.read(key)),
+            Self::Test(it) => it.read(key),
         }
     }
 
@@ -162,7 +168,7 @@ impl Engine {
             Self::Local(_) | Self::Fjall(_) => keys.iter().map(|key| self.read(key)).collect(),
             Self::Postgres(it) => it.read_many(keys),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.read_many(keys)),
+            Self::Test(it) => it.read_many(keys),
         }
     }
 
@@ -170,6 +176,10 @@ impl Engine {
     /// read.
     pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
         if let Self::Postgres(it) = self {
+            return it.see(key);
+        }
+        #[cfg(test)]
+        if let Self::Test(it) = self {
             return it.see(key);
         }
         let value = self.read(&key)?;
@@ -218,7 +228,7 @@ impl Engine {
             Self::Local(_) | Self::Fjall(_) => number.0.into(),
             Self::Postgres(it) => it.room_mark(number),
             #[cfg(test)]
-            Self::Test(_) => number.0.into(),
+            Self::Test(it) => it.room_mark(number.0),
         }
     }
 
@@ -260,18 +270,31 @@ impl Engine {
             Self::Local(_) | Self::Fjall(_) => false,
             Self::Postgres(_) => true,
             #[cfg(test)]
-            Self::Test(_) => false,
+            Self::Test(it) => it.is_shared(),
+        }
+    }
+
+    /// Finds out which sets of the whole store other processes have changed. Reading the number of a
+    /// room does that too.
+    pub(super) fn learn_sets(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Local(_) | Self::Fjall(_) => Ok(()),
+            Self::Postgres(it) => it.read_words(),
+            #[cfg(test)]
+            Self::Test(it) => {
+                it.learn_sets();
+                Ok(())
+            }
         }
     }
 
     /// How often another process was found to have changed a set of the whole store.
-    #[expect(dead_code, reason = "the sets are loaded once")]
     pub(super) fn foreign_changes(&self, set: Set) -> u64 {
         match self {
             Self::Local(_) | Self::Fjall(_) => 0,
             Self::Postgres(it) => it.foreign_changes(set),
             #[cfg(test)]
-            Self::Test(_) => 0,
+            Self::Test(it) => it.foreign_changes(set),
         }
     }
 
@@ -288,7 +311,7 @@ impl Engine {
             Self::Fjall(it) => it.scan(prefix, after, limit),
             Self::Postgres(it) => it.scan(prefix, after, limit),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.scan(prefix, after, limit)),
+            Self::Test(it) => it.scan(prefix, after, limit),
         }
     }
 
@@ -300,7 +323,7 @@ impl Engine {
             Self::Fjall(it) => it.last_key(prefix),
             Self::Postgres(_) => Ok(None),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.last_key(prefix)),
+            Self::Test(it) => it.last_key(prefix),
         }
     }
 
@@ -317,7 +340,7 @@ impl Engine {
             Self::Fjall(it) => it.commit(seen, changes),
             Self::Postgres(it) => it.commit(seen, changes, effect),
             #[cfg(test)]
-            Self::Test(it) => Ok(it.commit(seen, changes)),
+            Self::Test(it) => it.commit(seen, changes, effect),
         }
     }
 

@@ -6,7 +6,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Ahead, Changes, Commit, Records, Seen, StoredValue, flights::Flights};
+use super::{
+    Ahead, Changes, Commit, Effect, Records, Seen, Set, StoredValue, flights::Flights,
+    shared_map::SharedMap,
+};
+use crate::store::StoreError;
 
 /// More conflicts in a row would use up the tries of a decision.
 const MAX_CONFLICTS_IN_A_ROW: u32 = 8;
@@ -18,6 +22,8 @@ pub(in crate::store) struct TestEngine {
     /// Whether it takes itself for an engine behind a network, and counts round trips.
     counts: bool,
     state: Mutex<TestState>,
+    /// A map that other stores share; then the one in `state` is not used.
+    shared: Option<SharedMap>,
 }
 
 struct TestState {
@@ -33,12 +39,44 @@ impl TestEngine {
         let records = BTreeMap::new();
         let flights = Flights::default();
         let state = TestState { records, random: seed, in_a_row: 0, conflicts: 0, flights };
-        Self { one_in, counts: false, state: Mutex::new(state) }
+        Self { one_in, counts: false, state: Mutex::new(state), shared: None }
     }
 
     /// An engine without conflicts that counts round trips.
     pub(in crate::store) fn counting() -> Self {
         Self { counts: true, ..Self::new(0, 0) }
+    }
+
+    /// Engines without conflicts of their own over one map: each is that of a process.
+    pub(in crate::store) fn sharing(count: usize) -> Vec<Self> {
+        let engines = SharedMap::several(count).into_iter();
+        engines.map(|it| Self { shared: Some(it), ..Self::new(0, 0) }).collect()
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    pub(super) fn foreign_changes(&self, set: Set) -> u64 {
+        self.shared.as_ref().map_or(0, |it| it.foreign_changes(set))
+    }
+
+    pub(super) fn learn_sets(&self) {
+        if let Some(shared) = &self.shared {
+            shared.learn_sets();
+        }
+    }
+
+    pub(super) fn room_mark(&self, number: u32) -> u64 {
+        self.shared.as_ref().map_or(number.into(), |it| it.room_mark(number))
+    }
+
+    pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
+        if let Some(shared) = &self.shared {
+            return shared.see(key);
+        }
+        let value = self.read(&key)?;
+        Ok(Seen { key, value, stamp: None })
     }
 
     /// The round trips since the last call. What is in memory is dropped if `forget` says so.
@@ -62,10 +100,16 @@ impl TestEngine {
         self.state().flights.read(ahead);
     }
 
-    pub(super) fn read_many(&self, keys: &[Vec<u8>]) -> Vec<Option<StoredValue>> {
+    pub(super) fn read_many(
+        &self,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Option<StoredValue>>, StoreError> {
+        if let Some(shared) = &self.shared {
+            return keys.iter().map(|it| shared.read(it)).collect();
+        }
         let mut state = self.state();
         state.flights.read(&Ahead { keys: keys.to_vec(), prefixes: Vec::new() });
-        keys.iter().map(|it| state.records.get(it).cloned()).collect()
+        Ok(keys.iter().map(|it| state.records.get(it).cloned()).collect())
     }
 
     /// How many conflicts were reported that were none.
@@ -73,7 +117,10 @@ impl TestEngine {
         self.state().conflicts
     }
 
-    pub(super) fn read(&self, key: &[u8]) -> Option<StoredValue> {
+    pub(super) fn read(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
+        if let Some(shared) = &self.shared {
+            return shared.read(key);
+        }
         let mut state = self.state();
         let value = state.records.get(key).cloned();
         if self.counts {
@@ -82,10 +129,18 @@ impl TestEngine {
                 _ => state.flights.read(&Ahead { keys: vec![key.to_vec()], prefixes: Vec::new() }),
             }
         }
-        value
+        Ok(value)
     }
 
-    pub(super) fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Records {
+    pub(super) fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        if let Some(shared) = &self.shared {
+            return shared.scan(prefix, after, limit);
+        }
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let mut state = self.state();
         if self.counts {
@@ -93,20 +148,31 @@ impl TestEngine {
         }
         let records = state.records.range::<[u8], _>((from, Bound::Unbounded));
         let records = records.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
-        records.map(|(key, value)| (key.clone(), value.clone())).collect()
+        Ok(records.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    pub(super) fn last_key(&self, prefix: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(shared) = &self.shared {
+            return shared.last_key(prefix);
+        }
         let state = self.state();
-        state.records.keys().rfind(|key| key.starts_with(prefix)).cloned()
+        Ok(state.records.keys().rfind(|key| key.starts_with(prefix)).cloned())
     }
 
-    pub(super) fn commit(&self, seen: Option<&Seen>, changes: Changes) -> Commit {
+    pub(super) fn commit(
+        &self,
+        seen: Option<&Seen>,
+        changes: Changes,
+        effect: Effect,
+    ) -> Result<Commit, StoreError> {
+        if let Some(shared) = &self.shared {
+            return shared.commit(seen, changes, effect);
+        }
         let mut state = self.state();
         if let Some(Seen { key, value, .. }) = seen
             && (state.records.get(key) != value.as_ref() || state.is_conflict(self.one_in))
         {
-            return Commit::Conflict;
+            return Ok(Commit::Conflict);
         }
         state.flights.count += 1;
         for (key, value) in changes {
@@ -115,7 +181,7 @@ impl TestEngine {
                 None => state.records.remove(&key),
             };
         }
-        Commit::Done
+        Ok(Commit::Done)
     }
 
     fn state(&self) -> MutexGuard<'_, TestState> {

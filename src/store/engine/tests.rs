@@ -162,7 +162,7 @@ proptest! {
 fn conflicts_are_drawn_from_the_seed_and_never_too_many_in_a_row() {
     let commit = |engine: &TestEngine| {
         let seen = Seen { key: b"room".to_vec(), value: None, stamp: None };
-        engine.commit(Some(&seen), Changes::new())
+        engine.commit(Some(&seen), Changes::new(), Effect::Adds).unwrap()
     };
     let draw = |seed| {
         let engine = TestEngine::new(seed, 2);

@@ -4,6 +4,7 @@
 
 mod content;
 mod deriving;
+mod leases;
 mod parts;
 mod scope;
 
@@ -12,6 +13,7 @@ pub(crate) use content::{
     content_due, is_content_due, of_content, redacted_search, remains,
 };
 pub(crate) use deriving::{all_deriving, derive_again, deriving, is_deriving};
+pub(crate) use leases::{is_lease, lease, measurement, repair};
 pub use parts::Part;
 pub(crate) use parts::{Of, Parts, needed_event, part, parts};
 pub(crate) use scope::{
@@ -54,6 +56,8 @@ impl Tag {
     const ROOM_NOT_SERVED: Self = Self(0x19);
     const CONTENT: Self = Self(0x1a);
     const BAN_REDACTION: Self = Self(0x1b);
+    const LEASE: Self = Self(0x1c);
+    const REPAIR: Self = Self(0x1d);
 }
 
 /// Every kind of record whose key continues with the number of a room, except the room's own.
@@ -139,6 +143,11 @@ pub(crate) fn mark_2() -> Vec<u8> {
 /// The number of a room, by its id.
 pub(crate) fn room_by_name(room_id: &str) -> Vec<u8> {
     Key::new(Tag::ROOM_BY_NAME).bytes(room_id.as_bytes()).0
+}
+
+/// Whether this is a key of [`room_by_name`].
+pub(crate) fn is_room_by_name(key: &[u8]) -> bool {
+    key.first() == Some(&Tag::ROOM_BY_NAME.0)
 }
 
 /// The prefix of all rooms, by their ids.

@@ -94,7 +94,8 @@ pub(crate) fn parts(key: &[u8]) -> Option<Parts<'_>> {
         (Tag::FORMAT, 0 | 4)
         | (Tag::MARK_2, 0)
         | (Tag::ERASED_USER | Tag::SERVER_KEYS | Tag::CURSOR, _)
-        | (Tag::BAN_REDACTION, _)
+        | (Tag::BAN_REDACTION | Tag::LEASE, _)
+        | (Tag::REPAIR, 0)
         | (Tag::DELETED_ROOM, 4) => return Some(Parts::Store),
         (Tag::ROOM_NOT_SERVED, _) => return Some(Parts::RoomNotServed),
         (Tag::ROOM_BY_NAME, _) => return Some(Parts::RoomName(text(key)?)),

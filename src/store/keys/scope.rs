@@ -80,7 +80,7 @@ pub(crate) fn is_room(key: &[u8]) -> bool {
 }
 
 /// The greatest first byte of a key.
-const LAST: u8 = Tag::BAN_REDACTION.0;
+const LAST: u8 = Tag::REPAIR.0;
 
 fn has_room(kind: Tag) -> bool {
     matches!(kind, Tag::ROOM | Tag::DELETED_ROOM) || OF_ROOMS.contains(&kind)

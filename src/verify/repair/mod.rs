@@ -8,7 +8,8 @@
 //! records that are derived from the rest would conceal the loss.
 //!
 //! Each decision is one atomic batch that leaves the store no worse than it was, so a repair that is
-//! interrupted can be run again. Nothing else may use the store meanwhile.
+//! interrupted can be run again. Nothing else may use the store meanwhile; other processes that share it
+//! answer nothing until the repair has ended.
 
 mod room;
 
@@ -81,12 +82,17 @@ pub fn repair(
     now_ms: u64,
     verified: &mut dyn FnMut(u32),
 ) -> Result<Repaired, StoreError> {
+    let alone = store.repair_alone()?;
     match ingest::recover(store) {
         Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
         Err(failure) if !is_reported(&failure) => return Err(failure),
         // The verification reports it.
         Err(_) => {}
     }
+    let verified = &mut |count| {
+        verified(count);
+        alone.prolong();
+    };
     let mut found = Found::verify(store, now_ms, verified)?;
     let mut outcome = Repaired { unused_states: found.unused.values().sum(), ..Default::default() };
     let mut ever: BTreeSet<Fault> = BTreeSet::new();
@@ -97,6 +103,7 @@ pub fn repair(
             break;
         }
         for (room_id, faults) in rooms {
+            alone.check()?;
             match room::mend(store, room_id, &faults) {
                 Err(failure) if !is_reported(&failure) => return Err(failure),
                 // The next verification reports a record that could not be read.

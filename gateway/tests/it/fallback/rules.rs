@@ -77,6 +77,7 @@ async fn what_the_history_service_refuses_or_fails_to_answer() {
         (Code::Unavailable, "FEEDER_BEHIND", &[("feeder", "NOT_READY")], "feeder_not_ready"),
         (Code::Unavailable, "FEEDER_BEHIND", &[("feeder", "BEHIND")], "feeder_behind"),
         (Code::Unavailable, "OPENING", &[], "history_away"),
+        (Code::Unavailable, "STORE_AWAY", &[], "history_away"),
         (Code::Unavailable, "", &[], "history_away"),
         (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", &[], "history_slow"),
         (Code::Cancelled, "", &[], "history_slow"),

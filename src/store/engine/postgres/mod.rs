@@ -23,6 +23,8 @@ mod preparing;
 mod reads;
 mod rooms;
 mod words;
+
+pub use database::until;
 mod writes;
 
 use std::{

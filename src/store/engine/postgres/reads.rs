@@ -151,7 +151,7 @@ impl Postgres {
     }
 
     /// Reads all words of the store.
-    pub(super) fn read_words(&self) -> Result<(), StoreError> {
+    pub(in crate::store::engine) fn read_words(&self) -> Result<(), StoreError> {
         let Flight { rows, epoch } = self.database.flight(vec![Words::read()])?;
         self.words.learn(&word_rows(&rows.into_iter().next().unwrap_or_default())?, epoch);
         Ok(())

@@ -57,8 +57,7 @@ thread_local! {
 }
 
 /// Runs `work`; no wait for the database that it begins lasts beyond `deadline`.
-#[cfg_attr(not(test), expect(dead_code, reason = "no work has a deadline in the store yet"))]
-pub(in crate::store) fn until<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
+pub fn until<T>(deadline: Instant, work: impl FnOnce() -> T) -> T {
     struct Reset(Option<Instant>);
     impl Drop for Reset {
         fn drop(&mut self) {
