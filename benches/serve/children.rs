@@ -25,14 +25,27 @@ pub(crate) struct Server(Program);
 impl Server {
     /// The history service over a folder.
     pub(crate) fn history(folder: &Path, cache_mib: u64) -> Self {
+        // Of the engine that `BACKSCROLL_TEST_ENGINE` names.
+        let place = Options::small(&folder.join("data")).place.to_string();
+        Self::history_over(&place, cache_mib, &folder.join("history.log"))
+    }
+
+    /// The history service over any store.
+    pub(crate) fn history_over(place: &str, cache_mib: u64, log: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll"));
         command
             .env_clear()
-            .args(["serve", "--listen", "127.0.0.1:0", "--reserved-mib", "16", "--store"])
-            // Of the engine that `BACKSCROLL_TEST_ENGINE` names.
-            .arg(Options::small(&folder.join("data")).place.to_string())
+            .args(["serve", "--listen", "127.0.0.1:0", "--reserved-mib", "16", "--store", place])
             .args(["--cache-mib", &cache_mib.to_string()]);
-        Self(Program::start_with_log_file(command, &folder.join("history.log")))
+        Self(Program::start_with_log_file(command, log))
+    }
+
+    /// Makes the tables of a database.
+    pub(crate) fn prepare(url: &str) -> anyhow::Result<()> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backscroll"));
+        let prepared = command.env_clear().args(["prepare", "--store", url]).status()?;
+        ensure!(prepared.success(), "the database cannot be prepared");
+        Ok(())
     }
 
     /// The gateway in front of it; `built` names a binary to use instead of the current code.

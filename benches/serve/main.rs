@@ -9,6 +9,7 @@
 //! Machines are noisy. What is compared therefore takes turns in short rounds of one run, and the
 //! figures are medians over the rounds. Only ratios within one run mean anything.
 
+mod beside;
 mod children;
 mod generator;
 mod ingest;
@@ -70,6 +71,10 @@ struct Flags {
     /// A gateway that is built already; without this flag the current one is built first.
     #[arg(long, value_name = "FILE")]
     gateway: Option<PathBuf>,
+    /// Measure only this: the history service over an empty PostgreSQL database, beside sled. Needs a
+    /// role that may make tables.
+    #[arg(long, value_name = "URL")]
+    beside: Option<String>,
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -93,6 +98,10 @@ async fn main() -> anyhow::Result<()> {
     if let (Some(from), Some(to)) = (&flags.plot_from, &flags.plot) {
         let plotted: Plotted = serde_json::from_slice(&fs::read(from)?)?;
         return plot::draw(&plotted.rooms, to);
+    }
+    if let Some(url) = &flags.beside {
+        println!("{}", beside::measure(url, &flags).await?);
+        return Ok(());
     }
     let report = measure(&flags).await?;
     if flags.json {

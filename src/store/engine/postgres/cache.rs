@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{Equivalent, Weighter, sync::Cache};
 
 use super::super::StoredValue;
 use crate::num;
@@ -13,6 +13,9 @@ use crate::num;
 const MAX_VALUE_BYTES: usize = 256 << 10;
 /// The most records of a list that is kept.
 pub(super) const MAX_LISTED: usize = 256;
+/// The lengths of the prefixes that are kept as lists: a kind and a room; and an event; and an id; and a
+/// judgement.
+const PREFIXES: [usize; 4] = [5, 9, 21, 22];
 /// The memory of an entry beside its bytes.
 const OVERHEAD_BYTES: u64 = 120;
 /// The usual size of an entry.
@@ -25,10 +28,27 @@ pub(super) type List = Arc<BTreeMap<Vec<u8>, StoredValue>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CacheTick(pub(super) u64);
 
+/// What an entry is about: a record, or all records with a prefix.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum CachedKey {
-    Record(CacheTick, Vec<u8>),
-    Prefix(CacheTick, Vec<u8>),
+struct CachedKey {
+    tick: CacheTick,
+    is_prefix: bool,
+    key: Vec<u8>,
+}
+
+/// A [`CachedKey`] that is looked for. Its hash is the same.
+#[derive(Clone, Copy, Hash)]
+struct SoughtKey<'k> {
+    tick: CacheTick,
+    is_prefix: bool,
+    key: &'k [u8],
+}
+
+impl Equivalent<CachedKey> for SoughtKey<'_> {
+    fn equivalent(&self, other: &CachedKey) -> bool {
+        let Self { tick, is_prefix, key } = *self;
+        tick == other.tick && is_prefix == other.is_prefix && key == other.key
+    }
 }
 
 #[derive(Clone)]
@@ -43,8 +63,7 @@ enum CachedContent {
 struct CachedBytes;
 
 impl Weighter<CachedKey, CachedContent> for CachedBytes {
-    fn weight(&self, kept: &CachedKey, content: &CachedContent) -> u64 {
-        let (CachedKey::Record(_, key) | CachedKey::Prefix(_, key)) = kept;
+    fn weight(&self, CachedKey { key, .. }: &CachedKey, content: &CachedContent) -> u64 {
         let bytes = match content {
             CachedContent::Record(value) => value.as_ref().map_or(0, |it| it.len()),
             CachedContent::List(list) => {
@@ -70,7 +89,7 @@ impl RecordCache {
     /// What is known of a record: `Some(None)` if it is known that there is none.
     pub(super) fn get(&self, tick: CacheTick, key: &[u8]) -> Option<Option<StoredValue>> {
         if let Some(CachedContent::Record(value)) =
-            self.cache.get(&CachedKey::Record(tick, key.to_vec()))
+            self.cache.get(&SoughtKey { tick, is_prefix: false, key })
         {
             return Some(value);
         }
@@ -80,7 +99,7 @@ impl RecordCache {
 
     /// All records with a prefix, if they are known.
     pub(super) fn list(&self, tick: CacheTick, prefix: &[u8]) -> Option<List> {
-        match self.cache.get(&CachedKey::Prefix(tick, prefix.to_vec()))? {
+        match self.cache.get(&SoughtKey { tick, is_prefix: true, key: prefix })? {
             CachedContent::List(list) => Some(list),
             CachedContent::Record(_) => None,
         }
@@ -89,7 +108,8 @@ impl RecordCache {
     /// Keeps a record that was read.
     pub(super) fn keep(&self, tick: CacheTick, key: Vec<u8>, value: Option<StoredValue>) {
         if value.as_ref().is_none_or(|it| it.len() <= MAX_VALUE_BYTES) {
-            self.cache.insert(CachedKey::Record(tick, key), CachedContent::Record(value));
+            let kept = CachedKey { tick, is_prefix: false, key };
+            self.cache.insert(kept, CachedContent::Record(value));
         }
     }
 
@@ -100,8 +120,9 @@ impl RecordCache {
         prefix: Vec<u8>,
         list: BTreeMap<Vec<u8>, StoredValue>,
     ) {
-        if list.len() <= MAX_LISTED {
-            self.cache.insert(CachedKey::Prefix(tick, prefix), CachedContent::List(Arc::new(list)));
+        if list.len() <= MAX_LISTED && PREFIXES.contains(&prefix.len()) {
+            let kept = CachedKey { tick, is_prefix: true, key: prefix };
+            self.cache.insert(kept, CachedContent::List(Arc::new(list)));
         }
     }
 
@@ -114,14 +135,14 @@ impl RecordCache {
                 Some(value) => drop(changed.insert(key.to_vec(), value.clone())),
                 None => drop(changed.remove(key)),
             }
-            let kept = CachedKey::Prefix(tick, prefix.to_vec());
+            let kept = CachedKey { tick, is_prefix: true, key: prefix.to_vec() };
             if list.len() <= MAX_LISTED {
                 self.cache.insert(kept, CachedContent::List(list));
             } else {
                 self.cache.remove(&kept);
             }
         }
-        let kept = CachedKey::Record(tick, key.to_vec());
+        let kept = CachedKey { tick, is_prefix: false, key: key.to_vec() };
         match value {
             Some(value) if value.len() > MAX_VALUE_BYTES => drop(self.cache.remove(&kept)),
             value => self.cache.insert(kept, CachedContent::Record(value.cloned())),
@@ -129,9 +150,9 @@ impl RecordCache {
     }
 }
 
-/// The prefixes of a key that begin with a kind and a room, the shortest first.
+/// The prefixes of a key that may be kept as lists, the shortest first.
 fn prefixes(key: &[u8]) -> impl Iterator<Item = &[u8]> {
-    (5..key.len()).filter_map(|it| key.get(..it))
+    PREFIXES.into_iter().filter(|it| *it < key.len()).filter_map(|it| key.get(..it))
 }
 
 #[cfg(test)]

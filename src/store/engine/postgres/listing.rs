@@ -5,7 +5,7 @@ use tokio_postgres::Row as DatabaseRow;
 use super::{
     super::Records,
     Postgres,
-    database::{Param, Statement, UuidBytes},
+    database::{Flight, Param, Statement, UuidBytes},
     layout::{self, RoomUuid, RowKey, Table},
     number_record,
     reads::{ROOM_COLUMNS, Read, column, room_row},
@@ -71,12 +71,13 @@ impl Postgres {
             vec![Param::Uuid(known.uuid)],
         );
         let reads = vec![select_range(known.uuid, &from, range), check];
-        let mut rows = self.database.flight(reads)?.rows.into_iter();
+        let Flight { rows, epoch } = self.database.flight(reads)?;
+        let mut rows = rows.into_iter();
         let (found, room_rows) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
         let missing = || StoreError::missing("room", &keys::room(room));
         let row = room_rows.first().ok_or_else(missing)?;
         let (stamp, life) = (column::<i64>(row, 0)?, column::<i64>(row, 1)?);
-        if known.row().is_some_and(|it| it.life != life) {
+        if !known.is_of(epoch) || known.has_other_life(life) {
             return Err(missing());
         }
         let mut read = Read::default();

@@ -46,7 +46,11 @@ use self::{
 pub use preparing::{Preparation, prepare};
 
 use super::{EngineCounts, Replication, Seen, Set, StoredValue};
-use crate::store::{EngineError, PostgresPlace, RoomNum, StoreError, codec::add_checksum, keys};
+use crate::store::{
+    EngineError, PostgresPlace, RoomNum, StoreError,
+    codec::add_checksum,
+    keys::{self, Scope},
+};
 
 /// Tells the engines of a process apart: tests have several.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -182,37 +186,48 @@ impl Postgres {
     /// Reads the record that a decision depends on, with the stamp of its room. If this thread has just
     /// read the number of the room, that round trip has brought the record.
     pub(super) fn see(&self, key: Vec<u8>) -> Result<Seen, StoreError> {
-        let (uuid, is_number) = match keys::scope(&key) {
-            keys::Scope::RoomNumbers(name) => (uuid_of(name), true),
-            keys::Scope::Room { room, .. } => (self.known(room)?.uuid, false),
-            _ => {
+        match keys::scope(&key) {
+            Scope::RoomNumbers(name) => {
+                let uuid = uuid_of(name);
+                let asked = self.ask(uuid)?;
+                let (value, stamp) = match &asked {
+                    Asked::Never => (None, None),
+                    Asked::Vacant(row) => (None, Some(row.stamp)),
+                    Asked::Known(known, row) => {
+                        (Some(number_record(&key, known, row)), Some(row.stamp))
+                    }
+                };
+                self.remember(uuid, asked);
+                Ok(Seen { key, value, stamp })
+            }
+            Scope::Room { room, .. } => {
+                let uuid = self.known(room)?.uuid;
+                let asked = match LAST.take() {
+                    Some(last) if last.engine == self.number && last.uuid == uuid => last.asked,
+                    Some(_) | None => self.ask(uuid)?,
+                };
+                let (value, stamp) = match &asked {
+                    Asked::Never => (None, None),
+                    Asked::Vacant(row) => (None, Some(row.stamp)),
+                    // Another life of the room has another number.
+                    Asked::Known(known, row) => {
+                        let value = row.value.as_ref().filter(|_| known.number == room);
+                        let value = value.map(|it| layout::value_of_row(&key, uuid, it));
+                        (value, Some(row.stamp))
+                    }
+                };
+                Ok(Seen { key, value, stamp })
+            }
+            Scope::Everything | Scope::Store | Scope::AllRooms { .. } => {
                 let value = self.read(&key)?;
-                return Ok(Seen { key, value, stamp: None });
+                Ok(Seen { key, value, stamp: None })
             }
-        };
-        let asked = match LAST.take() {
-            Some(last) if last.engine == self.number && last.uuid == uuid && !is_number => {
-                last.asked
-            }
-            Some(_) | None => self.ask(uuid)?,
-        };
-        let (stamp, value) = match &asked {
-            Asked::Never => (None, None),
-            Asked::Vacant(row) => (Some(row.stamp), None),
-            Asked::Known(known, row) if is_number => {
-                (Some(row.stamp), Some(number_record(&key, known, row)))
-            }
-            Asked::Known(known, row) => {
-                // Another life of the room has another number.
-                let keys::Scope::Room { room, .. } = keys::scope(&key) else { unreachable!() };
-                let value = row.value.as_ref().filter(|_| known.number == room);
-                (Some(row.stamp), value.map(|it| layout::value_of_row(&key, uuid, it)))
-            }
-        };
-        if is_number {
-            LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
         }
-        Ok(Seen { key, value, stamp })
+    }
+
+    /// Keeps what was asked for the decision that this thread begins.
+    fn remember(&self, uuid: RoomUuid, asked: Asked) {
+        LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
     }
 
     /// Asks the database for the row of a room, and takes note of it.
@@ -229,7 +244,7 @@ impl Postgres {
             Asked::Never | Asked::Vacant(_) => None,
             Asked::Known(known, row) => Some(number_record(key, known, row)),
         };
-        LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
+        self.remember(uuid, asked);
         Ok(value)
     }
 

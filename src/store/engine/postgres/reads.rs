@@ -13,7 +13,7 @@ use super::{
     database::{Flight, Param, Statement},
     layout::{self, RoomUuid, RowKey, Table},
     listing::{self, Range},
-    rooms::{KnownRoom, RoomRow},
+    rooms::{KnownRoom, Now, RoomRow},
     words::{WordRow, Words},
 };
 use crate::store::{
@@ -168,7 +168,8 @@ impl Postgres {
         if plan.is_empty() {
             return Ok(all);
         }
-        let mut rows = self.database.flight(plan.statements())?.rows.into_iter();
+        let Flight { rows, epoch } = self.database.flight(plan.statements())?;
+        let mut rows = rows.into_iter();
         let mut next = || rows.next().unwrap_or_default();
         for of_room in plan.rooms.into_values() {
             let OfRoom { known, keys, prefixes, .. } = of_room;
@@ -185,7 +186,7 @@ impl Postgres {
                 Some(row) => (column::<i64>(row, 0)?, column::<i64>(row, 1)?),
                 None => return Err(StoreError::missing("room", &keys::room(known.number))),
             };
-            if known.row().is_some_and(|it| it.life != life) {
+            if !known.is_of(epoch) || known.has_other_life(life) {
                 return Err(StoreError::missing("room", &keys::room(known.number)));
             }
             all.records.extend(read.records.clone());
@@ -221,12 +222,16 @@ impl Postgres {
 /// What is known of a record without asking; `None` if nothing is. Nothing is stored of a room that is
 /// not made yet.
 fn in_memory(engine: &Postgres, known: &KnownRoom, key: &[u8]) -> Option<Option<StoredValue>> {
-    let now = known.now().clone();
-    let Some(now) = now else { return Some(None) };
+    let now = known.now();
+    let Some(Now { row, tick }) = now.as_ref() else { return Some(None) };
     if keys::is_room(key) {
-        return Some(now.row.value.map(|it| layout::value_of_row(key, known.uuid, &it)));
+        let value = row.value.clone();
+        drop(now);
+        return Some(value.map(|it| layout::value_of_row(key, known.uuid, &it)));
     }
-    engine.records.get(now.tick, key)
+    let tick = *tick;
+    drop(now);
+    engine.records.get(tick, key)
 }
 
 /// What a round trip is to read.

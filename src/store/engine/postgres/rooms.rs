@@ -59,6 +59,12 @@ pub(super) struct Now {
 }
 
 impl KnownRoom {
+    /// Whether a round trip that came from the database `epoch` may be used for the room under this
+    /// number. If a standby was promoted, what was read before may not exist there.
+    pub(super) fn is_of(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch
+    }
+
     /// What is known of the room by now; `None` while the decision that makes it is not committed. Held
     /// while records that were read are kept in memory.
     pub(super) fn now(&self) -> MutexGuard<'_, Option<Now>> {
@@ -68,6 +74,11 @@ impl KnownRoom {
     /// Where the room's records are kept in memory; `None` for a room that is not made yet.
     pub(super) fn tick(&self) -> Option<CacheTick> {
         self.now().as_ref().map(|it| it.tick)
+    }
+
+    /// Whether the newest known row of the room has another life than `life`.
+    pub(super) fn has_other_life(&self, life: i64) -> bool {
+        self.now().as_ref().is_some_and(|it| it.row.life != life)
     }
 
     /// The newest known row of the room; `None` for a room that is not made yet.
