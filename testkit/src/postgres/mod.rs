@@ -15,7 +15,7 @@ use std::{
     io::Write as _,
     net::{SocketAddr, TcpListener},
     os::unix::fs::{PermissionsExt as _, chown},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -43,6 +43,8 @@ pub struct Setup {
     settings: Vec<(String, String)>,
     /// Files of the data folder.
     files: Vec<(String, Vec<u8>)>,
+    /// Whether the folder is on a disk.
+    is_on_disk: bool,
 }
 
 impl Setup {
@@ -50,6 +52,13 @@ impl Setup {
     #[must_use]
     pub fn durable() -> Self {
         Self::default().with("fsync", "on")
+    }
+
+    /// With its data on a disk, and not in memory if there is room: for measurements.
+    #[must_use]
+    pub fn on_disk(mut self) -> Self {
+        self.is_on_disk = true;
+        self
     }
 
     /// With one more setting of `postgresql.conf`.
@@ -95,7 +104,7 @@ impl Postgres {
     /// As [`start`](Self::start).
     #[must_use]
     pub fn start_with(setup: &Setup) -> Option<Self> {
-        let mut postgres = Self::in_new_folder(Installed::find()?);
+        let mut postgres = Self::in_new_folder(Installed::find()?, setup.is_on_disk);
         let mut initdb = postgres.installed.command("initdb");
         initdb.args(["-U", "owner", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
         finish(initdb.arg(postgres.data()));
@@ -116,12 +125,14 @@ impl Postgres {
     /// for it if the setting `synchronous_standby_names` of this server has that name.
     #[must_use]
     pub fn standby(&self, name: &str) -> Self {
-        let mut standby = Self::in_new_folder(self.installed.clone());
+        let mut standby = Self::in_new_folder(self.installed.clone(), false);
         let mut copy = self.installed.command("pg_basebackup");
         copy.args(["-U", "owner", "-X", "stream", "-c", "fast", "--no-sync", "-h"]);
         copy.arg(&self.dir).args(["-p", &self.port.to_string(), "-D"]).arg(standby.data());
         finish(&mut copy);
         standby.write("standby.signal", b"");
+        // What the primary was told by ALTER SYSTEM would win over the lines that follow.
+        standby.write("postgresql.auto.conf", b"");
         let (dir, port) = (self.dir.display(), self.port);
         let primary = format!("host={dir} port={port} user=owner application_name={name}");
         standby.configure(&[("primary_conninfo", &primary), ("synchronous_standby_names", "")]);
@@ -245,8 +256,9 @@ impl Postgres {
     }
 
     /// A server that is not started, whose data is not there yet.
-    fn in_new_folder(installed: Installed) -> Self {
-        let folder = tempfile::Builder::new().prefix("pg").tempdir_in(installed::folder()).unwrap();
+    fn in_new_folder(installed: Installed, on_disk: bool) -> Self {
+        let parent = if on_disk { Path::new("/tmp") } else { installed::folder() };
+        let folder = tempfile::Builder::new().prefix("pg").tempdir_in(parent).unwrap();
         let dir = folder.keep();
         if let Some(other) = installed.user {
             chown(&dir, Some(other.uid), Some(other.gid)).unwrap();
