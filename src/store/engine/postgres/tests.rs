@@ -51,6 +51,7 @@ enum Step {
     RemoveDeleted,
     Forget,
     Bury,
+    Erase { user: u8, is_erased: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::RemoveDeleted),
         2 => Just(Step::Forget),
         1 => Just(Step::Bury),
+        2 => (0u8..3, any::<bool>()).prop_map(|(user, is_erased)| Step::Erase { user, is_erased }),
     ]
 }
 
@@ -162,6 +164,9 @@ fn apply(store: &Store, room_id: &str, step: &Step, model: &mut Model) {
                 *model = Model::Deleted;
             }
         }
+        Step::Erase { user, is_erased } => {
+            store.set_erased(&format!("@{user}:b"), *is_erased).unwrap();
+        }
     }
 }
 
@@ -211,11 +216,19 @@ proptest! {
         let options = empty(server);
         let stores = [(); 3].map(|()| Store::open(&options).unwrap());
         let mut models = [Model::None, Model::None];
+        let mut erased = [false; 3];
         for (by, room, step, reader) in &steps {
             let model = &mut models[*room];
             apply(&stores[*by], ROOMS[*room], step, model);
+            if let Step::Erase { user, is_erased } = step {
+                erased[usize::from(*user)] = *is_erased;
+            }
             for (room_id, model) in ROOMS.iter().zip(&models) {
                 prop_assert_eq!(&read(&stores[*reader], room_id), model);
+            }
+            for (user, is_erased) in erased.iter().enumerate() {
+                let found = stores[*reader].is_erased(&format!("@{user}:b"));
+                prop_assert_eq!(found, *is_erased, "user {}", user);
             }
         }
         for store in &stores {
