@@ -3,7 +3,7 @@
 pub mod feeder;
 mod server_keys;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use self::feeder::Feeder;
 pub use self::server_keys::RememberedKeys;
@@ -21,8 +21,6 @@ pub struct Context {
     pub backlog: Backlog,
     /// The feeder, its lease and its ticks.
     pub feeder: Arc<Feeder>,
-    /// Held while the keys of a server are compared with the stored ones and replaced.
-    putting_keys: Mutex<()>,
 }
 
 impl Context {
@@ -41,7 +39,6 @@ impl Context {
             slow_walks: SlowWalks::default(),
             backlog: Backlog::default(),
             feeder: Arc::default(),
-            putting_keys: Mutex::default(),
         }
     }
 }

@@ -119,3 +119,56 @@ impl Drop for SharedLease {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::{context::feeder::Grant, metrics::Metrics, store::Store};
+
+    /// Bounds every wait of these tests.
+    const BOUND: Duration = Duration::from_secs(30);
+
+    async fn take(cx: &Arc<Context>, lease_id: &str) -> Result<SharedLease, Status> {
+        assert_eq!(cx.feeder.grant("synapse", lease_id, Instant::now()), Grant::Granted);
+        let taken = SharedLease::take(cx, &Executor::new(Metrics::new(), true), lease_id).await;
+        if taken.is_err() {
+            cx.feeder.release(lease_id);
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn of_several_processes_one_has_a_feeder_until_no_call_writes_with_its_lease() {
+        let all = Store::sharing(2).into_iter().map(|it| Arc::new(Context::new(it)));
+        let [one, other]: [Arc<Context>; 2] = all.collect::<Vec<_>>().try_into().ok().unwrap();
+        let lease = take(&one, "a").await.unwrap();
+        let refused = take(&other, "b").await.err().unwrap();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(other.feeder.begin_write("a", Instant::now()).is_err());
+        let writing = one.feeder.begin_write("a", Instant::now()).unwrap();
+        one.feeder.release("a");
+        drop(lease);
+        tokio::task::yield_now().await;
+        assert!(take(&other, "b").await.is_err());
+        drop(writing);
+        let taking = async {
+            while take(&other, "b").await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        time::timeout(BOUND, taking).await.unwrap();
+        assert!(take(&one, "c").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_store_of_one_process_has_no_shared_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = crate::store::Options::plain(dir.path().to_owned(), 1 << 20);
+        let cx = Arc::new(Context::new(Store::open(&options).unwrap()));
+        let lease = take(&cx, "a").await.unwrap();
+        assert!(lease.held.is_none());
+        assert!(cx.feeder.begin_write("a", Instant::now() + LEASE_TIME / 2).is_ok());
+    }
+}

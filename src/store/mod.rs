@@ -141,7 +141,7 @@ pub use record::{
 };
 use removals::Removals;
 pub use removals::{Moment, PurgeAlone, Removed};
-pub use repairs::RepairAlone;
+pub use repairs::{REPAIR_TIME, RepairAlone};
 pub use room_identity::{RoomIdentity, RoomStamp};
 use room_locks::RoomLocks;
 pub use rooms_not_served::{NotServedReason, RoomNotServed};

@@ -6,6 +6,7 @@ use std::{
         Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,9 @@ use super::{HeldLease, Leased, Store, StoreError, View as _, keys};
 use crate::sync::{lock, read, write};
 
 /// How long a repair may be silent before the other processes go on.
-const REPAIR_TIME: Duration = Duration::from_secs(60);
+pub const REPAIR_TIME: Duration = Duration::from_secs(60);
+/// The time between two looks whether another repair has ended.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The repair of another process, as this process knows it.
 #[derive(Default)]
@@ -32,16 +35,29 @@ pub struct RepairAlone<'s> {
 }
 
 impl Store {
-    /// Keeps other processes from using the store.
+    /// Keeps other processes from using the store. Waits as long as `patience` for a repair by another
+    /// process: one that was cut off counts for [`REPAIR_TIME`] more.
     ///
     /// # Errors
-    /// [`StoreError::BeingRepaired`] if another process repairs the store, or did a minute ago.
-    pub fn repair_alone(&self) -> Result<RepairAlone<'_>, StoreError> {
+    /// [`StoreError::BeingRepaired`] if the other repair has not ended by then.
+    pub fn repair_alone(&self, patience: Duration) -> Result<RepairAlone<'_>, StoreError> {
         if !self.is_shared() {
             return Ok(RepairAlone { store: self, lease: Mutex::new(None) });
         }
-        let lease =
-            self.try_lease_for(Leased::Repair, REPAIR_TIME)?.ok_or(StoreError::BeingRepaired)?;
+        let begun = Instant::now();
+        let lease = loop {
+            if let Some(lease) = self.try_lease_for(Leased::Repair, REPAIR_TIME)? {
+                break lease;
+            }
+            if begun.elapsed() >= patience {
+                return Err(StoreError::BeingRepaired);
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "no event of this process ends the wait"
+            )]
+            thread::sleep(LOOK_EVERY);
+        };
         self.repairs.is_own.store(true, Ordering::Release);
         Ok(RepairAlone { store: self, lease: Mutex::new(Some(lease)) })
     }

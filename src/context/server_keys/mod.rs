@@ -7,10 +7,7 @@ use std::time::Duration;
 use backscroll_matrix::KeyAnswer;
 
 use super::Context;
-use crate::{
-    store::{FetchedKeys, StoreError},
-    sync::lock,
-};
+use crate::store::{FetchedKeys, StoreError};
 
 /// Keys are not used for longer after their fetch, even if they are valid for longer.
 const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
@@ -57,14 +54,9 @@ impl Context {
         fetched: &FetchedKeys,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let _putting = lock(&self.putting_keys);
-        let held = self.store.server_keys(server_name)?;
         let is_newer =
-            |held: FetchedKeys| (fetched.fetched_ts + 1..=now_ms).contains(&held.fetched_ts);
-        if held.is_some_and(is_newer) {
-            return Ok(());
-        }
-        self.store.put_server_keys(server_name, fetched)
+            |held: &FetchedKeys| (fetched.fetched_ts + 1..=now_ms).contains(&held.fetched_ts);
+        self.store.put_server_keys(server_name, fetched, |held| !held.is_some_and(is_newer))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two processes over one store: what one of them changes is heeded by the other, and work that is
 //! done in many steps goes on though the other changes the room meanwhile.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, time::Duration};
 
 use backscroll_testkit::{Draft, Event, Room};
 
@@ -277,12 +277,12 @@ fn while_one_process_repairs_the_store_the_other_answers_and_changes_nothing() {
     let pair = Pair::new();
     let events = pair.line(&pair.one, &pair.join, 3);
     let being_repaired = |failure| matches!(failure, StoreError::BeingRepaired);
-    let alone = pair.one.store.repair_alone().unwrap();
+    let alone = pair.one.store.repair_alone(Duration::ZERO).unwrap();
     let asked = pair.asked(&pair.other, &[&events[1]]);
     assert!(matches!(asked, Err(QueryError::Store(StoreError::BeingRepaired))), "{asked:?}");
     assert!(being_repaired(pair.other.store.set_erased(BOB, true).err().unwrap()));
     assert!(being_repaired(pair.other.store.delete_room(&pair.room.room_id).err().unwrap()));
-    assert!(being_repaired(pair.other.store.repair_alone().err().unwrap()));
+    assert!(being_repaired(pair.other.store.repair_alone(Duration::ZERO).err().unwrap()));
     alone.check().unwrap();
     pair.line(&pair.one, &events[2], 1);
     drop(alone);

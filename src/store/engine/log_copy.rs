@@ -320,7 +320,7 @@ mod tests {
             let store = Store::open(&Options::plain(dir.path().to_owned(), 16 << 20)).unwrap();
             for number in 0..100 {
                 let large = FetchedKeys { fetched_ts: 0, answer: vec![number; 40 << 10] };
-                store.put_server_keys(&format!("{number}.example"), &large).unwrap();
+                store.put_server_keys(&format!("{number}.example"), &large, |_| true).unwrap();
             }
         }
         let graph = dir.path().join("graph");

@@ -22,7 +22,7 @@ use std::{
 use super::{Fault, FaultKind, Remedy, Watch, verify};
 use crate::{
     ingest,
-    store::{Store, StoreError},
+    store::{REPAIR_TIME, Store, StoreError},
 };
 
 /// The most rounds of a repair: repaired records may uncover faults in records that follow from
@@ -82,7 +82,7 @@ pub fn repair(
     now_ms: u64,
     verified: &mut dyn FnMut(u32),
 ) -> Result<Repaired, StoreError> {
-    let alone = store.repair_alone()?;
+    let alone = store.repair_alone(2 * REPAIR_TIME)?;
     match ingest::recover(store) {
         Ok(left) => left.iter().try_for_each(|it| ingest::settle_waiting(store, it))?,
         Err(failure) if !is_reported(&failure) => return Err(failure),

@@ -43,12 +43,17 @@ pub(crate) struct DatabaseFlags {
     /// Synapse's database: postgresql://USER@HOST:PORT/NAME. Several hosts may be given, separated by
     /// commas; the first that answers is used. `?sslmode=require` demands TLS. Required, except for
     /// `check --role-sql`.
-    #[arg(long, env = "BACKSCROLL_SYNAPSE_DATABASE", value_name = "URL")]
+    #[arg(long, env = "BACKSCROLL_SYNAPSE_DATABASE", hide_env_values = true, value_name = "URL")]
     pub(crate) database: Option<String>,
 
     /// The database with the state groups, if Synapse keeps them in another one (`databases` in its
     /// configuration). The same as --database by default.
-    #[arg(long, env = "BACKSCROLL_SYNAPSE_STATE_DATABASE", value_name = "URL")]
+    #[arg(
+        long,
+        env = "BACKSCROLL_SYNAPSE_STATE_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub(crate) state_database: Option<String>,
 
     /// A file with the password of the role. Without it, the password of the URL is used.
