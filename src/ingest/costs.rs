@@ -163,6 +163,10 @@ fn events_that_are_appended_together_share_one_flush() {
 #[test]
 fn messages_in_a_line() {
     let held = RoomOfCosts::new();
+    if !held.cx.store.is_in_files() {
+        println!("skipped: what is read ahead is counted too; round trips count there");
+        return;
+    }
     let mut last = held.join.clone();
     let mut alone = Vec::new();
     for _ in 0..40 {

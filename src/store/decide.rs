@@ -1,6 +1,6 @@
 //! Decisions: one change of one room, made and committed under the room's lock.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, thread, time::Duration};
 
 use super::{
     Edit, Room, RoomNum, Store, StoreError,
@@ -12,7 +12,11 @@ use super::{
 };
 
 /// How often a decision is made before [`StoreError::Conflict`] is returned.
-const MAX_TRIES: u32 = 16;
+const MAX_TRIES: u32 = 40;
+/// Tries without a wait between them.
+const TRIES_AT_ONCE: u32 = 4;
+/// The longest wait before another try, in milliseconds.
+const LONGEST_WAIT_MS: u64 = 64;
 
 /// How a decision ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,12 +161,22 @@ pub(super) fn retried<T, E: From<StoreError>>(
     room_id: &str,
     mut attempt: impl FnMut() -> Result<Option<T>, E>,
 ) -> Result<T, E> {
-    for _ in 0..MAX_TRIES {
+    for tries in 0..MAX_TRIES {
         if let Some(value) = attempt()? {
             return Ok(value);
         }
+        give_way(tries);
     }
     Err(StoreError::Conflict { room_id: room_id.to_owned() }.into())
+}
+
+/// Waits before another try, at random and longer each time: the processes that write to the room would
+/// meet again and again, and the slowest of them would never commit.
+#[expect(clippy::disallowed_methods, reason = "what other processes do is not told")]
+fn give_way(tries: u32) {
+    let Some(times) = tries.checked_sub(TRIES_AT_ONCE) else { return };
+    let longest = 1_u64.checked_shl(times).unwrap_or(u64::MAX).min(LONGEST_WAIT_MS);
+    thread::sleep(Duration::from_millis(rand::random_range(0..=longest)));
 }
 
 #[cfg(test)]

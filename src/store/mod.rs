@@ -102,6 +102,7 @@ mod server_keys;
 mod sets;
 mod size;
 mod space;
+mod test_place;
 mod view;
 
 use std::{

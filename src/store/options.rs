@@ -1,6 +1,6 @@
 //! How a store is opened.
 
-use super::Place;
+use super::{Place, test_place};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -57,12 +57,11 @@ impl Options {
     }
 
     /// Options for tests: 16 MiB of caches, and no bytes kept free. The store is kept by sled, or by
-    /// fjall if the environment variable `BACKSCROLL_TEST_ENGINE` is `fjall`.
+    /// the engine that `BACKSCROLL_TEST_ENGINE` names: `fjall`, or `postgres`, in a schema of its own in
+    /// the database whose URL is in `BACKSCROLL_TEST_POSTGRES`.
     #[must_use]
     pub fn small(data_dir: &Path) -> Self {
-        let is_fjall = std::env::var_os("BACKSCROLL_TEST_ENGINE").is_some_and(|it| it == "fjall");
-        let place = if is_fjall { Place::Fjall } else { Place::Sled };
-        Self::of(place(data_dir.to_owned()), 16 << 20)
+        Self::of(test_place::of(data_dir), 16 << 20)
     }
 
     /// As [`of`](Self::of), for a store that sled keeps.

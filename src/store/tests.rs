@@ -34,6 +34,11 @@ impl Store {
         self.put_raw(key, Some(value));
     }
 
+    /// Whether this process has the store alone, in files of its own.
+    pub(crate) fn is_in_files(&self) -> bool {
+        matches!(self.engine, Engine::Local(_) | Engine::Fjall(_))
+    }
+
     /// All keys and values.
     pub(crate) fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let records = self.scan(&[], None, usize::MAX).unwrap();
@@ -143,7 +148,9 @@ fn a_dropped_edit_changes_nothing() {
 fn a_second_process_cannot_open_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
-    assert!(matches!(open(dir.path()), Err(StoreError::InUse(_))));
+    if store.is_in_files() {
+        assert!(matches!(open(dir.path()), Err(StoreError::InUse(_))));
+    }
     drop(store);
     assert!(open(dir.path()).is_ok());
 }
@@ -237,7 +244,7 @@ fn the_edit_that_fills_a_page_packs_it_into_a_block() {
     for in_a_batch in [1, 5, 32, 64, 100] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path()).unwrap();
-        let room = append(&store, 0..70, in_a_batch);
+        append(&store, 0..70, in_a_batch);
         let store = if in_a_batch == 5 {
             // Cached while they were alone, too.
             append(&store, 70..75, 1);
@@ -247,6 +254,7 @@ fn the_edit_that_fills_a_page_packs_it_into_a_block() {
         } else {
             store
         };
+        let room = store.room_num("!a:b").unwrap().unwrap();
         let next = store.room(room).unwrap().next_event.0;
         let (expected_alone, expected_packed): (Vec<u32>, Vec<u32>) =
             (0..next).partition(|it| *it >= 64 || it % 10 == 7);
@@ -396,7 +404,9 @@ impl Store {
         let records = self.scan(&[], None, usize::MAX).unwrap();
         let of_rooms = |key: &[u8]| {
             use keys::Parts::{RoomNotServed, Store};
+            // In a database the number and the record of a room are one row.
             !matches!(keys::parts(key), Some(Store | RoomNotServed) | None)
+                && (self.is_in_files() || !matches!(key, [1 | 2, ..]))
         };
         let records: Vec<_> = records.into_iter().filter(|(key, _)| of_rooms(key)).collect();
         let (key, value) = &records[number % records.len()];

@@ -17,6 +17,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
     clients::{Clients, reason, request},
+    engine,
     process::{self, Process},
 };
 
@@ -87,6 +88,9 @@ async fn held(clients: &mut Clients, room: &Room, event_ids: &[String]) -> usize
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_volume_refuses_events_and_loses_none() {
+    if !engine::is_in_files() {
+        return;
+    }
     let Some(volume) = Volume::mount() else {
         println!("skipped: a tmpfs cannot be mounted here");
         return;
@@ -168,6 +172,9 @@ async fn a_full_volume_refuses_events_and_loses_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_write_stops_the_service() {
+    if !engine::is_in_files() {
+        return;
+    }
     let Some(volume) = Volume::mount() else {
         println!("skipped: a tmpfs cannot be mounted here");
         return;

@@ -59,6 +59,7 @@ mod server_keys;
 mod set_ban_redaction;
 mod set_rooms_served;
 mod set_user_erased;
+mod several;
 mod shadow;
 mod state_later;
 mod support;

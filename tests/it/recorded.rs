@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use backscroll::{
     context::Context,
-    query::{GetState, PageRequest},
+    query::{GetState, PageRequest, StateEntry},
     store::{Options, Store},
 };
 use backscroll_testkit::{Federation, FederationRequest};
@@ -23,13 +23,31 @@ use crate::support::{
 
 /// The number of requests with the expected response, and of all requests, by kind.
 #[derive(Default)]
-struct Tally(BTreeMap<String, (u32, u32)>);
+pub(crate) struct Tally(BTreeMap<String, (u32, u32)>);
 
 impl Tally {
+    /// Counts a request of a kind.
     fn count(&mut self, reason: &str, good: bool) {
         let (as_expected, all) = self.0.entry(reason.to_owned()).or_default();
         *as_expected += u32::from(good);
         *all += 1;
+    }
+
+    /// Counts a request in all kinds to which it belongs.
+    pub(crate) fn add(&mut self, request: &Request, good: bool) {
+        self.count("all requests", good);
+        for reason in &request.differs {
+            self.count(&format!("  unlike Synapse: {reason}"), good);
+        }
+        if request.differs.is_empty() {
+            self.count("  as Synapse answered", good);
+        }
+    }
+
+    pub(crate) fn print(&self) {
+        for (reason, (good, all)) in &self.0 {
+            println!("{good:5} of {all:5} {reason}");
+        }
     }
 }
 
@@ -57,29 +75,21 @@ async fn every_request_gets_the_expected_response() {
             };
             let answer = federation.send(services.gateway, sent).await;
             let fault = fault(room, request, answer.status.as_u16(), &answer.body);
-            tally.count("all requests", fault.is_none());
-            for reason in &request.differs {
-                tally.count(&format!("  unlike Synapse: {reason}"), fault.is_none());
-            }
-            if request.differs.is_empty() {
-                tally.count("  as Synapse answered", fault.is_none());
-            }
+            tally.add(request, fault.is_none());
             wrong.extend(fault.map(|it| format!("{} {}: {it}", room.name, request.uri)));
         }
         services.stop().await;
     }
     println!("answered as expected, through the gateway, over {} rooms:", rooms.len());
-    for (reason, (good, all)) in &tally.0 {
-        println!("{good:5} of {all:5} {reason}");
-    }
+    tally.print();
     assert!(wrong.is_empty(), "{} differ, such as:\n{}", wrong.len(), first(&wrong));
 }
 
-fn first(lines: &[String]) -> String {
+pub(crate) fn first(lines: &[String]) -> String {
     lines.iter().take(10).map(|it| format!("{it}\n")).collect()
 }
 
-fn by_destination(rooms: &[RecordedRoom]) -> BTreeMap<&str, Vec<&RecordedRoom>> {
+pub(crate) fn by_destination(rooms: &[RecordedRoom]) -> BTreeMap<&str, Vec<&RecordedRoom>> {
     let mut servers: BTreeMap<&str, Vec<&RecordedRoom>> = BTreeMap::new();
     for room in rooms {
         servers.entry(&room.requests[0].destination).or_default().push(room);
@@ -88,7 +98,12 @@ fn by_destination(rooms: &[RecordedRoom]) -> BTreeMap<&str, Vec<&RecordedRoom>> 
 }
 
 /// The difference between a response and the expected one; `None` if there is none.
-fn fault(room: &RecordedRoom, request: &Request, status: u16, body: &[u8]) -> Option<String> {
+pub(crate) fn fault(
+    room: &RecordedRoom,
+    request: &Request,
+    status: u16,
+    body: &[u8],
+) -> Option<String> {
     let expected = &request.expected;
     if status != expected.status {
         return Some(format!("status {status}, not {}", expected.status));
@@ -171,11 +186,18 @@ fn state_hash(cx: &Context, room_id: &str, event_id: &str) -> String {
     };
     let page = answers::ask(cx, &question).unwrap();
     assert!(page.next_page_token.is_empty());
-    let mut lines: Vec<String> = page
-        .entries
-        .iter()
-        .map(|it| format!("{}\0{}\0{}\n", it.event_type, it.state_key, it.event_id))
-        .collect();
+    let entries = page.entries.iter();
+    let line = |it: &StateEntry| state_line([&it.event_type, &it.state_key, &it.event_id]);
+    hash_of_state(entries.map(line).collect())
+}
+
+/// A line of the text whose hash is recorded: the type, the state key and the id of an event.
+pub(crate) fn state_line(entry: [&str; 3]) -> String {
+    format!("{}\n", entry.join("\0"))
+}
+
+/// The hash that is recorded of a state.
+pub(crate) fn hash_of_state(mut lines: Vec<String>) -> String {
     lines.sort();
     sha256(&lines.concat())
 }

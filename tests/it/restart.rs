@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use backscroll::{
-    ingest::{self, Verdict},
+    ingest,
     pdu::RoomVersion,
     proto::v1::{self as pb, append_events_response::Outcome},
     store::{Options, Store},
@@ -55,27 +55,11 @@ pub(crate) fn world(random: &mut Random, name: &str, shuffled: bool) -> World {
 }
 
 /// The bytes of acknowledged events, by room id and event id.
-type Acknowledged = BTreeMap<(String, String), String>;
+pub(crate) type Acknowledged = BTreeMap<(String, String), String>;
 
 /// The request that appends an event as it is delivered.
 pub(crate) fn request(world: &World, delivery: &Delivery) -> pb::AppendEventsRequest {
-    let event = delivery.new_event(&world.room);
-    pb::AppendEventsRequest {
-        kept: String::new(),
-        replace: 0,
-        room_id: event.room_id.to_owned(),
-        room_version: event.room_version.to_owned(),
-        event_id: event.event_id.to_owned(),
-        pdu: event.pdu.to_vec().into(),
-        verdict: clients::verdict(
-            event.verdict == Verdict::Rejected,
-            event.verdict == Verdict::SoftFailed,
-        )
-        .into(),
-        outlier: event.outlier,
-        state_after: event.state_after.to_vec(),
-        arrival: event.arrival,
-    }
+    clients::request_of(&delivery.new_event(&world.room))
 }
 
 /// Appends rooms on one stream until the service is killed; returns the acknowledged events.
@@ -126,7 +110,7 @@ async fn load(mut clients: Clients, name: String, mut random: Random) -> Acknowl
 }
 
 /// The number of acknowledged events that are missing or differ.
-async fn lost(clients: &mut Clients, acknowledged: &Acknowledged) -> u64 {
+pub(crate) async fn lost(clients: &mut Clients, acknowledged: &Acknowledged) -> u64 {
     let mut lost = 0;
     let mut of_rooms: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
     for (room_id, event_id) in acknowledged.keys() {

@@ -343,6 +343,10 @@ fn left_in_files(folder: &Path, values: &[Vec<u8>]) -> usize {
 #[test]
 fn a_copy_of_the_store_has_no_byte_of_removed_content() {
     let held = Held::new(RoomVersion::V10);
+    if !held.cx.store.is_in_files() {
+        println!("skipped: this is about files");
+        return;
+    }
     let said: Vec<Event> = (0..200)
         .map(|it| if it % 40 == 7 { secret(it) } else { format!("text {it}") })
         .map(|it| held.said(ALICE, &it))

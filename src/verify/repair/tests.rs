@@ -261,6 +261,7 @@ fn unused_states_are_reported_and_removed() {
     let outcome = mended(&cx);
     assert_eq!((outcome.unused_states, outcome.left.len(), outcome.mended.len()), (2, 0, 0));
     let cx = opened_again(&dir, cx);
+    let number = cx.store.room_num(&room_id).unwrap().unwrap();
     assert_eq!(cx.store.state_nums(number, None, usize::MAX).unwrap(), before.1);
     assert_eq!(visible(&cx, &room_id), before.0);
 }
@@ -323,6 +324,7 @@ fn a_room_with_a_lost_record_is_left_alone() {
         assert!(left.iter().any(|(_, why)| *why == Unrepaired::Lost), "{number}: {left:?}");
         assert!(left.iter().any(|(_, why)| *why == Unrepaired::WithTheRoom), "{number}: {left:?}");
         let cx = opened_again(&dir, cx);
+        let room = cx.store.room_num(&room_id).unwrap().unwrap();
         assert_eq!((cx.store.room(room).unwrap(), faults(&cx)), (before, found), "{number}");
     }
 }

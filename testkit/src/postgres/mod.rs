@@ -122,6 +122,8 @@ impl Postgres {
         copy.arg(&self.dir).args(["-p", &self.port.to_string(), "-D"]).arg(standby.data());
         finish(&mut copy);
         standby.write("standby.signal", b"");
+        // What the primary was told by ALTER SYSTEM would win over the lines that follow.
+        standby.write("postgresql.auto.conf", b"");
         let (dir, port) = (self.dir.display(), self.port);
         let primary = format!("host={dir} port={port} user=owner application_name={name}");
         standby.configure(&[("primary_conninfo", &primary), ("synchronous_standby_names", "")]);

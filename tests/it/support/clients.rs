@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use backscroll::proto::v1::{
-    self as pb, history_service_client::HistoryServiceClient,
-    ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
+use backscroll::{
+    ingest::{NewEvent, Verdict},
+    proto::v1::{
+        self as pb, history_service_client::HistoryServiceClient,
+        ingest_service_client::IngestServiceClient, key_service_client::KeyServiceClient,
+    },
 };
 use backscroll_testkit::{Room, within_async};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -29,6 +32,11 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) async fn connect(service: &Process) -> Self {
         Self::over(Channel::from_shared(service.url()).unwrap().connect().await.unwrap())
+    }
+
+    /// Clients that connect when they are used.
+    pub(crate) fn at(url: &str) -> Self {
+        Self::over(Channel::from_shared(url.to_owned()).unwrap().connect_lazy())
     }
 
     pub(crate) fn over(channel: Channel) -> Self {
@@ -69,10 +77,10 @@ impl Clients {
         Ok(events)
     }
 
-    /// The health of one service, or of the whole process if the name is empty.
+    /// The health of one service, of the whole process if the name is empty, or what a probe asks.
     pub(crate) async fn health(&mut self, service: &str) -> ServingStatus {
         let service = match service {
-            "" => String::new(),
+            "" | "liveness" | "startup" => service.to_owned(),
             name => format!("backscroll.history.v1.{name}"),
         };
         self.health.check(HealthCheckRequest { service }).await.unwrap().into_inner().status()
@@ -123,6 +131,24 @@ pub(crate) fn request(room: &Room, pdu: &str) -> pb::AppendEventsRequest {
         room_version: room.version.as_str().to_owned(),
         pdu: pdu.to_owned().into(),
         ..pb::AppendEventsRequest::default()
+    }
+}
+
+/// The request that appends an event as it is.
+pub(crate) fn request_of(event: &NewEvent<'_>) -> pb::AppendEventsRequest {
+    let (rejected, soft_failed) =
+        (event.verdict == Verdict::Rejected, event.verdict == Verdict::SoftFailed);
+    pb::AppendEventsRequest {
+        kept: String::new(),
+        replace: 0,
+        room_id: event.room_id.to_owned(),
+        room_version: event.room_version.to_owned(),
+        event_id: event.event_id.to_owned(),
+        pdu: event.pdu.to_vec().into(),
+        verdict: verdict(rejected, soft_failed).into(),
+        outlier: event.outlier,
+        state_after: event.state_after.to_vec(),
+        arrival: event.arrival,
     }
 }
 

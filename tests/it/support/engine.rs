@@ -12,3 +12,13 @@ pub(crate) fn is_sled() -> bool {
     }
     is_sled
 }
+
+/// Whether each store of the suites is in files of its own. Prints a line if not: the caller skips a test
+/// of such files, or of the volume that they are on.
+pub(crate) fn is_in_files() -> bool {
+    let is_in_files = !matches!(Options::small(Path::new("")).place, Place::Postgres(_));
+    if !is_in_files {
+        println!("skipped: this is about the files of a store");
+    }
+    is_in_files
+}

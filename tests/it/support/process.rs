@@ -10,6 +10,8 @@ use std::{
 use backscroll::store::Options;
 use backscroll_testkit::process::{Ended, Program};
 
+const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
+
 /// A command of the binary, with an empty environment. A `--data-dir` and the directory after it become
 /// the flags of the engine under test.
 pub(crate) fn backscroll<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
@@ -59,10 +61,16 @@ impl Process {
         flags: &[&str],
         change: impl FnOnce(&mut Command),
     ) -> Self {
-        let args = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
-        let mut command = backscroll(args);
+        let mut command = backscroll(SERVE);
         command.args(store(data_dir)).args(flags);
         change(&mut command);
+        Self(Program::start(command))
+    }
+
+    /// Starts a service over a store, and waits until it serves.
+    pub(crate) fn start_over(place: &str, flags: &[&str]) -> Self {
+        let mut command = backscroll(SERVE);
+        command.args(["--store", place]).args(flags);
         Self(Program::start(command))
     }
 

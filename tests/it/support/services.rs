@@ -8,6 +8,26 @@ use backscroll_gateway::{
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
+/// A running gateway. It ends with the runtime, or when it is told to.
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl Gateway {
+    pub(crate) async fn start(options: GatewayOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async {
+            let stopped = async { drop(stopped.await) };
+            backscroll_gateway::server::serve(listener, options, stopped).await.unwrap();
+        });
+        Self { address, stop, running }
+    }
+}
+
 /// A running pair of services.
 pub(crate) struct Services {
     pub(crate) gateway: SocketAddr,
@@ -42,22 +62,15 @@ impl Services {
         });
         let serving = tokio::spawn(async { serving.await.unwrap() });
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let gateway = listener.local_addr().unwrap();
+        let url = format!("http://{history}").parse().unwrap();
         let mut options = GatewayOptions {
             keys: PinnedKeys::from_json(server_keys.as_bytes()).unwrap(),
-            ..GatewayOptions::new(
-                server_name.parse().unwrap(),
-                format!("http://{history}").parse().unwrap(),
-            )
+            ..GatewayOptions::new(server_name.parse().unwrap(), url)
         };
         change(&mut options);
         let gateway_metrics = options.metrics.clone();
-        let (stop_gateway, stopped) = oneshot::channel::<()>();
-        let gatewaying = tokio::spawn(async {
-            let stopped = async { drop(stopped.await) };
-            backscroll_gateway::server::serve(listener, options, stopped).await.unwrap();
-        });
+        let Gateway { address: gateway, stop: stop_gateway, running: gatewaying } =
+            Gateway::start(options).await;
         // The gateway stops first, because it calls the history service.
         let (stop, running) = (vec![stop_gateway, stop_history], vec![gatewaying, serving]);
         Self { gateway, history, cx, gateway_metrics, stop, running }

@@ -1,5 +1,7 @@
 //! Every engine against a map: random reads, commits and conflicts.
 
+mod keyspace;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
