@@ -5,7 +5,7 @@
 use std::{
     fs,
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use backscroll::proto::v1 as pb;
@@ -21,20 +21,34 @@ use crate::support::{
     process::Process,
 };
 
+/// A request that stores keys of a server.
+#[expect(clippy::disallowed_methods, reason = "the service compares with the wall clock")]
+pub(crate) fn put_request(server_name: &str) -> pb::PutServerKeysRequest {
+    let in_a_day = SystemTime::now() + Duration::from_hours(24);
+    let valid_until = in_a_day.duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let answer = answer_of(server_name, 1, u64::try_from(valid_until).unwrap());
+    pb::PutServerKeysRequest { answer: answer.into(), fetched_ts: 0 }
+}
+
 /// A response with one key, signed by that key.
 fn answer(seed: u8, valid_until_ts: u64) -> String {
+    answer_of("one.example", seed, valid_until_ts)
+}
+
+/// A response of a server with one key, signed by that key.
+fn answer_of(server_name: &str, seed: u8, valid_until_ts: u64) -> String {
     let key = SigningKey::from_bytes(&[seed; 32]);
     let id = format!("ed25519:k{seed}");
     let public = STANDARD_NO_PAD.encode(key.verifying_key().as_bytes());
     let mut answer = json!({
-        "server_name": "one.example",
+        "server_name": server_name,
         "valid_until_ts": valid_until_ts,
         "verify_keys": { &id: { "key": public } },
         "old_verify_keys": {},
     });
     // The members are in order and there are no spaces, so serde_json writes canonical JSON.
     let signature = key.sign(answer.to_string().as_bytes()).to_bytes();
-    answer["signatures"] = json!({ "one.example": { id: STANDARD_NO_PAD.encode(signature) } });
+    answer["signatures"] = json!({ server_name: { id: STANDARD_NO_PAD.encode(signature) } });
     answer.to_string()
 }
 

@@ -15,7 +15,7 @@ use std::{
     io::Write as _,
     net::{SocketAddr, TcpListener},
     os::unix::fs::{PermissionsExt as _, chown},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -43,8 +43,6 @@ pub struct Setup {
     settings: Vec<(String, String)>,
     /// Files of the data folder.
     files: Vec<(String, Vec<u8>)>,
-    /// Whether the folder is on a disk.
-    is_on_disk: bool,
 }
 
 impl Setup {
@@ -52,13 +50,6 @@ impl Setup {
     #[must_use]
     pub fn durable() -> Self {
         Self::default().with("fsync", "on")
-    }
-
-    /// With its data on a disk, and not in memory if there is room: for measurements.
-    #[must_use]
-    pub fn on_disk(mut self) -> Self {
-        self.is_on_disk = true;
-        self
     }
 
     /// With one more setting of `postgresql.conf`.
@@ -104,7 +95,7 @@ impl Postgres {
     /// As [`start`](Self::start).
     #[must_use]
     pub fn start_with(setup: &Setup) -> Option<Self> {
-        let mut postgres = Self::in_new_folder(Installed::find()?, setup.is_on_disk);
+        let mut postgres = Self::in_new_folder(Installed::find()?);
         let mut initdb = postgres.installed.command("initdb");
         initdb.args(["-U", "owner", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
         finish(initdb.arg(postgres.data()));
@@ -125,7 +116,7 @@ impl Postgres {
     /// for it if the setting `synchronous_standby_names` of this server has that name.
     #[must_use]
     pub fn standby(&self, name: &str) -> Self {
-        let mut standby = Self::in_new_folder(self.installed.clone(), false);
+        let mut standby = Self::in_new_folder(self.installed.clone());
         let mut copy = self.installed.command("pg_basebackup");
         copy.args(["-U", "owner", "-X", "stream", "-c", "fast", "--no-sync", "-h"]);
         copy.arg(&self.dir).args(["-p", &self.port.to_string(), "-D"]).arg(standby.data());
@@ -256,9 +247,8 @@ impl Postgres {
     }
 
     /// A server that is not started, whose data is not there yet.
-    fn in_new_folder(installed: Installed, on_disk: bool) -> Self {
-        let parent = if on_disk { Path::new("/tmp") } else { installed::folder() };
-        let folder = tempfile::Builder::new().prefix("pg").tempdir_in(parent).unwrap();
+    fn in_new_folder(installed: Installed) -> Self {
+        let folder = tempfile::Builder::new().prefix("pg").tempdir_in(installed::folder()).unwrap();
         let dir = folder.keep();
         if let Some(other) = installed.user {
             chown(&dir, Some(other.uid), Some(other.gid)).unwrap();

@@ -1,11 +1,13 @@
 //! Several history services over one PostgreSQL: they are one service. The services are processes of the
 //! real program. Without PostgreSQL the tests say so and pass.
 
+mod away;
 mod kills;
 mod picture;
 mod races;
 mod recorded;
 mod servers;
+mod staleness;
 
 use std::{env, time::Duration};
 
