@@ -34,9 +34,9 @@ enum Databases {
 impl Databases {
     /// The given database, or a new server. `None` if there is neither.
     fn find() -> Option<Self> {
-        match env::var("BACKSCROLL_TEST_POSTGRES") {
-            Ok(url) => Some(Self::Given(url)),
-            Err(_) => postgres().map(Self::Own),
+        match env::var_os("BACKSCROLL_TEST_POSTGRES") {
+            Some(url) => Some(Self::Given(url.into_string().unwrap())),
+            None => postgres().map(Self::Own),
         }
     }
 
