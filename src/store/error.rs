@@ -171,6 +171,10 @@ pub enum EngineError {
     /// The database cannot be reached. Nothing was written; the caller may try again.
     #[error("the database cannot be reached: {0}")]
     Away(String),
+    /// The answer to a commit was lost, and the database cannot be asked what became of it. It was
+    /// applied, or not, or will be; the caller may do the same again.
+    #[error("the answer to a commit was lost, so it may be applied or not: {0}")]
+    Unclear(String),
     /// The engine panicked. Only opening the store again helps.
     #[error("the engine met what it did not expect ({0})")]
     Panicked(String),
@@ -180,9 +184,11 @@ impl EngineError {
     /// The message of the engine.
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Damaged(text) | Self::Failed(text) | Self::Away(text) | Self::Panicked(text) => {
-                text
-            }
+            Self::Damaged(text)
+            | Self::Failed(text)
+            | Self::Away(text)
+            | Self::Unclear(text)
+            | Self::Panicked(text) => text,
         }
     }
 }
@@ -214,10 +220,10 @@ impl StoreError {
         }
     }
 
-    /// Whether the database cannot be reached. Nothing was written.
+    /// Whether the database cannot be reached, or could not be at the end of a commit.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Away(_)))
+        matches!(self, Self::Engine(EngineError::Away(_) | EngineError::Unclear(_)))
     }
 
     /// Whether the files of the store are damaged, so that a repair or a backup is needed.

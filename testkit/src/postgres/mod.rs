@@ -144,11 +144,22 @@ impl Postgres {
         self.running = None;
     }
 
-    /// Kills the server's first process with SIGKILL: the others end when they notice it.
+    /// Kills the server's processes with SIGKILL, the first one first. Those that serve clients would
+    /// answer for a moment after it.
     pub fn kill(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        let pids = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        kill(pids.lines().next().unwrap());
+        let lines = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        let first = lines.lines().next().unwrap();
+        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children"));
+        kill(first);
+        let children = children.unwrap_or_default();
+        if !children.trim().is_empty() {
+            // Some may have ended already.
+            let mut kill = Command::new("kill");
+            drop(
+                kill.arg("-KILL").args(children.split_whitespace()).stderr(Stdio::null()).status(),
+            );
+        }
         running.wait();
     }
 

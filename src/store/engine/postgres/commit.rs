@@ -17,7 +17,7 @@ use super::{
     },
 };
 use crate::store::{
-    RoomNum, StoreError,
+    EngineError, RoomNum, StoreError,
     codec::{Malformed, strip_checksum},
     keys::{self, Scope},
     view::number_or_gone,
@@ -73,8 +73,10 @@ impl Postgres {
         effect: Effect,
     ) -> Result<Commit, StoreError> {
         let mut plan = self.plan(seen, changes, effect)?;
+        let mut was_unclear = false;
         for _ in 0..MAX_TRIES {
-            match self.database.transact(plan.statements(self))? {
+            let transacted = self.database.transact(plan.statements(self));
+            match transacted.map_err(|it| if was_unclear { unclear(it) } else { it })? {
                 Transacted::Done => {
                     self.applied(plan);
                     return Ok(Commit::Done);
@@ -99,9 +101,10 @@ impl Postgres {
                     self.unclear.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(said, "the answer to a commit was lost; its end is looked for");
                     if seen.is_some() {
-                        return self.settle(plan);
+                        return self.settle(plan).map_err(unclear);
                     }
                     // Without a condition it may be applied twice.
+                    was_unclear = true;
                 }
             }
         }
@@ -398,6 +401,14 @@ fn vacant(row: &RoomRow) -> RoomRow {
         name: row.name.clone(),
         is_gone: false,
         value: None,
+    }
+}
+
+/// The failure to find out what became of a commit.
+fn unclear(failure: StoreError) -> StoreError {
+    match failure {
+        StoreError::Engine(EngineError::Away(said)) => EngineError::Unclear(said).into(),
+        other => other,
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
     thread,
 };
 
-use backscroll_testkit::postgres::{Postgres as Server, Setup};
+use backscroll_testkit::{
+    cutter::Cutter,
+    postgres::{Postgres as Server, Setup},
+};
 use proptest::prelude::*;
 
 use super::{Preparation, prepare};
@@ -51,6 +54,7 @@ enum Step {
     RemoveDeleted,
     Forget,
     Bury,
+    Erase { user: u8, is_erased: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::RemoveDeleted),
         2 => Just(Step::Forget),
         1 => Just(Step::Bury),
+        2 => (0u8..3, any::<bool>()).prop_map(|(user, is_erased)| Step::Erase { user, is_erased }),
     ]
 }
 
@@ -162,6 +167,9 @@ fn apply(store: &Store, room_id: &str, step: &Step, model: &mut Model) {
                 *model = Model::Deleted;
             }
         }
+        Step::Erase { user, is_erased } => {
+            store.set_erased(&format!("@{user}:b"), *is_erased).unwrap();
+        }
     }
 }
 
@@ -211,11 +219,19 @@ proptest! {
         let options = empty(server);
         let stores = [(); 3].map(|()| Store::open(&options).unwrap());
         let mut models = [Model::None, Model::None];
+        let mut erased = [false; 3];
         for (by, room, step, reader) in &steps {
             let model = &mut models[*room];
             apply(&stores[*by], ROOMS[*room], step, model);
+            if let Step::Erase { user, is_erased } = step {
+                erased[usize::from(*user)] = *is_erased;
+            }
             for (room_id, model) in ROOMS.iter().zip(&models) {
                 prop_assert_eq!(&read(&stores[*reader], room_id), model);
+            }
+            for (user, is_erased) in erased.iter().enumerate() {
+                let found = stores[*reader].is_erased(&format!("@{user}:b"));
+                prop_assert_eq!(found, *is_erased, "user {}", user);
             }
         }
         for store in &stores {
@@ -273,6 +289,74 @@ fn stores_that_write_to_one_room_at_the_same_time_lose_nothing() {
             assert_eq!(store.body(room, *event).unwrap().pdu, event_id.as_bytes());
         }
     }
+}
+
+/// Every commit whose answer was lost is found to be applied, or is never applied.
+#[test]
+fn commits_whose_answers_are_lost_are_neither_lost_nor_doubled() {
+    let Some(server) = server() else { return };
+    let Options { place, .. } = empty(server);
+    let cutter = Cutter::start(server.address());
+    let through = place.to_string().replace(
+        &format!(":{}", server.address().port()),
+        &format!(":{}", cutter.address().port()),
+    );
+    let options = Options::of(through.parse().unwrap(), 16 << 20);
+    let stores = [(); 3].map(|()| Store::open(&options).unwrap());
+    cutter.cut_commits(30, 1);
+    let added: Vec<AddedEvent> = thread::scope(|scope| {
+        let writers = stores.iter().enumerate().map(|(by, store)| {
+            scope.spawn(move || {
+                let add = |number| {
+                    let event_id = format!("$of-{by}-{number}");
+                    // Found again if it was applied although its decision was made twice.
+                    let event = loop {
+                        match add_once(store, "!one:b", &event_id) {
+                            Ok(event) => break event,
+                            Err(StoreError::Conflict { .. }) => {}
+                            Err(failure) => panic!("{failure}"),
+                        }
+                    };
+                    AddedEvent { event, event_id }
+                };
+                (0..25).map(add).collect::<Vec<_>>()
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        writers.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    assert!(cutter.cuts() > 5, "{} connections were cut", cutter.cuts());
+    cutter.cut_commits(0, 1);
+    let numbers: BTreeMap<EventNum, String> =
+        added.into_iter().map(|it| (it.event, it.event_id)).collect();
+    assert_eq!(numbers.len(), 75, "no number is given twice");
+    for store in &stores {
+        let room = store.room_num("!one:b").unwrap().unwrap();
+        assert_eq!(store.room(room).unwrap().next_event, EventNum(75), "no event is added twice");
+        for (event, event_id) in &numbers {
+            assert_eq!(store.event_num(room, event_id).unwrap(), Some(*event));
+            assert_eq!(store.body(room, *event).unwrap().pdu, event_id.as_bytes());
+        }
+    }
+}
+
+struct AddedEvent {
+    event: EventNum,
+    event_id: String,
+}
+
+/// As [`add_one`], but finds the event if it is held.
+fn add_once(store: &Store, room_id: &str, event_id: &str) -> Result<EventNum, StoreError> {
+    let added = store.decide(room_id, Some("10"), |edit| {
+        if let Some(event) = edit.event_num(edit.room_num(), event_id)? {
+            return Ok(Decision::Discard(event));
+        }
+        let event = edit.add_event(event_id);
+        edit.put_body(event, event_id, event_id.as_bytes());
+        edit.put_node(event, node(event))?;
+        Ok::<_, StoreError>(Decision::Commit(event))
+    });
+    added.map(|it| it.expect("the room is made"))
 }
 
 #[test]
