@@ -109,6 +109,8 @@ impl Drop for RepairAlone<'_> {
         if let Some(lease) = &*lock(&self.lease) {
             self.store.release(lease);
         }
+        // A change by this process is not learnt of as one.
+        *write(&self.store.repairs.running) = None;
         self.store.repairs.is_own.store(false, Ordering::Release);
     }
 }
