@@ -94,7 +94,7 @@ pub struct HeldLease {
 /// The record of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LeaseRecord {
-    /// A random number that stands for the holder. 0: nobody has the lease.
+    /// A random number that stands for the holder. 0: no process has the lease.
     owner: u64,
     /// Another one after each change.
     count: u64,
@@ -132,7 +132,7 @@ impl LeaseRecord {
 }
 
 impl Store {
-    /// Takes a lease, if nobody has it.
+    /// Takes a lease, if no process has it.
     ///
     /// # Errors
     /// When the store fails.
@@ -140,7 +140,7 @@ impl Store {
         self.try_lease_for(leased, LEASE_TIME)
     }
 
-    /// Takes a lease that ends unless it is prolonged within `time`, if nobody has it.
+    /// Takes a lease that ends unless it is prolonged within `time`, if no process has it.
     ///
     /// # Errors
     /// When the store fails.
@@ -172,7 +172,7 @@ impl Store {
         Ok(is_taken.then_some(HeldLease { key, time, record: Some(record), prolonged_at }))
     }
 
-    /// Whether the record of a lease says that somebody has it.
+    /// Whether the record of a lease says that a process has it.
     pub(super) fn is_lease_held(key: &[u8], value: &StoredValue) -> bool {
         let record = strip_checksum(key, value).and_then(LeaseRecord::decode);
         record.map_or(true, |it| it.owner != 0)
@@ -232,7 +232,7 @@ impl Store {
         let key = lease.key.clone();
         let seen = Seen { value: Some(record.value(&key)), key, stamp: None };
         let count = record.count.wrapping_add(1);
-        // Nobody waits for it: the lease ends by itself.
+        // No process waits for it: the lease ends by itself.
         drop(self.change_lease(&seen, LeaseRecord { owner: 0, count, time_ms: 0 }));
     }
 }
@@ -247,7 +247,7 @@ mod tests {
         Store::sharing(2).try_into().ok().expect("two were asked for")
     }
 
-    /// Takes a lease as soon as nobody has it.
+    /// Takes a lease as soon as no process has it.
     fn wait_for(store: &Store, time: Duration) -> HeldLease {
         let bound = Instant::now() + Duration::from_secs(30);
         loop {

@@ -9,7 +9,7 @@ use super::{
 /// The most figures of a measurement.
 const MAX_FIGURES: usize = 64;
 
-/// Figures that some process has measured. What they mean is up to those who measure.
+/// Figures that some process has measured. What they mean is known to the code that measures them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// A random number: another one for each measurement.

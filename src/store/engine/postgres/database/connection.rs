@@ -16,7 +16,7 @@ use super::{Failure, Statement, now, query};
 
 /// The most connections that serve reads.
 const READING: usize = 8;
-/// A database is asked who it is when the last answer is older.
+/// A connection is asked which database it leads to when the last answer is older.
 const IDENTITY_AGE: Duration = Duration::from_secs(1);
 /// Which database this is, and its line of history: another one after a standby was promoted. It fails
 /// on a standby, which is what is wanted: a standby may not know of a redaction yet.
@@ -179,7 +179,7 @@ impl Connections {
         }
     }
 
-    /// A connection that nobody else uses.
+    /// A connection that no other transaction uses.
     pub(super) async fn take(&self, deadline: Instant) -> Result<Connection, Failure> {
         while let Some(idle) = self.idle.lock().await.pop() {
             if !idle.client.is_closed() {
@@ -190,7 +190,7 @@ impl Connections {
         opened.map_err(|_| Failure::away("it cannot be reached in time"))?
     }
 
-    /// Keeps a connection for the next who takes one.
+    /// Keeps a connection for the next transaction.
     pub(super) async fn give_back(&self, connection: Connection) {
         self.idle.lock().await.push(connection);
     }

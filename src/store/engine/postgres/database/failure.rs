@@ -27,7 +27,7 @@ pub(in super::super) struct Failure {
     /// Whether the server said so.
     pub(super) is_from_server: bool,
     code: Option<SqlState>,
-    /// Whether no later attempt helps before somebody changes a setting.
+    /// Whether no later attempt helps before a setting is changed.
     pub(super) is_final: bool,
 }
 

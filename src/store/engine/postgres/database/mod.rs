@@ -279,7 +279,7 @@ impl SharedConnections {
         }
     }
 
-    /// Sends a transaction over a connection that nobody else uses.
+    /// Sends a transaction over a connection that no other transaction uses.
     async fn commit(
         &self,
         connection: &Connection,
