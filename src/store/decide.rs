@@ -39,9 +39,9 @@ impl Store {
     /// If the room was changed by someone else between the first read and the commit, all changes
     /// are dropped and `decide` is called again, with a fresh [`Edit`] that shows the room as it is
     /// then. In a store that several processes share, the same happens if `decide` fails and the room
-    /// was changed meanwhile: it may have seen two moments. So `decide` must have no effect outside the edit and its return value: what it counts
-    /// or collects must begin anew at each call. It is not called again after
-    /// [`Decision::Discard`]. A store in a directory is open in one process, whose writers hold the
+    /// was changed meanwhile: it may have seen two moments. So `decide` must have no effect outside the
+    /// edit and its return value: what it counts or collects must begin anew at each call. It is not
+    /// called again after [`Decision::Discard`]. A store in a directory is open in one process, whose writers hold the
     /// room's lock, so there no commit conflicts.
     ///
     /// # Errors
