@@ -13,13 +13,21 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Panics
 /// When the condition does not hold after `bound`. The message names `what`.
 #[track_caller]
+pub fn within(bound: Duration, what: &str, holds: impl FnMut() -> bool) {
+    assert!(holds_within(bound, holds), "after {bound:?} still waiting until {what}");
+}
+
+/// Waits on this thread until a condition holds, or until `bound` is over. Returns whether it holds.
 #[expect(clippy::disallowed_methods, reason = "the condition has no event to wait for")]
-pub fn within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+pub fn holds_within(bound: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < bound, "after {bound:?} still waiting until {what}");
+        if start.elapsed() >= bound {
+            return false;
+        }
         thread::sleep(PAUSE);
     }
+    true
 }
 
 /// Waits until a future is ready, and returns its output.

@@ -6,11 +6,15 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
 };
 
-use crate::within::within;
+use crate::within::{holds_within, within};
 
 use super::PATIENCE;
+
+/// How long a server may take to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Waits for a line. If standard input ends without one, the process that started this one has died:
 /// then the server is ended and its folder removed.
@@ -71,6 +75,10 @@ impl Drop for Guard {
         // SIGQUIT: the server ends its other processes, without writing anything.
         let pid = self.server.id().to_string();
         drop(Command::new("kill").args(["-QUIT", &pid]).stderr(Stdio::null()).status());
+        // PgBouncer does not handle this signal, and in a shell's background it is ignored.
+        if !holds_within(GRACE, || self.has_ended()) {
+            drop(self.server.kill());
+        }
         self.wait();
         if let Some(mut line) = self.line.take() {
             drop(line.write_all(b"ended\n"));
