@@ -94,8 +94,9 @@ impl Command {
         Some(line.parse().unwrap())
     }
 
-    /// Waits until the command has ended; returns the number of bytes that it has written.
-    fn measure(mut self) -> u64 {
+    /// Waits until the command has ended; returns the number of bytes that it has written, or `None` if it
+    /// failed.
+    fn measure(mut self) -> Option<u64> {
         let mut most = 0;
         within(PATIENCE, "the command ends", || match self.written() {
             Some(written) => {
@@ -104,8 +105,7 @@ impl Command {
             }
             None => true,
         });
-        assert!(self.child.wait().unwrap().success());
-        most
+        self.child.wait().unwrap().success().then_some(most)
     }
 
     /// Kills the command when it has written a number of bytes, unless it has ended before.
@@ -217,7 +217,7 @@ fn a_backup_and_a_restore_that_were_killed_continue() {
     process::stdout(service.command(&[["import"].as_slice(), &files].concat()));
     purge(&service, &recorded("forks-v2"));
     process::stdout(service.command(&["delete-room", "!clara:one.example"]));
-    let bytes = Command::start(&["backup", &text("whole"), "--server", &url]).measure();
+    let bytes = Command::start(&["backup", &text("whole"), "--server", &url]).measure().unwrap();
     let whole = Manifest::read(&path("whole/manifest.ndjson"));
     let room_ids: Vec<String> = whole.rooms.keys().cloned().collect();
 
@@ -236,8 +236,10 @@ fn a_backup_and_a_restore_that_were_killed_continue() {
     process::stdout(process::run(["verify", "--backup", &text("cut")]));
 
     let events: u64 = whole.rooms.values().map(|it| it["events"].as_u64().unwrap()).sum();
-    let undisturbed = ["restore", &text("whole"), "--data-dir", &text("undisturbed")];
-    let bytes = Command::start(&undisturbed).measure();
+    let restore =
+        |to: &str| Command::start(&["restore", &text("whole"), "--data-dir", &text(to)]).measure();
+    // sled's threads may wait for each other for ever; then the watchdog ends the process.
+    let bytes = restore("undisturbed").or_else(|| restore("undisturbed again")).unwrap();
     let disturbed = ["restore", &text("cut"), "--data-dir", &text("disturbed")];
     let mut interrupted = 0;
     for percent in KILLS {
@@ -304,7 +306,7 @@ fn a_repair_that_was_killed_continues() {
         let data_dir = data_dir.to_str().unwrap();
         Command::start(&["verify", "--repair", "--data-dir", data_dir])
     };
-    let bytes = repair(&undisturbed).measure();
+    let bytes = repair(&undisturbed).measure().unwrap();
     let mut left = vec![faults_of(&data_dir)];
     for percent in KILLS {
         repair(&data_dir).kill_after(bytes * percent / 100);
