@@ -33,13 +33,22 @@ struct RoomChange {
     /// `None` for a room that has no number here: it is buried or forgotten.
     known: Option<Arc<KnownRoom>>,
     guard: Guard,
-    /// The row as it is after the commit.
+    /// The row as it is after the commit, as far as this process knows: others may have changed what the
+    /// commit does not depend on.
     row: RoomRow,
-    effect: Effect,
-    /// Whether the room is made by this commit.
-    is_made: bool,
+    /// What the commit writes of the row, beside the stamp.
+    written: WrittenColumns,
     /// Records by their keys above the engine; `None` removes one.
     records: Vec<(Vec<u8>, Option<StoredValue>)>,
+}
+
+/// The columns of the row of a room that a commit writes.
+#[derive(Clone, Copy)]
+struct WrittenColumns {
+    life: bool,
+    made: bool,
+    gone: bool,
+    value: bool,
 }
 
 /// What a commit depends on.
@@ -269,11 +278,17 @@ impl Pending {
             Effect::Adds => old.life,
             Effect::Replaces => random(),
         };
+        let written = WrittenColumns {
+            life: is_made || effect == Effect::Replaces,
+            made: is_made,
+            gone: is_made || number.is_some(),
+            value: is_made || value.is_some(),
+        };
         let is_gone = number.map_or(old.is_gone, |it| it == Some(None));
         let value = value.unwrap_or(old.value);
         let (made, name) = (old.made, old.name);
         let row = RoomRow { stamp: random(), life, made, name, is_gone, value };
-        Ok(RoomChange { uuid, known, guard, row, effect, is_made, records })
+        Ok(RoomChange { uuid, known, guard, row, written, records })
     }
 }
 
@@ -349,14 +364,19 @@ impl RoomChange {
             params.push(param);
             sets.push_str(&format!(", {name} = ${}", params.len()));
         };
-        if self.effect == Effect::Replaces || self.is_made {
+        let written = self.written;
+        if written.life {
             set("life", Param::Int8(*life));
         }
-        if self.is_made {
+        if written.made {
             set("made", Param::Int8(*made));
         }
-        set("gone", Param::Bool(*is_gone));
-        set("value", Param::Bytes(value.as_ref().map(|it| it.to_vec())));
+        if written.gone {
+            set("gone", Param::Bool(*is_gone));
+        }
+        if written.value {
+            set("value", Param::Bytes(value.as_ref().map(|it| it.to_vec())));
+        }
         statements.push(Statement::new(format!("update room set {sets} where room = $1"), params));
         // The row may be lost, with all that the room had: then this divides by zero.
         let sql = "select 1 / count(*) from room where room = $1 and stamp = $2";

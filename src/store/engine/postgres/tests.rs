@@ -18,7 +18,8 @@ use proptest::prelude::*;
 
 use super::{Preparation, prepare};
 use crate::store::{
-    Decision, EventNode, EventNum, Flags, Options, Place, RoomNum, Store, StoreError, View as _,
+    Decision, Edit, EventNode, EventNum, Flags, Options, Place, RoomNum, Store, StoreError,
+    View as _,
     codec::strip_checksum,
     keys::{self, Scope},
 };
@@ -244,13 +245,67 @@ proptest! {
 
 /// Adds an event to a room, and returns its number.
 fn add_one(store: &Store, room_id: &str, event_id: &str) -> Result<EventNum, StoreError> {
+    let added = store.decide(room_id, Some("10"), |edit| add(edit, event_id));
+    added.map(|it| it.expect("the room is made"))
+}
+
+/// As [`add_one`], but finds the event if it is held.
+fn add_once(store: &Store, room_id: &str, event_id: &str) -> Result<EventNum, StoreError> {
     let added = store.decide(room_id, Some("10"), |edit| {
-        let event = edit.add_event(event_id);
-        edit.put_body(event, event_id, event_id.as_bytes());
-        edit.put_node(event, node(event))?;
-        Ok::<_, StoreError>(Decision::Commit(event))
+        match edit.event_num(edit.room_num(), event_id)? {
+            Some(event) => Ok(Decision::Discard(event)),
+            None => add(edit, event_id),
+        }
     });
     added.map(|it| it.expect("the room is made"))
+}
+
+fn add(edit: &mut Edit<'_>, event_id: &str) -> Result<Decision<EventNum>, StoreError> {
+    let event = edit.add_event(event_id);
+    edit.put_body(event, event_id, event_id.as_bytes());
+    edit.put_node(event, node(event))?;
+    Ok(Decision::Commit(event))
+}
+
+/// How an event is added to a room.
+type AddEvent = fn(&Store, &str, &str) -> Result<EventNum, StoreError>;
+
+/// Lets all stores add `count` events each to one room, at the same time, and checks that every store
+/// reads all of them afterwards, each once. `then` runs before they are read.
+fn write_at_the_same_time(stores: &[Store], count: usize, add: AddEvent, then: impl FnOnce()) {
+    let added: Vec<(EventNum, String)> = thread::scope(|scope| {
+        let writers = stores.iter().enumerate().map(|(by, store)| {
+            scope.spawn(move || {
+                let add = |number| {
+                    let event_id = format!("$of-{by}-{number}");
+                    loop {
+                        match add(store, "!one:b", &event_id) {
+                            Ok(event) => break (event, event_id),
+                            // All its tries were lost to the others.
+                            Err(StoreError::Conflict { .. }) => {}
+                            Err(failure) => panic!("{failure}"),
+                        }
+                    }
+                };
+                (0..count).map(add).collect::<Vec<_>>()
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        writers.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    then();
+    let all = stores.len() * count;
+    let numbers: BTreeMap<EventNum, String> = added.into_iter().collect();
+    assert_eq!(numbers.len(), all, "no number is given twice");
+    for store in stores {
+        let room = store.room_num("!one:b").unwrap().unwrap();
+        let next = store.room(room).unwrap().next_event.0;
+        assert_eq!(usize::try_from(next).unwrap(), all, "no event is added twice");
+        for (event, event_id) in &numbers {
+            assert_eq!(store.event_num(room, event_id).unwrap(), Some(*event));
+            assert_eq!(store.body(room, *event).unwrap().pdu, event_id.as_bytes());
+        }
+    }
 }
 
 #[test]
@@ -258,37 +313,7 @@ fn stores_that_write_to_one_room_at_the_same_time_lose_nothing() {
     let Some(server) = server() else { return };
     let options = empty(server);
     let stores = [(); 4].map(|()| Store::open(&options).unwrap());
-    let added: Vec<(EventNum, String)> = thread::scope(|scope| {
-        let writers = stores.iter().enumerate().map(|(by, store)| {
-            scope.spawn(move || {
-                let mut added = Vec::new();
-                for number in 0..40 {
-                    let event_id = format!("$of-{by}-{number}");
-                    loop {
-                        match add_one(store, "!one:b", &event_id) {
-                            Ok(event) => break added.push((event, event_id)),
-                            // All its tries were lost to the others.
-                            Err(StoreError::Conflict { .. }) => {}
-                            Err(failure) => panic!("{failure}"),
-                        }
-                    }
-                }
-                added
-            })
-        });
-        let writers: Vec<_> = writers.collect();
-        writers.into_iter().flat_map(|it| it.join().unwrap()).collect()
-    });
-    let numbers: BTreeMap<EventNum, &str> = added.iter().map(|(n, id)| (*n, id.as_str())).collect();
-    assert_eq!(numbers.len(), 160, "no number is given twice");
-    for store in &stores {
-        let room = store.room_num("!one:b").unwrap().unwrap();
-        assert_eq!(store.room(room).unwrap().next_event, EventNum(160));
-        for (event, event_id) in &numbers {
-            assert_eq!(store.event_num(room, event_id).unwrap(), Some(*event));
-            assert_eq!(store.body(room, *event).unwrap().pdu, event_id.as_bytes());
-        }
-    }
+    write_at_the_same_time(&stores, 40, add_one, || {});
 }
 
 /// Every commit whose answer was lost is found to be applied, or is never applied.
@@ -304,59 +329,28 @@ fn commits_whose_answers_are_lost_are_neither_lost_nor_doubled() {
     let options = Options::of(through.parse().unwrap(), 16 << 20);
     let stores = [(); 3].map(|()| Store::open(&options).unwrap());
     cutter.cut_commits(30, 1);
-    let added: Vec<AddedEvent> = thread::scope(|scope| {
-        let writers = stores.iter().enumerate().map(|(by, store)| {
-            scope.spawn(move || {
-                let add = |number| {
-                    let event_id = format!("$of-{by}-{number}");
-                    // Found again if it was applied although its decision was made twice.
-                    let event = loop {
-                        match add_once(store, "!one:b", &event_id) {
-                            Ok(event) => break event,
-                            Err(StoreError::Conflict { .. }) => {}
-                            Err(failure) => panic!("{failure}"),
-                        }
-                    };
-                    AddedEvent { event, event_id }
-                };
-                (0..25).map(add).collect::<Vec<_>>()
-            })
-        });
-        let writers: Vec<_> = writers.collect();
-        writers.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    write_at_the_same_time(&stores, 25, add_once, || {
+        assert!(cutter.cuts() > 5, "{} connections were cut", cutter.cuts());
+        cutter.cut_commits(0, 1);
     });
-    assert!(cutter.cuts() > 5, "{} connections were cut", cutter.cuts());
-    cutter.cut_commits(0, 1);
-    let numbers: BTreeMap<EventNum, String> =
-        added.into_iter().map(|it| (it.event, it.event_id)).collect();
-    assert_eq!(numbers.len(), 75, "no number is given twice");
-    for store in &stores {
+}
+
+/// A change without a condition leaves alone what it does not change, whatever others have done since
+/// this store has read the room.
+#[test]
+fn a_change_without_a_condition_does_not_undo_what_another_store_has_committed() {
+    let Some(server) = server() else { return };
+    let options = empty(server);
+    let [first, second] = [(); 2].map(|()| Store::open(&options).unwrap());
+    add_one(&first, "!one:b", "$a").unwrap();
+    let room = first.room_num("!one:b").unwrap().unwrap();
+    add_one(&second, "!one:b", "$b").unwrap();
+    first.put_raw(&keys::given_state(room, EventNum(0)), None);
+    for store in [&first, &second] {
         let room = store.room_num("!one:b").unwrap().unwrap();
-        assert_eq!(store.room(room).unwrap().next_event, EventNum(75), "no event is added twice");
-        for (event, event_id) in &numbers {
-            assert_eq!(store.event_num(room, event_id).unwrap(), Some(*event));
-            assert_eq!(store.body(room, *event).unwrap().pdu, event_id.as_bytes());
-        }
+        assert_eq!(store.room(room).unwrap().next_event, EventNum(2));
     }
-}
-
-struct AddedEvent {
-    event: EventNum,
-    event_id: String,
-}
-
-/// As [`add_one`], but finds the event if it is held.
-fn add_once(store: &Store, room_id: &str, event_id: &str) -> Result<EventNum, StoreError> {
-    let added = store.decide(room_id, Some("10"), |edit| {
-        if let Some(event) = edit.event_num(edit.room_num(), event_id)? {
-            return Ok(Decision::Discard(event));
-        }
-        let event = edit.add_event(event_id);
-        edit.put_body(event, event_id, event_id.as_bytes());
-        edit.put_node(event, node(event))?;
-        Ok::<_, StoreError>(Decision::Commit(event))
-    });
-    added.map(|it| it.expect("the room is made"))
+    assert_eq!(add_one(&first, "!one:b", "$c").unwrap(), EventNum(2));
 }
 
 #[test]
