@@ -11,11 +11,11 @@ use std::{
 
 use super::{
     DeletedRoom, FoundNum, RoomNum, Store, StoreError, View as _,
-    codec::{Malformed, add_checksum, sealed_again, strip_checksum},
+    codec::{add_checksum, sealed_again},
     copying::{Pairs, RecordWalk, copy_records},
     engine::{Changes, Commit, Effect},
     keys,
-    view::number_or_gone,
+    rooms::NamedRoom,
 };
 use crate::sync::lock;
 
@@ -23,13 +23,6 @@ use crate::sync::lock;
 const AT_ONCE: usize = 8;
 /// Rooms that are listed at a time.
 const LISTED: usize = 1_000;
-
-/// A room of the original.
-struct NamedRoom {
-    room_id: String,
-    /// `None` if it was deleted and may not return.
-    number: Option<RoomNum>,
-}
 
 impl Store {
     /// Makes another store the same as this one. A room may have another number there.
@@ -48,26 +41,10 @@ impl Store {
         loop {
             let rooms = self.named_rooms(after.as_deref(), LISTED)?;
             let Some(last) = rooms.last() else { break };
-            after = Some(keys::room_by_name(&last.room_id));
+            after = Some(last.room_id.clone());
             at_once(&rooms, |room| self.copy_room(room, to, copied))?;
         }
         self.remove_others(to)
-    }
-
-    /// Rooms, held or deleted, after a key of a room id.
-    fn named_rooms(
-        &self,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<NamedRoom>, StoreError> {
-        let records = self.scan(&keys::rooms_by_name(), after, limit)?;
-        let named = records.iter().map(|(key, value)| {
-            let damaged = || StoreError::corrupt("room number", key);
-            let room_id = keys::text(key).ok_or_else(damaged)?.to_owned();
-            let number = strip_checksum(key, value).and_then(number_or_gone);
-            Ok(NamedRoom { room_id, number: number.map_err(|Malformed| damaged())?.map(RoomNum) })
-        });
-        named.collect()
     }
 
     fn copy_room(
@@ -77,7 +54,7 @@ impl Store {
         copied: &(dyn Fn(u64) + Sync),
     ) -> Result<(), StoreError> {
         let NamedRoom { room_id, number } = room;
-        let Some(number) = *number else { return to.make_deleted(room_id) };
+        let FoundNum::Held(number) = *number else { return to.make_deleted(room_id) };
         let (there, is_new) = match to.find_room_num(room_id)? {
             FoundNum::Held(there) => (there, false),
             FoundNum::Deleted => {
@@ -149,7 +126,7 @@ impl Store {
         loop {
             let rooms = to.named_rooms(after.as_deref(), LISTED)?;
             let Some(last) = rooms.last() else { return Ok(()) };
-            after = Some(keys::room_by_name(&last.room_id));
+            after = Some(last.room_id.clone());
             for room in &rooms {
                 if self.find_room_num(&room.room_id)? == FoundNum::None {
                     to.make_vacant(&room.room_id)?;

@@ -3,12 +3,11 @@
 use std::{sync::atomic::Ordering, thread, time::Duration};
 
 use super::{
-    Edit, Room, RoomNum, Store, StoreError,
+    Edit, FoundNum, Room, RoomNum, Store, StoreError,
     codec::{Malformed, strip_checksum},
     edit::Start,
     engine::Commit,
     keys,
-    view::number_or_gone,
 };
 
 /// How often a decision is made before [`StoreError::Conflict`] is returned.
@@ -111,13 +110,8 @@ impl Store {
         new_number: &mut Option<RoomNum>,
     ) -> Result<Option<Start>, StoreError> {
         let by_name = self.engine.see(keys::room_by_name(room_id))?;
-        let number = by_name.value.as_ref().map(|it| {
-            let number = strip_checksum(&by_name.key, it).and_then(number_or_gone);
-            number.map_err(|Malformed| StoreError::corrupt("room number", &by_name.key))
-        });
-        match (number.transpose()?, make) {
-            (Some(Some(number)), _) => {
-                let number = RoomNum(number);
+        match (FoundNum::of(&by_name.key, by_name.value.as_deref())?, make) {
+            (FoundNum::Held(number), _) => {
                 let seen = self.engine.see(keys::room(number))?;
                 let missing = || StoreError::missing("room", &seen.key);
                 let value = seen.value.as_ref().ok_or_else(missing)?;
@@ -125,7 +119,7 @@ impl Store {
                 let room = room.map_err(|Malformed| StoreError::corrupt("room", &seen.key))?;
                 Ok(Some(Start { number, room, seen }))
             }
-            (None, Some(version)) => {
+            (FoundNum::None, Some(version)) => {
                 let number = match *new_number {
                     Some(number) => number,
                     None => self.next_number(room_id)?,
@@ -133,7 +127,7 @@ impl Store {
                 *new_number = Some(number);
                 Ok(Some(Start { number, room: Room::new(room_id, version), seen: by_name }))
             }
-            (None, None) | (Some(None), _) => Ok(None),
+            (FoundNum::None, None) | (FoundNum::Deleted, _) => Ok(None),
         }
     }
 

@@ -2,12 +2,11 @@
 //! records of the room are removed afterwards, in steps; after a crash the removal is continued.
 
 use super::{
-    Decision, RoomNum, Store, StoreError, View,
-    codec::{add_checksum, strip_checksum},
+    Decision, FoundNum, RoomNum, Store, StoreError, View,
+    codec::add_checksum,
     decide::retried,
     engine::{Commit, Effect, StoredValue},
     keys,
-    view::number_or_gone,
 };
 
 /// Records removed in one batch.
@@ -84,22 +83,11 @@ impl Store {
         after: Option<&str>,
         looked_at: usize,
     ) -> Result<RoomIds, StoreError> {
-        let after = after.map(keys::room_by_name);
-        let records = self.scan(&keys::rooms_by_name(), after.as_deref(), looked_at)?;
-        let mut found = RoomIds::default();
-        for (key, value) in &records {
-            let damaged = || StoreError::corrupt("room number", key);
-            let room_id = keys::text(key).ok_or_else(damaged)?;
-            let number = strip_checksum(key, value).and_then(number_or_gone);
-            if number.map_err(|_| damaged())?.is_none() {
-                found.room_ids.push(room_id.to_owned());
-            }
-            found.next = Some(room_id.to_owned());
-        }
-        if records.len() < looked_at {
-            found.next = None;
-        }
-        Ok(found)
+        let rooms = self.named_rooms(after, looked_at)?;
+        let is_last = rooms.len() < looked_at;
+        let next = rooms.last().filter(|_| !is_last).map(|it| it.room_id.clone());
+        let buried = rooms.into_iter().filter(|it| it.number == FoundNum::Deleted);
+        Ok(RoomIds { room_ids: buried.map(|it| it.room_id).collect(), next })
     }
 
     /// The deleted rooms whose records are not all removed.

@@ -3,12 +3,19 @@
 use std::collections::BTreeSet;
 
 use super::{
-    EventNum, Room, RoomNum, Store, StoreError, View, codec::strip_checksum, engine::StoredValue,
-    keys,
+    EventNum, FoundNum, Room, RoomNum, Store, StoreError, View, codec::strip_checksum,
+    engine::StoredValue, keys,
 };
 
 /// Greater than the number of every event.
 const LAST_EVENT: EventNum = EventNum(u32::MAX);
+
+/// A room, by its id.
+pub(super) struct NamedRoom {
+    pub(super) room_id: String,
+    /// What the id maps to.
+    pub(super) number: FoundNum,
+}
 
 impl Store {
     /// The rooms with a number greater than `after`, in the order in which they were made, at most
@@ -30,6 +37,26 @@ impl Store {
             Ok((number, room.map_err(|_| damaged())?))
         };
         records.iter().map(room).collect()
+    }
+
+    /// The ids greater than `after` that rooms have or had, in ascending order, at most `limit`, and what
+    /// they map to.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub(super) fn named_rooms(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<NamedRoom>, StoreError> {
+        let after = after.map(keys::room_by_name);
+        let records = self.scan(&keys::rooms_by_name(), after.as_deref(), limit)?;
+        let named = |(key, value): &(Vec<u8>, StoredValue)| {
+            let room_id = keys::text(key).ok_or_else(|| StoreError::corrupt("room number", key))?;
+            let number = FoundNum::of(key, Some(value))?;
+            Ok(NamedRoom { room_id: room_id.to_owned(), number })
+        };
+        records.iter().map(named).collect()
     }
 
     /// The numbers of rooms greater than `after`, in ascending order, at most `limit`.

@@ -41,6 +41,21 @@ pub enum FoundNum {
     Held(RoomNum),
 }
 
+impl FoundNum {
+    /// What the record of a room id, with its checksum, says.
+    ///
+    /// # Errors
+    /// When the record is damaged.
+    pub(super) fn of(key: &[u8], value: Option<&[u8]>) -> Result<Self, StoreError> {
+        let Some(value) = value else { return Ok(Self::None) };
+        let number = strip_checksum(key, value).and_then(number_or_gone);
+        match number.map_err(|Malformed| StoreError::corrupt("room number", key))? {
+            None => Ok(Self::Deleted),
+            Some(number) => Ok(Self::Held(RoomNum(number))),
+        }
+    }
+}
+
 /// A store, or a store with the changes of an edit laid over it.
 pub trait View {
     /// The value of a key, with its checksum; `None` if there is no such record.
@@ -101,12 +116,8 @@ pub trait View {
 
     /// What the id of a room maps to.
     fn find_room_num(&self, room_id: &str) -> Result<FoundNum, StoreError> {
-        let read = self.read("room number", &keys::room_by_name(room_id), number_or_gone)?;
-        Ok(match read {
-            None => FoundNum::None,
-            Some(None) => FoundNum::Deleted,
-            Some(Some(number)) => FoundNum::Held(RoomNum(number)),
-        })
+        let key = keys::room_by_name(room_id);
+        FoundNum::of(&key, self.value(&key)?.as_deref())
     }
 
     /// The record of a room that has a number.

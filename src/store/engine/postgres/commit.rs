@@ -17,10 +17,8 @@ use super::{
     },
 };
 use crate::store::{
-    EngineError, RoomNum, StoreError,
-    codec::{Malformed, strip_checksum},
+    EngineError, FoundNum, RoomNum, StoreError,
     keys::{self, Scope},
-    view::number_or_gone,
 };
 
 /// How often the end of an unclear commit is looked for, and how often a commit without a condition is
@@ -172,9 +170,9 @@ impl Postgres {
                 Scope::Store => of_store.push((key, value)),
                 Scope::RoomNumbers(name) => {
                     let name = String::from_utf8_lossy(name).into_owned();
-                    let number = value.as_ref().map(|it| number_in(&key, it)).transpose()?;
+                    let number = FoundNum::of(&key, value.as_deref())?;
                     let pending = rooms.entry(uuid_of(name.as_bytes())).or_default();
-                    if let Some(Some(number)) = number {
+                    if let FoundNum::Held(number) = number {
                         pending.known = Some(self.known(number)?);
                     }
                     pending.number = Some(number);
@@ -213,18 +211,17 @@ impl Postgres {
             let RoomChange { uuid, known, guard, row, records, .. } = change;
             let is_vacant = row.value.is_none() && !row.is_gone;
             if let Some(known) = known {
-                let before = match guard {
-                    Guard::NoRow | Guard::Made(_) => None,
-                    Guard::Stamp(stamp) => Some(stamp),
+                let change = |tick| {
+                    for (key, value) in &records {
+                        self.records.change(tick, key, value.as_ref());
+                    }
                 };
-                if let Guard::Made(_) = guard {
-                    self.rooms.changed_unseen(&known, row);
-                } else {
-                    self.rooms.committed(&known, before, row, |tick| {
-                        for (key, value) in &records {
-                            self.records.change(tick, key, value.as_ref());
-                        }
-                    });
+                match guard {
+                    Guard::NoRow => self.rooms.committed(&known, None, row, change),
+                    Guard::Stamp(before) => {
+                        self.rooms.committed(&known, Some(before), row, change);
+                    }
+                    Guard::Made(_) => self.rooms.changed_unseen(&known, row),
                 }
             }
             if is_vacant {
@@ -242,9 +239,8 @@ impl Postgres {
 struct Pending {
     known: Option<Arc<KnownRoom>>,
     name: Option<String>,
-    /// The change of what the id of the room maps to: `Some(None)` forgets the room, `Some(Some(None))`
-    /// lets it never return.
-    number: Option<Option<Option<RoomNum>>>,
+    /// What the id of the room maps to from now on; `None` if that does not change.
+    number: Option<FoundNum>,
     /// The change of the record of the room, as the database keeps it.
     value: Option<Option<StoredValue>>,
     records: Vec<(Vec<u8>, Option<StoredValue>)>,
@@ -284,7 +280,7 @@ impl Pending {
             gone: is_made || number.is_some(),
             value: is_made || value.is_some(),
         };
-        let is_gone = number.map_or(old.is_gone, |it| it == Some(None));
+        let is_gone = number.map_or(old.is_gone, |it| it == FoundNum::Deleted);
         let value = value.unwrap_or(old.value);
         let (made, name) = (old.made, old.name);
         let row = RoomRow { stamp: random(), life, made, name, is_gone, value };
@@ -430,12 +426,6 @@ fn unclear(failure: StoreError) -> StoreError {
         StoreError::Engine(EngineError::Away(said)) => EngineError::Unclear(said).into(),
         other => other,
     }
-}
-
-/// The number in the record that maps a room id to it.
-fn number_in(key: &[u8], value: &[u8]) -> Result<Option<RoomNum>, StoreError> {
-    let number = strip_checksum(key, value).and_then(number_or_gone);
-    Ok(number.map_err(|Malformed| StoreError::corrupt("room number", key))?.map(RoomNum))
 }
 
 fn random() -> i64 {
