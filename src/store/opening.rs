@@ -127,15 +127,23 @@ impl Store {
         }
     }
 
-    /// Reads the next room's number, the erased users and the rooms that are not served.
+    /// Reads the next room's number, unless the engine numbers rooms itself, the erased users and the
+    /// rooms that are not served.
     fn load(&self) -> Result<(), StoreError> {
+        if !self.is_shared() {
+            self.load_next_room()?;
+        }
+        self.load_rooms_not_served()?;
+        self.load_ban_redactions()?;
+        self.load_erased_users()
+    }
+
+    fn load_next_room(&self) -> Result<(), StoreError> {
         let held = self.engine.last_key(&keys::rooms())?.and_then(|key| keys::room_of(&key));
         let deleted = self.deleted_rooms()?.into_iter().map(DeletedRoom::number);
         let next = deleted.chain(held).max().map_or(0, |it| it.0 + 1);
         self.next_room.store(next, Ordering::Relaxed);
-        self.load_rooms_not_served()?;
-        self.load_ban_redactions()?;
-        self.load_erased_users()
+        Ok(())
     }
 
     /// Reads the records that were written last: sled reads much of its log only on demand.

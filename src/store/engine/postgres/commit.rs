@@ -131,8 +131,7 @@ impl Postgres {
         for _ in 0..MAX_TRIES {
             let sql = "select stamp from room where room = $1";
             let read = Statement::new(sql, vec![Param::Uuid(uuid)]);
-            let rows =
-                self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
+            let rows = self.database.select(read)?.rows;
             let stored = rows.first().map(|it| column::<i64>(it, 0)).transpose()?;
             let fence = match (stored, change.guard) {
                 (Some(stamp), _) if stamp == ours => {

@@ -1,14 +1,17 @@
 //! Lists of records, page by page: of one room, of one kind in all rooms, of the whole store.
 
+use std::sync::Arc;
+
 use tokio_postgres::Row as DatabaseRow;
 
 use super::{
     super::Records,
     Postgres,
-    database::{Flight, Param, Statement, UuidBytes},
+    database::{Flight, Param, Selected, Statement, UuidBytes},
     layout::{self, RoomUuid, RowKey, Table},
     number_record,
-    reads::{ROOM_COLUMNS, Read, column, room_row},
+    reads::{ROOM_COLUMNS, Read, column, room_row, select_stamp, stamp_in},
+    rooms::{KnownRoom, RoomRow},
     uuid_of,
 };
 use crate::store::{
@@ -23,6 +26,12 @@ pub(super) struct Range {
     pub(super) after: Option<Vec<u8>>,
     /// The most records.
     pub(super) limit: usize,
+}
+
+/// A room whose row was read.
+struct LearntRoom {
+    known: Arc<KnownRoom>,
+    row: RoomRow,
 }
 
 impl Postgres {
@@ -66,20 +75,11 @@ impl Postgres {
         let after_row = after.map(|it| layout::row_key(tag, it.get(5..).unwrap_or_default()).key);
         let from = layout::row_key(tag, rest);
         let range = Range { after: after_row, limit };
-        let check = Statement::new(
-            "select stamp, life from room where room = $1",
-            vec![Param::Uuid(known.uuid)],
-        );
-        let reads = vec![select_range(known.uuid, &from, range), check];
+        let reads = vec![select_range(known.uuid, &from, range), select_stamp(known.uuid)];
         let Flight { rows, epoch } = self.database.flight(reads)?;
         let mut rows = rows.into_iter();
-        let (found, room_rows) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
-        let missing = || StoreError::missing("room", &keys::room(room));
-        let row = room_rows.first().ok_or_else(missing)?;
-        let (stamp, life) = (column::<i64>(row, 0)?, column::<i64>(row, 1)?);
-        if !known.is_of(epoch) || known.has_other_life(life) {
-            return Err(missing());
-        }
+        let found = rows.next().unwrap_or_default();
+        let stamp = stamp_in(&known, &rows.next().unwrap_or_default(), epoch)?;
         let mut read = Read::default();
         read.add_rows(&known, tag, Table::of_tag(tag), &found)?;
         let records = read.records.clone();
@@ -98,15 +98,11 @@ impl Postgres {
              order by room limit $2"
         );
         let read = Statement::new(sql, vec![Param::Uuid(after), limit_of(limit)]);
-        let flight = self.database.flight(vec![read])?;
         let mut records = Vec::new();
-        for row in flight.rows.into_iter().next().unwrap_or_default() {
-            let UuidBytes(uuid) = column(&row, 0)?;
-            let row = room_row(&row, 1)?;
-            let value = row.value.clone();
-            let known = self.rooms.learn(uuid, row, flight.epoch);
+        for LearntRoom { known, row } in self.learn_rows(read)? {
             let key = keys::room(known.number);
-            records.extend(value.map(|it| (key.clone(), layout::value_of_row(&key, uuid, &it))));
+            let value = row.value.map(|it| layout::value_of_row(&key, known.uuid, &it));
+            records.extend(value.map(|it| (key, it)));
         }
         Ok(records)
     }
@@ -129,17 +125,13 @@ impl Postgres {
             Param::Text(text(beginning)),
             limit_of(limit),
         ];
-        let flight = self.database.flight(vec![Statement::new(sql, params)])?;
-        let mut records = Vec::new();
-        for row in flight.rows.into_iter().next().unwrap_or_default() {
-            let UuidBytes(uuid) = column(&row, 0)?;
-            let row = room_row(&row, 1)?;
-            let known = self.rooms.learn(uuid, row.clone(), flight.epoch);
+        let rooms = self.learn_rows(Statement::new(sql, params))?;
+        let record = |LearntRoom { known, row }: LearntRoom| {
             let key = keys::room_by_name(&row.name);
             let value = number_record(&key, &known, &row);
-            records.push((key, value));
-        }
-        Ok(records)
+            (key, value)
+        };
+        Ok(rooms.into_iter().map(record).collect())
     }
 
     /// One kind of record in all rooms.
@@ -164,7 +156,7 @@ impl Postgres {
         );
         let key = Param::Bytes(Some(after_key.unwrap_or_default()));
         let read = Statement::new(sql, vec![Param::Uuid(uuid), key, limit_of(limit)]);
-        let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
+        let rows = self.database.select(read)?.rows;
         self.with_numbers(tag, &rows)
     }
 
@@ -197,12 +189,18 @@ impl Postgres {
             return Ok(());
         }
         let sql = format!("select room, {ROOM_COLUMNS} from room where room = any($1)");
-        let flight = self.database.flight(vec![Statement::new(sql, vec![Param::Uuids(uuids)])])?;
-        for row in flight.rows.into_iter().next().unwrap_or_default() {
-            let UuidBytes(uuid) = column(&row, 0)?;
-            self.rooms.learn(uuid, room_row(&row, 1)?, flight.epoch);
-        }
-        Ok(())
+        self.learn_rows(Statement::new(sql, vec![Param::Uuids(uuids)])).map(drop)
+    }
+
+    /// Reads rows of rooms, with the room's id in the database before them, and takes note of them.
+    fn learn_rows(&self, read: Statement) -> Result<Vec<LearntRoom>, StoreError> {
+        let Selected { rows, epoch } = self.database.select(read)?;
+        let learnt = rows.iter().map(|row| {
+            let UuidBytes(uuid) = column(row, 0)?;
+            let row = room_row(row, 1)?;
+            Ok(LearntRoom { known: self.rooms.learn(uuid, row.clone(), epoch), row })
+        });
+        learnt.collect()
     }
 
     /// Records of the whole store.
@@ -223,8 +221,7 @@ impl Postgres {
             }
         };
         params.splice(0..0, [Param::Bytes(Some(from)), limit_of(limit)]);
-        let flight = self.database.flight(vec![Statement::new(sql, params)])?;
-        let rows = flight.rows.into_iter().next().unwrap_or_default();
+        let rows = self.database.select(Statement::new(sql, params))?.rows;
         rows.iter().map(|it| Ok((column(it, 0)?, column::<Vec<u8>>(it, 1)?.into()))).collect()
     }
 

@@ -23,8 +23,6 @@ mod preparing;
 mod reads;
 mod rooms;
 mod words;
-
-pub use database::until;
 mod writes;
 
 use std::{
@@ -38,12 +36,15 @@ use std::{
 
 use self::{
     cache::RecordCache,
-    database::Database,
+    database::{Database, Statement},
     layout::{RoomUuid, Table},
     rooms::{KnownRoom, KnownRooms, RoomRow},
     words::Words,
 };
-pub use preparing::{Preparation, prepare};
+pub use self::{
+    database::until,
+    preparing::{Preparation, prepare},
+};
 
 use super::{EngineCounts, Replication, Seen, Set, StoredValue};
 use crate::store::{
@@ -134,14 +135,13 @@ impl Postgres {
     pub(super) fn analyze(&self) -> Result<(), StoreError> {
         let tables = Table::ALL.map(Table::name).join(", ");
         let analyze = format!("analyze room, {tables}, store_word");
-        self.database.flight(vec![database::Statement::new(analyze, Vec::new())]).map(drop)
+        self.database.select(Statement::new(analyze, Vec::new())).map(drop)
     }
 
     /// Bytes that the database takes.
     pub(super) fn bytes_on_disk(&self) -> Result<u64, StoreError> {
-        let read =
-            database::Statement::new("select pg_database_size(current_database())", Vec::new());
-        let rows = self.database.flight(vec![read])?.rows.into_iter().next().unwrap_or_default();
+        let read = Statement::new("select pg_database_size(current_database())", Vec::new());
+        let rows = self.database.select(read)?.rows;
         let bytes = rows.first().map(|it| reads::column::<i64>(it, 0)).transpose()?;
         Ok(bytes.map_or(0, |it| it.max(0).cast_unsigned()))
     }
@@ -190,14 +190,9 @@ impl Postgres {
             Scope::RoomNumbers(name) => {
                 let uuid = uuid_of(name);
                 let asked = self.ask(uuid)?;
-                let (value, stamp) = match &asked {
-                    Asked::Never => (None, None),
-                    Asked::Vacant(row) => (None, Some(row.stamp)),
-                    Asked::Known(known, row) => {
-                        (Some(number_record(&key, known, row)), Some(row.stamp))
-                    }
-                };
-                self.remember(uuid, asked);
+                let (value, stamp) = (asked.number_record(&key), asked.stamp());
+                // A decision about the room begins with it.
+                LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
                 Ok(Seen { key, value, stamp })
             }
             Scope::Room { room, .. } => {
@@ -206,17 +201,13 @@ impl Postgres {
                     Some(last) if last.engine == self.number && last.uuid == uuid => last.asked,
                     Some(_) | None => self.ask(uuid)?,
                 };
-                let (value, stamp) = match &asked {
-                    Asked::Never => (None, None),
-                    Asked::Vacant(row) => (None, Some(row.stamp)),
+                let value = match &asked {
                     // Another life of the room has another number.
-                    Asked::Known(known, row) => {
-                        let value = row.value.as_ref().filter(|_| known.number == room);
-                        let value = value.map(|it| layout::value_of_row(&key, uuid, it));
-                        (value, Some(row.stamp))
-                    }
+                    Asked::Known(known, row) if known.number == room => row.value.as_ref(),
+                    Asked::Known(..) | Asked::Vacant(_) | Asked::Never => None,
                 };
-                Ok(Seen { key, value, stamp })
+                let value = value.map(|it| layout::value_of_row(&key, uuid, it));
+                Ok(Seen { stamp: asked.stamp(), key, value })
             }
             Scope::Everything | Scope::Store | Scope::AllRooms { .. } => {
                 let value = self.read(&key)?;
@@ -225,27 +216,10 @@ impl Postgres {
         }
     }
 
-    /// Keeps what was asked for the decision that this thread begins.
-    fn remember(&self, uuid: RoomUuid, asked: Asked) {
-        LAST.set(Some(LastRow { engine: self.number, uuid, asked }));
-    }
-
     /// Asks the database for the row of a room, and takes note of it.
     fn ask(&self, uuid: RoomUuid) -> Result<Asked, StoreError> {
         let flight = self.database.flight(self.first_reads(uuid))?;
         self.arrived_first(uuid, flight)
-    }
-
-    /// The number of a room, which is always asked of the database.
-    fn read_number(&self, key: &[u8], name: &[u8]) -> Result<Option<StoredValue>, StoreError> {
-        let uuid = uuid_of(name);
-        let asked = self.ask(uuid)?;
-        let value = match &asked {
-            Asked::Never | Asked::Vacant(_) => None,
-            Asked::Known(known, row) => Some(number_record(key, known, row)),
-        };
-        self.remember(uuid, asked);
-        Ok(value)
     }
 
     /// What a number stands for.
@@ -256,6 +230,24 @@ impl Postgres {
         let forgotten =
             || EngineError::Away("the room was set aside meanwhile; ask again".to_owned());
         Ok(self.rooms.of_number(number).ok_or_else(forgotten)?)
+    }
+}
+
+impl Asked {
+    /// The stamp of the room; `None` if it has no row.
+    fn stamp(&self) -> Option<i64> {
+        match self {
+            Self::Never => None,
+            Self::Vacant(row) | Self::Known(_, row) => Some(row.stamp),
+        }
+    }
+
+    /// The record that maps the room's id to a number.
+    fn number_record(&self, key: &[u8]) -> Option<StoredValue> {
+        match self {
+            Self::Never | Self::Vacant(_) => None,
+            Self::Known(known, row) => Some(number_record(key, known, row)),
+        }
     }
 }
 

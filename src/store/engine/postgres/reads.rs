@@ -10,7 +10,7 @@ use tokio_postgres::Row as DatabaseRow;
 use super::{
     super::{Ahead, StoredValue},
     Asked, Postgres,
-    database::{Flight, Param, Statement},
+    database::{Epoch, Flight, Param, Selected, Statement},
     layout::{self, RoomUuid, RowKey, Table},
     listing::{self, Range},
     rooms::{KnownRoom, Now, RoomRow},
@@ -27,19 +27,18 @@ pub(super) const ROOM_COLUMNS: &str = "stamp, life, made, name, gone, value";
 impl Postgres {
     /// The value of a key.
     pub(in super::super) fn read(&self, key: &[u8]) -> Result<Option<StoredValue>, StoreError> {
-        match keys::scope(key) {
+        let scope = keys::scope(key);
+        match scope {
             Scope::Everything | Scope::AllRooms { .. } => Ok(None),
-            Scope::RoomNumbers(name) => self.read_number(key, name),
-            Scope::Store => {
+            Scope::RoomNumbers(_) => Ok(self.see(key.to_vec())?.value),
+            Scope::Store | Scope::Room { .. } => {
+                if let Scope::Room { room, .. } = scope
+                    && let Some(value) = in_memory(self, &*self.known(room)?, key)
+                {
+                    return Ok(value);
+                }
                 let found = self.read_many(&[key.to_vec()])?;
                 Ok(found.into_iter().next().flatten())
-            }
-            Scope::Room { room, .. } => {
-                let known = self.known(room)?;
-                match in_memory(self, &known, key) {
-                    Some(value) => Ok(value),
-                    None => Ok(self.read_many(&[key.to_vec()])?.into_iter().next().flatten()),
-                }
             }
         }
     }
@@ -61,7 +60,7 @@ impl Postgres {
                     }
                     value
                 }
-                Scope::RoomNumbers(name) => Some(self.read_number(key, name)?),
+                Scope::RoomNumbers(_) => Some(self.see(key.clone())?.value),
                 Scope::Store => {
                     plan.of_store.insert(key.clone());
                     None
@@ -152,8 +151,8 @@ impl Postgres {
 
     /// Reads all words of the store.
     pub(in crate::store::engine) fn read_words(&self) -> Result<(), StoreError> {
-        let Flight { rows, epoch } = self.database.flight(vec![Words::read()])?;
-        self.words.learn(&word_rows(&rows.into_iter().next().unwrap_or_default())?, epoch);
+        let Selected { rows, epoch } = self.database.select(Words::read())?;
+        self.words.learn(&word_rows(&rows)?, epoch);
         Ok(())
     }
 
@@ -161,8 +160,7 @@ impl Postgres {
     /// of its room.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] if a room has another life than its number stands for: an answer must not
-    /// be made of two lives.
+    /// Those of [`stamp_in`].
     fn fly(&self, plan: ReadPlan) -> Result<Read, StoreError> {
         let mut all = Read::default();
         if plan.is_empty() {
@@ -181,14 +179,7 @@ impl Postgres {
             for prefix in prefixes {
                 read.add_list(&known, prefix, &next())?;
             }
-            let room = next();
-            let (stamp, life) = match room.first() {
-                Some(row) => (column::<i64>(row, 0)?, column::<i64>(row, 1)?),
-                None => return Err(StoreError::missing("room", &keys::room(known.number))),
-            };
-            if !known.is_of(epoch) || known.has_other_life(life) {
-                return Err(StoreError::missing("room", &keys::room(known.number)));
-            }
+            let stamp = stamp_in(&known, &next(), epoch)?;
             all.records.extend(read.records.clone());
             self.keep(&known, stamp, read);
         }
@@ -287,8 +278,7 @@ impl ReadPlan {
                 let range = Range { after: None, limit: super::cache::MAX_LISTED + 1 };
                 statements.push(listing::select_range(uuid, &layout::row_key(tag, rest), range));
             }
-            let sql = "select stamp, life from room where room = $1";
-            statements.push(Statement::new(sql, vec![Param::Uuid(uuid)]));
+            statements.push(select_stamp(uuid));
         }
         if !self.of_store.is_empty() {
             let keys = Param::ManyBytes(self.of_store.iter().cloned().collect());
@@ -354,6 +344,30 @@ fn select_keys(table: Table, uuid: RoomUuid, keys: Vec<Vec<u8>>) -> Statement {
     let name = table.name();
     let sql = format!("select key, value from {name} where room = $1 and key = any($2)");
     Statement::new(sql, vec![Param::Uuid(uuid), Param::ManyBytes(keys)])
+}
+
+/// Reads what says whether a room is as it was. It comes last in a round trip: see [`stamp_in`].
+pub(super) fn select_stamp(uuid: RoomUuid) -> Statement {
+    let sql = "select stamp, life from room where room = $1";
+    Statement::new(sql, vec![Param::Uuid(uuid)])
+}
+
+/// The stamp of a room, in the rows of [`select_stamp`].
+///
+/// # Errors
+/// [`StoreError::Missing`] if the room has another life than its number stands for: an answer must not be
+/// made of two lives.
+pub(super) fn stamp_in(
+    known: &KnownRoom,
+    rows: &[DatabaseRow],
+    epoch: Epoch,
+) -> Result<i64, StoreError> {
+    let missing = || StoreError::missing("room", &keys::room(known.number));
+    let row = rows.first().ok_or_else(missing)?;
+    if !known.is_of(epoch) || known.has_other_life(column(row, 1)?) {
+        return Err(missing());
+    }
+    column(row, 0)
 }
 
 /// Reads the row of a room.

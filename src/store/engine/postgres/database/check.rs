@@ -76,8 +76,8 @@ impl Database {
 
     /// The servers that copy the database, and whether commits wait for any.
     pub(in super::super) fn replication(&self) -> Result<Replication, StoreError> {
-        let rows = self.flight(vec![Statement::new(REPLICATION, Vec::new())])?.rows;
-        let row = rows.first().and_then(|it| it.first()).ok_or_else(said_nothing)?;
+        let rows = self.select(Statement::new(REPLICATION, Vec::new()))?.rows;
+        let row = rows.first().ok_or_else(said_nothing)?;
         let standbys = row.try_get::<_, i64>(0).map_err(|_| said_nothing())?;
         let is_waited_for = row.try_get(1).map_err(|_| said_nothing())?;
         Ok(Replication { standbys: u64::try_from(standbys).unwrap_or(0), is_waited_for })

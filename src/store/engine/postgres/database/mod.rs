@@ -76,6 +76,13 @@ pub(super) struct Flight {
     pub(super) epoch: Epoch,
 }
 
+/// What one statement has brought.
+pub(super) struct Selected {
+    pub(super) rows: Vec<Row>,
+    /// The database that they were read from.
+    pub(super) epoch: Epoch,
+}
+
 /// How a transaction ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Transacted {
@@ -141,6 +148,15 @@ impl Database {
         flight
             .unwrap_or_else(|| Err(Failure::too_late("it did not answer in time")))
             .map_err(Failure::into_error)
+    }
+
+    /// Sends one statement that only reads: as [`flight`](Self::flight).
+    ///
+    /// # Errors
+    /// As [`flight`](Self::flight).
+    pub(super) fn select(&self, read: Statement) -> Result<Selected, StoreError> {
+        let Flight { rows, epoch } = self.flight(vec![read])?;
+        Ok(Selected { rows: rows.into_iter().next().unwrap_or_default(), epoch })
     }
 
     /// Applies statements as one transaction, in one round trip. What it returns is on disk.
